@@ -1,0 +1,53 @@
+"""What a user is told when something of theirs is wrong: every problem at once, one line each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something that the user can put right. The command line prints one line per problem and exits with code 2.
+
+    Each problem is one line that names the thing, its value, and what would be right.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        # A message of a library may span lines; a problem never does.
+        self.problems = tuple(" ".join(problem.split()) for problem in problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Problems:
+    """Collects the problems of independent checks, so that all are told in one go.
+
+    >>> problems = Problems()
+    >>> with problems.collected():
+    ...     raise UserError("data.root: no folder 'pets'")
+    >>> problems.found
+    ["data.root: no folder 'pets'"]
+    """
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Run one check; its UserError is kept, any other exception passes through."""
+        try:
+            yield
+        except UserError as error:
+            self.found.extend(problem for problem in error.problems if problem not in self.found)
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            raise UserError(*self.found)
+
+
+def did_you_mean(name: str, choices: list[str] | tuple[str, ...]) -> str:
+    """The end of an error line: "; did you mean 'lr'?", or else all the choices, or nothing where there are none."""
+    close = get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are: {', '.join(choices)}" if choices else ""

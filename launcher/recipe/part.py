@@ -1,0 +1,56 @@
+"""How the parts of a recipe are made: frozen, keyword-only, typed values that pydantic validates."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar, cast
+
+import pydantic
+import pydantic.dataclasses
+from typing_extensions import dataclass_transform
+
+from launcher.errors import did_you_mean
+
+T = TypeVar("T")
+
+# A field's docstring (the string below it) is its description; an unknown or ill-typed field is an error, never a default.
+_CONFIG = pydantic.ConfigDict(
+    extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True, allow_inf_nan=False
+)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, pydantic.Field))
+def part(cls: type[T]) -> type[T]:
+    """Make `cls` a part: a frozen, keyword-only dataclass whose fields are checked and coerced to their types.
+
+    Raises pydantic.ValidationError at construction; `launcher.recipe.part.problems_in` turns one into lines.
+    """
+    make = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CONFIG)
+    return cast(type[T], make(cls))
+
+
+def problems_in(error: pydantic.ValidationError, owner: type | None = None, at: str = "") -> list[str]:
+    """One line for each thing that is wrong with a part: where, what, and what was given.
+
+    `owner` is the part's class where known (for "did you mean"); `at` the dotted path of the part in the recipe.
+    """
+    lines = []
+    for problem in error.errors(include_url=False):
+        # A union's location ends in the names of its members ("int", "literal['auto']"); the field's own name is enough.
+        where = str(problem["loc"][0]) if problem["loc"] else ""
+        name = ".".join(piece for piece in (at or error.title, where) if piece)
+        if problem["type"] == "unexpected_keyword_argument":
+            fields = [field.name for field in dataclasses.fields(cast(Any, owner))] if owner else []
+            lines.append(f"{name}: {error.title} has no field {where!r}{did_you_mean(where, fields)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{name}: missing; {error.title} needs it")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            lines.append(f"{name}={_short(problem['input'])}: {message}")
+    return list(dict.fromkeys(lines))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
