@@ -1,0 +1,25 @@
+"""Modules of the heads; apart from `heads`, which recipes import, because they need torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class LinearHead(nn.Linear):
+    """Dropout, then a linear map (N, in_features) -> (N, out_features).
+
+    A subclass of nn.Linear and not a Sequential, so that its parameters are called `weight` and `bias` with and without
+    dropout, as in the plain network.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, dropout: float, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.weight, std=0.01)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = super().forward(self.dropout(features))
+        return outputs

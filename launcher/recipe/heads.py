@@ -1,0 +1,50 @@
+"""Heads: the new layers on top of a backbone's features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from launcher.recipe.part import part
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@part
+class Linear:
+    """One linear layer. Weights start at N(0, 0.01), so that the first outputs are near zero; biases at 0."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the features."""
+
+    def build(self, backbone: nn.Module, num_outputs: int) -> nn.Module:
+        from launcher.recipe.head_modules import LinearHead
+
+        # MaxViT's own classifier has no bias; a head like it loads into the plain network with strict=True.
+        bias = bool(getattr(backbone, "classifier_has_bias", True))
+        return LinearHead(num_features_of(backbone), num_outputs, dropout=self.dropout, bias=bias)
+
+
+@part
+class MLP:
+    """One hidden layer with GELU. The hidden layer starts as PyTorch's default, the last like `Linear`."""
+
+    hidden: int = Field(default=512, ge=1)
+    """Width of the hidden layer."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+    def build(self, backbone: nn.Module, num_outputs: int) -> nn.Module:
+        from torch import nn
+
+        from launcher.recipe.head_modules import LinearHead
+
+        last = LinearHead(self.hidden, num_outputs, dropout=self.dropout, bias=True)
+        return nn.Sequential(nn.Linear(num_features_of(backbone), self.hidden), nn.GELU(), last)
+
+
+def num_features_of(backbone: nn.Module) -> int:
+    """Width of the backbone's features; what a head of your own starts from."""
+    return int(backbone.num_features)  # type: ignore[arg-type]

@@ -1,0 +1,157 @@
+"""Freeze phases: which parameters train, at which share of the learning rate, for how long.
+
+A plan is a tuple of phases; plans join with `+`:
+
+    linear_probe(epochs=3) + full_finetune(epochs=12, backbone_lr_scale=0.1)
+
+Rules are an ordered list of (glob, lr_scale) over dotted parameter names, as in big_vision: the first that matches wins,
+0 freezes, every parameter must be covered, and a rule that decides nothing is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from launcher.errors import UserError, did_you_mean
+from launcher.recipe.part import part
+
+Rule: TypeAlias = tuple[str, Annotated[float, Field(ge=0)]]
+"""(glob over dotted parameter names, lr_scale). A bare module path ("backbone.layer4") stands for all below it."""
+
+NormStatistics: TypeAlias = Literal["keep", "update"]
+
+
+@part
+class Phase:
+    """A stretch of training with one set of freeze rules."""
+
+    name: str = Field(min_length=1)
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    epochs: int = Field(ge=1)
+    norm_statistics: NormStatistics = "keep"
+    """What BatchNorm layers that train do with their running statistics: "keep" uses and keeps the pretrained ones (the
+    affine parameters still train; every split of the batch gives the same result), "update" uses the batch's and
+    updates them. Layers that are frozen always keep them."""
+    patience: int | None = Field(default=None, ge=1)
+    """End the phase after so many epochs without a better monitored metric; the best weights are restored then."""
+    monitor: str | None = None
+    """Metric that decides what is best, e.g. "macro_f1" or "loss". None: the task's own choice."""
+
+
+def linear_probe(*, epochs: int, patience: int | None = None) -> tuple[Phase, ...]:
+    """Train the head alone."""
+    return (Phase(name="linear_probe", rules=(("head", 1.0), ("backbone", 0.0)), epochs=epochs, patience=patience),)
+
+
+def full_finetune(
+    *,
+    epochs: int,
+    backbone_lr_scale: float = 0.1,
+    norm_statistics: NormStatistics = "keep",
+    patience: int | None = None,
+) -> tuple[Phase, ...]:
+    """Train everything, the backbone at `backbone_lr_scale` of the head's rate."""
+    rules = (("head", 1.0), ("backbone", backbone_lr_scale))
+    return (
+        Phase(name="full_finetune", rules=rules, epochs=epochs, norm_statistics=norm_statistics, patience=patience),
+    )
+
+
+def gradual_unfreeze(
+    modules: Iterable[str],
+    *,
+    epochs: int,
+    backbone_lr_scale: float = 0.1,
+    depth_decay: float = 1.0,
+    norm_statistics: NormStatistics = "keep",
+    patience: int | None = None,
+) -> tuple[Phase, ...]:
+    """One phase of `epochs` for each of `modules`, from the output to the input; each adds one to what trains.
+
+    `gradual_unfreeze(["backbone.layer4", "backbone.layer3"], epochs=2)`: the head and layer4, then layer3 too
+    (ULMFiT, arXiv 1801.06146, section 3.3). Each deeper module trains at `depth_decay` of the one before it.
+    """
+    plan: tuple[Phase, ...] = ()
+    rules: tuple[tuple[str, float], ...] = (("head", 1.0),)
+    for depth, module in enumerate(modules):
+        rules += ((module, backbone_lr_scale * depth_decay**depth),)
+        plan += (
+            Phase(
+                name=f"unfreeze_{module.removeprefix('backbone.')}",
+                rules=(*rules, ("backbone", 0.0)),
+                epochs=epochs,
+                norm_statistics=norm_statistics,
+                patience=patience,
+            ),
+        )
+    return plan
+
+
+def layer_decay(
+    layers: Iterable[str],
+    *,
+    epochs: int,
+    decay: float = 0.75,
+    norm_statistics: NormStatistics = "keep",
+    patience: int | None = None,
+) -> tuple[Phase, ...]:
+    """Train everything, each of `layers` (from the input to the output) at `decay` of the rate of the next.
+
+    The last layer trains at `decay`, what is in no layer (patch embedding, stem) like one layer more at the input
+    (BEiT, arXiv 2106.08254, appendix).
+    """
+    ordered = list(layers)
+    rules: list[tuple[str, float]] = [("head", 1.0)]
+    rules += [(layer, decay**power) for power, layer in enumerate(reversed(ordered), 1)]
+    rules.append(("backbone", decay ** (len(ordered) + 1)))
+    return (
+        Phase(
+            name="layer_decay", rules=tuple(rules), epochs=epochs, norm_statistics=norm_statistics, patience=patience
+        ),
+    )
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a rule's pattern covers a dotted name: the name itself, all below a module path, or by glob.
+
+    "features.1" covers "features.1.weight" and not "features.10.weight"; `*` crosses dots ("*.bias").
+    """
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def resolve_rules(phase: Phase, names: Iterable[str], at: str) -> Mapping[str, float]:
+    """lr_scale of every parameter name, in the order of `names`. `at` names the phase in errors ("freeze_plan.0").
+
+    Raises UserError with every rule that decides nothing, every parameter without a rule, and a phase that trains
+    nothing.
+    """
+    names = list(names)
+    scales: dict[str, float] = {}
+    problems: list[str] = []
+    for number, (pattern, lr_scale) in enumerate(phase.rules):
+        matched = [name for name in names if matches(pattern, name)]
+        fresh = [name for name in matched if name not in scales]
+        if not matched:
+            modules = sorted({name.rsplit(".", depth)[0] for name in names for depth in (1, 2)})
+            hint = did_you_mean(pattern, modules) if any(c.isalnum() for c in pattern) else ""
+            hint = hint if "did you mean" in hint else f"; parameters are named like {', '.join(names[:2])}, {names[-1]}"
+            problems.append(f"{at}.rules.{number}: pattern {pattern!r} matches no parameter{hint}")
+        elif not fresh:
+            problems.append(
+                f"{at}.rules.{number}: pattern {pattern!r} decides nothing: the rules before it cover all that it "
+                "matches (the first match wins); remove it or move it up"
+            )
+        scales.update(dict.fromkeys(fresh, lr_scale))
+    missing = [name for name in names if name not in scales]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        problems.append(f"{at} ({phase.name}): no rule covers {len(missing)} parameters: {shown}; end with ('*', 0.0)")
+    elif not any(scales.values()):
+        problems.append(f"{at} ({phase.name}): every rule has lr_scale 0, so nothing would train")
+    if problems:
+        raise UserError(*problems)
+    return {name: scales[name] for name in names}

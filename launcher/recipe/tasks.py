@@ -1,0 +1,65 @@
+"""Tasks: how targets are read, the number of outputs, the loss, the metrics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from launcher.recipe.part import part
+from launcher.recipe.protocols import BuiltTask, Splits, TargetKind
+
+
+@part
+class Classification:
+    """One class per image: cross-entropy."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    """Weight of each class in the training loss: "balanced" (inverse of its count), values in the order of the classes,
+    or None. Scaled so that the mean over the training samples is 1: the learning rate keeps its meaning, and the
+    loss of a step is a plain mean over its batch, whatever the split."""
+
+    @property
+    def target_kind(self) -> TargetKind:
+        return "class"
+
+    def build(self, splits: Splits) -> BuiltTask:
+        from launcher.recipe.built_tasks import BuiltClassification
+
+        return BuiltClassification(self, splits)
+
+
+@part
+class MultiLabel:
+    """Any number of labels per image: binary cross-entropy for each, averaged over the labels."""
+
+    pos_weight: Literal["balanced"] | tuple[float, ...] | None = None
+    """Weight of the positive samples of each label: "balanced" (negatives / positives in train), values in the order of
+    the labels, or None."""
+
+    @property
+    def target_kind(self) -> TargetKind:
+        return "labels"
+
+    def build(self, splits: Splits) -> BuiltTask:
+        from launcher.recipe.built_tasks import BuiltMultiLabel
+
+        return BuiltMultiLabel(self, splits)
+
+
+@part
+class Regression:
+    """One or several numbers per image. They are normalised by the training mean and standard deviation inside the task;
+    metrics and predictions are in the user's units."""
+
+    loss: Literal["mse", "smooth_l1", "l1"] = "mse"
+
+    @property
+    def target_kind(self) -> TargetKind:
+        return "values"
+
+    def build(self, splits: Splits) -> BuiltTask:
+        from launcher.recipe.built_tasks import BuiltRegression
+
+        return BuiltRegression(self, splits)
