@@ -1,0 +1,79 @@
+"""Batch arithmetic: the recipe's global batch, cut into processes x micro-batches x accumulation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from launcher.errors import UserError
+
+# Largest micro-batch that is chosen without being asked for: 64 images of 224 px fit the memory of most GPUs in full
+# fine-tuning of a ResNet-50, and more on one device gains little speed.
+LARGEST_DEFAULT_MICRO_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How one global batch is shared out. Changes speed and memory, never the mathematics."""
+
+    batch_size: int
+    num_processes: int
+    micro_batch_size: int
+
+    @property
+    def accumulation_steps(self) -> int:
+        return self.batch_size // (self.num_processes * self.micro_batch_size)
+
+    def steps_per_epoch(self, num_samples: int) -> int:
+        """Optimizer steps of an epoch; the last one takes what is left."""
+        return math.ceil(num_samples / self.batch_size)
+
+    def micro_slices(self, taken: int, process_index: int) -> list[slice]:
+        """Which of the `taken` samples of a global batch this process takes, micro-step by micro-step.
+
+        Every process has the same number of micro-steps. In the last, smaller batch of an epoch the samples are spread
+        evenly, and a slice may be empty. Slices start at even positions, so that pairs of neighbours (MixUp, CutMix)
+        stay together whatever the split.
+        """
+        micro_steps = math.ceil(taken / (self.num_processes * self.micro_batch_size))
+        slots = micro_steps * self.num_processes
+        size = self.micro_batch_size if taken == self.batch_size else math.ceil(taken / slots)
+        if taken != self.batch_size and size % 2 and slots > 1:
+            size += 1
+        bounds = [min(taken, slot * size) for slot in range(slots + 1)]
+        mine = range(process_index, slots, self.num_processes)
+        return [slice(bounds[slot], bounds[slot + 1]) for slot in mine]
+
+    def __str__(self) -> str:
+        return (
+            f"batch {self.batch_size} = {self.num_processes} process{'es' if self.num_processes > 1 else ''} "
+            f"x {self.micro_batch_size} per micro-batch x {self.accumulation_steps} accumulation"
+        )
+
+
+def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | None) -> Batching:
+    """The batch arithmetic of a run. Raises UserError, with numbers that would work, where there is a remainder."""
+    if batch_size % num_processes:
+        near = sorted({max(1, batch_size // num_processes) * num_processes, -(-batch_size // num_processes) * num_processes})
+        raise UserError(
+            f"batch_size={batch_size} cannot be shared by {num_processes} processes evenly; "
+            f"batch_size={' or '.join(map(str, near))} would work, or {_divisors_text(batch_size)} processes"
+        )
+    share = batch_size // num_processes
+    if micro_batch_size is None:
+        micro_batch_size = max(size for size in _divisors(share) if size <= LARGEST_DEFAULT_MICRO_BATCH)
+    if micro_batch_size < 1 or share % micro_batch_size:
+        raise UserError(
+            f"--micro-batch {micro_batch_size} does not divide the {share} samples that each of {num_processes} "
+            f"processes takes of batch_size={batch_size}; {_divisors_text(share)} would work"
+        )
+    return Batching(batch_size=batch_size, num_processes=num_processes, micro_batch_size=micro_batch_size)
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def _divisors_text(number: int) -> str:
+    found = _divisors(number)
+    return ", ".join(map(str, found if len(found) <= 8 else [*found[:4], "...", *found[-3:]]))

@@ -1,0 +1,121 @@
+"""From a split to batches of tensors: data sets and loaders of one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from launcher.recipe.data.decoding import to_rgb
+from launcher.recipe.protocols import Split
+from launcher.training.sampling import Key, TrainingKeys, seed_for
+
+Transform = Callable[[PIL.Image.Image], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Samples of one process and one micro-step."""
+
+    images: torch.Tensor
+    """float32 (n, 3, S, S), normalised."""
+    targets: torch.Tensor
+    """As in Split."""
+    indices: torch.Tensor
+    """int64 (n,): which samples of the split these are."""
+
+    def to(self, device: torch.device) -> Batch:
+        move = {"device": device, "non_blocking": True}
+        return Batch(self.images.to(**move), self.targets.to(**move), self.indices)
+
+
+class TrainingImages(Dataset[tuple[torch.Tensor, Any, int]]):
+    """Augmented images by (epoch, index); what is drawn depends on (seed, epoch, index) alone."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, Any, int]:
+        epoch, index = key
+        image = to_rgb(self.split.images.read(index))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for("sample", self.seed, epoch, index))
+            return self.transform(image), self.split.targets[index], index
+
+
+class EvaluationImages(Dataset[tuple[torch.Tensor, Any, int]]):
+    """Images by index, through the evaluation transform."""
+
+    def __init__(self, split: Split, transform: Transform) -> None:
+        self.split, self.transform = split, transform
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any, int]:
+        return self.transform(to_rgb(self.split.images.read(index))), self.split.targets[index], index
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+
+def _collate(samples: list[tuple[torch.Tensor, Any, int]]) -> Batch:
+    images, targets, indices = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.as_tensor(np.stack(targets)), torch.tensor(indices))
+
+
+def _start_worker(_: int) -> None:
+    # Schedulers and terminals signal the whole process group; the run decides when to stop, and then ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def training_loader(
+    split: Split, transform: Transform, keys: TrainingKeys, *, seed: int, num_workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """Micro-batches of this process in the order of `keys`; call `keys.start` before each iteration."""
+    return _loader(TrainingImages(split, transform, seed), keys, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def evaluation_loader(
+    split: Split,
+    transform: Transform,
+    *,
+    batch_size: int,
+    process_index: int,
+    num_processes: int,
+    num_workers: int,
+    pin_memory: bool,
+) -> DataLoader[Batch]:
+    """This process's share of a split: samples process_index, process_index + num_processes, ... each once."""
+    mine = list(range(process_index, len(split), num_processes))
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    return _loader(EvaluationImages(split, transform), batches, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def _loader(dataset: Dataset[Any], batches: Any, *, num_workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+    )
+
+
+def timed(loader: DataLoader[Batch], waited: list[float], clock: Callable[[], float]) -> Iterator[Batch]:
+    """The loader's batches; the seconds spent waiting for each are appended to `waited`."""
+    iterator = iter(loader)
+    while True:
+        begin = clock()
+        batch = next(iterator, None)
+        waited.append(clock() - begin)
+        if batch is None:
+            return
+        yield batch

@@ -1,0 +1,86 @@
+"""The network of a run: backbone and head, what of it trains, and which of its modules are in training mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from launcher.recipe.phases import NormStatistics
+from launcher.recipe.protocols import Backbone, Head
+
+
+class TransferModel(nn.Module):
+    """Images (N, 3, S, S) to outputs (N, num_outputs). Parameters are named `backbone.*` and `head.*`."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.head(self.backbone(images))
+        return outputs
+
+
+def build_model(backbone: Backbone, head: Head, num_outputs: int, seed: int) -> TransferModel:
+    """The network before any training, the same on every process: new weights are drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = backbone.build()
+        # A generator of the head's own: what the backbone draws (all of it, when it starts from random weights) may
+        # change with its version, and the head should not change with it.
+        torch.manual_seed(seed + 1)
+        return TransferModel(body, head.build(body, num_outputs))
+
+
+def freeze(model: nn.Module, lr_scales: Mapping[str, float]) -> None:
+    """Make exactly the parameters with a positive lr_scale trainable."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(lr_scales[name] > 0)
+        parameter.grad = None
+
+
+def norm_layers_that_train(model: nn.Module) -> dict[str, nn.Module]:
+    """BatchNorm layers with a trainable parameter of their own, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and any(p.requires_grad for p in module.parameters(recurse=False))
+    }
+
+
+def set_train_mode(model: nn.Module, norm_statistics: NormStatistics) -> None:
+    """Training mode for what trains, evaluation mode for what is frozen: BatchNorm statistics, dropout, stochastic depth.
+
+    A module trains if it or something in it has a trainable parameter. One without parameters (dropout) goes with the
+    nearest module around it that has some. With norm_statistics "keep" every BatchNorm layer is in evaluation mode.
+    Must be called instead of `model.train()`, each time: `train()` undoes every `eval()` below it.
+    """
+
+    def visit(module: nn.Module, around_trains: bool) -> None:
+        parameters = list(module.parameters())
+        trains = any(p.requires_grad for p in parameters) if parameters else around_trains
+        module.training = trains and not (isinstance(module, _BatchNorm) and norm_statistics == "keep")
+        for child in module.children():
+            visit(child, trains)
+
+    visit(model, True)
+
+
+def changing_tensors(model: nn.Module, norm_statistics: NormStatistics) -> set[str]:
+    """Names of the parameters and buffers that a phase may change; all others are frozen."""
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if norm_statistics == "update":
+        for name, layer in norm_layers_that_train(model).items():
+            names |= {f"{name}.{buffer}" for buffer, _ in layer.named_buffers(recurse=False)}
+    return names
+
+
+def cpu_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the model's state on the CPU."""
+    state: dict[str, Any] = model.state_dict()
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
