@@ -157,7 +157,8 @@ class Optimizer(Protocol):
         ...
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """`groups` have "params", "lr", "weight_decay" (None: the optimizer's own, 0.0: none), and extra keys to keep."""
+        """`groups` are parameter groups as torch takes them, with "weight_decay" 0.0 where there must be none, and extra
+        keys that have to be kept."""
         ...
 
 

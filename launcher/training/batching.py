@@ -38,7 +38,7 @@ class Batching:
         micro_steps = math.ceil(taken / (self.num_processes * self.micro_batch_size))
         slots = micro_steps * self.num_processes
         size = self.micro_batch_size if taken == self.batch_size else math.ceil(taken / slots)
-        if taken != self.batch_size and size % 2 and slots > 1:
+        if size % 2 and self.micro_batch_size % 2 == 0:
             size += 1
         bounds = [min(taken, slot * size) for slot in range(slots + 1)]
         mine = range(process_index, slots, self.num_processes)

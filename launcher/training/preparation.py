@@ -1,0 +1,236 @@
+"""Everything that can fail fails here, on one screen, before any training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from launcher.errors import Problems, UserError
+from launcher.recipe.phases import Phase, resolve_rules
+from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
+from launcher.recipe.recipe import Recipe
+from launcher.recipe.transforms import evaluation
+from launcher.training.batching import Batching, batching_for
+from launcher.training.images import Batch, EvaluationImages, TrainingImages, _collate
+from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, norm_layers_that_train
+from launcher.training.model import set_train_mode as set_train_mode
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters of a phase with one lr_scale."""
+
+    lr_scale: float
+    lr: float
+    parameters: int
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResolvedPhase:
+    """A phase whose rules were applied to the network."""
+
+    phase: Phase
+    number: int
+    lr_scales: Mapping[str, float]
+    groups: tuple[Group, ...]
+    """What trains, from the highest rate to the lowest."""
+    trainable_parameters: int
+    total_parameters: int
+    norm_layers: int
+    """BatchNorm layers that train."""
+    changing: frozenset[str]
+    """Parameters and buffers that the phase may change."""
+    first_epoch: int
+    """Number of planned epochs before this phase: epochs are counted over the run, so no order is used twice."""
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        return self.phase.epochs * self.steps_per_epoch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A recipe that was found sound on this data, network and number of processes."""
+
+    recipe: Recipe
+    preprocessing: Preprocessing
+    splits: Splits
+    task: BuiltTask
+    model: TransferModel
+    batching: Batching
+    phases: tuple[ResolvedPhase, ...]
+
+    @property
+    def base_lr(self) -> float:
+        return self.recipe.optim.base_lr(self.recipe.batch_size)
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    num_processes: int,
+    micro_batch_size: int | None,
+    on_cpu: bool,
+    one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
+) -> Prepared:
+    """Build and check everything. Raises UserError with all that is wrong.
+
+    `one_at_a_time` wraps what may download (the first process of a machine goes before the others); `check_images`
+    finds broken images.
+    """
+    problems = Problems()
+    splits: Splits | None = None
+    task: BuiltTask | None = None
+    model: TransferModel | None = None
+    batching: Batching | None = None
+    phases: list[ResolvedPhase] = []
+
+    with problems.collected():
+        _check_machine(recipe, on_cpu)
+    with problems.collected():
+        batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
+        if _mixes(recipe) and batching.micro_batch_size % 2:
+            raise UserError(
+                f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
+                f"{batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
+            )
+    with problems.collected(), one_at_a_time():
+        splits = recipe.data.build(recipe.task.target_kind, recipe.seed)
+        splits = check_images(recipe, splits)
+        _check_splits(splits)
+        task = recipe.task.build(splits)
+    with problems.collected(), one_at_a_time():
+        getattr(recipe.backbone, "check", lambda: None)()
+        num_outputs = task.num_outputs if task else 2
+        model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+    if model is not None:
+        # Without data the number of steps is unknown, but the rules can still be checked.
+        steps_per_epoch = batching.steps_per_epoch(len(splits.train)) if batching and splits else 1
+        phases = resolve_phases(recipe, model, steps_per_epoch, problems)
+    if splits and task and model and not problems.found:
+        with problems.collected():
+            try_one_batch(recipe, splits, task, model, phases)
+    problems.raise_if_any()
+    assert splits is not None
+    assert task is not None
+    assert model is not None
+    assert batching is not None
+    return Prepared(
+        recipe=recipe,
+        preprocessing=recipe.backbone.preprocessing(),
+        splits=splits,
+        task=task,
+        model=model,
+        batching=batching,
+        phases=tuple(phases),
+    )
+
+
+def resolve_phases(
+    recipe: Recipe, model: TransferModel, steps_per_epoch: int, problems: Problems
+) -> list[ResolvedPhase]:
+    """Apply each phase's rules to the network; what is wrong goes to `problems`."""
+    parameters = dict(model.named_parameters())
+    base_lr = recipe.optim.base_lr(recipe.batch_size)
+    resolved = []
+    first_epoch = 0
+    for number, phase in enumerate(recipe.freeze_plan):
+        with problems.collected():
+            scales = resolve_rules(phase, parameters, f"freeze_plan.{number}")
+            freeze(model, scales)
+            groups = [
+                Group(
+                    lr_scale=scale,
+                    lr=base_lr * scale,
+                    parameters=sum(parameters[name].numel() for name, s in scales.items() if s == scale),
+                    names=tuple(name for name, s in scales.items() if s == scale),
+                )
+                for scale in sorted({scale for scale in scales.values() if scale > 0}, reverse=True)
+            ]
+            resolved.append(
+                ResolvedPhase(
+                    phase=phase,
+                    number=number,
+                    lr_scales=scales,
+                    groups=tuple(groups),
+                    trainable_parameters=sum(group.parameters for group in groups),
+                    total_parameters=sum(parameter.numel() for parameter in parameters.values()),
+                    norm_layers=len(norm_layers_that_train(model)),
+                    changing=frozenset(changing_tensors(model, phase.norm_statistics)),
+                    first_epoch=first_epoch,
+                    steps_per_epoch=steps_per_epoch,
+                )
+            )
+        first_epoch += phase.epochs
+    return resolved
+
+
+def try_one_batch(
+    recipe: Recipe, splits: Splits, task: BuiltTask, model: TransferModel, phases: list[ResolvedPhase]
+) -> None:
+    """Two training and two validation images through the network, the loss, the gradient and the metrics.
+
+    Raises UserError for what breaks, and for a monitored metric that the task does not have. The network is left as it
+    was, without gradients.
+    """
+    preprocessing = recipe.backbone.preprocessing()
+    train = TrainingImages(splits.train, recipe.augment.build(preprocessing), recipe.seed)
+    val = EvaluationImages(splits.val, evaluation(preprocessing))
+    freeze(model, phases[-1].lr_scales)
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            batch: Batch = _collate([train[0, index] for index in range(min(2, len(splits.train)))])
+            task.loss(model(batch.images), batch.targets).sum().backward()
+            with torch.no_grad():
+                batch = _collate([val[index] for index in range(min(2, len(splits.val)))])
+                metrics = task.metrics(model(batch.images).float(), batch.targets)
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = frames[-1]
+        raise UserError(
+            f"a trial batch failed: {type(error).__name__}: {error} (at {last.filename}:{last.lineno})"
+        ) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+    known = {*metrics, task.monitor}
+    wrong = [
+        f"freeze_plan.{p.number}.monitor={p.phase.monitor!r}: no such metric; there are: {', '.join(sorted(known))}"
+        for p in phases
+        if p.phase.monitor is not None and p.phase.monitor not in known and "/" not in p.phase.monitor
+    ]
+    if wrong:
+        raise UserError(*wrong)
+
+
+def _mixes(recipe: Recipe) -> bool:
+    return any(getattr(recipe.augment, name, None) is not None for name in ("mixup_alpha", "cutmix_alpha"))
+
+
+def _check_machine(recipe: Recipe, on_cpu: bool) -> None:
+    problems = []
+    if recipe.mixed_precision == "fp16" and on_cpu:
+        problems.append(
+            "mixed_precision='fp16': there is no GPU, and on a CPU fp16 would silently be float32; "
+            "use mixed_precision=bf16 or mixed_precision=no"
+        )
+    if recipe.sync_batchnorm and on_cpu:
+        problems.append("sync_batchnorm=True: PyTorch's SyncBatchNorm needs GPUs; use sync_batchnorm=false")
+    if problems:
+        raise UserError(*problems)
+
+
+def _check_splits(splits: Splits) -> None:
+    for name, split in (("training", splits.train), ("validation", splits.val)):
+        if len(split) == 0:
+            raise UserError(f"data: there are no {name} images")
