@@ -62,7 +62,8 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, Any, int]]):
         return len(self.split)
 
 
-def _collate(samples: list[tuple[torch.Tensor, Any, int]]) -> Batch:
+def collate(samples: list[tuple[torch.Tensor, Any, int]]) -> Batch:
+    """Samples of a data set as a batch."""
     images, targets, indices = zip(*samples, strict=True)
     return Batch(torch.stack(images), torch.as_tensor(np.stack(targets)), torch.tensor(indices))
 
@@ -101,7 +102,7 @@ def _loader(dataset: Dataset[Any], batches: Any, *, num_workers: int, pin_memory
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_collate,
+        collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from launcher.errors import Problems, UserError
+from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.phases import Phase, resolve_rules
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
 from launcher.training.batching import Batching, batching_for
-from launcher.training.images import Batch, EvaluationImages, TrainingImages, _collate
+from launcher.training.images import Batch, EvaluationImages, TrainingImages, collate
 from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, norm_layers_that_train
-from launcher.training.model import set_train_mode as set_train_mode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +175,7 @@ def resolve_phases(
 def try_one_batch(
     recipe: Recipe, splits: Splits, task: BuiltTask, model: TransferModel, phases: list[ResolvedPhase]
 ) -> None:
-    """Two training and two validation images through the network, the loss, the gradient and the metrics.
+    """Two training and two validation images through the network, the loss and the gradient; the metrics on all targets.
 
     Raises UserError for what breaks, and for a monitored metric that the task does not have. The network is left as it
     was, without gradients.
@@ -188,11 +187,14 @@ def try_one_batch(
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            batch: Batch = _collate([train[0, index] for index in range(min(2, len(splits.train)))])
+            batch: Batch = collate([train[0, index] for index in range(min(2, len(splits.train)))])
             task.loss(model(batch.images), batch.targets).sum().backward()
             with torch.no_grad():
-                batch = _collate([val[index] for index in range(min(2, len(splits.val)))])
-                metrics = task.metrics(model(batch.images).float(), batch.targets)
+                batch = collate([val[index] for index in range(min(2, len(splits.val)))])
+                task.loss(model(batch.images), batch.targets)
+                # The names of the metrics depend on the targets (AUROC needs every class), so all of them are given.
+                targets = torch.as_tensor(splits.val.targets)
+                metrics = task.metrics(torch.rand(len(targets), task.num_outputs), targets)
     except UserError:
         raise
     except Exception as error:
@@ -203,11 +205,10 @@ def try_one_batch(
         ) from error
     finally:
         model.zero_grad(set_to_none=True)
-    known = {*metrics, task.monitor}
     wrong = [
-        f"freeze_plan.{p.number}.monitor={p.phase.monitor!r}: no such metric; there are: {', '.join(sorted(known))}"
+        f"freeze_plan.{p.number}.monitor={p.phase.monitor!r}: no such metric{did_you_mean(p.phase.monitor, tuple(metrics))}"
         for p in phases
-        if p.phase.monitor is not None and p.phase.monitor not in known and "/" not in p.phase.monitor
+        if p.phase.monitor is not None and p.phase.monitor not in metrics
     ]
     if wrong:
         raise UserError(*wrong)

@@ -1,0 +1,199 @@
+"""Checkpoints that cannot be half: written aside, synced, renamed; the manifest with sizes and hashes last.
+
+    checkpoints/base/          the network before training, once per run
+    checkpoints/step-000600/   model.safetensors (what may have changed since), ema.safetensors, optimizer.pt,
+                               progress.json, MANIFEST.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from launcher.errors import UserError
+from launcher.training.stopping import Best
+
+MANIFEST = "MANIFEST.json"
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; with the weights and the optimizer's state it is all that a restart needs."""
+
+    phase: int = 0
+    epoch: int = 0
+    """Finished epochs of the phase."""
+    step_in_epoch: int = 0
+    step: int = 0
+    """Optimizer steps over the run."""
+    phase_ended: bool = False
+    """The phase is over (by its epochs or early); the next one is still to begin."""
+    loss_sum: float = 0.0
+    """Sum of the training losses of the current epoch's steps, each times its samples."""
+    loss_samples: int = 0
+    metrics_rows: int = 0
+    """Rows of metrics.jsonl that belong to the past of this checkpoint."""
+    phase_best: Best | None = None
+    run_best: Best | None = None
+    epochs_without_better: int = 0
+    seconds: float = 0.0
+    """Time spent training so far."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Progress:
+        best = {key: Best(**data[key]) for key in ("phase_best", "run_best") if data[key] is not None}
+        return cls(**(data | best))
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A checkpoint in memory; all tensors on the CPU."""
+
+    progress: Progress
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    """{"state": by parameter name, "scaler": the gradient scaler's state or None}"""
+    ema: dict[str, torch.Tensor] | None
+
+
+class Checkpoints:
+    """The checkpoints of one run dir."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refused: list[str] = []
+        """Checkpoints that are incomplete or damaged, each with the reason."""
+
+    def save_base(self, model: Mapping[str, torch.Tensor]) -> None:
+        _write_folder(self.folder / "base", {"model.safetensors": dict(model)})
+
+    def has_base(self) -> bool:
+        return _damage(self.folder / "base") is None
+
+    def save(self, state: State) -> Path:
+        """Write a checkpoint named by its step; then remove those that are neither last nor best."""
+        contents: dict[str, Any] = {"model.safetensors": state.model}
+        if state.ema is not None:
+            contents["ema.safetensors"] = state.ema
+        contents["optimizer.pt"] = state.optimizer
+        contents["progress.json"] = state.progress.to_json()
+        folder = self.of_step(state.progress.step)
+        _write_folder(folder, contents)
+        keep = {best.step for best in (state.progress.phase_best, state.progress.run_best) if best}
+        self._prune(keep | {state.progress.step})
+        return folder
+
+    def of_step(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint. Those that are not complete are passed over and told in `refused`."""
+        for folder in sorted(self.folder.glob("step-*"), key=_step_of, reverse=True):
+            damage = _damage(folder)
+            if damage is None:
+                return folder
+            self.refused.append(f"{folder}: {damage}")
+        return None
+
+    def load(self, folder: Path, *, only_model: bool = False) -> State:
+        """A checkpoint's state; its model is complete (base and changes together). Raises UserError where damaged."""
+        for part in (self.folder / "base", folder):
+            damage = _damage(part)
+            if damage is not None:
+                raise UserError(f"{part}: {damage}")
+        model = load_file(self.folder / "base" / "model.safetensors") | load_file(folder / "model.safetensors")
+        ema = load_file(folder / "ema.safetensors") if (folder / "ema.safetensors").exists() else None
+        optimizer = {} if only_model else torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        progress = Progress.from_json(json.loads((folder / "progress.json").read_text()))
+        return State(progress=progress, model=model, optimizer=optimizer, ema=ema)
+
+    def _prune(self, keep: Iterable[int]) -> None:
+        kept = {self.of_step(step) for step in keep}
+        for folder in self.folder.glob("step-*"):
+            if folder not in kept:
+                shutil.rmtree(folder)
+        for folder in self.folder.glob(".writing-*"):
+            shutil.rmtree(folder)
+
+
+def _step_of(folder: Path) -> int:
+    digits = folder.name.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1
+
+
+def _write_folder(target: Path, contents: Mapping[str, Any]) -> None:
+    """Write files into a folder beside `target`, sync them, add the manifest, and rename the folder to `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.parent / f".writing-{target.name}"
+    if draft.exists():
+        shutil.rmtree(draft)
+    draft.mkdir()
+    manifest = {}
+    for name, content in contents.items():
+        path = draft / name
+        if name.endswith(".safetensors"):
+            save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
+        elif name.endswith(".json"):
+            path.write_text(json.dumps(content, indent=1))
+        else:
+            torch.save(content, path)
+        _sync(path)
+        manifest[name] = {"bytes": path.stat().st_size, "blake2b": _hash(path)}
+    (draft / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1))
+    _sync(draft / MANIFEST)
+    _sync(draft)
+    if target.exists():  # an earlier start of the same run was at the same step
+        old = target.parent / f".writing-old-{target.name}"
+        if old.exists():
+            shutil.rmtree(old)
+        target.rename(old)
+    draft.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a written folder, or None."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return f"incomplete (no {MANIFEST})"
+    try:
+        files = json.loads(manifest.read_text())["files"]
+        for name, expected in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
+            if _hash(path) != expected["blake2b"]:
+                return f"{name} is not what was written (its hash differs)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"unreadable manifest ({type(error).__name__}: {error})"
+    return None
