@@ -1,0 +1,44 @@
+"""Evaluation that counts every sample exactly once, on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from launcher.recipe.protocols import BuiltTask, Split
+from launcher.training.images import Batch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@torch.no_grad()
+def outputs_of(
+    accelerator: Accelerator, model: nn.Module, loader: Iterable[Batch], num_samples: int, num_outputs: int
+) -> torch.Tensor:
+    """Outputs of every sample of a split in the order of the split, float32 (num_samples, num_outputs), on the CPU.
+
+    `loader` is this process's share: samples process_index, process_index + num_processes, ... The same on every
+    process afterwards. `model` is not wrapped in DDP: shares may differ by one, and no forward waits for another.
+    """
+    model.eval()
+    rows = -(-num_samples // accelerator.num_processes)
+    mine = torch.zeros(rows, num_outputs, device=accelerator.device)
+    filled = 0
+    for batch in loader:
+        outputs = model(batch.images.to(accelerator.device, non_blocking=True))
+        mine[filled : filled + len(outputs)] = outputs.float()
+        filled += len(outputs)
+    expected = len(range(accelerator.process_index, num_samples, accelerator.num_processes))
+    assert filled == expected, f"process {accelerator.process_index} evaluated {filled} samples, not {expected}"
+    gathered: torch.Tensor = accelerator.gather(mine)
+    # Sample i was row i // num_processes of process i % num_processes.
+    interleaved = gathered.reshape(accelerator.num_processes, rows, num_outputs).transpose(0, 1)
+    return interleaved.reshape(-1, num_outputs)[:num_samples].cpu()
+
+
+def metrics_of(task: BuiltTask, outputs: torch.Tensor, split: Split) -> dict[str, float]:
+    return task.metrics(outputs, torch.as_tensor(split.targets))

@@ -1,0 +1,171 @@
+"""What a person sees while a run goes on: live on a terminal, plain timestamped lines in a file or under a scheduler."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from launcher.training.preparation import Prepared, ResolvedPhase
+
+PLAIN_EVERY_SECONDS = 30.0
+"""How often a log file hears of an epoch that is under way."""
+
+
+class Screen:
+    """Prints to the terminal and to log.txt. On processes that are not the main one it is silent."""
+
+    def __init__(self, *, speaks: bool, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.speaks = speaks
+        # A batch job's output is read later, in a file, even where the scheduler gives it a terminal.
+        self.live = speaks and self.console.is_terminal and "SLURM_JOB_ID" not in os.environ
+        self.log: IO[str] | None = None
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._header = ""
+        self._last_plain = time.monotonic()
+
+    def open_log(self, path: Path) -> None:
+        if self.speaks:
+            self.log = path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        self.end_bar()
+        if self.log:
+            self.log.close()
+            self.log = None
+
+    def line(self, text: str, style: str | None = None) -> None:
+        """One line that stays."""
+        if not self.speaks:
+            return
+        stamped = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  {text}"
+        if self.log:
+            self.log.write(stamped + "\n")
+            self.log.flush()
+        if self.live:
+            (self._bar.console if self._bar else self.console).print(text, style=style, markup=False)
+        else:
+            self.console.print(stamped, markup=False)
+
+    def phase_begins(self, prepared: Prepared, resolved: ResolvedPhase) -> None:
+        """The table of what trains in a phase."""
+        self.end_bar()
+        self._header = ""
+        title, rows = phase_summary(prepared, resolved)
+        if self.live:
+            self.console.print(phase_table(title, rows))
+            if self.log:
+                self.log.write("\n".join([title, *("  " + "  ".join(row) for row in rows)]) + "\n")
+        else:
+            self.line(title)
+            for row in rows:
+                self.line("  " + "  ".join(row))
+
+    def epoch_begins(self, title: str, steps: int, done: int) -> None:
+        if self.live:
+            self.end_bar()
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(compact=True),
+                console=self.console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(title, total=steps, completed=done, numbers="")
+        self._last_plain = time.monotonic()
+
+    def step(self, title: str, done: int, steps: int, numbers: str) -> None:
+        """An optimizer step is done; `numbers` say how it went (empty: as before)."""
+        if self._bar and self._task is not None:
+            if numbers:
+                self._bar.update(self._task, completed=done, numbers=numbers)
+            else:
+                self._bar.update(self._task, completed=done)
+        elif self.speaks and time.monotonic() - self._last_plain > PLAIN_EVERY_SECONDS:
+            self._last_plain = time.monotonic()
+            self.line(f"{title}  step {done}/{steps}  {numbers}")
+
+    def end_bar(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar, self._task = None, None
+
+    def validated(self, cells: Mapping[str, str], best: bool) -> None:
+        """One row of the growing table of validation results; the header comes with the first."""
+        header = "  ".join(f"{name:>{_width(name)}}" for name in cells)
+        if header != self._header:
+            self._header = header
+            self.line(header, style="bold")
+        row = "  ".join(f"{value:>{_width(name)}}" for name, value in cells.items())
+        self.line(row + ("  * best" if best else ""), style="green" if best else None)
+
+
+def _width(name: str) -> int:
+    return max(len(name), 8)
+
+
+def phase_summary(prepared: Prepared, resolved: ResolvedPhase) -> tuple[str, list[tuple[str, str, str]]]:
+    """A phase's title, and for each thing that trains: what, how much, at which rate."""
+    phase = resolved.phase
+    epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
+    title = (
+        f"phase {resolved.number + 1}/{len(prepared.phases)} {phase.name}: {epochs} x {resolved.steps_per_epoch} steps"
+        f"{f', patience {phase.patience}' if phase.patience else ''}"
+    )
+    rows = [
+        (_span(group.names), f"{group.parameters:,} parameters", f"lr {group.lr:.3g} (scale {group.lr_scale:g})")
+        for group in resolved.groups
+    ]
+    frozen = resolved.total_parameters - resolved.trainable_parameters
+    if frozen:
+        rows.append(("frozen", f"{frozen:,} parameters", "in evaluation mode"))
+    if resolved.norm_layers:
+        kept = "kept" if phase.norm_statistics == "keep" else "updated"
+        rows.append(("BatchNorm", f"{resolved.norm_layers} layers train", f"running statistics {kept}"))
+    return title, rows
+
+
+def phase_table(title: str, rows: list[tuple[str, str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _span(names: tuple[str, ...]) -> str:
+    """A short name for a group of parameters: what they have in common, or the first and the last module."""
+    pieces = [name.split(".") for name in names]
+    common: list[str] = []
+    for column in zip(*pieces, strict=False):
+        if len(set(column)) > 1:
+            break
+        common.append(column[0])
+    if common:
+        return ".".join(common)
+    tops = list(dict.fromkeys(piece[0] for piece in pieces))
+    return " + ".join(tops)
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it: "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,148 @@
+"""The folder of one run: whose it is, what is in it, and the row-by-row record of its metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from launcher.errors import UserError
+from launcher.recipe.protocols import Split, Splits
+from launcher.recipe.recipe import Recipe
+from launcher.recipe.serialization import differences, from_json, to_json
+from launcher.training.checkpoint import Checkpoints
+
+
+class RunDir:
+    """Paths of a run. The main process writes, the others only read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_json = path / "recipe.json"
+        self.environment_json = path / "environment.json"
+        self.metrics_jsonl = path / "metrics.jsonl"
+        self.log_txt = path / "log.txt"
+        self.final = path / "final"
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @property
+    def finished(self) -> bool:
+        return (self.final / "metrics.json").is_file()
+
+    def check(self, recipe: Recipe, resume: Literal["auto", "must", "never"]) -> None:
+        """Raises UserError where this run dir cannot be used: not writable, another recipe's, or against `resume`."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"--run-dir {self.path}: cannot write there ({error.strerror}); choose a folder that is writable"
+            ) from error
+        begun = self.recipe_json.is_file()
+        if resume == "never" and begun:
+            raise UserError(
+                f"--resume never: {self.path} already holds a run; give another --run-dir, or --resume auto to continue it"
+            )
+        if resume == "must" and not any((self.path / "checkpoints").glob("step-*")):
+            raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")
+        if begun:
+            self._check_same(recipe)
+
+    def _check_same(self, recipe: Recipe) -> None:
+        try:
+            there = from_json(json.loads(self.recipe_json.read_text()))
+        except (UserError, ValueError) as error:
+            raise UserError(f"{self.recipe_json}: cannot be read ({error}); give another --run-dir") from error
+        if there != recipe:
+            found = differences(there, recipe)
+            raise UserError(
+                f"--run-dir {self.path}: holds a run of another recipe ({'; '.join(found[:6])}"
+                f"{'; ...' if len(found) > 6 else ''}); give another --run-dir, or undo the change"
+            )
+
+    def begin(self, recipe: Recipe, recipe_source: str, command: tuple[str, ...], splits: Splits) -> None:
+        """Write down what runs. Raises UserError where the data are not those that the run began with."""
+        data = data_identity(splits)
+        if self.environment_json.is_file():
+            before = json.loads(self.environment_json.read_text())["data"]
+            if before != data:
+                changed = [f"{key}: {before.get(key)} then, {data[key]} now" for key in data if before.get(key) != data[key]]
+                raise UserError(
+                    f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
+                    "bring them back, or give another --run-dir"
+                )
+            return
+        _write(self.environment_json, json.dumps({"data": data, "command": command, **environment()}, indent=1))
+        _write(self.path / "recipe.py", recipe_source)
+        _write(self.recipe_json, json.dumps(to_json(recipe), indent=1))
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a row. Holds no times, so that a resumed run writes the very same rows."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        """Open for appending after the first `rows` rows; later ones (written after the last checkpoint) are cut."""
+        self.rows = rows
+        kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
+        if len(kept) < rows:
+            raise UserError(f"{path}: has {len(kept)} rows, the checkpoint was saved after {rows}; bring the file back")
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.truncate(sum(map(len, kept)))
+        self._file.seek(0, os.SEEK_END)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self.rows += 1
+
+    def sync(self) -> None:
+        """The rows so far are on the disk when this returns."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def data_identity(splits: Splits) -> dict[str, Any]:
+    """What makes data the same data: names and targets of every sample, in order, and the classes."""
+    return {
+        "names": list(splits.names),
+        "train_samples": len(splits.train),
+        "val_samples": len(splits.val),
+        "train_hash": _split_hash(splits.train),
+        "val_hash": _split_hash(splits.val),
+    }
+
+
+def _split_hash(split: Split) -> str:
+    digest = hashlib.blake2b(np.ascontiguousarray(split.targets).tobytes(), digest_size=16)
+    for index in range(len(split)):
+        # A data set may be moved as a whole: the last two parts of a path tell its samples apart.
+        digest.update("/".join(Path(split.images.name(index)).parts[-2:]).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    packages = {}
+    for name in ("torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "packages": packages}
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.writing")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,170 @@
+"""The visible loop: run -> run_phase -> train_epoch -> train_step, and evaluate.
+
+A start of a run goes, in this order:
+1. finished already: say so, and end well;
+2. a complete checkpoint in the run dir: continue from the newest;
+3. else begin: the backbone's pretrained weights and a new head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+
+from launcher.recipe.loading import LoadedRecipe
+from launcher.training.checkpoint import State
+from launcher.training.evaluating import metrics_of, outputs_of
+from launcher.training.final import finish
+from launcher.training.images import Batch, timed
+from launcher.training.launch import Launch
+from launcher.training.mixing import mix
+from launcher.training.model import set_train_mode
+from launcher.training.optimizing import set_learning_rates
+from launcher.training.preparation import ResolvedPhase
+from launcher.training.rundir import RunDir
+from launcher.training.start import begin_run, say_finished, start_accelerator
+from launcher.training.state import (
+    PhaseState,
+    Run,
+    average_norm_statistics,
+    begin_phase,
+    end_phase,
+    read_losses,
+    record,
+    save,
+)
+from launcher.training.sampling import seed_micro_step
+
+LOSSES_READ_EVERY_STEPS = 10
+"""Reading a loss waits for the device, so it is done for several steps at once."""
+
+
+def run(loaded: LoadedRecipe, launch: Launch) -> None:
+    """Train a recipe to its end, from where the run dir says. Raises UserError for what the user can put right."""
+    accelerator = start_accelerator(loaded.recipe, launch)
+    rundir = RunDir(launch.run_dir_for(loaded))
+    if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch):
+        return
+    run, resumed = begin_run(accelerator, rundir, loaded, launch)
+    try:
+        for resolved in run.prepared.phases[run.progress.phase :]:
+            run_phase(run, resolved, resumed)
+            resumed = None
+        finish(run, loaded, launch)
+    finally:
+        run.screen.close()
+        accelerator.end_training()
+
+
+def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
+    """Train one phase to its end: its epochs, or earlier where it has patience."""
+    progress, phase = run.progress, resolved.phase
+    state = begin_phase(run, resolved, resumed)
+    run.screen.phase_begins(run.prepared, resolved)
+    while not progress.phase_ended:
+        begin = time.perf_counter()
+        speed = train_epoch(run, state)
+        metrics = evaluate(run, state)
+        seconds = time.perf_counter() - begin
+        progress.seconds += seconds
+        is_best = record(run, state, metrics)
+        run.screen.epoch_ends(run.prepared, resolved, progress, metrics, speed, seconds, is_best)
+        progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+        progress.loss_sum, progress.loss_samples = 0.0, 0
+        stopped_early = phase.patience is not None and progress.epochs_without_better >= phase.patience
+        progress.phase_ended = stopped_early or progress.epoch == phase.epochs
+        save(run, state)
+        if stopped_early and progress.epoch < phase.epochs:
+            run.screen.line(f"{phase.name} ends early: no better {run.monitored(resolved)} in {phase.patience} epochs")
+    end_phase(run, state)
+
+
+def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
+    """The rest of the current epoch. Returns how fast it went, to be shown."""
+    resolved, progress = state.resolved, run.progress
+    first_step, steps = progress.step_in_epoch, resolved.steps_per_epoch
+    title = f"{resolved.phase.name} {progress.epoch + 1}/{resolved.phase.epochs}"
+    run.screen.epoch_begins(title, steps, first_step)
+    set_train_mode(state.model, resolved.phase.norm_statistics)
+    run.keys.start(resolved.first_epoch + progress.epoch, first_step)
+    waited: list[float] = []
+    batches = timed(run.train_loader, waited, time.perf_counter)
+    begin, images, shown, speed = time.perf_counter(), 0, "", {}
+    for step in range(first_step, steps):
+        images += run.keys.taken(step)
+        train_step(run, state, batches, step)
+        at_end = step + 1 == steps
+        if len(state.unread) >= LOSSES_READ_EVERY_STEPS or at_end:
+            loss, seconds = read_losses(run, state), time.perf_counter() - begin
+            speed = {"images/s": f"{images / seconds:.0f}", "data wait": f"{100 * sum(waited) / seconds:.0f}%"}
+            lr = state.optimizer.param_groups[0]["lr"]
+            shown = f"loss {loss:.4f}  lr {lr:.2e}  {speed['images/s']} images/s  data wait {speed['data wait']}"
+        run.screen.step(title, step + 1, steps, shown)
+        every = run.recipe.checkpoint_every_steps
+        if every and progress.step % every == 0 and not at_end:
+            save(run, state)
+    next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next epoch
+    return speed
+
+
+def train_step(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_epoch: int) -> None:
+    """One optimizer step: its gradient is the mean over the samples of the global batch, whatever the split."""
+    recipe, accelerator, progress, resolved = run.recipe, run.accelerator, run.progress, state.resolved
+    phase_step = progress.epoch * resolved.steps_per_epoch + step_in_epoch
+    lr = run.prepared.base_lr * recipe.schedule.scale(phase_step, resolved.steps, resolved.steps_per_epoch)
+    set_learning_rates(state.optimizer, lr)
+
+    taken = run.keys.taken(step_in_epoch)
+    micro_batches = run.keys.micro_batches(step_in_epoch)
+    loss_sum = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    for micro_step, (first, end) in enumerate(micro_batches):
+        batch = next(batches).to(accelerator.device)
+        images, targets = mixed(run, batch, resolved.first_epoch + progress.epoch)
+        seed_micro_step(recipe.seed, progress.step, accelerator.process_index, micro_step)
+        is_last = micro_step == len(micro_batches) - 1
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(state.wrapped):
+            losses = run.prepared.task.loss(state.wrapped(images), targets)
+            # An empty micro-batch holds one sample, so that the processes stay in step; it weighs nothing.
+            loss = losses.sum() * (0.0 if first == end else 1.0)
+            # DDP gives the mean over the processes of what is a sum over them; hence the factor.
+            accelerator.backward(loss * (accelerator.num_processes / taken))
+        loss_sum += loss.detach()
+    if recipe.clip_norm is not None:
+        accelerator.clip_grad_norm_(state.wrapped.parameters(), recipe.clip_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average:
+        state.average.update(phase_step)
+    progress.step += 1
+    progress.step_in_epoch = step_in_epoch + 1
+    row = {"event": "step", "phase": resolved.phase.name, "epoch": progress.epoch + 1, "step": progress.step, "lr": lr}
+    state.unread.append((row | {"samples": taken}, loss_sum))
+
+
+def mixed(run: Run, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch's images and targets, after MixUp or CutMix where the recipe has them."""
+    mixup_alpha = getattr(run.recipe.augment, "mixup_alpha", None)
+    cutmix_alpha = getattr(run.recipe.augment, "cutmix_alpha", None)
+    if mixup_alpha is None and cutmix_alpha is None:
+        return batch.images, batch.targets
+    encoded = run.prepared.task.encode(batch.targets)
+    return mix(
+        batch, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=run.recipe.seed, epoch=epoch
+    )
+
+
+def evaluate(run: Run, state: PhaseState) -> dict[str, float]:
+    """Validation metrics of the weights, and of their average (where kept) under "ema_*"."""
+    task, val = run.prepared.task, run.prepared.splits.val
+    model = run.accelerator.unwrap_model(state.wrapped, keep_fp32_wrapper=True)
+    average_norm_statistics(run, state)
+    outputs = outputs_of(run.accelerator, model, run.val_loader, len(val), task.num_outputs)
+    metrics = metrics_of(task, outputs, val)
+    if state.average:
+        with state.average.applied():
+            outputs = outputs_of(run.accelerator, model, run.val_loader, len(val), task.num_outputs)
+        metrics |= {f"ema_{name}": value for name, value in metrics_of(task, outputs, val).items()}
+    return metrics

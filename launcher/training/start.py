@@ -1,0 +1,185 @@
+"""How a run starts: Accelerate, what all processes agree on, and what a checkpoint brings back."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+
+from launcher.errors import Problems, UserError
+from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.recipe import Recipe
+from launcher.recipe.serialization import to_json
+from launcher.recipe.transforms import evaluation
+from launcher.training.checkpoint import Progress, State
+from launcher.training.images import evaluation_loader, training_loader
+from launcher.training.launch import Launch
+from launcher.training.model import cpu_state
+from launcher.training.preparation import Prepared, prepare
+from launcher.training.progress import Screen
+from launcher.training.rundir import MetricsLog, RunDir
+from launcher.training.sampling import TrainingKeys
+from launcher.training.state import Run
+
+
+def start_accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
+    """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
+    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
+    if missing:  # Accelerate would leave them out without a word
+        raise UserError(*(f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing))
+    return Accelerator(
+        cpu=launch.cpu,
+        mixed_precision=recipe.mixed_precision,
+        gradient_accumulation_steps=1,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[
+            # BatchNorm buffers are averaged before they are used; broadcasting them at each forward is not needed.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=30)),
+        ],
+        log_with=list(recipe.trackers) or None,
+        project_dir=str(launch.run_dir) if launch.run_dir else None,
+    )
+
+
+@contextlib.contextmanager
+def agreed(accelerator: Accelerator) -> Iterator[None]:
+    """What is wrong on one process stops them all, each with the problems of all."""
+    problems = Problems()
+    with problems.collected():
+        yield
+    everyones: list[str] = gather_object(problems.found)
+    for problem in everyones:
+        if problem not in problems.found:
+            problems.found.append(problem)
+    problems.raise_if_any()
+
+
+def begin_run(
+    accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch
+) -> tuple[Run, State | None]:
+    """Check everything, then build the run: from its newest complete checkpoint, or from the beginning."""
+    recipe, is_main = loaded.recipe, accelerator.is_main_process
+    screen = Screen(speaks=is_main)
+    with agreed(accelerator):
+        problems = Problems()
+        if is_main:
+            with problems.collected():
+                rundir.check(recipe, launch.resume)
+        with problems.collected():
+            prepared = prepare(
+                recipe,
+                num_processes=accelerator.num_processes,
+                micro_batch_size=launch.micro_batch_size,
+                on_cpu=accelerator.device.type == "cpu",
+                one_at_a_time=accelerator.local_main_process_first,
+            )
+        problems.raise_if_any()
+    with agreed(accelerator):
+        if is_main:
+            rundir.begin(recipe, loaded.path.read_text(encoding="utf-8"), launch.command, prepared.splits)
+            screen.open_log(rundir.log_txt)
+    resumed = _resume(accelerator, rundir, prepared, screen, launch)
+    progress = resumed.progress if resumed else Progress()
+    keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
+    num_workers = launch.workers_for(accelerator)
+    pin_memory = accelerator.device.type == "cuda"
+    run = Run(
+        accelerator=accelerator,
+        prepared=prepared,
+        rundir=rundir,
+        screen=screen,
+        progress=progress,
+        metrics=MetricsLog(rundir.metrics_jsonl, progress.metrics_rows) if is_main else None,
+        model=prepared.model,
+        keys=keys,
+        train_loader=training_loader(
+            prepared.splits.train,
+            recipe.augment.build(prepared.preprocessing),
+            keys,
+            seed=recipe.seed,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        ),
+        val_loader=evaluation_loader(
+            prepared.splits.val,
+            evaluation(prepared.preprocessing),
+            batch_size=prepared.batching.micro_batch_size,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        ),
+    )
+    if recipe.trackers:
+        accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
+    screen.run_begins(prepared, rundir.path, accelerator, num_workers)
+    return run, resumed
+
+
+def _resume(
+    accelerator: Accelerator, rundir: RunDir, prepared: Prepared, screen: Screen, launch: Launch
+) -> State | None:
+    """The newest complete checkpoint, put into the model; or the base written for a run that begins.
+
+    The main process chooses, so that all take the same.
+    """
+    checkpoints = rundir.checkpoints
+    choice: list[Any] = [None]
+    with agreed(accelerator):
+        if accelerator.is_main_process:
+            choice = [checkpoints.newest()]
+            for refused in checkpoints.refused:
+                screen.line(f"checkpoint passed over: {refused}", style="yellow")
+            if choice[0] is None:
+                if launch.resume == "must":
+                    raise UserError(f"--resume must: {rundir.path} holds no complete checkpoint to continue from")
+                checkpoints.save_base(cpu_state(prepared.model))
+    broadcast_object_list(choice)
+    if choice[0] is None:
+        return None
+    state: State | None = None
+    with agreed(accelerator):
+        state = checkpoints.load(choice[0])
+        prepared.model.load_state_dict(state.model)
+    assert state is not None
+    phase = prepared.phases[state.progress.phase].phase
+    screen.line(
+        f"continuing {rundir.path} at step {state.progress.step} "
+        f"({phase.name}, epoch {min(state.progress.epoch + 1, phase.epochs)}/{phase.epochs})"
+    )
+    return state
+
+
+def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch) -> bool:
+    """A finished run of this very recipe says so. Raises UserError where the run dir is another recipe's."""
+    with agreed(accelerator):
+        if accelerator.is_main_process:
+            rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
+    if accelerator.is_main_process:
+        metrics = json.loads((rundir.final / "metrics.json").read_text())
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
+        print(f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. To run again, give another --run-dir")
+    return True
+
+
+def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    """A nested recipe as dotted names with scalars, as trackers take it."""
+    if isinstance(value, dict):
+        items = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        items = [(str(index), inner) for index, inner in enumerate(value)]
+    else:
+        return {at: value if isinstance(value, (bool, int, float, str)) else str(value)}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{at}.{key}" if at else key)
+    return flat

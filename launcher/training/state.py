@@ -1,0 +1,191 @@
+"""What lives as long as a run or a phase, and how it begins, is recorded, is saved and ends."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from launcher.recipe.recipe import Recipe
+from launcher.training.checkpoint import Progress, State
+from launcher.training.frozen import check_frozen, fingerprints
+from launcher.training.images import Batch
+from launcher.training.model import TransferModel, cpu_state, freeze, norm_layers_that_train
+from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
+from launcher.training.preparation import Prepared, ResolvedPhase
+from launcher.training.progress import Screen
+from launcher.training.rundir import MetricsLog, RunDir
+from launcher.training.sampling import TrainingKeys
+from launcher.training.stopping import Best, is_better, mode_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+
+@dataclasses.dataclass
+class Run:
+    """What lives as long as a run."""
+
+    accelerator: Accelerator
+    prepared: Prepared
+    rundir: RunDir
+    screen: Screen
+    progress: Progress
+    metrics: MetricsLog | None
+    """On the main process only."""
+    model: TransferModel
+    """The network between phases, on the CPU; each phase trains a copy."""
+    keys: TrainingKeys
+    train_loader: DataLoader[Batch]
+    val_loader: DataLoader[Batch]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.prepared.recipe
+
+    def monitored(self, resolved: ResolvedPhase) -> str:
+        """The metric that decides what is best; of the averaged weights where there are some."""
+        name = resolved.phase.monitor or self.prepared.task.monitor
+        return f"ema_{name}" if self.recipe.ema_decay else name
+
+
+@dataclasses.dataclass
+class PhaseState:
+    """What lives as long as a phase."""
+
+    resolved: ResolvedPhase
+    model: nn.Module
+    """The trained copy; inside `wrapped`."""
+    wrapped: nn.Module
+    """What is called in training: through it the gradients of all processes are averaged."""
+    optimizer: AcceleratedOptimizer
+    average: WeightAverage | None
+    frozen: dict[str, str]
+    """Hashes of all that the phase must not change."""
+    unread: list[tuple[dict[str, Any], torch.Tensor]] = dataclasses.field(default_factory=list)
+    """Steps whose loss is still on the device, each with the row that will tell it."""
+
+
+def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> PhaseState:
+    """A fresh copy of the network with the phase's rules, wrapped anew, and a fresh optimizer.
+
+    Wrapping anew is what makes unfreezing work: DDP synchronises only what was trainable when it was built
+    (Lightning-AI/pytorch-lightning#20340). `resumed` is the checkpoint that the run continues from, if any.
+    """
+    accelerator, recipe = run.accelerator, run.recipe
+    model: nn.Module = copy.deepcopy(run.model)
+    freeze(model, resolved.lr_scales)
+    if recipe.sync_batchnorm and resolved.phase.norm_statistics == "update":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
+    wrapped = accelerator.prepare_model(model)
+    optimizer = accelerator.prepare_optimizer(build_optimizer(recipe.optim, model, resolved.lr_scales))
+    average = WeightAverage(model, set(resolved.changing), recipe.ema_decay) if recipe.ema_decay else None
+    if resumed is not None:
+        load_optimizer_state(optimizer.optimizer, resumed.optimizer["state"])
+        if accelerator.scaler is not None and resumed.optimizer["scaler"] is not None:
+            accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
+        if average and resumed.ema is not None:
+            average.load(resumed.ema)
+    return PhaseState(resolved, model, wrapped, optimizer, average, frozen)
+
+
+def read_losses(run: Run, state: PhaseState) -> float:
+    """Bring the losses of the last steps from the devices, write their rows, and give the epoch's mean so far.
+
+    Summed in the order of the processes and of the steps: when they are read does not change a bit.
+    """
+    progress = run.progress
+    if state.unread:
+        mine = torch.stack([loss for _, loss in state.unread])
+        by_process = run.accelerator.gather(mine.unsqueeze(0)).cpu()
+        for (row, _), losses in zip(state.unread, by_process.T, strict=True):
+            total = sum(losses.tolist())
+            progress.loss_sum += total
+            progress.loss_samples += row["samples"]
+            if run.metrics:
+                run.metrics.write(row | {"loss": total / row["samples"]})
+        state.unread.clear()
+    return progress.loss_sum / max(1, progress.loss_samples)
+
+
+def record(run: Run, state: PhaseState, metrics: dict[str, float]) -> bool:
+    """Write the row of an epoch and keep what is best. Whether this epoch is the best of its phase."""
+    progress, resolved = run.progress, state.resolved
+    metric = run.monitored(resolved)
+    mode = mode_of(metric.removeprefix("ema_"), run.prepared.task.monitor, run.prepared.task.monitor_mode)
+    best = Best(metric, metrics[metric], progress.step, resolved.phase.name, progress.epoch + 1)
+    is_best = is_better(best.value, progress.phase_best, metric, mode)
+    progress.epochs_without_better = 0 if is_best else progress.epochs_without_better + 1
+    if is_best:
+        progress.phase_best = best
+    if is_better(best.value, progress.run_best, metric, mode):
+        progress.run_best = best
+    row = {"event": "epoch", "phase": resolved.phase.name, "epoch": progress.epoch + 1, "step": progress.step}
+    row |= {"train_loss": progress.loss_sum / max(1, progress.loss_samples), "best": is_best}
+    if run.metrics:
+        run.metrics.write(row | {"val": metrics})
+    if run.accelerator.trackers:
+        run.accelerator.log({f"val/{k}": v for k, v in metrics.items()}, step=progress.step)
+        run.accelerator.log({"train/loss": row["train_loss"]}, step=progress.step)
+    return is_best
+
+
+def average_norm_statistics(run: Run, state: PhaseState) -> None:
+    """Give all processes the mean of their BatchNorm statistics: each has seen its own samples (norm_statistics="update")."""
+    accelerator, phase = run.accelerator, state.resolved.phase
+    if accelerator.num_processes == 1 or phase.norm_statistics == "keep":
+        return
+    for layer in norm_layers_that_train(state.model).values():
+        for buffer in layer.buffers(recurse=False):
+            if buffer.is_floating_point():
+                buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
+
+
+def save(run: Run, state: PhaseState) -> None:
+    """A checkpoint of this very moment, after the proof that what is frozen stood still. Called by all processes."""
+    read_losses(run, state)
+    average_norm_statistics(run, state)
+    if run.accelerator.is_main_process:
+        check_frozen(state.model, state.frozen, state.resolved.phase.name)
+        if run.metrics:
+            run.metrics.sync()
+            run.progress.metrics_rows = run.metrics.rows
+        past = run.prepared.phases[: state.resolved.number + 1]
+        changed = frozenset().union(*(phase.changing for phase in past))
+        model = cpu_state(state.model)
+        scaler = run.accelerator.scaler
+        run.rundir.checkpoints.save(
+            State(
+                progress=run.progress,
+                model={name: tensor for name, tensor in model.items() if name in changed},
+                optimizer={
+                    "state": optimizer_state(state.optimizer.optimizer),
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                },
+                ema=None if state.average is None else {k: v.cpu() for k, v in state.average.values.items()},
+            )
+        )
+    run.accelerator.wait_for_everyone()
+
+
+def end_phase(run: Run, state: PhaseState) -> None:
+    """Take the phase's weights into the run: the last, or with patience the best. Called by all processes."""
+    progress, phase = run.progress, state.resolved.phase
+    best = progress.phase_best
+    if phase.patience is not None and best is not None and best.step != progress.step:
+        checkpoints = run.rundir.checkpoints
+        run.model.load_state_dict(checkpoints.load(checkpoints.of_step(best.step)).model)
+        run.screen.line(f"weights of epoch {best.epoch} restored ({best.metric} {best.value:.4f})")
+    else:
+        run.model.load_state_dict(cpu_state(state.model))
+    run.accelerator.wait_for_everyone()  # the next save may prune what another process is still reading
+    run.accelerator.free_memory()
+    progress.phase += 1
+    progress.epoch, progress.step_in_epoch, progress.epochs_without_better = 0, 0, 0
+    progress.phase_best, progress.phase_ended = None, False
