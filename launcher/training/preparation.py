@@ -101,12 +101,12 @@ def prepare(
                 f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
                 f"{batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
             )
-    with problems.collected(), one_at_a_time():
+    with one_at_a_time(), problems.collected():
         splits = recipe.data.build(recipe.task.target_kind, recipe.seed)
         splits = check_images(recipe, splits)
         _check_splits(splits)
         task = recipe.task.build(splits)
-    with problems.collected(), one_at_a_time():
+    with one_at_a_time(), problems.collected():
         getattr(recipe.backbone, "check", lambda: None)()
         num_outputs = task.num_outputs if task else 2
         model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)

@@ -102,14 +102,38 @@ class Screen:
             self._bar.stop()
             self._bar, self._task = None, None
 
-    def validated(self, cells: Mapping[str, str], best: bool) -> None:
-        """One row of the growing table of validation results; the header comes with the first."""
+    def epoch_ends(
+        self,
+        resolved: ResolvedPhase,
+        epoch: int,
+        train_loss: float,
+        metrics: Mapping[str, float],
+        speed: Mapping[str, str],
+        seconds: float,
+        is_best: bool,
+    ) -> None:
+        """One row of the growing table of validation results; its header comes with the first."""
+        self.end_bar()
+        shown = {name: value for name, value in metrics.items() if "/" not in name and name not in ("loss", "ema_loss")}
+        cells = {"epoch": f"{epoch}/{resolved.phase.epochs}", "train loss": f"{train_loss:.4f}"}
+        cells |= {"val loss": f"{metrics['loss']:.4f}"} if "loss" in metrics else {}
+        cells |= {name: f"{value:.4f}" for name, value in shown.items()}
+        cells |= {**speed, "time": duration(seconds)}
         header = "  ".join(f"{name:>{_width(name)}}" for name in cells)
         if header != self._header:
             self._header = header
             self.line(header, style="bold")
         row = "  ".join(f"{value:>{_width(name)}}" for name, value in cells.items())
-        self.line(row + ("  * best" if best else ""), style="green" if best else None)
+        self.line(row + ("  * best" if is_best else ""), style="green" if is_best else None)
+
+    def run_begins(self, prepared: Prepared, run_dir: Path, where: str) -> None:
+        """What is about to be trained, on what, where."""
+        splits = prepared.splits
+        kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
+        self.line(f"{run_dir}: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names)} {kind}")
+        if splits.skipped:
+            self.line(f"{len(splits.skipped)} broken images are left out; their names are in skipped.txt", style="yellow")
+        self.line(f"{prepared.batching}; {where}")
 
 
 def _width(name: str) -> int:

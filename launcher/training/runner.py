@@ -71,7 +71,8 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
         seconds = time.perf_counter() - begin
         progress.seconds += seconds
         is_best = record(run, state, metrics)
-        run.screen.epoch_ends(run.prepared, resolved, progress, metrics, speed, seconds, is_best)
+        train_loss = progress.loss_sum / max(1, progress.loss_samples)
+        run.screen.epoch_ends(resolved, progress.epoch + 1, train_loss, metrics, speed, seconds, is_best)
         progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         progress.loss_sum, progress.loss_samples = 0.0, 0
         stopped_early = phase.patience is not None and progress.epochs_without_better >= phase.patience

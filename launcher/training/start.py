@@ -121,7 +121,8 @@ def begin_run(
     )
     if recipe.trackers:
         accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
-    screen.run_begins(prepared, rundir.path, accelerator, num_workers)
+    where = f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
+    screen.run_begins(prepared, rundir.path, where)
     return run, resumed
 
 

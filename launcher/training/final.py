@@ -1,0 +1,103 @@
+"""The end of a run: `final/`, readable without this package, and one line that says what was reached."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from launcher.recipe.backbones.plain import plain_state_dict
+from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.serialization import to_json
+from launcher.training.launch import Launch
+from launcher.training.progress import duration
+from launcher.training.rundir import RunDir
+from launcher.training.state import Run
+
+
+def finish(run: Run, loaded: LoadedRecipe, launch: Launch) -> None:
+    """Write `final/` from the best or the last checkpoint, and say what was reached, where it is, what to run next."""
+    step = chosen_step(run)
+    metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None) if run.metrics else {}
+    if run.accelerator.is_main_process:
+        write_final(run, step, metrics)
+        run.screen.line(summary(run, step, metrics, loaded, launch), style="bold green")
+    run.accelerator.wait_for_everyone()
+
+
+def chosen_step(run: Run) -> int:
+    best = run.progress.run_best
+    return best.step if run.recipe.final_weights == "best" and best is not None else run.progress.step
+
+
+def metrics_at(rundir: RunDir, step: int, *, averaged: bool) -> dict[str, float]:
+    """Validation metrics of the epoch that ended at `step`; of the averaged weights where those are what is kept."""
+    rows = map(json.loads, rundir.metrics_jsonl.read_text(encoding="utf-8").splitlines())
+    found: dict[str, float] = next(row["val"] for row in rows if row["event"] == "epoch" and row["step"] == step)
+    if averaged:
+        return {name.removeprefix("ema_"): value for name, value in found.items() if name.startswith("ema_")}
+    return found
+
+
+def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
+    """model.safetensors (names of the plain network), model.json (how to build it), classes.json, preprocess.json,
+    metrics.json. Written aside and renamed, so that `final/` is whole or absent.
+    """
+    rundir, recipe, prepared = run.rundir, run.recipe, run.prepared
+    draft = rundir.path / ".writing-final"
+    if draft.exists():
+        shutil.rmtree(draft)
+    draft.mkdir()
+    checkpoints = rundir.checkpoints
+    state = checkpoints.load(checkpoints.of_step(step), only_model=True)
+    weights = state.model | (state.ema or {})
+    backbone = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
+    head = {k.removeprefix("head."): v for k, v in weights.items() if k.startswith("head.")}
+    plain = plain_state_dict(run.model.backbone, backbone, head)
+    save_file({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
+    describe = getattr(recipe.backbone, "plain", None)
+    model: dict[str, Any] = {
+        "backbone": describe() if describe else to_json(recipe)["backbone"],
+        "head": to_json(recipe)["head"],
+        "classifier_name": getattr(run.model.backbone, "classifier_name", None),
+        "num_outputs": prepared.task.num_outputs,
+        "task": prepared.task.describe(),
+        "step": step,
+    }
+    preprocessing = to_json(prepared.preprocessing)
+    preprocessing.pop("type", None)
+    for name, content in (
+        ("model.json", model),
+        ("classes.json", list(prepared.splits.names)),
+        ("preprocess.json", preprocessing),
+        ("metrics.json", metrics),
+    ):
+        (draft / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    for path in draft.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if rundir.final.exists():
+        shutil.rmtree(rundir.final)
+    draft.rename(rundir.final)
+
+
+def summary(run: Run, step: int, metrics: dict[str, float], loaded: LoadedRecipe, launch: Launch) -> str:
+    metric = run.prepared.phases[-1].phase.monitor or run.prepared.task.monitor
+    best = run.progress.run_best
+    where = f" ({best.phase} epoch {best.epoch})" if best and best.step == step else " (last epoch)"
+    last = len(run.recipe.freeze_plan) - 1
+    again = (
+        f"accelerate launch -m launcher {shlex.quote(launch.command_name(loaded))} "
+        f"freeze_plan.{last}.epochs={2 * run.recipe.freeze_plan[last].epochs} "
+        f"--run-dir {shlex.quote(f'{run.rundir.path}-longer')}"
+    )
+    return (
+        f"done: {metric} {metrics[metric]:.4f}{where} on {len(run.prepared.splits.val)} validation images "
+        f"after {duration(run.progress.seconds)}; model in {Path(run.rundir.final)}; to train longer: {again}"
+    )
+
