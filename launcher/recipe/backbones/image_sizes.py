@@ -1,0 +1,75 @@
+"""Which image sizes a torchvision network can work at."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from launcher.errors import UserError
+from launcher.recipe.protocols import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+# Stem and four blocks halve the side five times, and the last grid is cut into windows of 7.
+MAXVIT_MULTIPLE = 2**5 * 7
+
+
+def patch_size(name: str) -> int:
+    """Side of a ViT's patches: torchvision writes it at the end of the name (vit_b_16)."""
+    return int(name.rpartition("_")[2])
+
+
+def check_image_size(name: str, family: str, image_size: int, min_size: int) -> None:
+    """Raises UserError for a size that the network cannot take, with the condition that valid ones meet.
+
+    `family` is the torchvision module that defines the network; `min_size` what the weights state as the smallest.
+    """
+    multiple = {"vision_transformer": patch_size, "maxvit": lambda _: MAXVIT_MULTIPLE}.get(family)
+    if multiple is not None:
+        # A ViT's stated smallest size is the size it was trained at; its position embeddings are interpolated.
+        step = multiple(name)
+        if image_size % step:
+            lower = image_size // step * step
+            nearby = f"{lower} or {lower + step}" if lower else str(step)
+            raise UserError(
+                f"backbone.image_size={image_size}: {name} needs a multiple of {step} pixels, such as {nearby}"
+            )
+    elif image_size < min_size:
+        raise UserError(f"backbone.image_size={image_size}: {name} needs at least {min_size} pixels")
+
+
+def at_size(preset: Preprocessing, image_size: int | None) -> Preprocessing:
+    """`preset` for another image size; the shorter side before the crop is scaled by the same ratio."""
+    import dataclasses
+
+    if image_size is None or image_size == preset.image_size:
+        return preset
+    resize_size = round(preset.resize_size * image_size / preset.image_size)
+    return dataclasses.replace(preset, image_size=image_size, resize_size=resize_size)
+
+
+def fit_position_embeddings(
+    tensors: dict[str, torch.Tensor], name: str, image_size: int, may_interpolate: bool, source: str
+) -> dict[str, torch.Tensor]:
+    """A ViT's tensors with position embeddings for `image_size`, interpolated by torchvision (bicubic) where they differ.
+
+    Raises UserError where they differ and nobody asked for another size.
+    """
+    from collections import OrderedDict
+
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    stored = tensors.get("encoder.pos_embedding")
+    patch = patch_size(name)
+    if stored is None or stored.ndim != 3 or stored.shape[1] == (image_size // patch) ** 2 + 1:
+        return tensors
+    trained_at = math.isqrt(stored.shape[1] - 1) * patch
+    if not may_interpolate:
+        raise UserError(
+            f"backbone.weights: {source} was trained at {trained_at} px, {name} is built for {image_size} px: give "
+            f"backbone.image_size={trained_at} (at any other multiple of {patch}, position embeddings are interpolated)"
+        )
+    if (trained_at // patch) ** 2 + 1 != stored.shape[1]:
+        raise UserError(f"backbone.weights: {source} has position embeddings of no square image: {tuple(stored.shape)}")
+    return dict(interpolate_embeddings(image_size, patch, OrderedDict(tensors)))

@@ -1,0 +1,67 @@
+"""Putting stored tensors into a network: every one in its place, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from launcher.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def load_backbone(
+    backbone: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, left_out: Iterable[str] = ()
+) -> None:
+    """Copy `tensors` into `backbone`, whose classifier is already gone.
+
+    `left_out` are dotted prefixes of what is dropped unread (classifiers, auxiliary heads); all else must match in name
+    and shape, except BatchNorm's `num_batches_tracked`, which files from before 2018 lack and which only counts.
+
+    Raises UserError with the counts and first names of what is missing, unexpected or of another shape, and for values
+    that are not finite. `source` is the file as the message names it.
+    """
+    prefixes = tuple(f"{name}." for name in left_out)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)} if prefixes else tensors
+    own = backbone.state_dict()
+    misshaped = [name for name in kept if name in own and kept[name].shape != own[name].shape]
+    fitting = {name: tensor for name, tensor in kept.items() if name not in misshaped}
+    # strict=False tells instead of raising; each of its lists is looked at below. It also lets the modules rename
+    # what older releases called otherwise (ViT's mlp.linear_1), which a comparison of names would refuse.
+    missing, unexpected = backbone.load_state_dict(_with_versions(backbone, fitting), strict=False)
+    problems = [
+        _told("missing", [name for name in missing if name not in misshaped]),
+        _told("unexpected", unexpected),
+        _told("of another shape", [f"{n} {tuple(kept[n].shape)} for {tuple(own[n].shape)}" for n in misshaped]),
+    ]
+    if any(problems):
+        raise UserError(
+            f"backbone.weights: {source} does not fit the network: of its {len(own)} tensors "
+            + "; ".join(filter(None, problems))
+        )
+    _check_finite(backbone, source)
+
+
+def _told(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {what} ({shown})" if names else ""
+
+
+def _with_versions(backbone: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    # torchvision's MNASNet refuses a state dict that does not say its version; safetensors files say none. 2 has been
+    # the layout since torchvision 0.5 (2020).
+    if type(backbone).__name__ != "MNASNet":
+        return tensors
+    from collections import OrderedDict
+
+    versioned = OrderedDict(tensors)
+    versioned._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
+    return versioned
+
+
+def _check_finite(backbone: nn.Module, source: str) -> None:
+    bad = [name for name, t in backbone.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise UserError(f"backbone.weights: {source} holds values that are not finite: {_told('tensors', bad)}")

@@ -1,0 +1,143 @@
+"""Weights on disk: which file is meant, and what stands in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def is_path(weights: str) -> bool:
+    """Whether `weights` means a file or folder, and not the name of published weights."""
+    return "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).is_dir()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredWeights:
+    """A weights file, and what the run that made it said of its network (None where no run made it)."""
+
+    file: Path
+    network: dict[str, Any] | None = None
+    """`model.json` of the run: {"library", "name", "kwargs"}."""
+    preprocessing: dict[str, Any] | None = None
+    """`preprocess.json` of the run, where it is there."""
+
+    def matches(self, library: str, name: str) -> None:
+        """Raises UserError where a run trained another network than `name` of `library`."""
+        if self.network is None:
+            return
+        its_library, its_name = self.network.get("library"), str(self.network.get("name"))
+        # timm's names may end in the tag of their published weights; the architecture is what must agree.
+        if its_library != library or its_name.partition(".")[0] != name.partition(".")[0]:
+            raise UserError(f"backbone.weights: {self.file} is a {its_library} {its_name}, not a {library} {name}")
+
+
+def find_weights(weights: str) -> StoredWeights:
+    """The file that the path `weights` means: itself, or `final/model.safetensors` of an earlier run.
+
+    Raises UserError for a file that is not there, a folder that is no run dir, and a run that has not ended.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        return _run_weights(path)
+    if not path.is_file():
+        raise UserError(
+            f"backbone.weights={weights!r}: no such file (looked for {path.absolute()}); "
+            f"wanted: a weights file ({', '.join(SUFFIXES)}) or the run dir of an earlier run"
+        )
+    return StoredWeights(path)
+
+
+def _run_weights(folder: Path) -> StoredWeights:
+    final = folder if (folder / "model.json").is_file() else folder / "final"
+    file, described, preprocessing = (final / part for part in ("model.safetensors", "model.json", "preprocess.json"))
+    for needed in (file, described):
+        if not needed.is_file():
+            unfinished = (folder / "recipe.json").is_file()
+            why = "that run has not ended" if unfinished else "wanted: a weights file or the run dir of a finished run"
+            raise UserError(f"backbone.weights={str(folder)!r}: the folder has no {needed.relative_to(folder)}; {why}")
+    return StoredWeights(file, _read_json(described), _read_json(preprocessing) if preprocessing.is_file() else None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"backbone.weights: cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"backbone.weights: {path} holds no JSON object")
+    return content
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a weights file by name, on the CPU.
+
+    A wrapping {"state_dict": ...} or {"model": ...} is opened, and what DistributedDataParallel and torch.compile add to
+    the names (`module.`, `_orig_mod.`) is taken off. Nothing in the file is executed.
+
+    Raises UserError for a broken file, one that holds more than tensors and plain values, and one without a state dict.
+    """
+    import torch
+
+    content: Any = _load_safetensors(file) if file.suffix.lower() == ".safetensors" else _load_pickle(file)
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"backbone.weights: {file} holds no state dict but a {type(content).__name__}")
+    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise UserError(f"backbone.weights: {file} holds no state dict: {_first(others)} are not tensors")
+    return {_clean(str(name)): tensor for name, tensor in content.items()}
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _clean(name: str) -> str:
+    # In either order and repeatedly: DDP around a compiled network, and a compiled DDP. Compiled submodules carry
+    # `_orig_mod.` inside the name.
+    name = name.replace("_orig_mod.", "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _load_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"backbone.weights: {file} is broken or no safetensors file ({error})") from error
+
+
+def _load_pickle(file: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise UserError(
+                f"backbone.weights: {file} holds Python objects, which may run code when they are read; "
+                "save its tensors alone: torch.save(model.state_dict(), PATH)"
+            ) from error
+        raise UserError(f"backbone.weights: {file} is broken or no weights file") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "the file ends too early"
+        raise UserError(f"backbone.weights: {file} is broken or no weights file ({reason})") from error
