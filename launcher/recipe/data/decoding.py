@@ -56,6 +56,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     missing, empty, truncated, no image at all, or so large that decoding it could exhaust the memory.
     """
     try:
+        image: Image.Image
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
     except MemoryError:

@@ -62,7 +62,7 @@ def read_folders(
 
 def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None) -> Splits:
     train_folder = _part(field, folder, (train,), required=True) if train else _part(field, folder, _TRAIN_NAMES)
-    val_folder = _part(field, folder, (val,), required=True) if val else _part(field, folder, _VAL_NAMES)
+    val_folder = _part(field, folder, _also(val), required=True) if val else _part(field, folder, _VAL_NAMES)
     if val_folder and not train_folder:
         raise UserError(
             f"{field}: {folder} has a folder {val_folder.name!r} but none named 'train'; "
@@ -101,6 +101,11 @@ def _part(field: str, folder: Path, names: tuple[str, ...], required: bool = Fal
     if required and not found:
         raise UserError(f"{field}: {folder} has no folder {names[0]!r} with class folders in it")
     return found[0] if found else None
+
+
+def _also(val: str) -> tuple[str, ...]:
+    """A validation folder may have any of its usual names."""
+    return (val, *_VAL_NAMES) if val in _VAL_NAMES else (val,)
 
 
 def _subfolders(folder: Path) -> list[Path]:
