@@ -1,0 +1,127 @@
+"""One decoder for every source: the same picture gives the same RGB pixels, wherever it came from.
+
+Libraries disagree on pixels: some ignore the EXIF orientation, clip 16-bit grey to white, or show the colour that hides
+under full transparency. So all sources hand over images as stored, and `to_rgb` alone decides what they look like.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels: white, as on the pages and screens that such pictures are made for."""
+
+SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("avif", "bmp", "dib", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
+    )
+)
+"""Endings of image files. HEIC is among them although Pillow needs a plugin for it: such a file is then reported as
+unreadable, where leaving it out as "not an image" would lose a phone's pictures."""
+
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenImageError(OSError):
+    """An image that cannot be read; the message names it and says why. Picklable, so that it crosses processes."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = " ".join(reason.split())
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+    """The first frame of an image file (a path) or of its content (bytes), decoded, in the mode it is stored in.
+
+    `name` is what the error calls it; a path is its own name. Raises BrokenImageError for whatever is wrong with it:
+    missing, empty, truncated, no image at all, or so large that decoding it could exhaust the memory.
+    """
+    try:
+        image: Image.Image
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError, ...
+        if isinstance(source, bytes):
+            name, reason = name or "image", str(error)
+            if not source:
+                reason = "empty"
+            elif isinstance(error, UnidentifiedImageError):
+                reason = "not an image that Pillow can read"  # its own words name a BytesIO object
+        else:
+            name, reason = name or str(source), _reason(Path(source), error)
+        raise BrokenImageError(name, reason or type(error).__name__) from error
+    return image
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow can read" if path.stat().st_size else "empty file"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as a person sees it: upright (EXIF orientation applied), 8 bits, opaque, RGB.
+
+    16-bit grey is scaled by 255 / 65535 and rounded; mode "I" (how some 16-bit files are read) counts as 16 bits and
+    must lie in 0 to 65535. Transparency of any kind (alpha, palette, a transparent colour) is composited on BACKGROUND.
+    CMYK and the rest are converted by Pillow, which knows that Adobe writes CMYK inverted. Raises ValueError for pixels
+    without a stated range (floating point, 32-bit integers) and for unreadable EXIF data.
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # a malformed block: SyntaxError, struct.error, ...
+        raise ValueError(f"unreadable EXIF data, so which way is up is unknown: {error}") from error
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no stated range; store the image with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        rgb = _from_16_bits(image)
+    elif image.has_transparency_data:
+        straight = {"RGBa": "RGBA", "La": "LA"}.get(image.mode)  # premultiplied alpha
+        rgba = (image.convert(straight) if straight else image).convert("RGBA")
+        rgb = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), rgba).convert("RGB")
+    elif image.mode == "RGB":
+        rgb = image
+    else:
+        rgb = image.convert("RGB")
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    if rgb is not image:
+        rgb.info = {}  # above all the orientation, which must not be applied again
+    return rgb
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.size and not 0 <= values.min() <= values.max() <= 65535:
+        raise ValueError(
+            f"pixels from {values.min()} to {values.max()} have no stated range; store the image with 8 or 16 bits"
+        )
+    grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    pixels = np.repeat(grey[..., None], 3, axis=2)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        pixels[values == transparent] = BACKGROUND
+    return Image.fromarray(pixels)

@@ -1,0 +1,208 @@
+"""Data sets of the Hugging Face hub, and local folders and files that the `datasets` library reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from launcher.errors import UserError, did_you_mean
+from launcher.recipe.data.columns import ImageTable
+from launcher.recipe.data.folder import PathText, read_folders
+from launcher.recipe.data.splitting import set_aside
+from launcher.recipe.data.targets import refuse
+from launcher.recipe.part import part
+from launcher.recipe.protocols import Split, Splits, TargetKind
+
+if TYPE_CHECKING:
+    import datasets
+
+_PROBE_SECONDS = 5.0
+_VAL_NAMES = ("validation", "val", "valid")
+_MARKS = ("metadata.csv", "metadata.jsonl", "dataset_dict.json")
+
+
+@part
+class HuggingFace:
+    """A data set by its hub name ("timm/oxford-iiit-pet"), or a local folder or file.
+
+    A local `path` is a folder of class folders (with or without train and val above them, as in `ImageFolder`; columns
+    do not apply), a folder written by `save_to_disk`, a folder of parquet or arrow files, or one such file.
+    """
+
+    path: PathText
+    name: str | None = None
+    """Configuration of the data set, where it has several."""
+    train_split: str = "train"
+    val_split: str | None = None
+    """None: "validation" or "val" where there is one, else a fraction of the training split; never "test"."""
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    image_column: str | None = None
+    """None: the only column of images."""
+    label_column: str | tuple[str, ...] | None = None
+    """Column of classes; of lists of labels, or one column of 0 and 1 per label; or of numbers, one per target.
+    None: the only column that can be meant."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        """See `protocols.Data`. Raises UserError where it is neither here nor to be had, and for unclear columns.
+
+        Without network that takes a second (8 s where nothing answers at all); `datasets` alone retries for 23 s.
+        """
+        local = Path(self.path).expanduser().absolute()
+        if local.is_dir() and not _is_for_datasets(local):
+            refuse("a folder of class folders", "class", target_kind)
+            train = None if self.train_split == "train" else self.train_split
+            return read_folders("data.path", self.path, self.val_fraction, seed, train, self.val_split)
+
+        tables = self._load(local)
+        val_name = self._val_name(tables)
+        train_table = self._table(tables, self.train_split, target_kind)
+        names = train_table.names
+        train_split = Split(train_table.images, train_table.targets(names))
+        if val_name is None:
+            return set_aside(train_split.images, train_split.targets, names, self.val_fraction, seed)
+        val_table = self._table(tables, val_name, target_kind)
+        return Splits(train_split, Split(val_table.images, val_table.targets(names)), names)
+
+    def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
+        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
+        return ImageTable(f"{self.path}:{split}", tables[split], target_kind, self.image_column, columns)
+
+    def _val_name(self, tables: Mapping[str, datasets.Dataset]) -> str | None:
+        for field, split in (("train_split", self.train_split), ("val_split", self.val_split)):
+            if split is not None and split not in tables:
+                raise UserError(f"data.{field}: {self.path} has no split {split!r}{did_you_mean(split, list(tables))}")
+        if self.val_split == self.train_split:
+            raise UserError(f"data.val_split: {self.val_split!r} is what trains; name another split, or none")
+        if self.val_split is not None:
+            return self.val_split
+        return next((name for name in _VAL_NAMES if name in tables and name != self.train_split), None)
+
+    def _load(self, local: Path) -> Mapping[str, datasets.Dataset]:
+        import datasets
+        import huggingface_hub.errors
+        import huggingface_hub.utils
+
+        if local.is_file():
+            return {self.train_split: _read_file(local)}
+        try:
+            if (local / "dataset_dict.json").is_file():
+                return dict(datasets.DatasetDict.load_from_disk(str(local)))
+            if (local / "state.json").is_file():
+                return {self.train_split: datasets.Dataset.load_from_disk(str(local))}
+            if local.is_dir():
+                return dict(datasets.load_dataset(str(local), self.name))
+        except Exception as error:  # whatever a reader of some format says about the files
+            raise UserError(f"data.path: {local} cannot be read as a data set: {error}") from error
+        if (
+            self.path.startswith(("/", ".", "~"))
+            or self.path.count("/") > 1
+            or local.suffix in (".parquet", ".arrow", ".csv")
+        ):
+            raise UserError(f"data.path: no folder or file {local}")
+        try:
+            huggingface_hub.utils.validate_repo_id(self.path)
+        except huggingface_hub.errors.HFValidationError as error:
+            raise UserError(
+                f"data.path: no folder or file {local}, and no name of the hub looks so: {error}"
+            ) from error
+        return self._load_from_hub(local)
+
+    def _load_from_hub(self, local: Path) -> Mapping[str, datasets.Dataset]:
+        import datasets
+
+        unreachable = _probe(self.path)
+        try:
+            with _offline() if unreachable else contextlib.nullcontext():
+                return dict(datasets.load_dataset(self.path, self.name))
+        except datasets.exceptions.DatasetNotFoundError as error:
+            raise UserError(
+                f"data.path: {error} There is no local folder {local} either; for a private data set, log in with "
+                "`hf auth login`"
+            ) from error
+        except Exception as error:
+            if not unreachable or not isinstance(error, OSError):  # neither absent nor out of reach
+                where = f"the cache {datasets.config.HF_DATASETS_CACHE}" if unreachable else "the hub"
+                raise UserError(f"data.path: {self.path!r} cannot be loaded from {where}: {error}") from error
+            raise UserError(
+                f"data.path: data set {self.path!r} is not on this machine, and the hub cannot be reached "
+                f"({unreachable}); looked for a folder {local} and in the cache {datasets.config.HF_DATASETS_CACHE}; "
+                "give a local folder of images (data.path=<folder>), or load it once on a machine with network and bring its cache folder here "
+                "(HF_HOME says where it is), or try the offline demo, recipes/digits.py"
+            ) from error
+
+
+def _is_for_datasets(folder: Path) -> bool:
+    """Whether a folder holds tables, not only images: looked for in the folder and one below."""
+    names = (name for sub in (folder, *filter(os.path.isdir, folder.iterdir())) for name in os.listdir(sub))  # noqa: PTH208
+    return any(name.endswith((".parquet", ".arrow")) or name in _MARKS for name in names)
+
+
+def _read_file(file: Path) -> datasets.Dataset:
+    import datasets
+
+    readers = {".parquet": lambda: datasets.Dataset.from_parquet(str(file)), ".arrow": lambda: _from_arrow(file)}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise UserError(
+            f"data.path: {file} is neither a .parquet nor an .arrow file; a CSV file of paths is read by data.CsvImages"
+        )
+    try:
+        return reader()
+    except Exception as error:
+        raise UserError(f"data.path: {file} cannot be read: {error}") from error
+
+
+def _from_arrow(file: Path) -> datasets.Dataset:
+    import datasets
+
+    return datasets.Dataset.from_file(str(file))  # memory-mapped
+
+
+def _probe(path: str) -> str | None:
+    """Why the hub cannot be reached, or None where it answers.
+
+    In a thread with a deadline, as a name server that does not answer keeps a process waiting for much longer than any
+    connection's time-out.
+    """
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if datasets.config.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.HfApi().dataset_info(path, timeout=_PROBE_SECONDS)
+            answer.append(None)
+        except HfHubHTTPError:
+            answer.append(None)  # it answers; what it says is told by the loading that follows
+        except Exception as error:
+            answer.append(str(error) or type(error).__name__)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS + 3)
+    return answer[0] if answer else f"no answer within {_PROBE_SECONDS + 3:.0f} s"
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let `datasets` look into its cache only."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before

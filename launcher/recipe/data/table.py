@@ -1,0 +1,213 @@
+"""A CSV file of image paths and targets."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from launcher.errors import Problems, UserError, did_you_mean
+from launcher.recipe.data.folder import PathText
+from launcher.recipe.data.sources import FileImages, Subset
+from launcher.recipe.data.splitting import set_aside
+from launcher.recipe.data.targets import class_indices, class_names, listed, numbers
+from launcher.recipe.part import part
+from launcher.recipe.protocols import Split, Splits, TargetKind
+
+_SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@part
+class CsvImages:
+    """Images named in a CSV file (with a header; comma-separated, tabs in `.tsv`), with their targets in other columns.
+
+    For "class" `label_column` is one column of class names or numbers (integers are ordered as numbers, else as text);
+    for "labels" one column of 0 and 1 per label; for "values" one column of numbers per target. Classes come from the
+    training rows. Rows of the split "test" are not used.
+    """
+
+    path: PathText
+    image_column: str = "path"
+    label_column: str | tuple[str, ...] = "label"
+    root: PathText | None = None
+    """Folder that the paths start from; None: the folder of the CSV file."""
+    val_path: PathText | None = None
+    """A second file with the validation images."""
+    split_column: str | None = None
+    """Column that says "train" or "val" for each image."""
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share set aside for validation, where neither `val_path` nor `split_column` is given."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        """See `protocols.Data`. Raises UserError for missing files and columns, and for cells that are not targets."""
+        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
+        problems = Problems()
+        if target_kind == "class" and len(columns) != 1:
+            problems.found.append(
+                f"data.label_column: {len(columns)} columns ({listed(columns)}), but a class is read from one; "
+                "for several labels per image use tasks.MultiLabel"
+            )
+        if self.val_path and self.split_column:
+            problems.found.append("data: val_path and split_column both say what is for validation; give one of them")
+        problems.raise_if_any()
+
+        tables = []
+        for field, path, split_column in (
+            ("data.path", self.path, self.split_column),
+            ("data.val_path", self.val_path, None),
+        ):
+            if path is not None:
+                with problems.collected():
+                    tables.append(_Table(field, path, self.root, self.image_column, columns, split_column))
+        problems.raise_if_any()
+
+        train, val_rows = tables[0], None
+        if self.split_column:
+            train_rows, val_rows = train.rows_of("train"), train.rows_of("val")
+        else:
+            train_rows = np.arange(len(train.lines), dtype=np.int64)
+            val_rows = np.arange(len(tables[1].lines), dtype=np.int64) if self.val_path else None
+        if target_kind == "class":
+            labels = train.columns[0]
+            names = class_names(labels[row] for row in train_rows)
+        else:
+            names = columns
+        with problems.collected():
+            train_split = train.split(train_rows, names, target_kind)
+        if val_rows is not None:
+            with problems.collected():
+                val_split = tables[-1].split(val_rows, names, target_kind)
+        problems.raise_if_any()
+        if val_rows is None:
+            return set_aside(train_split.images, train_split.targets, names, self.val_fraction, seed)
+        return Splits(train_split, val_split, names)
+
+
+class _Table:
+    """The columns of one file that are used, checked: every row is whole, every image is there."""
+
+    def __init__(
+        self,
+        field: str,
+        path: str,
+        root: str | None,
+        image_column: str,
+        label_columns: Sequence[str],
+        split_column: str | None,
+    ) -> None:
+        self._field = field
+        self._file = Path(path).expanduser().absolute()
+        self._split_column = split_column
+        used = [image_column, *label_columns, *([split_column] if split_column else [])]
+        cells, self.lines = self._read(used)
+        self._paths, self._splits = cells[image_column], cells.get(split_column or "", [])
+        self.columns = [cells[name] for name in label_columns]
+        self._root = Path(root).expanduser().absolute() if root else self._file.parent
+        missing = _missing(self._root, self._paths)
+        if missing:
+            shown = listed([f"{self._paths[row]} (line {self.lines[row]})" for row in missing])
+            raise UserError(
+                f"{field}: {len(missing)} of {len(self._paths)} images named in {self._file} are missing: {shown}; "
+                f"looked in {self._root}" + ("" if root else "; data.root says where the paths start from")
+            )
+
+    def _read(self, used: Sequence[str]) -> tuple[dict[str, list[str]], list[int]]:
+        cells: dict[str, list[str]] = {name: [] for name in used}
+        lines: list[int] = []
+        try:
+            with self._file.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file, delimiter="\t" if self._file.suffix.lower() == ".tsv" else ",")
+                header = [name.strip() for name in next(reader, [])]
+                self._check_header(header, used)
+                places = [(cells[name], header.index(name)) for name in cells]
+                for row in reader:
+                    if not row:
+                        continue  # a blank line
+                    if len(row) != len(header):
+                        raise UserError(
+                            f"{self._field}: {self._file}, line {reader.line_num}: {len(row)} cells, "
+                            f"but the header has {len(header)}"
+                        )
+                    lines.append(reader.line_num)
+                    for column, place in places:
+                        column.append(row[place].strip())
+        except FileNotFoundError:
+            raise UserError(f"{self._field}: no file {self._file}") from None
+        except OSError as error:
+            raise UserError(f"{self._field}: cannot read {self._file}: {error.strerror or error}") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{self._field}: {self._file} is not a CSV file in UTF-8: {error}") from error
+        if not lines:
+            raise UserError(f"{self._field}: {self._file} has no rows below its header")
+        empty = [(name, line) for name in cells for cell, line in zip(cells[name], lines, strict=True) if not cell]
+        if empty:
+            shown = listed([f"{name!r} in line {line}" for name, line in empty])
+            raise UserError(f"{self._field}: {self._file} has {len(empty)} empty cell(s): {shown}")
+        return cells, lines
+
+    def _check_header(self, header: list[str], used: Sequence[str]) -> None:
+        absent = [name for name in used if name not in header]
+        if len(header) == 1 and absent and any(mark in header[0] for mark in ";\t|"):
+            raise UserError(
+                f"{self._field}: {self._file} has one column, {header[0]!r}; "
+                "columns are separated by commas (tabs in a .tsv file)"
+            )
+        twice = sorted({name for name in used if header.count(name) > 1})
+        problems = [
+            f"{self._field}: {self._file} has no column {name!r}{did_you_mean(name, header)}" for name in absent
+        ]
+        problems += [f"{self._field}: {self._file} has several columns {name!r}" for name in twice]
+        if problems:
+            raise UserError(*problems)
+
+    def rows_of(self, split: str) -> npt.NDArray[np.int64]:
+        """Rows that the split column gives to "train" or "val"."""
+        word_of = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+        splits = [word_of.get(cell.lower()) for cell in self._splits]
+        odd = [row for row, name in enumerate(splits) if name is None]
+        if odd:
+            shown = listed([f"{self._splits[row]!r} in line {self.lines[row]}" for row in odd])
+            raise UserError(
+                f"data.split_column: {self._split_column!r} should say train, val or test, but says {shown}"
+            )
+        rows = np.asarray([row for row, name in enumerate(splits) if name == split], dtype=np.int64)
+        if not len(rows):
+            raise UserError(
+                f"data.split_column: no row of {self._file} says {split!r} in column {self._split_column!r}"
+            )
+        return rows
+
+    def split(self, rows: npt.NDArray[np.int64], names: tuple[str, ...], target_kind: TargetKind) -> Split:
+        chosen: list[Sequence[Any]] = [[column[row] for row in rows] for column in self.columns]
+        targets: npt.NDArray[Any]
+        if target_kind == "class":
+            targets = class_indices(chosen[0], names, f"{self._field}: {self._file}")
+        else:
+            where = f"{self._field}: {self._file}"
+            targets = numbers(chosen, names, target_kind, where, lambda row: f"line {self.lines[rows[row]]}")
+        return Split(Subset(FileImages(self._root, self._paths), rows), targets)
+
+
+def _missing(root: Path, paths: Sequence[str]) -> list[int]:
+    """Rows whose file is not there. Each folder is listed once: on NFS, asking for a million files takes minutes."""
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for row, path in enumerate(paths):
+        folder, name = os.path.split(os.path.join(root, path))  # noqa: PTH118
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH112, PTH208
+        if name not in listings[folder] and not os.path.isfile(os.path.join(folder, name)):  # noqa: PTH118, PTH113
+            missing.append(row)
+    return missing

@@ -1,0 +1,101 @@
+"""Targets as arrays, from what folders, tables and data sets say; and the words for what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from launcher.errors import UserError
+from launcher.recipe.protocols import TargetKind
+
+MEANING: dict[TargetKind, str] = {
+    "class": "one class per image",
+    "labels": "several labels per image (0 or 1 each)",
+    "values": "numbers per image",
+}
+
+
+def refuse(part: str, gives: TargetKind, target_kind: TargetKind) -> None:
+    """Raise UserError where a part that gives only one kind of target is asked for another."""
+    if target_kind != gives:
+        raise UserError(
+            f"data: {part} gives {MEANING[gives]}, but the task reads {MEANING[target_kind]}; "
+            "use data.CsvImages or data.HuggingFace with label_column naming the target columns"
+        )
+
+
+def class_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """The distinct labels in order: as numbers where all are integers (2 before 10), else as text."""
+    distinct = set(labels)
+    if all(label.lstrip("-").isdecimal() for label in distinct):
+        return tuple(sorted(distinct, key=lambda label: (int(label), label)))
+    return tuple(sorted(distinct))
+
+
+def class_indices(labels: Sequence[str], names: tuple[str, ...], where: str) -> npt.NDArray[np.int64]:
+    """int64 (N,): each label's place in `names`, which the training images fix. `where` says whose labels they are.
+
+    Raises UserError naming the labels that are not among them.
+    """
+    place = {name: index for index, name in enumerate(names)}
+    unknown = class_names(label for label in set(labels) if label not in place)
+    if unknown:
+        shown = listed([repr(name) for name in unknown])
+        raise UserError(
+            f"{where}: {_plural(len(unknown), 'class', 'classes')} not among the training images: {shown}; "
+            f"known are {listed([repr(name) for name in names], most=10)}"
+        )
+    return np.fromiter((place[label] for label in labels), dtype=np.int64, count=len(labels))
+
+
+def numbers(
+    columns: Sequence[Sequence[Any]],
+    names: tuple[str, ...],
+    target_kind: TargetKind,
+    where: str,
+    row_name: Callable[[int], str],
+) -> npt.NDArray[np.float32]:
+    """float32 (N, len(columns)) from columns of numbers or of text that reads as numbers.
+
+    Raises UserError for every column with cells that are not finite numbers (for "labels": not 0 or 1).
+    """
+    problems, arrays = [], []
+    for name, column in zip(names, columns, strict=True):
+        values = [_number(cell) for cell in column]
+        if target_kind == "labels":
+            bad, wanted = [row for row, value in enumerate(values) if value not in (0.0, 1.0)], "0 or 1"
+        else:
+            bad, wanted = [row for row, value in enumerate(values) if not math.isfinite(value)], "a finite number"
+        if bad:
+            shown = listed([f"{row_name(row)}: {column[row]!r}" for row in bad])
+            problems.append(
+                f"{where}: column {name!r} has {_plural(len(bad), 'cell')} that should be {wanted}: {shown}"
+            )
+        arrays.append(np.asarray(values, dtype=np.float32))
+    if problems:
+        raise UserError(*problems)
+    return np.stack(arrays, axis=1)
+
+
+def _number(cell: Any) -> float:
+    """The number in a cell; NaN where there is none."""
+    if isinstance(cell, str):
+        cell = {"true": 1, "false": 0}.get(cell.strip().lower(), cell)
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def listed(items: Sequence[str], most: int = 3) -> str:
+    """The first few items, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"

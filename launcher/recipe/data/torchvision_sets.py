@@ -1,0 +1,155 @@
+"""The image classification data sets of torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from launcher.errors import UserError, did_you_mean
+from launcher.recipe.data.folder import PathText
+from launcher.recipe.data.sources import ArrayImages, FileImages
+from launcher.recipe.data.splitting import set_aside
+from launcher.recipe.data.targets import refuse
+from launcher.recipe.part import part
+from launcher.recipe.protocols import Split, Splits, TargetKind
+
+
+class _Set(NamedTuple):
+    """How a class of torchvision.datasets is called: `split="..."`, `train=True`, or all in one."""
+
+    argument: Literal["split", "train", None]
+    train: str = "train"
+    val: str | None = None
+    """The official validation split. A test split is never used for validation unless it is named."""
+
+
+SETS = {
+    "CIFAR10": _Set("train"),
+    "CIFAR100": _Set("train"),
+    "Country211": _Set("split", val="valid"),
+    "DTD": _Set("split", val="val"),
+    "EuroSAT": _Set(None),
+    "FGVCAircraft": _Set("split", val="val"),
+    "FashionMNIST": _Set("train"),
+    "Flowers102": _Set("split", val="val"),
+    "Food101": _Set("split"),
+    "GTSRB": _Set("split"),
+    "Imagenette": _Set("split", val="val"),
+    "KMNIST": _Set("train"),
+    "MNIST": _Set("train"),
+    "OxfordIIITPet": _Set("split", train="trainval"),
+    "RenderedSST2": _Set("split", val="val"),
+    "STL10": _Set("split"),
+    "SUN397": _Set(None),
+    "SVHN": _Set("split"),
+    "StanfordCars": _Set("split"),
+    "USPS": _Set("train"),
+}
+
+
+@part
+class Torchvision:
+    """A data set of `torchvision.datasets`, as it lies below `root` (or is downloaded to it)."""
+
+    name: str
+    """Its class: "Flowers102", "OxfordIIITPet", "CIFAR10", ..."""
+    root: PathText
+    train_split: str | None = None
+    """None: "train" ("trainval" for OxfordIIITPet)."""
+    val_split: str | None = None
+    """None: the official validation split, else a fraction of each class of the training split; never "test"."""
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    download: bool = False
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        """See `protocols.Data`. Raises UserError where the files are not below `root` and cannot be downloaded."""
+        refuse("Torchvision", "class", target_kind)
+        if self.name not in SETS:
+            raise UserError(
+                f"data.name: {self.name!r} is no torchvision data set that can be used here"
+                f"{did_you_mean(self.name, sorted(SETS))}"
+            )
+        style = SETS[self.name]
+        if style.argument is None and (self.train_split or self.val_split):
+            raise UserError(f"data: {self.name} comes in one piece, so train_split and val_split cannot be chosen")
+        train_name, val_name = self.train_split or style.train, self.val_split or style.val
+        if train_name == val_name:
+            raise UserError(f"data.val_split: {val_name!r} is what trains; name another split, or none")
+
+        train, names = self._load(style, train_name)
+        if val_name is None:
+            return set_aside(train.images, train.targets, names, self.val_fraction, seed)
+        val, val_names = self._load(style, val_name)
+        if names != val_names:
+            raise UserError(f"data: the splits {train_name!r} and {val_name!r} of {self.name} differ in their classes")
+        return Splits(train, val, names)
+
+    def _load(self, style: _Set, split: str) -> tuple[Split, tuple[str, ...]]:
+        import torchvision.datasets
+        from filelock import FileLock
+
+        root = Path(self.root).expanduser().absolute()
+        arguments: dict[str, Any] = {"root": str(root), "download": self.download}
+        if style.argument == "train":
+            if split not in ("train", "test"):
+                raise UserError(f"data: {self.name} has no split {split!r}; there are: train, test")
+            arguments["train"] = split == "train"
+        elif style.argument == "split":
+            arguments["split"] = split
+        make = getattr(torchvision.datasets, self.name)
+        try:
+            if self.download:
+                root.mkdir(parents=True, exist_ok=True)
+                with FileLock(root / f".{self.name}.lock"):  # one process downloads, the others find it there
+                    dataset = make(**arguments)
+            else:
+                dataset = make(**arguments)
+        except (RuntimeError, OSError, ImportError, ValueError) as error:
+            raise UserError(self._what_to_do(error, root, split)) from error
+        images, labels = _images_and_labels(dataset, f"{self.name}:{split}")
+        titles = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
+        # Some classes are tuples of synonyms.
+        names = tuple(", ".join(title) if isinstance(title, tuple) else str(title) for title in titles)
+        return Split(images, labels), names
+
+    def _what_to_do(self, error: Exception, root: Path, split: str) -> str:
+        if isinstance(error, ImportError) or "scipy" in str(error):
+            return f"data: {self.name} needs another package: {error}"
+        if "for argument split" in str(error):
+            return f"data: {self.name} has no split {split!r}: {error}"
+        reason = str(error).replace("You can use download=True to download it", "").rstrip(" .")
+        if self.download:
+            return (
+                f"data.download: {self.name} could not be downloaded to {root}: {error}; without network, download "
+                f"it on a machine that has one (torchvision.datasets.{self.name}(root, download=True)) and copy the "
+                "folder there"
+            )
+        return (
+            f"data.root: no complete {self.name} (split {split!r}) in {root}: {reason}; set data.download=true where "
+            "there is network, or copy the folder from a machine that has it"
+        )
+
+
+def _images_and_labels(dataset: Any, title: str) -> tuple[FileImages | ArrayImages, npt.NDArray[np.int64]]:
+    """What a data set has indexed: paths or pixels. Its items would be decoded by torchvision's loader."""
+    for attribute in ("samples", "_samples"):
+        if hasattr(dataset, attribute):
+            samples = getattr(dataset, attribute)
+            return FileImages("", [str(path) for path, _ in samples]), _int64([label for _, label in samples])
+    for attribute in ("_image_files", "_images"):
+        if hasattr(dataset, attribute):
+            return FileImages("", [str(path) for path in getattr(dataset, attribute)]), _int64(dataset._labels)
+    pixels = np.asarray(dataset.data)
+    if pixels.ndim == 4 and pixels.shape[1] == 3:  # SVHN and STL10 hold (N, 3, H, W)
+        pixels = pixels.transpose(0, 2, 3, 1)
+    return ArrayImages(title, pixels), _int64(getattr(dataset, "targets", getattr(dataset, "labels", None)))
+
+
+def _int64(labels: Any) -> npt.NDArray[np.int64]:
+    return np.asarray(labels).astype(np.int64)
