@@ -1,0 +1,112 @@
+"""From what a user calls a recipe to its file, its dotted name, and the folder from which Python imports that name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.machinery
+import os
+import sys
+from pathlib import Path
+
+from launcher.errors import UserError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a recipe module lies."""
+
+    path: Path
+    """Its file, absolute."""
+    name: str
+    """Its dotted name, seen from `root`."""
+    root: Path
+    """The folder above its outermost package."""
+
+
+def find_recipe(place: str) -> Place:
+    """The module of "recipes/resnet50.py" or "recipes.resnet50".
+
+    Raises UserError where there is no such file (with the closest name that is there), or where Python could not import
+    it under its name because the name has a dot or belongs to another module.
+    """
+    if place.endswith(".py") or "/" in place or os.sep in place or (place and Path(place).is_dir()):
+        return _by_path(_existing(Path(place)))
+    return Place(_by_name(place), place, Path.cwd())
+
+
+def collision(path: Path, name: str, other: str | None) -> str:
+    """The error line for a module name that `other`, a file, has already."""
+    owner = f"of {other}" if other else "of a module of Python itself"
+    return (
+        f"{shown(path)}: its module name {name!r} is also that {owner}, so it cannot be imported; rename it, or move "
+        "it into a folder that has an (empty) __init__.py and a name of its own"
+    )
+
+
+def shown(path: Path) -> str:
+    """Relative to the current folder, where it lies below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _existing(path: Path) -> Path:
+    if path.is_file():
+        return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link out of its package
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; give one of its recipe files{did_you_mean('', _recipes_in(path))}")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no such recipe file; there is no folder {str(path.parent)!r} in {Path.cwd()}")
+    there = _recipes_in(path.parent)
+    close = did_you_mean(path.name, there) if there else f"; {str(path.parent)!r} has no .py files"
+    raise UserError(f"{path}: no such recipe file in {Path.cwd()}{close}")
+
+
+def _recipes_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("*.py") if file.name != "__init__.py")
+
+
+def _by_path(path: Path) -> Place:
+    root, pieces = path.parent, [path.stem]
+    while (root / "__init__.py").is_file():
+        pieces.insert(0, root.name)
+        root = root.parent
+    for piece in pieces:
+        if "." in piece:
+            raise UserError(f"{path}: cannot be imported: Python reads the dot in {piece!r} as a folder; rename it")
+    if len(pieces) == 1:
+        _refuse_shadowing(path, root)
+    return Place(path, ".".join(pieces), root)
+
+
+def _refuse_shadowing(path: Path, root: Path) -> None:
+    """A lone recipe called timm.py would be imported wherever a library asks for timm."""
+    elsewhere = [entry for entry in sys.path if not _same_folder(entry or ".", root)]
+    spec = importlib.machinery.PathFinder.find_spec(path.stem, elsewhere)
+    other = spec.origin if spec else None  # A namespace package, a folder without __init__.py, has no origin.
+    if other is not None or path.stem in sys.stdlib_module_names:
+        raise UserError(collision(path, path.stem, other))
+
+
+def _by_name(name: str) -> Path:
+    """The file of a module, looked for from the current folder first; imports nothing."""
+    pieces = name.split(".")
+    if not all(piece.isidentifier() for piece in pieces):
+        raise UserError(f"{name!r}: neither a recipe file (recipes/resnet50.py) nor a module name (recipes.resnet50)")
+    places = [str(Path.cwd()), *sys.path]
+    origin = None
+    for depth, piece in enumerate(pieces):
+        spec = importlib.machinery.PathFinder.find_spec(piece, places)
+        if spec is None:
+            parent = ".".join(pieces[:depth])
+            there = [f"{parent}.{file[:-3]}" for place in places for file in _recipes_in(Path(place))] if parent else []
+            hint = did_you_mean(name, there) or "; give the path of a recipe file, e.g. recipes/resnet50.py"
+            where = f"in {parent!r}" if parent else f"in {Path.cwd()}"
+            raise UserError(f"{name}: no such recipe; there is no module {piece!r} {where}{hint}")
+        places, origin = list(spec.submodule_search_locations or []), spec.origin
+    if origin is None or Path(origin).name == "__init__.py" or not Path(origin).is_file():
+        there = [f"{name}.{file[:-3]}" for place in places for file in _recipes_in(Path(place))]
+        raise UserError(f"{name}: not a recipe file; give one of its recipes{did_you_mean('', there)}")
+    return Path(os.path.abspath(origin))  # noqa: PTH100
+
+
+def _same_folder(entry: str, folder: Path) -> bool:
+    return Path(entry).is_dir() and Path(entry).samefile(folder)

@@ -1,0 +1,119 @@
+"""Importing a recipe file, from any folder, by its dotted name.
+
+By dotted name always: a module loaded by the location of its file cannot be pickled into DataLoader workers, and then a
+user's own data part fails with num_workers > 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pydantic
+
+from launcher.errors import UserError, did_you_mean
+from launcher.recipe.finding import Place, collision, find_recipe, shown
+from launcher.recipe.part import problems_in
+
+_OUR_FOLDER = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe and where it came from."""
+
+    recipe: Any
+    module_name: str
+    """Dotted, as `importlib.import_module` takes it once `load_recipe` has put its folder on sys.path."""
+    path: Path
+
+
+def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
+    """The recipe that `spec` names: "recipes/resnet50.py", "recipes.resnet50", or either with ":name" for another
+    variable than `recipe`.
+
+    The folder above the outermost package of the file goes to the front of sys.path, so a recipe can import what lies
+    beside it. `recipe_type` is what the variable must hold, launcher's Recipe by default.
+
+    Raises UserError for a missing file, whatever goes wrong inside it (with file and line), a name that another module
+    has already, and a variable that is missing or holds no recipe.
+    """
+    place_text, colon, attribute = spec.rpartition(":")
+    if not (colon and attribute.isidentifier()):  # "C:\x.py" has a colon, too; what follows it is no name.
+        place_text, attribute = spec, "recipe"
+    place = find_recipe(place_text)
+    module = _imported(place)
+    return LoadedRecipe(_recipe_in(module, attribute, place.path, recipe_type), place.name, place.path)
+
+
+def _imported(place: Place) -> ModuleType:
+    if sys.path[:1] != [str(place.root)]:
+        sys.path.insert(0, str(place.root))
+    importlib.invalidate_caches()  # The file may be younger than what Python has read of its folder.
+    try:
+        module = importlib.import_module(place.name)
+    except (Exception, SystemExit) as error:
+        raise UserError(*_problems_of_import(error, place)) from error
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).samefile(place.path):
+        raise UserError(collision(place.path, place.name, file))
+    return module
+
+
+def _problems_of_import(error: BaseException, place: Place) -> list[str]:
+    if isinstance(error, ModuleNotFoundError) and f"{place.name}.".startswith(f"{error.name}."):
+        # The outermost package of that name is another one, imported earlier from another folder.
+        other = sys.modules.get(place.name.split(".")[0])
+        return [collision(place.path, place.name, getattr(other, "__file__", None))]
+    if isinstance(error, SyntaxError):
+        at = f"{shown(Path(error.filename or place.path))}:{error.lineno}"
+        return [f"{at}: {error.msg}: {(error.text or '').strip()}"]
+    at = _line_of(error, place)
+    if isinstance(error, pydantic.ValidationError):
+        return [f"{at}: {line}" for line in problems_in(error, _dataclass_called(error.title))]
+    if isinstance(error, UserError):
+        return [f"{at}: {line}" for line in error.problems]
+    # From Python 3.12 on this adds Python's own "Did you mean".
+    return [f"{at}: {list(traceback.TracebackException.from_exception(error).format_exception_only())[-1]}"]
+
+
+def _line_of(error: BaseException, place: Place) -> str:
+    """file:line where `error` left the user's own files: the recipe, or what it imports from its folder."""
+    at = shown(place.path)
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        beside = file.is_relative_to(place.root) and "site-packages" not in file.parts
+        if file == place.path or (beside and not file.is_relative_to(_OUR_FOLDER)):
+            at = f"{shown(file)}:{frame.lineno}"
+    return at
+
+
+def _dataclass_called(name: str) -> type | None:
+    """The part that a ValidationError speaks of: it tells no more than the class's name."""
+    for module in list(sys.modules.values()):
+        found = getattr(module, "__dict__", {}).get(name)
+        if isinstance(found, type) and dataclasses.is_dataclass(found):
+            return found
+    return None
+
+
+def _recipe_in(module: ModuleType, attribute: str, path: Path, recipe_type: type | None) -> Any:
+    if recipe_type is None:
+        from launcher.recipe.recipe import Recipe
+
+        recipe_type = Recipe
+    kind = recipe_type.__name__
+    if not hasattr(module, attribute):
+        recipes = [name for name, value in vars(module).items() if isinstance(value, recipe_type)]
+        hint = did_you_mean(attribute, recipes) or f"; write {attribute} = {kind}(...)"
+        raise UserError(f"{shown(path)}: has no {attribute!r}{hint}")
+    recipe = getattr(module, attribute)
+    if isinstance(recipe, recipe_type):
+        return recipe
+    what = "a function; call it" if callable(recipe) and not isinstance(recipe, type) else f"a {type(recipe).__name__}"
+    raise UserError(f"{shown(path)}: {attribute} must be a {kind}, and is {what}")
