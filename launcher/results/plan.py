@@ -62,7 +62,7 @@ def data_table(splits: Splits, prepared: Prepared) -> Table:
     train, val = splits.train, splits.val
     title = (
         f"data: {len(train):,} training and {len(val):,} validation images"
-        f"{f', {len(splits.skipped)} broken ones left out' if splits.skipped else ''}; {image_sizes(train)}; "
+        f"{f', {len(splits.skipped)} files left out' if splits.skipped else ''}; {image_sizes(train)}; "
         f"seen at {prepared.preprocessing.image_size} px"
     )
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))

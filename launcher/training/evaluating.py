@@ -29,7 +29,7 @@ def outputs_of(
     mine = torch.zeros(rows, num_outputs, device=accelerator.device)
     filled = 0
     for batch in loader:
-        outputs = model(batch.images.to(accelerator.device, non_blocking=True))
+        outputs = model(batch.to(accelerator.device).images)
         mine[filled : filled + len(outputs)] = outputs.float()
         filled += len(outputs)
     expected = len(range(accelerator.process_index, num_samples, accelerator.num_processes))

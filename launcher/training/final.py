@@ -14,19 +14,18 @@ from safetensors.torch import save_file
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
-from launcher.training.launch import Launch
 from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
 from launcher.training.state import Run
 
 
-def finish(run: Run, loaded: LoadedRecipe, launch: Launch) -> None:
+def finish(run: Run, loaded: LoadedRecipe) -> None:
     """Write `final/` from the best or the last checkpoint, and say what was reached, where it is, what to run next."""
     step = chosen_step(run)
     metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None) if run.metrics else {}
     if run.accelerator.is_main_process:
         write_final(run, step, metrics)
-        run.screen.line(summary(run, step, metrics, loaded, launch), style="bold green")
+        run.screen.line(summary(run, step, metrics, loaded), style="bold green")
     run.accelerator.wait_for_everyone()
 
 
@@ -62,7 +61,7 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
     describe = getattr(recipe.backbone, "plain", None)
     model: dict[str, Any] = {
-        "backbone": describe() if describe else to_json(recipe)["backbone"],
+        **(describe() if describe else {"library": None, "backbone": to_json(recipe.backbone)}),
         "head": to_json(recipe)["head"],
         "classifier_name": getattr(run.model.backbone, "classifier_name", None),
         "num_outputs": prepared.task.num_outputs,
@@ -86,18 +85,23 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     draft.rename(rundir.final)
 
 
-def summary(run: Run, step: int, metrics: dict[str, float], loaded: LoadedRecipe, launch: Launch) -> str:
+def summary(run: Run, step: int, metrics: dict[str, float], loaded: LoadedRecipe) -> str:
     metric = run.prepared.phases[-1].phase.monitor or run.prepared.task.monitor
     best = run.progress.run_best
     where = f" ({best.phase} epoch {best.epoch})" if best and best.step == step else " (last epoch)"
     last = len(run.recipe.freeze_plan) - 1
     again = (
-        f"accelerate launch -m launcher {shlex.quote(launch.command_name(loaded))} "
+        f"accelerate launch -m launcher {shlex.quote(_shown(loaded.path))} "
         f"freeze_plan.{last}.epochs={2 * run.recipe.freeze_plan[last].epochs} "
         f"--run-dir {shlex.quote(f'{run.rundir.path}-longer')}"
     )
     return (
         f"done: {metric} {metrics[metric]:.4f}{where} on {len(run.prepared.splits.val)} validation images "
-        f"after {duration(run.progress.seconds)}; model in {Path(run.rundir.final)}; to train longer: {again}"
+        f"after {duration(run.progress.seconds)}; model in {run.rundir.final}; to train longer: {again}"
     )
 
+
+
+def _shown(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

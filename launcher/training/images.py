@@ -31,8 +31,9 @@ class Batch:
     """int64 (n,): which samples of the split these are."""
 
     def to(self, device: torch.device) -> Batch:
-        move = {"device": device, "non_blocking": True}
-        return Batch(self.images.to(**move), self.targets.to(**move), self.indices)
+        """The batch on a device, its images with channels last as the network has them."""
+        images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return Batch(images, self.targets.to(device, non_blocking=True), self.indices)
 
 
 class TrainingImages(Dataset[tuple[torch.Tensor, Any, int]]):

@@ -103,9 +103,11 @@ def prepare(
             )
     with one_at_a_time(), problems.collected():
         splits = recipe.data.build(recipe.task.target_kind, recipe.seed)
-        splits = check_images(recipe, splits)
         _check_splits(splits)
-        task = recipe.task.build(splits)
+    if splits is not None:
+        with problems.collected():
+            splits = check_images(recipe, splits)
+            task = recipe.task.build(splits)
     with one_at_a_time(), problems.collected():
         getattr(recipe.backbone, "check", lambda: None)()
         num_outputs = task.num_outputs if task else 2

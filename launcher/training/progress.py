@@ -110,11 +110,16 @@ class Screen:
         metrics: Mapping[str, float],
         speed: Mapping[str, str],
         seconds: float,
+        monitored: str,
         is_best: bool,
     ) -> None:
         """One row of the growing table of validation results; its header comes with the first."""
         self.end_bar()
-        shown = {name: value for name, value in metrics.items() if "/" not in name and name not in ("loss", "ema_loss")}
+        shown = {
+            name: value
+            for name, value in metrics.items()
+            if name == monitored or not ("/" in name or name == "loss" or name.startswith("ema_"))
+        }
         cells = {"epoch": f"{epoch}/{resolved.phase.epochs}", "train loss": f"{train_loss:.4f}"}
         cells |= {"val loss": f"{metrics['loss']:.4f}"} if "loss" in metrics else {}
         cells |= {name: f"{value:.4f}" for name, value in shown.items()}
@@ -132,7 +137,7 @@ class Screen:
         kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
         self.line(f"{run_dir}: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names)} {kind}")
         if splits.skipped:
-            self.line(f"{len(splits.skipped)} broken images are left out; their names are in skipped.txt", style="yellow")
+            self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
         self.line(f"{prepared.batching}; {where}")
 
 

@@ -82,6 +82,8 @@ class RunDir:
                     "bring them back, or give another --run-dir"
                 )
             return
+        if splits.skipped:
+            _write(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
         _write(self.environment_json, json.dumps({"data": data, "command": command, **environment()}, indent=1))
         _write(self.path / "recipe.py", recipe_source)
         _write(self.recipe_json, json.dumps(to_json(recipe), indent=1))

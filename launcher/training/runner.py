@@ -25,7 +25,7 @@ from launcher.training.model import set_train_mode
 from launcher.training.optimizing import set_learning_rates
 from launcher.training.preparation import ResolvedPhase
 from launcher.training.rundir import RunDir
-from launcher.training.start import begin_run, say_finished, start_accelerator
+from launcher.training.start import begin_run, run_dir_of, say_finished, start_accelerator
 from launcher.training.state import (
     PhaseState,
     Run,
@@ -44,8 +44,8 @@ LOSSES_READ_EVERY_STEPS = 10
 
 def run(loaded: LoadedRecipe, launch: Launch) -> None:
     """Train a recipe to its end, from where the run dir says. Raises UserError for what the user can put right."""
-    accelerator = start_accelerator(loaded.recipe, launch)
-    rundir = RunDir(launch.run_dir_for(loaded))
+    rundir = RunDir(run_dir_of(launch, loaded))
+    accelerator = start_accelerator(loaded.recipe, launch, rundir.path)
     if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch):
         return
     run, resumed = begin_run(accelerator, rundir, loaded, launch)
@@ -53,10 +53,9 @@ def run(loaded: LoadedRecipe, launch: Launch) -> None:
         for resolved in run.prepared.phases[run.progress.phase :]:
             run_phase(run, resolved, resumed)
             resumed = None
-        finish(run, loaded, launch)
+        finish(run, loaded)
     finally:
-        run.screen.close()
-        accelerator.end_training()
+        run.close()
 
 
 def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
@@ -72,7 +71,9 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
         progress.seconds += seconds
         is_best = record(run, state, metrics)
         train_loss = progress.loss_sum / max(1, progress.loss_samples)
-        run.screen.epoch_ends(resolved, progress.epoch + 1, train_loss, metrics, speed, seconds, is_best)
+        run.screen.epoch_ends(
+            resolved, progress.epoch + 1, train_loss, metrics, speed, seconds, run.monitored(resolved), is_best
+        )
         progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         progress.loss_sum, progress.loss_samples = 0.0, 0
         stopped_early = phase.patience is not None and progress.epochs_without_better >= phase.patience

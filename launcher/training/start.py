@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
 
@@ -28,15 +27,16 @@ from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir
 from launcher.training.sampling import TrainingKeys
 from launcher.training.state import Run
+from launcher.training.verification import checked_together
 
 
-def start_accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
+def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
     """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
     missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
     if missing:  # Accelerate would leave them out without a word
         raise UserError(*(f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing))
-    return Accelerator(
-        cpu=launch.cpu,
+    accelerator = Accelerator(
+        cpu=launch.world.use_cpu,
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=1,
         step_scheduler_with_optimizer=False,
@@ -46,8 +46,22 @@ def start_accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
             InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=30)),
         ],
         log_with=list(recipe.trackers) or None,
-        project_dir=str(launch.run_dir) if launch.run_dir else None,
+        project_dir=str(run_dir),
     )
+    launch.world.check(accelerator, mixed_precision=recipe.mixed_precision)
+    return accelerator
+
+
+def run_dir_of(launch: Launch, loaded: LoadedRecipe) -> Path:
+    """As asked for, or named after the recipe."""
+    return launch.run_dir or Path("runs") / loaded.path.stem
+
+
+def workers_of(launch: Launch) -> int:
+    """Processes that load data: as asked for, or one for each core of this process but one, and at most 8."""
+    if launch.num_workers is not None:
+        return launch.num_workers
+    return max(0, min(8, launch.world.num_cpus - 1))
 
 
 @contextlib.contextmanager
@@ -81,6 +95,7 @@ def begin_run(
                 micro_batch_size=launch.micro_batch_size,
                 on_cpu=accelerator.device.type == "cpu",
                 one_at_a_time=accelerator.local_main_process_first,
+                check_images=checked_together(accelerator, screen.line),
             )
         problems.raise_if_any()
     with agreed(accelerator):
@@ -90,7 +105,7 @@ def begin_run(
     resumed = _resume(accelerator, rundir, prepared, screen, launch)
     progress = resumed.progress if resumed else Progress()
     keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
-    num_workers = launch.workers_for(accelerator)
+    num_workers = workers_of(launch)
     pin_memory = accelerator.device.type == "cuda"
     run = Run(
         accelerator=accelerator,

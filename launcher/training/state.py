@@ -48,6 +48,12 @@ class Run:
     def recipe(self) -> Recipe:
         return self.prepared.recipe
 
+    def close(self) -> None:
+        if self.metrics:
+            self.metrics.close()
+        self.screen.close()
+        self.accelerator.end_training()
+
     def monitored(self, resolved: ResolvedPhase) -> str:
         """The metric that decides what is best; of the averaged weights where there are some."""
         name = resolved.phase.monitor or self.prepared.task.monitor
@@ -79,6 +85,8 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     """
     accelerator, recipe = run.accelerator, run.recipe
     model: nn.Module = copy.deepcopy(run.model)
+    # Convolutions are faster with channels last, on CPUs by far: EfficientNet-lite0 trains 7 times as fast in float32.
+    model = model.to(memory_format=torch.channels_last)
     freeze(model, resolved.lr_scales)
     if recipe.sync_batchnorm and resolved.phase.norm_statistics == "update":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

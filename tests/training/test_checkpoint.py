@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from launcher.errors import UserError
+from launcher.training.checkpoint import Checkpoints, Progress, State
+from launcher.training.stopping import Best
+
+
+def state(step: int, value: float = 1.0, **progress: object) -> State:
+    return State(
+        progress=Progress(step=step, phase=1, loss_sum=0.1 + 0.2, **progress),
+        model={"b": torch.full((2,), value)},
+        optimizer={"state": {"b": {"momentum_buffer": torch.full((2,), value)}}, "scaler": None},
+        ema={"b": torch.full((2,), -value)},
+    )
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    found = Checkpoints(tmp_path / "checkpoints")
+    found.save_base({"a": torch.ones(3), "b": torch.zeros(2)})
+    return found
+
+
+def test_what_is_saved_comes_back(checkpoints: Checkpoints) -> None:
+    best = Best("accuracy", 0.5, 6, "probe", 1)
+    folder = checkpoints.save(state(6, 2.0, phase_best=best))
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors",
+        "ema.safetensors",
+        "optimizer.pt",
+        "progress.json",
+        "MANIFEST.json",
+    }
+    loaded = checkpoints.load(checkpoints.newest())
+    assert loaded.progress == state(6, 2.0, phase_best=best).progress
+    assert loaded.model["a"].tolist() == [1, 1, 1]
+    assert loaded.model["b"].tolist() == [2, 2]
+    assert loaded.ema["b"].tolist() == [-2, -2]
+    assert loaded.optimizer["state"]["b"]["momentum_buffer"].tolist() == [2, 2]
+
+
+def test_last_and_best_are_kept_and_others_go(checkpoints: Checkpoints) -> None:
+    checkpoints.save(state(5))
+    best = Best("accuracy", 0.5, 5, "probe", 1)
+    for step in (10, 15, 1_000_000):
+        checkpoints.save(state(step, run_best=best))
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["base", "step-000005", "step-1000000"]
+    assert checkpoints.newest() == checkpoints.of_step(1_000_000)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"])
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over_and_told(checkpoints: Checkpoints, file: str, damage: str) -> None:
+    best = Best("accuracy", 0.5, 5, "probe", 1)
+    checkpoints.save(state(5, run_best=best))
+    path = checkpoints.save(state(9, run_best=best)) / file
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "short":
+        path.write_bytes(content[:-3])
+    else:
+        path.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
+    assert checkpoints.newest() == checkpoints.of_step(5)
+    assert len(checkpoints.refused) == 1
+    assert "step-000009" in checkpoints.refused[0]
+    with pytest.raises(UserError, match="step-000009"):
+        checkpoints.load(checkpoints.of_step(9))
+
+
+def test_a_save_that_died_leaves_the_older_one_whole(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints.save(state(5))
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(torch, "save", full_disk)
+        checkpoints.save(state(9))
+    assert checkpoints.newest() == checkpoints.of_step(5)
+    checkpoints.save(state(9))
+    assert checkpoints.newest() == checkpoints.of_step(9)
+    assert not list(checkpoints.folder.glob(".writing-*"))
+
+
+def test_nothing_is_unpickled(checkpoints: Checkpoints) -> None:
+    import pickle
+
+    class Boom:
+        def __reduce__(self) -> tuple:
+            return (print, ("executed",))
+
+    folder = checkpoints.save(state(5))
+    (folder / "optimizer.pt").unlink()
+    with (folder / "optimizer.pt").open("wb") as file:
+        torch.save({"state": Boom()}, file)
+    import json
+
+    from launcher.training import checkpoint
+
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["files"]["optimizer.pt"] = {
+        "bytes": (folder / "optimizer.pt").stat().st_size,
+        "blake2b": checkpoint._hash(folder / "optimizer.pt"),
+    }
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoints.load(folder)

@@ -1,0 +1,99 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from launcher.recipe.phases import NormStatistics
+from launcher.training.frozen import check_frozen, fingerprint, fingerprints
+from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, set_train_mode
+from launcher.errors import UserError
+from launcher import backbones, heads
+
+
+def convnext_like() -> TransferModel:
+    """Stochastic depth and LayerNorm in two blocks, BatchNorm in front, dropout in the head."""
+    backbone = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), torchvision.ops.StochasticDepth(0.5, "row")),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2))
+    return TransferModel(backbone, head)
+
+
+def modes(model: nn.Module) -> dict[str, bool]:
+    return {name: module.training for name, module in model.named_modules()}
+
+
+def scales(model: nn.Module, trains: tuple[str, ...]) -> dict[str, float]:
+    return {name: float(name.startswith(trains)) for name, _ in model.named_parameters()}
+
+
+def test_only_what_trains_is_in_training_mode() -> None:
+    model = convnext_like()
+    freeze(model, scales(model, ("head", "backbone.1")))
+    model.eval()
+    set_train_mode(model, "update")
+    mode = modes(model)
+    assert not mode["backbone.0"]
+    assert not mode["backbone.0.1"]
+    assert mode["backbone.1.1"]
+    assert mode["backbone.1.2"]  # stochastic depth of a block that trains
+    assert mode["head.0"]
+    set_train_mode(model, "keep")
+    assert not modes(model)["backbone.1.1"]
+    assert modes(model)["backbone.1.2"]
+
+
+def test_a_frozen_backbone_draws_nothing_and_learns_nothing() -> None:
+    model = convnext_like()
+    freeze(model, scales(model, ("head",)))
+    set_train_mode(model, "update")
+    before = fingerprints(model, [name for name in model.state_dict() if name.startswith("backbone")])
+    images = torch.randn(4, 3, 8, 8)
+    assert torch.equal(model.backbone(images), model.backbone(images))
+    model(images).sum().backward()
+    check_frozen(model, before, "probe")
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {"head.1.weight", "head.1.bias"}
+
+
+@pytest.mark.parametrize(("statistics", "expected"), [("keep", 0), ("update", 3)])
+def test_what_a_phase_may_change(statistics: NormStatistics, expected: int) -> None:
+    model = convnext_like()
+    freeze(model, scales(model, ("head", "backbone.1")))
+    changing = changing_tensors(model, statistics)
+    buffers = {name for name, _ in model.named_buffers()} & changing
+    assert len(buffers) == expected
+    assert {"backbone.1.1.weight", "head.1.bias"} <= changing
+    assert "backbone.0.1.running_mean" not in changing
+
+
+def test_a_nudged_frozen_tensor_is_named() -> None:
+    model = convnext_like()
+    freeze(model, scales(model, ("head",)))
+    before = fingerprints(model, [name for name in model.state_dict() if name.startswith("backbone")])
+    with torch.no_grad():
+        model.backbone[0][0].weight[0, 0, 0, 0] += 1e-7
+    with pytest.raises(UserError, match=r"phase probe: 1 frozen tensors changed: backbone.0.0.weight"):
+        check_frozen(model, before, "probe")
+
+
+def test_fingerprints_see_every_bit() -> None:
+    zero = torch.zeros(3)
+    assert fingerprint(zero) != fingerprint(-zero)
+    assert fingerprint(torch.tensor(3)) == fingerprint(torch.tensor(3))
+    image = torch.randn(2, 3, 4, 4)
+    assert fingerprint(image) == fingerprint(image.to(memory_format=torch.channels_last))
+
+
+def test_the_same_seed_builds_the_same_head_whatever_was_drawn_before() -> None:
+    part = backbones.Torchvision(name="resnet18", weights=None)
+    models = []
+    for draws in (0, 5):
+        torch.randn(draws)
+        models.append(build_model(part, heads.MLP(hidden=8), 3, seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
+    other = build_model(part, heads.MLP(hidden=8), 3, seed=2)
+    assert not torch.equal(other.head[0].weight, models[0].head[0].weight)

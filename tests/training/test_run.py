@@ -1,0 +1,187 @@
+"""A whole run on one process: what it writes, that it learns, that it continues, that frozen is still."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from launcher import Recipe, optim, phases, tasks, transforms
+from launcher.errors import UserError
+from launcher.recipe.loading import LoadedRecipe
+from launcher.training import runner
+from launcher.training.launch import Launch, World
+
+FINAL = {"model.safetensors", "model.json", "classes.json", "preprocess.json", "metrics.json"}
+
+
+def train(recipe: Recipe, run_dir: Path, **launch: Any) -> None:
+    world = World(use_cpu=True, num_cpus=1)
+    loaded = LoadedRecipe(recipe, "tiny", Path(tiny.__file__))
+    runner.run(loaded, Launch(run_dir=run_dir, world=world, **launch))
+
+
+def rows(run_dir: Path, event: str) -> list[dict[str, Any]]:
+    told = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [row for row in told if row["event"] == event]
+
+
+def final(run_dir: Path, name: str) -> Any:
+    return json.loads((run_dir / "final" / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("run") / "tiny"
+    train(tiny.recipe, run_dir)
+    return run_dir
+
+
+def test_a_run_writes_what_it_promises(finished: Path) -> None:
+    assert {p.name for p in finished.iterdir()} == {
+        "recipe.json",
+        "recipe.py",
+        "environment.json",
+        "metrics.jsonl",
+        "log.txt",
+        "checkpoints",
+        "final",
+    }
+    assert {p.name for p in (finished / "final").iterdir()} == FINAL
+    assert final(finished, "classes.json") == ["across", "down", "diagonal"]
+    assert final(finished, "preprocess.json")["image_size"] == 16
+    assert "\x1b" not in (finished / "log.txt").read_text()
+    assert "done: accuracy" in (finished / "log.txt").read_text()
+
+
+def test_a_run_learns_and_tells_the_metrics_of_what_it_kept(finished: Path) -> None:
+    epochs = rows(finished, "epoch")
+    assert [row["phase"] for row in epochs] == ["linear_probe"] * 2 + ["full_finetune"] * 2
+    best = max(row["val"]["accuracy"] for row in epochs)
+    assert final(finished, "metrics.json")["accuracy"] == best > 0.5
+    assert len(rows(finished, "step")) == 4 * 3
+    assert [row["samples"] for row in rows(finished, "step")][:3] == [32, 32, 26]
+    assert epochs[0]["train_loss"] == pytest.approx(
+        sum(row["loss"] * row["samples"] for row in rows(finished, "step")[:3]) / 90
+    )
+
+
+def test_a_frozen_phase_changes_the_head_alone_buffers_included(tmp_path: Path) -> None:
+    plan = phases.linear_probe(epochs=2)
+    train(dataclasses.replace(tiny.recipe, freeze_plan=plan, final_weights="last"), tmp_path)
+    base = load_file(tmp_path / "checkpoints/base/model.safetensors")
+    state = load_file(tmp_path / "final/model.safetensors")
+    assert {name for name in state if not torch.equal(state[name], base[name])} == {"head.weight", "head.bias"}
+    assert set(load_file(tmp_path / "checkpoints/step-000006/model.safetensors")) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("statistics", ["keep", "update"])
+def test_what_batchnorm_does_in_a_phase_that_trains_it(tmp_path: Path, statistics: phases.NormStatistics) -> None:
+    plan = phases.full_finetune(epochs=1, norm_statistics=statistics)
+    train(dataclasses.replace(tiny.recipe, freeze_plan=plan), tmp_path)
+    base = load_file(tmp_path / "checkpoints/base/model.safetensors")
+    state = load_file(tmp_path / "final/model.safetensors")
+    moved = {name.rsplit(".", 1)[1] for name in state if not torch.equal(state[name], base[name])}
+    buffers = {"running_mean", "running_var", "num_batches_tracked"}
+    assert moved == {"weight", "bias"} | (buffers if statistics == "update" else set())
+
+
+def test_the_same_command_on_a_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "metrics.jsonl").read_bytes()
+    train(tiny.recipe, finished)
+    assert "finished already" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_dir_of_another_recipe_is_refused_with_the_difference(finished: Path) -> None:
+    other = dataclasses.replace(tiny.recipe, optim=optim.SGD(lr=0.2))
+    with pytest.raises(UserError, match=r"holds a run of another recipe \(optim.lr: 0.1 there, 0.2 now\)"):
+        train(other, finished)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 6, 8, 11])
+def test_a_run_that_was_cut_ends_with_the_weights_of_the_unbroken_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    recipe = dataclasses.replace(
+        tiny.recipe,
+        backbone=tiny.TinyBackbone(dropout=0.3),
+        optim=optim.AdamW(lr=0.01),
+        ema_decay=0.9,
+        checkpoint_every_steps=2,
+        final_weights="last",
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe, whole)
+    original = runner.train_step
+
+    def interrupting(run: Any, state: Any, batches: Any, step: int) -> None:
+        if run.progress.step == stop_at:
+            raise Interrupted
+        original(run, state, batches, step)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(runner, "train_step", interrupting)
+        train(recipe, cut)
+    train(recipe, cut, resume="must")
+    ours, theirs = (load_file(path / "final/model.safetensors") for path in (cut, whole))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (cut / "final/metrics.json").read_bytes() == (whole / "final/metrics.json").read_bytes()
+
+
+def test_patience_ends_a_phase_and_brings_back_its_best(tmp_path: Path) -> None:
+    plan = phases.linear_probe(epochs=30, patience=2) + phases.full_finetune(epochs=1)
+    train(dataclasses.replace(tiny.recipe, freeze_plan=plan), tmp_path)
+    probe = [row for row in rows(tmp_path, "epoch") if row["phase"] == "linear_probe"]
+    scores = [row["val"]["accuracy"] for row in probe]
+    assert len(probe) < 30
+    assert scores.index(max(scores)) == len(scores) - 3
+    assert "ends early" in (tmp_path / "log.txt").read_text()
+    assert "restored" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("task", [tasks.MultiLabel(), tasks.Regression()])
+def test_other_tasks_learn(tmp_path: Path, task: tasks.MultiLabel | tasks.Regression) -> None:
+    plan = phases.full_finetune(epochs=12, backbone_lr_scale=1.0, norm_statistics="update")
+    recipe = dataclasses.replace(
+        tiny.recipe,
+        task=task,
+        freeze_plan=plan,
+        data=tiny.StripeData(train=300, val=60),
+        augment=transforms.Augment(preset="none"),
+        optim=optim.AdamW(lr=0.02),
+    )
+    train(recipe, tmp_path)
+    metrics = final(tmp_path, "metrics.json")
+    if isinstance(task, tasks.MultiLabel):
+        # Ranking by chance has a mean average precision of the positive rates, about 0.5 here.
+        assert metrics["map"] > 0.8
+        assert final(tmp_path, "classes.json") == ["across", "not_down", "wide"]
+    else:
+        # The mean of the training targets has R2 = 0.
+        assert metrics["r2"] > 0.2
+        assert final(tmp_path, "model.json")["task"]["mean"][0] == pytest.approx(5.5, abs=0.5)
+
+
+def test_mixing_and_clipping_train(tmp_path: Path) -> None:
+    augment = transforms.Augment(preset="trivial", mixup_alpha=0.2, cutmix_alpha=1.0, random_erasing=0.2)
+    train(dataclasses.replace(tiny.recipe, augment=augment, clip_norm=0.5, mixed_precision="bf16"), tmp_path)
+    assert len(rows(tmp_path, "epoch")) == 4
+
+
+def test_resume_words(tmp_path: Path, finished: Path) -> None:
+    with pytest.raises(UserError, match="--resume must: .* holds no checkpoint"):
+        train(tiny.recipe, tmp_path, resume="must")
+    with pytest.raises(UserError, match="--resume never: .* already holds a run"):
+        train(tiny.recipe, finished, resume="never")
