@@ -68,7 +68,7 @@ class ImageTable:
         return class_names(self._texts(*(_flat(column) if self._is_list() else (column, range(len(column))))))
 
     def _texts(self, labels: Sequence[Any], rows: Sequence[int]) -> list[str]:
-        """Labels as names. Raises UserError for those that are missing: None, or -1 where the column lists its classes."""
+        """Labels as names. Raises UserError for missing ones: None, or -1 where the column lists its classes."""
         given = self._given_names()
         missing = [
             row
