@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,11 +50,11 @@ def test_seeds_differ() -> None:
     assert len(chosen) == 20
 
 
-@pytest.mark.parametrize("classes", [[0] * 50 + [1] * 50])
-def test_every_image_has_its_chance(classes: list[int]) -> None:
-    """Over 200 seeds each of 100 images is chosen about 40 times (20 %; standard deviation 5.7): none never, none always."""
+def test_every_image_has_its_chance() -> None:
+    """Over 200 seeds, each of 100 images is chosen about 40 times (20 %; standard deviation 5.7)."""
+    classes = np.repeat([0, 1], 50)
     counts = np.zeros(100)
     for seed in range(200):
-        counts[stratified_indices(np.asarray(classes), 0.2, seed)[1]] += 1
+        counts[stratified_indices(classes, 0.2, seed)[1]] += 1
     assert counts.min() > 15
     assert counts.max() < 70

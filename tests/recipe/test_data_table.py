@@ -131,8 +131,8 @@ def test_missing_images_are_counted_and_named(folder: Path) -> None:
         folder / "a.csv", "path,label", "img/0.png,a", *(f"{name},b" for name in ("x.png", "no/y.png", "z", "w"))
     )
     assert error_of(path=file) == (
-        f"data.path: 4 of 5 images named in {file} are missing: x.png (line 3), no/y.png (line 4), z (line 5) and 1 more; "
-        f"looked in {folder}; data.root says where the paths start from"
+        f"data.path: 4 of 5 images named in {file} are missing: x.png (line 3), no/y.png (line 4), "
+        f"z (line 5) and 1 more; looked in {folder}; data.root says where the paths start from"
     )
 
 
@@ -148,7 +148,8 @@ def test_cells_that_are_not_targets(folder: Path) -> None:
     file = ten(folder / "a.csv", "red,size", cells)
     assert error_of("values", path=file, label_column=("red", "size")).splitlines() == [
         f"data.path: {file}: column 'red' has 1 cell that should be a finite number: line 5: 'yes'",
-        f"data.path: {file}: column 'size' has 3 cells that should be a finite number: line 3: 'x', line 4: 'nan', line 5: '1e999'",
+        f"data.path: {file}: column 'size' has 3 cells that should be a finite number: line 3: 'x', "
+        "line 4: 'nan', line 5: '1e999'",
     ]
     assert "column 'red' has 2 cells that should be 0 or 1: line 3: '2', line 5: 'yes'" in error_of(
         "labels", path=file, label_column="red"
