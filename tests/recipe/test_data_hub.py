@@ -244,7 +244,8 @@ def test_a_hub_name_out_of_reach(cache: Path) -> None:
     message = error_of("someone/pets")
     assert message.startswith(
         "data.path: data set 'someone/pets' is not on this machine, and the hub cannot be reached "
-        f"(HF_HUB_OFFLINE is set); looked for a folder {Path.cwd()}/someone/pets and in the cache {cache}; give a local folder of images"
+        f"(HF_HUB_OFFLINE is set); looked for a folder {Path.cwd()}/someone/pets and in the cache {cache}; "
+        "give a local folder of images"
     )
     assert "recipes/digits.py" in message
 

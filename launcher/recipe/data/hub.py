@@ -22,7 +22,8 @@ from launcher.recipe.protocols import Split, Splits, TargetKind
 if TYPE_CHECKING:
     import datasets
 
-_PROBE_SECONDS = 5.0
+_PROBE_SECONDS = 5.0  # for a connection
+_ANSWER_SECONDS = 8.0  # for the whole, name servers included
 _VAL_NAMES = ("validation", "val", "valid")
 
 
@@ -197,8 +198,8 @@ def _probe(path: str) -> str | None:
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(_PROBE_SECONDS + 3)
-    return answer[0] if answer else f"no answer within {_PROBE_SECONDS + 3:.0f} s"
+    thread.join(_ANSWER_SECONDS)
+    return answer[0] if answer else f"no answer within {_ANSWER_SECONDS:g} s"
 
 
 @contextlib.contextmanager
