@@ -212,6 +212,11 @@ def test_wrong_splits(tmp_path: Path) -> None:
     assert "is what trains" in error_of(path, val_split="train")
 
 
+def test_an_empty_split(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a", datasets.DatasetDict(train=animals(), validation=animals().select([])))
+    assert error_of(path) == f"data: {path}:validation has no rows"
+
+
 def test_broken_rows_are_named(tmp_path: Path) -> None:
     pictures = [
         {"bytes": png(1)[:40], "path": "x.png"},

@@ -34,6 +34,8 @@ class ImageTable:
 
         self._title = title
         self._target_kind = target_kind
+        if not len(table):
+            raise UserError(f"data: {title} has no rows")
         self._features: dict[str, Any] = dict(table.features)
         image_column = self._image_column(image_column)
         if isinstance(self._features[image_column], datasets.Image):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -87,9 +88,13 @@ class HuggingFace:
 
     def _load(self, local: Path) -> Mapping[str, datasets.Dataset]:
         import datasets
+        import huggingface_hub.utils
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+        if not sys.stderr.isatty():  # bars are control characters in a log file
+            datasets.disable_progress_bars()
+            huggingface_hub.utils.disable_progress_bars()
         if local.is_file():
             return {self.train_split: _read_file(local)}
         try:
