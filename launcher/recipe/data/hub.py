@@ -88,13 +88,12 @@ class HuggingFace:
 
     def _load(self, local: Path) -> Mapping[str, datasets.Dataset]:
         import datasets
-        import huggingface_hub.utils
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+        from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
 
         if not sys.stderr.isatty():  # bars are control characters in a log file
             datasets.disable_progress_bars()
-            huggingface_hub.utils.disable_progress_bars()
+            disable_progress_bars()
         if local.is_file():
             return {self.train_split: _read_file(local)}
         try:
