@@ -16,6 +16,7 @@ from PIL import Image
 from launcher.errors import UserError
 from launcher.recipe.data import HuggingFace, ImageFolder
 from launcher.recipe.data import hub as hub_module
+from launcher.recipe.data.columns import ImageTable
 from launcher.recipe.data.verifying import find_broken, verified
 from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 
@@ -214,7 +215,9 @@ def test_wrong_splits(tmp_path: Path) -> None:
 
 def test_an_empty_split(tmp_path: Path) -> None:
     animals().select([]).to_parquet(tmp_path / "a.parquet")
-    assert error_of(tmp_path / "a.parquet") == f"data: {tmp_path}/a.parquet:train has no rows"
+    assert "a.parquet cannot be read" in error_of(tmp_path / "a.parquet"), "datasets itself reads no empty file"
+    with pytest.raises(UserError, match=r"^data: pets:val has no rows$"):
+        ImageTable("pets:val", animals().select([]), "class", None, None)
 
 
 def test_broken_rows_are_named(tmp_path: Path) -> None:
