@@ -93,11 +93,12 @@ def _resized(preprocessing: Preprocessing) -> list[Any]:
 
 def _normalised(preprocessing: Preprocessing) -> list[Any]:
     import torch
-    from torchvision.transforms import v2
+    from torchvision.transforms import ConvertImageDtype, v2
 
     return [
         v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
+        # Divides by 255, as the weights' own transforms do; v2 multiplies by 1 / 255, which rounds otherwise.
+        ConvertImageDtype(torch.float32),
         v2.Normalize(mean=list(preprocessing.mean), std=list(preprocessing.std)),
     ]
 

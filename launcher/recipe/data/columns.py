@@ -34,6 +34,8 @@ class ImageTable:
 
         self._title = title
         self._target_kind = target_kind
+        if not len(table):
+            raise UserError(f"data: {title} has no rows")
         self._features: dict[str, Any] = dict(table.features)
         image_column = self._image_column(image_column)
         if isinstance(self._features[image_column], datasets.Image):
@@ -68,7 +70,7 @@ class ImageTable:
         return class_names(self._texts(*(_flat(column) if self._is_list() else (column, range(len(column))))))
 
     def _texts(self, labels: Sequence[Any], rows: Sequence[int]) -> list[str]:
-        """Labels as names. Raises UserError for those that are missing: None, or -1 where the column lists its classes."""
+        """Labels as names. Raises UserError for missing ones: None, or -1 where the column lists its classes."""
         given = self._given_names()
         missing = [
             row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,9 +23,9 @@ from launcher.recipe.protocols import Split, Splits, TargetKind
 if TYPE_CHECKING:
     import datasets
 
-_PROBE_SECONDS = 5.0
+_PROBE_SECONDS = 5.0  # for a connection
+_ANSWER_SECONDS = 8.0  # for the whole, name servers included
 _VAL_NAMES = ("validation", "val", "valid")
-_MARKS = ("metadata.csv", "metadata.jsonl", "dataset_dict.json")
 
 
 @part
@@ -87,9 +88,12 @@ class HuggingFace:
 
     def _load(self, local: Path) -> Mapping[str, datasets.Dataset]:
         import datasets
-        import huggingface_hub.errors
-        import huggingface_hub.utils
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
 
+        if not sys.stderr.isatty():  # bars are control characters in a log file
+            datasets.disable_progress_bars()
+            disable_progress_bars()
         if local.is_file():
             return {self.train_split: _read_file(local)}
         try:
@@ -108,8 +112,8 @@ class HuggingFace:
         ):
             raise UserError(f"data.path: no folder or file {local}")
         try:
-            huggingface_hub.utils.validate_repo_id(self.path)
-        except huggingface_hub.errors.HFValidationError as error:
+            validate_repo_id(self.path)
+        except HFValidationError as error:
             raise UserError(
                 f"data.path: no folder or file {local}, and no name of the hub looks so: {error}"
             ) from error
@@ -134,15 +138,22 @@ class HuggingFace:
             raise UserError(
                 f"data.path: data set {self.path!r} is not on this machine, and the hub cannot be reached "
                 f"({unreachable}); looked for a folder {local} and in the cache {datasets.config.HF_DATASETS_CACHE}; "
-                "give a local folder of images (data.path=<folder>), or load it once on a machine with network and bring its cache folder here "
-                "(HF_HOME says where it is), or try the offline demo, recipes/digits.py"
+                "give a local folder of images (data.path=<folder>), or load it once on a machine with network "
+                "and bring its cache folder here (HF_HOME says where it is), or try the offline demo, recipes/digits.py"
             ) from error
 
 
 def _is_for_datasets(folder: Path) -> bool:
     """Whether a folder holds tables, not only images: looked for in the folder and one below."""
-    names = (name for sub in (folder, *filter(os.path.isdir, folder.iterdir())) for name in os.listdir(sub))  # noqa: PTH208
-    return any(name.endswith((".parquet", ".arrow")) or name in _MARKS for name in names)
+    try:
+        folders = [folder, *(sub for sub in folder.iterdir() if sub.is_dir())]
+        return any(_is_table(name) for sub in folders for name in os.listdir(sub))  # noqa: PTH208 - names are enough
+    except OSError as error:
+        raise UserError(f"data.path: cannot read {error.filename or folder}: {error.strerror or error}") from error
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith((".parquet", ".arrow")) or name in ("metadata.csv", "metadata.jsonl", "dataset_dict.json")
 
 
 def _read_file(file: Path) -> datasets.Dataset:
@@ -191,8 +202,8 @@ def _probe(path: str) -> str | None:
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(_PROBE_SECONDS + 3)
-    return answer[0] if answer else f"no answer within {_PROBE_SECONDS + 3:.0f} s"
+    thread.join(_ANSWER_SECONDS)
+    return answer[0] if answer else f"no answer within {_ANSWER_SECONDS:g} s"
 
 
 @contextlib.contextmanager

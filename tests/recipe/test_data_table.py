@@ -1,0 +1,177 @@
+"""CSV files: classes, labels, numbers, splits, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launcher.errors import UserError
+from launcher.recipe.data import CsvImages
+from launcher.recipe.protocols import Data, Splits, TargetKind
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images, img/0.png to img/9.png."""
+    (tmp_path / "img").mkdir()
+    for index in range(10):
+        Image.new("RGB", (8, 6), (index, 0, 0)).save(tmp_path / "img" / f"{index}.png")
+    return tmp_path
+
+
+def write(path: Path, header: str, *rows: str) -> str:
+    path.write_text("\n".join([header, *rows, ""]))
+    return str(path)
+
+
+def ten(path: Path, header: str, cells: list[str]) -> str:
+    return write(path, f"path,{header}", *(f"img/{index}.png,{cell}" for index, cell in enumerate(cells)))
+
+
+def error_of(kind: TargetKind = "class", **fields: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        CsvImages(**fields).build(kind, seed=0)
+    return str(caught.value)
+
+
+def rows_of(splits: Splits) -> tuple[list[int], list[int]]:
+    """The number in each image's file name and, checked against it, in its pixels."""
+    found = []
+    for split in (splits.train, splits.val):
+        numbers = [int(Path(split.images.name(index)).stem) for index in range(len(split))]
+        assert [np.asarray(split.images.read(index))[0, 0, 0] for index in range(len(split))] == numbers
+        found.append(numbers)
+    return found[0], found[1]
+
+
+def test_classes_in_text(folder: Path) -> None:
+    file = ten(folder / "a.csv", "label", ["dog", "cat"] * 5)
+    part = CsvImages(path=file)
+    assert isinstance(part, Data)
+    splits = part.build("class", seed=0)
+    assert splits.names == ("cat", "dog")
+    train, val = rows_of(splits)
+    assert sorted(train + val) == list(range(10))
+    assert splits.val.targets.tolist() == [(row + 1) % 2 for row in val]
+    assert sorted(splits.val.targets) == [0, 1]
+    assert splits.train.targets.dtype == np.int64
+
+
+def test_classes_in_numbers_are_ordered_as_numbers(folder: Path) -> None:
+    splits = CsvImages(path=ten(folder / "a.csv", "label", ["10", "2"] * 5)).build("class", seed=0)
+    assert splits.names == ("2", "10")
+
+
+def test_split_column(folder: Path) -> None:
+    cells = [f"{label},{split}" for label, split in zip("aabbaabbcc", ["train"] * 4 + ["val"] * 4 + ["test"] * 2)]  # noqa: B905
+    splits = CsvImages(path=ten(folder / "a.csv", "label,part", cells), split_column="part").build("class", seed=0)
+    assert rows_of(splits) == ([0, 1, 2, 3], [4, 5, 6, 7])
+    assert splits.names == ("a", "b"), "the class of a test row is not one"
+
+
+def test_val_file_with_paths_from_its_own_folder(folder: Path) -> None:
+    train = ten(folder / "train.csv", "label", ["a", "b"] * 5)
+    val = write(folder / "img" / "val.csv", "path,label", "3.png,b", f"{folder}/img/4.png,a")
+    splits = CsvImages(path=train, val_path=val).build("class", seed=0)
+    assert rows_of(splits)[1] == [3, 4]
+    assert splits.val.targets.tolist() == [1, 0]
+
+
+def test_root_columns_tabs_and_excel(folder: Path) -> None:
+    (folder / "tables").mkdir()
+    lines = ["name\tkind", *(f'"{index}.png"\tk{index % 2}' for index in range(10)), "", ""]
+    (folder / "tables" / "a.tsv").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    splits = CsvImages(
+        path=str(folder / "tables" / "a.tsv"), root=str(folder / "img"), image_column="name", label_column="kind"
+    ).build("class", seed=0)
+    assert splits.names == ("k0", "k1")
+    assert len(splits.train) == 8
+
+
+def test_several_labels(folder: Path) -> None:
+    cells = [f"{index % 2},{'True' if index % 3 == 0 else 'false'}" for index in range(10)]
+    file = ten(folder / "a.csv", "red,round", cells)
+    splits = CsvImages(path=file, label_column=("red", "round")).build("labels", seed=0)
+    assert splits.names == ("red", "round")
+    assert splits.train.targets.dtype == np.float32
+    for split, rows in zip((splits.train, splits.val), rows_of(splits), strict=True):
+        assert split.targets.tolist() == [[row % 2, row % 3 == 0] for row in rows]
+
+
+def test_values(folder: Path) -> None:
+    file = ten(folder / "a.csv", "x,y", [f"{index / 4},-{index}e1" for index in range(10)])
+    splits = CsvImages(path=file, label_column=("y", "x")).build("values", seed=0)
+    for split, rows in zip((splits.train, splits.val), rows_of(splits), strict=True):
+        assert split.targets.tolist() == [[-10.0 * row, row / 4] for row in rows]
+    one = CsvImages(path=file, label_column="x").build("values", seed=0)
+    assert (one.names, one.train.targets.shape) == (("x",), (8, 1))
+
+
+def test_missing_file_and_columns(folder: Path) -> None:
+    assert error_of(path=str(folder / "b.csv")) == f"data.path: no file {folder}/b.csv"
+    assert "cannot read" in error_of(path=str(folder))
+    file = ten(folder / "a.csv", "labels", ["a"] * 10)
+    assert error_of(path=file) == f"data.path: {file} has no column 'label'; did you mean 'labels'?"
+    both = error_of(path=file, image_column="file").splitlines()
+    assert len(both) == 2
+    assert both[0].endswith("has no column 'file'; there are: path, labels")
+    assert "has several columns 'path'" in error_of(path=write(folder / "c.csv", "path,path,label", "a,b,c"))
+    assert "separated by commas" in error_of(path=write(folder / "d.csv", "path;label", "img/0.png;a"))
+    assert "no rows below its header" in error_of(path=write(folder / "e.csv", "path,label"))
+    (folder / "f.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
+    assert "not a CSV file in UTF-8" in error_of(path=str(folder / "f.csv"))
+
+
+def test_missing_images_are_counted_and_named(folder: Path) -> None:
+    file = write(
+        folder / "a.csv", "path,label", "img/0.png,a", *(f"{name},b" for name in ("x.png", "no/y.png", "z", "w"))
+    )
+    assert error_of(path=file) == (
+        f"data.path: 4 of 5 images named in {file} are missing: x.png (line 3), no/y.png (line 4), "
+        f"z (line 5) and 1 more; looked in {folder}; data.root says where the paths start from"
+    )
+
+
+def test_rows_that_are_not_whole(folder: Path) -> None:
+    file = write(folder / "a.csv", "path,label", "img/0.png,a", "img/1.png,a,b")
+    assert "line 3: 3 cells, but the header has 2" in error_of(path=file)
+    file = write(folder / "b.csv", "path,label", "img/0.png,a", "img/1.png,")
+    assert "has 1 empty cell(s): 'label' in line 3" in error_of(path=file)
+
+
+def test_cells_that_are_not_targets(folder: Path) -> None:
+    cells = ["1,0.5", "2,x", "0,nan", "yes,1e999", *["1,1"] * 6]
+    file = ten(folder / "a.csv", "red,size", cells)
+    assert error_of("values", path=file, label_column=("red", "size")).splitlines() == [
+        f"data.path: {file}: column 'red' has 1 cell that should be a finite number: line 5: 'yes'",
+        f"data.path: {file}: column 'size' has 3 cells that should be a finite number: line 3: 'x', "
+        "line 4: 'nan', line 5: '1e999'",
+    ]
+    assert "column 'red' has 2 cells that should be 0 or 1: line 3: '2', line 5: 'yes'" in error_of(
+        "labels", path=file, label_column="red"
+    )
+
+
+def test_class_from_several_columns(folder: Path) -> None:
+    file = ten(folder / "a.csv", "x,y", ["1,1"] * 10)
+    assert "2 columns (x, y), but a class is read from one" in error_of(path=file, label_column=("x", "y"))
+
+
+def test_wrong_splits(folder: Path) -> None:
+    file = ten(folder / "a.csv", "label,part", ["a,train"] * 8 + ["a,dev", "a,val"])
+    assert "'part' should say train, val or test, but says 'dev' in line 10" in error_of(path=file, split_column="part")
+    file = ten(folder / "b.csv", "label,part", ["a,train"] * 10)
+    assert "says 'val' in column 'part'" in error_of(path=file, split_column="part")
+    assert "give one of them" in error_of(path=file, split_column="part", val_path=file)
+
+
+def test_unknown_class_in_val(folder: Path) -> None:
+    train = ten(folder / "a.csv", "label", ["a", "b"] * 5)
+    val = ten(folder / "b.csv", "label", ["a", "b", "c", "d"] + ["a"] * 6)
+    assert error_of(path=train, val_path=val) == (
+        f"data.val_path: {val}: 2 classes not among the training images: 'c', 'd'; known are 'a', 'b'"
+    )
