@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,20 @@ class Stripes:
         return index % 3, float(draw.uniform(3, 8)), float(draw.uniform(0, 3))
 
     def read(self, index: int) -> PIL.Image.Image:
-        direction, period, phase = self.parameters(index)
-        y, x = np.mgrid[:16, :16]
-        along = (x, y, x + y)[direction]
-        noise = np.random.Generator(np.random.PCG64([self.seed, index, 1])).normal(0, 20, (16, 16, 3))
-        grey = 128 + 100 * np.sin(2 * np.pi * (along / period) + phase)
-        return PIL.Image.fromarray(np.clip(grey[..., None] + noise, 0, 255).astype(np.uint8))
+        return picture(self, index)
 
     def name(self, index: int) -> str:
         return f"stripes/{self.seed}/{index}"
+
+
+@functools.cache
+def picture(stripes: Stripes, index: int) -> PIL.Image.Image:
+    direction, period, phase = stripes.parameters(index)
+    y, x = np.mgrid[:16, :16]
+    along = (x, y, x + y)[direction]
+    noise = np.random.Generator(np.random.PCG64([stripes.seed, index, 1])).normal(0, 20, (16, 16, 3))
+    grey = 128 + 100 * np.sin(2 * np.pi * (along / period) + phase)
+    return PIL.Image.fromarray(np.clip(grey[..., None] + noise, 0, 255).astype(np.uint8))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -75,4 +75,7 @@ class TrainingKeys:
 
 def seed_micro_step(seed: int, step: int, process_index: int, micro_step: int) -> None:
     """Seed what the network draws (dropout, stochastic depth), so that a restart draws it again."""
-    torch.manual_seed(seed_for("network", seed, step, process_index, micro_step))
+    drawn = seed_for("network", seed, step, process_index, micro_step)
+    torch.default_generator.manual_seed(drawn)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(drawn)
