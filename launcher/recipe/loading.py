@@ -31,6 +31,8 @@ class LoadedRecipe:
     module_name: str
     """Dotted, as `importlib.import_module` takes it once `load_recipe` has put its folder on sys.path."""
     path: Path
+    variable: str = "recipe"
+    """The name that holds the recipe in its module."""
 
 
 def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
@@ -48,7 +50,7 @@ def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
         place_text, attribute = spec, "recipe"
     place = find_recipe(place_text)
     module = _imported(place)
-    return LoadedRecipe(_recipe_in(module, attribute, place.path, recipe_type), place.name, place.path)
+    return LoadedRecipe(_recipe_in(module, attribute, place.path, recipe_type), place.name, place.path, attribute)
 
 
 def _imported(place: Place) -> ModuleType:
