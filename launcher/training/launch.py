@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.errors import UserError
-from launcher.recipe.finding import shown
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from launcher.recipe.loading import LoadedRecipe
 
 
 def usable_cpus() -> int:
@@ -77,7 +74,7 @@ class Launch:
     """What the command line says about the run, apart from the recipe."""
 
     run_dir: Path | None = None
-    """None: runs/, and in it the recipe's name."""
+    """None: named after the recipe."""
     resume: Literal["auto", "must", "never"] = "auto"
     """"auto" continues a run that is there, "must" needs one, "never" refuses one."""
     micro_batch_size: int | None = None
@@ -87,26 +84,3 @@ class Launch:
     command: tuple[str, ...] = ()
     """The words after `python -m launcher`."""
     world: World = dataclasses.field(default_factory=World)
-
-    @property
-    def cpu(self) -> bool:
-        """What `Accelerator(cpu=...)` must be."""
-        return self.world.use_cpu
-
-    def run_dir_for(self, loaded: LoadedRecipe) -> Path:
-        if self.run_dir is not None:
-            return self.run_dir
-        variant = "" if loaded.variable == "recipe" else f"-{loaded.variable}"
-        return Path("runs") / f"{loaded.path.stem}{variant}"
-
-    def command_name(self, loaded: LoadedRecipe) -> str:
-        """The recipe as a user would type it here."""
-        return shown(loaded.path) + ("" if loaded.variable == "recipe" else f":{loaded.variable}")
-
-    def workers_for(self, accelerator: Accelerator) -> int:
-        """Data-loading processes of this training process."""
-        if self.num_workers is not None:
-            return self.num_workers
-        if accelerator.device.type == "cpu":  # Training needs the cores itself; half of them, not too many, prepare.
-            return min(4, self.world.num_cpus // 2)
-        return min(8, max(1, self.world.num_cpus - 1))

@@ -1,0 +1,88 @@
+"""What every test starts from, and must leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Each test begins without a process group and without what Accelerate keeps between Accelerators; one that leaves
+    an environment variable behind fails, for the next test would run in another world."""
+    before = dict(os.environ)
+    yield
+    _forget_processes()
+    after = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(before)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} - SET_BY_LIBRARIES
+    assert not changed, f"the test changed environment variables and did not set them back: {sorted(changed)}"
+
+
+def _forget_processes() -> None:
+    """Only what has been imported already: most tests need no torch."""
+    if "torch.distributed" in sys.modules:
+        import torch.distributed
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+class CliResult(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+RunCli = Callable[..., CliResult]
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """`run_cli("plan", "x.py", cwd=..., env={...})` runs `python -m launcher plan x.py` in a process of its own, in
+    `tmp_path` unless told otherwise, with the launcher of this checkout."""
+
+    def run(*arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> CliResult:
+        return run_python("-m", "launcher", *arguments, cwd=cwd or tmp_path, env=env)
+
+    return run
+
+
+def run_python(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> CliResult:
+    """Run Python with the launcher of this checkout, as no process of any launcher."""
+    told = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "SLURM_", "PMI_", "OMPI_", "TORCHELASTIC_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(told)}
+    environ = clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | dict(env or {})
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=540)  # only against a hang; just under pytest's own limit
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # with its DataLoader workers
+        process.wait()
+        raise
+    return CliResult(process.returncode, out, err)
