@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from launcher.recipe.loading import LoadedRecipe
 
 COMMANDS = ("train", "plan")
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 SECONDS_FOR_MAIN_PROCESS = 10.0
 """How long a process that found a problem leaves the word to the main one, which is likely to find the same."""
 
@@ -153,19 +155,21 @@ def main(arguments: Sequence[str]) -> int:
     if words and words[0] not in (*COMMANDS, "--help", "--version"):
         words.insert(0, "train")
     try:
-        return int(app(words, prog_name="python -m launcher", standalone_mode=False) or 0)
+        code = int(app(words, prog_name="python -m launcher", standalone_mode=False) or 0)
     except UserError as error:
         _tell(error.problems)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
         if isinstance(error, _ClickError):
             _tell([_usage(error)])
             return 2
         _tell_elastic(error)
         raise
+    if code == INTERRUPTED:  # Typer may have caught the KeyboardInterrupt itself, and returns this code then.
+        print("interrupted", file=sys.stderr)
+    return code
 
 
 def _usage(error: Exception) -> str:
