@@ -31,6 +31,8 @@ class LoadedRecipe:
     module_name: str
     """Dotted, as `importlib.import_module` takes it once `load_recipe` has put its folder on sys.path."""
     path: Path
+    variable: str = "recipe"
+    """The name that holds the recipe in its module."""
 
 
 def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
@@ -48,7 +50,7 @@ def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
         place_text, attribute = spec, "recipe"
     place = find_recipe(place_text)
     module = _imported(place)
-    return LoadedRecipe(_recipe_in(module, attribute, place.path, recipe_type), place.name, place.path)
+    return LoadedRecipe(_recipe_in(module, attribute, place.path, recipe_type), place.name, place.path, attribute)
 
 
 def _imported(place: Place) -> ModuleType:
@@ -75,7 +77,7 @@ def _problems_of_import(error: BaseException, place: Place) -> list[str]:
         return [f"{at}: {error.msg}: {(error.text or '').strip()}"]
     at = _line_of(error, place)
     if isinstance(error, pydantic.ValidationError):
-        return [f"{at}: {line}" for line in problems_in(error, _dataclass_called(error.title))]
+        return [f"{at}: {line}" for line in problems_in(error, _refusing_class(error))]
     if isinstance(error, UserError):
         return [f"{at}: {line}" for line in error.problems]
     # From Python 3.12 on this adds Python's own "Did you mean".
@@ -93,12 +95,12 @@ def _line_of(error: BaseException, place: Place) -> str:
     return at
 
 
-def _dataclass_called(name: str) -> type | None:
-    """The part that a ValidationError speaks of: it tells no more than the class's name."""
-    for module in list(sys.modules.values()):
-        found = getattr(module, "__dict__", {}).get(name)
-        if isinstance(found, type) and dataclasses.is_dataclass(found):
-            return found
+def _refusing_class(error: pydantic.ValidationError) -> type | None:
+    """The part that refused its fields: the error tells its name alone, but the traceback holds the part's __init__."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if type(value).__name__ == error.title and dataclasses.is_dataclass(value):
+                return type(value)
     return None
 
 

@@ -72,10 +72,10 @@ def _changed(value: Any, at: str, overrides: list[_Override], depth: int, proble
         what = "has no fields" if _is_scalar(value) else "is not a dataclass, so it cannot be overridden"
         problems.found.extend(f"{o.key}: {at} is {short(value)} and {what}" for o in overrides)
         return value
-    before = len(problems.found)
     fields = [field.name for field in dataclasses.fields(value) if field.init]
     new: dict[str, Any] = {}
-    for name, below in _by_piece(overrides, depth).items():
+    names = _by_piece(overrides, depth)
+    for name, below in names.items():
         if name not in fields:
             unknown = f"{type(value).__name__} has no field {name!r}{did_you_mean(name, fields)}"
             problems.found.extend(f"{override.key}: {unknown}" for override in below)
@@ -83,7 +83,7 @@ def _changed(value: Any, at: str, overrides: list[_Override], depth: int, proble
         now = getattr(value, name)
         with problems.collected():
             new[name] = _changed_item(now, field_type(type(value), name, now), join(at, name), below, depth, problems)
-    if len(problems.found) > before:
+    if len(new) < len(names):  # Without all that is wanted for this part, its own checks would mislead.
         return value
     with problems.collected():
         return _replaced(value, at, new)

@@ -185,6 +185,16 @@ def test_all_problems_are_told_at_once() -> None:
     assert "batch_size: given twice: batch_size=1 and batch_size=2" in raised.value.problems
 
 
+def test_a_part_is_checked_although_another_one_has_a_problem() -> None:
+    with pytest.raises(UserError) as raised:
+        apply_overrides(Whole(), ["optim.lr=0", "batch_size=0", "blend.low=2", "blend.high=x"])
+    assert raised.value.problems == (
+        "optim.lr=0.0: input should be greater than 0",
+        "blend.high=x: should be a number",
+        "batch_size=0: input should be greater than or equal to 1",
+    )
+
+
 def test_overrides_of_one_part_are_checked_together() -> None:
     changed = apply_overrides(Whole(), ["blend.low=2", "blend.high=3"])
     assert changed.blend == Mix(low=2, high=3)

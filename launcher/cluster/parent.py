@@ -1,0 +1,97 @@
+"""The program that started this process: accelerate launch, torchrun, or something else, and what it was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Parent:
+    """The parent process. Empty where the system does not let us look."""
+
+    command: tuple[str, ...] = ()
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """As it was when the parent started; what the parent has set for its children since is not in it."""
+
+    @property
+    def accelerate_words(self) -> list[str] | None:
+        """The words after `accelerate launch`; None where the parent is another program."""
+        words = list(self.command)
+        names = [Path(word).name.removesuffix(".exe") for word in words[:4]]
+        for index, name in enumerate(names):
+            if name in ("accelerate", "accelerate.commands.accelerate_cli") and words[index + 1 : index + 2] == [
+                "launch"
+            ]:
+                return words[index + 2 :]
+            if name in ("accelerate-launch", "accelerate.commands.launch"):
+                return words[index + 1 :]
+        return None
+
+    @property
+    def is_launcher(self) -> bool:
+        """Whether it starts one process for each device and sets their environment."""
+        names = {Path(word).name for word in self.command[:4]}
+        return self.accelerate_words is not None or bool(names & {"torchrun", "torch.distributed.run"})
+
+
+def read_parent() -> Parent:
+    import psutil
+
+    try:
+        process = psutil.Process(os.getppid())
+        return Parent(tuple(process.cmdline()), process.environ())
+    except (psutil.Error, OSError):
+        return Parent()
+
+
+@dataclasses.dataclass(frozen=True)
+class AccelerateRequest:
+    """What `accelerate launch` was asked for, as its own parser reads it."""
+
+    num_processes: int | None
+    """From the option, or else the config file; over all machines."""
+    source: str
+    """Where that number was found, in words."""
+    wants_cpu: bool
+    sets_threads: bool
+    """Whether --num_cpu_threads_per_process was given."""
+    rest: tuple[str, ...]
+    """The script or module, and its arguments."""
+
+
+def accelerate_request(parent: Parent) -> AccelerateRequest | None:
+    """None where the parent is not `accelerate launch`."""
+    words = parent.accelerate_words
+    if words is None:
+        return None
+    from accelerate.commands.launch import launch_command_parser
+
+    try:
+        options = launch_command_parser().parse_args(words)
+    except SystemExit:  # Another version's options; it would not have started us with wrong ones.
+        return None
+    rest = ("-m",) if options.module else ()
+    rest += (options.training_script, *options.training_script_args)
+    number, source, wants_cpu = options.num_processes, "--num_processes", options.cpu
+    config = _config(options)
+    if config is not None:
+        path, settings = config
+        kind = str(getattr(settings.distributed_type, "value", settings.distributed_type))
+        wants_cpu = wants_cpu or bool(settings.use_cpu) or kind == "MULTI_CPU"
+        if number is None and settings.num_processes is not None and settings.num_processes > 0:
+            number, source = settings.num_processes, f"num_processes in {path}"
+    return AccelerateRequest(number, source, wants_cpu, options.num_cpu_threads_per_process is not None, rest)
+
+
+def _config(options: argparse.Namespace) -> tuple[str, argparse.Namespace] | None:
+    """The config file that accelerate launch has read, by its rule: a given one, or its default one unless --cpu."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    path = options.config_file
+    if path is None and not options.cpu and Path(default_config_file).is_file():
+        path = default_config_file
+    return (path, load_config_from_file(path)) if path else None

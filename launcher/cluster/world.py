@@ -1,0 +1,182 @@
+"""Which processes were started, checked before anything is built.
+
+Five common ways of starting two processes give two lone runs, or one, and no error (accelerate 1.15): each is either
+honoured here or refused with the command that works.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, MutableMapping
+
+from launcher.cluster.parent import AccelerateRequest, Parent, accelerate_request, read_parent
+from launcher.errors import Problems, UserError
+from launcher.training.launch import World, usable_cpus
+
+# Ranks as torchrun and accelerate launch set them, then as the MPI starters do.
+_RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
+_LOCAL_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+
+# Slurm numbers the steps that a person did not start with srun (batch script, interactive shell, ...) from here on.
+_FIRST_SPECIAL_STEP = 0xFFFFFFF0
+
+
+def check_world(environ: Mapping[str, str] = os.environ, parent: Parent | None = None) -> World:
+    """The processes that were started, this one among them.
+
+    Raises UserError, one line for each reason, where they could not train as one run: ranks that are missing or make no
+    sense, a launcher that was asked for more processes than it starts, tasks of srun that do not know of each other, or
+    a launcher that sets up DeepSpeed, FSDP, Megatron-LM or torch.compile.
+    """
+    parent = read_parent() if parent is None else parent
+    problems = Problems()
+    with problems.collected():
+        _check_plugins(environ)
+    with problems.collected():
+        world = _started(environ)
+        with problems.collected():
+            _check_slurm(environ, world)
+        with problems.collected():
+            _check_request(accelerate_request(parent), world)
+    problems.raise_if_any()
+    return world
+
+
+def _started(environ: Mapping[str, str]) -> World:
+    num_processes = _number(environ, _SIZE, 1)
+    rank_name = next((name for name in _RANK if name in environ), None)
+    if num_processes == 1:
+        # A lone process may use the machine's accelerator, Apple's included, unless told not to.
+        return World(use_cpu=_flag(environ, "ACCELERATE_USE_CPU"))
+    if rank_name is None:
+        raise UserError(f"WORLD_SIZE={num_processes}, but RANK is not set; unset WORLD_SIZE, or start with torchrun")
+    rank, local_rank = _number(environ, _RANK, 0), _number(environ, _LOCAL_RANK, 0)
+    num_local = _number(environ, _LOCAL_SIZE, num_processes)
+    problems = Problems()
+    if not 0 <= rank < num_processes:
+        problems.found.append(f"{rank_name}={rank}: must be 0 to {num_processes - 1}, for WORLD_SIZE={num_processes}")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in environ:
+            problems.found.append(f"{name} is not set, so the {num_processes} processes cannot meet; use torchrun")
+    num_devices = _num_devices()
+    use_cpu = _flag(environ, "ACCELERATE_USE_CPU") or num_devices == 0
+    if not use_cpu and local_rank >= num_devices:
+        problems.found.append(
+            f"{num_local} processes on this machine, but it has {num_devices} GPUs (or shows no more: "
+            f"CUDA_VISIBLE_DEVICES); start {num_devices}, or set ACCELERATE_USE_CPU=true to train on its CPUs"
+        )
+    problems.raise_if_any()
+    return World(
+        process_index=rank,
+        num_processes=num_processes,
+        local_process_index=local_rank,
+        num_local_processes=num_local,
+        use_cpu=use_cpu,
+        num_cpus=cpu_count_for_workers(num_local),
+    )
+
+
+def _check_slurm(environ: Mapping[str, str], world: World) -> None:
+    """In a step of srun with several tasks, all tasks must belong to one run."""
+    step = environ.get("SLURM_STEP_ID", "")
+    if not step.isdigit() or int(step) >= _FIRST_SPECIAL_STEP or "SLURM_PTY_PORT" in environ:
+        return
+    num_tasks = _number(environ, ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), 1)
+    # torchrun and accelerate launch tell how many of them have met; with ranks set by hand each task is a process.
+    together = _number(environ, ("GROUP_WORLD_SIZE",), world.num_processes)
+    if num_tasks > 1 and together != num_tasks:
+        lone = "each is a run of its own" if together == 1 else f"only {together} of them belong together"
+        raise UserError(
+            f"srun started {num_tasks} tasks, and {lone}: Accelerate does not read SLURM_PROCID; use srun "
+            "--ntasks-per-node=1 bash -c 'accelerate launch --multi_gpu --num_machines $SLURM_NNODES --machine_rank "
+            "$SLURM_NODEID --num_processes <all GPUs> --main_process_ip <first node> --main_process_port <port> "
+            "-m launcher ...' (single quotes), or srun --ntasks=1 for a lone run"
+        )
+
+
+def _check_request(request: AccelerateRequest | None, world: World) -> None:
+    """What accelerate launch was asked for must be what it started."""
+    if request is None or request.num_processes is None or request.num_processes <= 1:
+        return
+    asked, started = request.num_processes, world.num_processes
+    if started == asked:
+        return
+    if started > 1:
+        raise UserError(
+            f"{request.source}: {asked} processes asked for in all, but accelerate launch started {started}, "
+            "as each machine gets the same number; ask for a multiple of --num_machines"
+        )
+    command = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(asked), *request.rest]
+    prefix = "ACCELERATE_USE_CPU=true " if request.wants_cpu else ""
+    raise UserError(
+        f"{request.source}: {asked} processes asked for, but without --multi_gpu accelerate launch starts one "
+        f"(on CPUs, too); what works: {prefix}{shlex.join(command)}"
+    )
+
+
+def _check_plugins(environ: Mapping[str, str]) -> None:
+    """What a forgotten config file in the home folder may switch on (~/.cache/huggingface/accelerate)."""
+    names = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP", "MEGATRON_LM": "Megatron-LM"}
+    on = [name for key, name in names.items() if _flag(environ, f"ACCELERATE_USE_{key}")]
+    if environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() not in ("no", ""):
+        on.append(f"torch.compile ({environ['ACCELERATE_DYNAMO_BACKEND']})")
+    if on:
+        raise UserError(
+            f"accelerate launch asks for {', '.join(on)}, which this launcher does not use; leave it out of its "
+            "options and of the config file (accelerate env shows which file it reads)"
+        )
+
+
+def set_threads(world: World, environ: MutableMapping[str, str] = os.environ, parent: Parent | None = None) -> int:
+    """Give torch this process's share of the CPU cores, and return the number of threads.
+
+    torchrun and accelerate launch set OMP_NUM_THREADS=1 for their children, which makes work on the CPU slow. A number
+    that the user has chosen stays: by --num_cpu_threads_per_process, by OMP_NUM_THREADS in the environment in which
+    the launcher itself was started (it sets its own 1 only where there is none), or by any OMP_NUM_THREADS where no
+    launcher is the parent.
+
+    Call it before `Accelerator()`, which otherwise counts the machine's cores, warns, and fails where it cannot.
+    """
+    import torch
+
+    parent = read_parent() if parent is None else parent
+    request = accelerate_request(parent)
+    chosen = "OMP_NUM_THREADS" in (parent.environ if parent.is_launcher else environ)
+    if not chosen and not (request and request.sets_threads):
+        torch.set_num_threads(world.num_cpus)
+        if world.num_processes > 1:
+            environ.setdefault("OMP_NUM_THREADS", str(world.num_cpus))
+    return torch.get_num_threads()
+
+
+def cpu_count_for_workers(num_local_processes: int) -> int:
+    """CPU cores for each of the processes on this machine, at least 1. They share what this process may use: launchers
+    start their children without binding them to cores."""
+    return max(1, usable_cpus() // num_local_processes)
+
+
+def _num_devices() -> int:
+    """Accelerators of this machine over which Accelerate spreads processes; Apple's is none of them."""
+    import torch
+
+    if not hasattr(torch, "accelerator"):  # before torch 2.6
+        return torch.cuda.device_count()
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return 0 if device is None or device.type == "mps" else torch.accelerator.device_count()
+
+
+def _number(environ: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
+    for name in names:
+        if name in environ:
+            try:
+                return int(environ[name])
+            except ValueError:
+                raise UserError(f"{name}={environ[name]}: must be a whole number") from None
+    return default
+
+
+def _flag(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "").lower() in ("1", "true", "yes", "y", "on", "t")

@@ -1,0 +1,28 @@
+"""What a training process sees of the others, as one line of JSON. Started for real by test_world.py."""
+
+import json
+import sys
+
+from accelerate import Accelerator
+
+from launcher.cluster.world import check_world, set_threads
+from launcher.errors import UserError
+
+try:
+    world = check_world()
+    threads = set_threads(world)
+    accelerator = Accelerator(cpu=world.use_cpu)
+    world.check(accelerator, mixed_precision="no")
+except UserError as error:
+    print(json.dumps({"refused": error.problems}), flush=True)
+    sys.exit(0)  # not 2: the launchers' own tracebacks are of no interest here
+seen = {
+    "processes": accelerator.num_processes,
+    "index": accelerator.process_index,
+    "type": str(accelerator.distributed_type.value),
+    "same_index": accelerator.process_index == world.process_index,
+    "threads": threads,
+    "cpus": world.num_cpus,
+}
+print(json.dumps(seen), flush=True)
+accelerator.end_training()
