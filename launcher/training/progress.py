@@ -60,9 +60,10 @@ class Screen:
         """The table of what trains in a phase."""
         self.end_bar()
         self._header = ""
-        title, rows = phase_summary(prepared, resolved)
+        title, rows = phase_summary(resolved, len(prepared.phases))
         if self.live:
-            self.console.print(phase_table(title, rows))
+            self.console.print(title, style="bold", markup=False)
+            self.console.print(phase_table(rows))
             if self.log:
                 self.log.write("\n".join([title, *("  " + "  ".join(row) for row in rows)]) + "\n")
         else:
@@ -135,7 +136,9 @@ class Screen:
         """What is about to be trained, on what, where."""
         splits = prepared.splits
         kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
-        self.line(f"{run_dir}: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names)} {kind}")
+        self.line(
+            f"{run_dir}: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names)} {kind}"
+        )
         if splits.skipped:
             self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
         self.line(f"{prepared.batching}; {where}")
@@ -145,12 +148,12 @@ def _width(name: str) -> int:
     return max(len(name), 8)
 
 
-def phase_summary(prepared: Prepared, resolved: ResolvedPhase) -> tuple[str, list[tuple[str, str, str]]]:
+def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[tuple[str, str, str]]]:
     """A phase's title, and for each thing that trains: what, how much, at which rate."""
     phase = resolved.phase
     epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
     title = (
-        f"phase {resolved.number + 1}/{len(prepared.phases)} {phase.name}: {epochs} x {resolved.steps_per_epoch} steps"
+        f"phase {resolved.number + 1}/{num_phases} {phase.name}: {epochs} x {resolved.steps_per_epoch} steps"
         f"{f', patience {phase.patience}' if phase.patience else ''}"
     )
     rows = [
@@ -166,8 +169,8 @@ def phase_summary(prepared: Prepared, resolved: ResolvedPhase) -> tuple[str, lis
     return title, rows
 
 
-def phase_table(title: str, rows: list[tuple[str, str, str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+def phase_table(rows: list[tuple[str, str, str]]) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
