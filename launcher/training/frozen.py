@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from launcher.errors import UserError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+NAMED = 5
+"""Tensors that an error names; the rest is counted."""
+
 
 def fingerprint(tensor: torch.Tensor) -> str:
-    """A hash of a tensor's bytes."""
+    """A hash of a tensor's bytes, whatever its layout in memory."""
     data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.blake2b(data.numpy().tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(data.numpy(), digest_size=16).hexdigest()
 
 
 def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
@@ -23,13 +30,36 @@ def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[s
     return {name: fingerprint(state[name]) for name in (state if names is None else names)}
 
 
-def check_frozen(model: nn.Module, before: Mapping[str, str], phase: str) -> None:
-    """Raises UserError naming the tensors that are no longer what they were when the phase began."""
-    now = fingerprints(model, before)
-    moved = [name for name, digest in before.items() if now[name] != digest]
-    if moved:
-        raise UserError(
-            f"phase {phase}: {len(moved)} frozen tensors changed: {', '.join(moved[:5])}"
-            f"{', ...' if len(moved) > 5 else ''}; something wrote to them (a hook, a shared tensor, a module put in "
-            "training mode by hand); the run was stopped"
-        )
+def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str) -> None:
+    """Frozen tensors are what they were when the phase began, and all tensors are the same on all processes.
+
+    `frozen` holds the hashes from then. Called by all processes; each raises the same UserError, which names the tensors
+    and the processes.
+    """
+    from accelerate.utils import gather_object
+
+    now = fingerprints(model)
+    moved = [name for name, digest in frozen.items() if now[name] != digest]
+    whole = hashlib.blake2b("".join(now.values()).encode(), digest_size=16).hexdigest()
+    reports: list[tuple[str, list[str]]] = gather_object([(whole, moved)])
+    problems = []
+    for process, (_, names) in enumerate(reports):
+        if names:
+            problems.append(
+                f"phase {phase}: {len(names)} frozen tensors changed on process {process}: {_listed(names)}; something "
+                "wrote to them (a hook, a shared tensor, a module put in training mode by hand)"
+            )
+    if len({digest for digest, _ in reports}) > 1:
+        everyones: list[dict[str, str]] = gather_object([now])
+        for process, theirs in enumerate(everyones):
+            names = [name for name in now if theirs[name] != everyones[0][name]]
+            if names:
+                problems.append(
+                    f"phase {phase}: processes 0 and {process} hold different values in {len(names)} tensors: {_listed(names)}"
+                )
+    if problems:
+        raise UserError(*problems)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

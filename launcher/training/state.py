@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from launcher.recipe.recipe import Recipe
 from launcher.training.checkpoint import Progress, State
-from launcher.training.frozen import check_frozen, fingerprints
+from launcher.training.frozen import fingerprints, prove
 from launcher.training.images import Batch
 from launcher.training.model import TransferModel, cpu_state, freeze, norm_layers_that_train
 from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
@@ -156,11 +156,11 @@ def average_norm_statistics(run: Run, state: PhaseState) -> None:
 
 
 def save(run: Run, state: PhaseState) -> None:
-    """A checkpoint of this very moment, after the proof that what is frozen stood still. Called by all processes."""
+    """A checkpoint of this very moment, after the proof that it is sound. Called by all processes."""
     read_losses(run, state)
     average_norm_statistics(run, state)
+    prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name)
     if run.accelerator.is_main_process:
-        check_frozen(state.model, state.frozen, state.resolved.phase.name)
         if run.metrics:
             run.metrics.sync()
             run.progress.metrics_rows = run.metrics.rows

@@ -1,10 +1,11 @@
 import pytest
 import torch
 import torchvision
+from accelerate import Accelerator
 from torch import nn
 
 from launcher.recipe.phases import NormStatistics
-from launcher.training.frozen import check_frozen, fingerprint, fingerprints
+from launcher.training.frozen import fingerprint, fingerprints, prove
 from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, set_train_mode
 from launcher.errors import UserError
 from launcher import backbones, heads
@@ -55,7 +56,7 @@ def test_a_frozen_backbone_draws_nothing_and_learns_nothing() -> None:
     images = torch.randn(4, 3, 8, 8)
     assert torch.equal(model.backbone(images), model.backbone(images))
     model(images).sum().backward()
-    check_frozen(model, before, "probe")
+    prove(Accelerator(cpu=True), model, before, "probe")
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {"head.1.weight", "head.1.bias"}
 
 
@@ -76,8 +77,8 @@ def test_a_nudged_frozen_tensor_is_named() -> None:
     before = fingerprints(model, [name for name in model.state_dict() if name.startswith("backbone")])
     with torch.no_grad():
         model.backbone[0][0].weight[0, 0, 0, 0] += 1e-7
-    with pytest.raises(UserError, match=r"phase probe: 1 frozen tensors changed: backbone.0.0.weight"):
-        check_frozen(model, before, "probe")
+    with pytest.raises(UserError, match=r"phase probe: 1 frozen tensors changed on process 0: backbone.0.0.weight"):
+        prove(Accelerator(cpu=True), model, before, "probe")
 
 
 def test_fingerprints_see_every_bit() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-# The class of a torchvision network -> the dotted name of its last classifying layer. A table and not "the last Linear":
+# The class of a torchvision network -> the dotted name of its last classifying layer. A table, not "the last Linear":
 # GoogLeNet and Inception have auxiliary classifiers, SqueezeNet's is a convolution that is not the last module.
 TORCHVISION_CLASSIFIERS = {
     "AlexNet": "classifier.6",
@@ -68,4 +68,4 @@ def cut_classifier(network: nn.Module, name: str) -> None:
 
     describe_classifier(network, name, network.get_submodule(name))
     parent_name, _, child = name.rpartition(".")
-    setattr(cast(nn.Module, network.get_submodule(parent_name)), child, nn.Identity())
+    setattr(network.get_submodule(parent_name), child, nn.Identity())

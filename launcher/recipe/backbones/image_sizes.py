@@ -25,10 +25,9 @@ def check_image_size(name: str, family: str, image_size: int, min_size: int) -> 
 
     `family` is the torchvision module that defines the network; `min_size` what the weights state as the smallest.
     """
-    multiple = {"vision_transformer": patch_size, "maxvit": lambda _: MAXVIT_MULTIPLE}.get(family)
-    if multiple is not None:
+    if family in ("vision_transformer", "maxvit"):
         # A ViT's stated smallest size is the size it was trained at; its position embeddings are interpolated.
-        step = multiple(name)
+        step = MAXVIT_MULTIPLE if family == "maxvit" else patch_size(name)
         if image_size % step:
             lower = image_size // step * step
             nearby = f"{lower} or {lower + step}" if lower else str(step)
@@ -52,7 +51,7 @@ def at_size(preset: Preprocessing, image_size: int | None) -> Preprocessing:
 def fit_position_embeddings(
     tensors: dict[str, torch.Tensor], name: str, image_size: int, may_interpolate: bool, source: str
 ) -> dict[str, torch.Tensor]:
-    """A ViT's tensors with position embeddings for `image_size`, interpolated by torchvision (bicubic) where they differ.
+    """A ViT's tensors with position embeddings for `image_size`, interpolated (torchvision, bicubic) where they differ.
 
     Raises UserError where they differ and nobody asked for another size.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from launcher.errors import UserError
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def load_backbone(
-    backbone: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, left_out: Iterable[str] = ()
+    backbone: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    source: str,
+    left_out: Iterable[str] = (),
+    hint: str = "",
 ) -> None:
     """Copy `tensors` into `backbone`, whose classifier is already gone.
 
@@ -21,7 +25,7 @@ def load_backbone(
     and shape, except BatchNorm's `num_batches_tracked`, which files from before 2018 lack and which only counts.
 
     Raises UserError with the counts and first names of what is missing, unexpected or of another shape, and for values
-    that are not finite. `source` is the file as the message names it.
+    that are not finite. `source` is the file as the message names it; `hint` ends the message.
     """
     prefixes = tuple(f"{name}." for name in left_out)
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)} if prefixes else tensors
@@ -40,8 +44,35 @@ def load_backbone(
         raise UserError(
             f"backbone.weights: {source} does not fit the network: of its {len(own)} tensors "
             + "; ".join(filter(None, problems))
+            + hint
         )
     _check_finite(backbone, source)
+
+
+def matched_by_order(
+    backbone: nn.Module, names: Sequence[str], tensors: Mapping[str, torch.Tensor], source: str
+) -> dict[str, torch.Tensor]:
+    """`tensors`, whose own names mean nothing here, under the names of `backbone` one after the other, as timm does it.
+
+    `names` are those of the whole network; a file with as many tensors has a classifier, which is left out.
+
+    Raises UserError where number or shapes differ.
+    """
+    from timm.models import remap_state_dict
+
+    own = backbone.state_dict()
+    stored = list(tensors.items())
+    if len(stored) == len(names):
+        stored = [pair for pair, name in zip(stored, names, strict=True) if name in own]
+    elif len(stored) != len(own):
+        raise UserError(
+            f"backbone.weights: {source} has {len(stored)} tensors, the network {len(names)} "
+            f"({len(own)} without classifier): they cannot be matched by their order"
+        )
+    try:
+        return dict(remap_state_dict(dict(stored), backbone, allow_reshape=False))
+    except AssertionError as error:
+        raise UserError(f"backbone.weights: {source} cannot be matched by the order of its tensors: {error}") from error
 
 
 def _told(what: str, names: list[str]) -> str:
