@@ -21,21 +21,21 @@ def notes(found: Findings) -> Iterable[str]:
     if updating:
         joined = " (sync_batchnorm joins the processes, not the accumulation)" if recipe.sync_batchnorm else ""
         yield (
-            f"{_named(updating)}: norm_statistics='update': BatchNorm sees one micro-batch of one process at a time, "
+            f"{_named(updating, found)}: norm_statistics='update': BatchNorm sees one micro-batch of one process, "
             f"so the weights depend on how the batch is split{joined}"
         )
     drawing = random_layers(found)
     if drawing:
         kinds = ", ".join(sorted({kind for _, kind in drawing}))
         yield (
-            f"{_named(list(dict.fromkeys(phase for phase, _ in drawing)))}: {kinds}: drawn for each process and "
+            f"{_named((phase for phase, _ in drawing), found)}: {kinds}: drawn for each process and "
             "micro-batch, so the weights depend on how the batch is split"
         )
     if getattr(recipe.backbone, "weights", "") is None:
         yield "backbone.weights=None: the network starts from random weights"
         kept = [p.phase.name for p in found.phases if p.phase.norm_statistics == "keep" and p.norm_layers]
         if kept:
-            yield f"{_named(kept)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns them"
+            yield f"{_named(kept, found)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
     if found.splits and recipe.batch_size > len(found.splits.train):
         samples = len(found.splits.train)
         yield f"batch_size={recipe.batch_size} is more than all {samples} training images: one step per epoch"
@@ -75,5 +75,6 @@ def _draws(module: nn.Module) -> bool:
     )
 
 
-def _named(phases: list[str]) -> str:
-    return ", ".join(phases)
+def _named(phases: Iterable[str], found: Findings) -> str:
+    names = list(dict.fromkeys(phases))
+    return "all phases" if len(names) == len(found.phases) > 1 else ", ".join(names)

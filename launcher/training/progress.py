@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -157,7 +157,11 @@ def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[t
         f"{f', patience {phase.patience}' if phase.patience else ''}"
     )
     rows = [
-        (_span(group.names), f"{group.parameters:,} parameters", f"lr {group.lr:.3g} (scale {group.lr_scale:g})")
+        (
+            _span(group.names, resolved.lr_scales),
+            f"{group.parameters:,} parameters",
+            f"lr {group.lr:.3g} (scale {group.lr_scale:g})",
+        )
         for group in resolved.groups
     ]
     frozen = resolved.total_parameters - resolved.trainable_parameters
@@ -179,18 +183,19 @@ def phase_table(rows: list[tuple[str, str, str]]) -> Table:
     return table
 
 
-def _span(names: tuple[str, ...]) -> str:
-    """A short name for a group of parameters: what they have in common, or the first and the last module."""
+def _span(names: Sequence[str], all_names: Collection[str]) -> str:
+    """A short name for some of a network's parameters: the module that holds just these, or the modules that do."""
     pieces = [name.split(".") for name in names]
-    common: list[str] = []
-    for column in zip(*pieces, strict=False):
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
-    if common:
-        return ".".join(common)
-    tops = list(dict.fromkeys(piece[0] for piece in pieces))
-    return " + ".join(tops)
+    common = ".".join(os.path.commonprefix(pieces))  # of lists: piece by piece
+    inside = [name for name in all_names if f"{name}.".startswith(f"{common}.")] if common else list(all_names)
+    if common and len(inside) == len(names):
+        return common
+    depth = len(common.split(".")) if common else 0
+    children = list(dict.fromkeys(".".join(piece[depth : depth + 1]) for piece in pieces))
+    shown = (
+        " + ".join(children) if len(children) <= 4 else f"{children[0]} ... {children[-1]} ({len(children)} modules)"
+    )
+    return f"{common}: {shown}" if common else shown
 
 
 def duration(seconds: float) -> str:
