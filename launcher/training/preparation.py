@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.training.batching import Batching, batching_for
 from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, norm_layers_that_train
-from launcher.training.trial import try_one_batch
+from launcher.training.trial import try_one_batch, try_smallest_batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,9 +165,15 @@ def examine(
         batching, splits_or_none = found.batching, found.splits
         steps_per_epoch = batching.steps_per_epoch(len(splits_or_none.train)) if batching and splits_or_none else 1
         found.phases = tuple(resolve_phases(recipe, found.model, steps_per_epoch, problems))
-    if found.splits and found.task and found.model and not problems.found:
+    if found.splits and found.task and found.model and found.preprocessing and batching and not problems.found:
         with problems.collected():
             try_one_batch(recipe, found.splits, found.task, found.model, found.phases[-1].lr_scales)
+        updating = [p for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
+        if updating:
+            freeze(found.model, updating[-1].lr_scales)
+            at = f"freeze_plan.{updating[-1].number}"
+            with problems.collected():
+                try_smallest_batch(found.model, batching, len(found.splits.train), found.preprocessing, at)
     return found
 
 
@@ -222,6 +229,9 @@ def _check_machine(recipe: Recipe, on_cpu: bool) -> None:
         )
     if recipe.sync_batchnorm and on_cpu:
         problems.append("sync_batchnorm=True: PyTorch's SyncBatchNorm needs GPUs; use sync_batchnorm=false")
+    # Accelerate would leave a tracker that is not installed out without a word.
+    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
+    problems += [f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing]
     if problems:
         raise UserError(*problems)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +31,6 @@ from launcher.training.verification import checked_together
 
 def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
     """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
-    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
-    if missing:  # Accelerate would leave them out without a word
-        raise UserError(*(f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing))
     accelerator = Accelerator(
         cpu=launch.world.use_cpu,
         mixed_precision=recipe.mixed_precision,
@@ -136,7 +132,9 @@ def begin_run(
     )
     if recipe.trackers:
         accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
-    where = f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
+    where = (
+        f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
+    )
     screen.run_begins(prepared, rundir.path, where)
     return run, resumed
 
@@ -183,7 +181,9 @@ def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launc
     if accelerator.is_main_process:
         metrics = json.loads((rundir.final / "metrics.json").read_text())
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
-        print(f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. To run again, give another --run-dir")
+        print(
+            f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. To run again, give another --run-dir"
+        )
     return True
 
 
