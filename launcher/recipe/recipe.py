@@ -70,7 +70,7 @@ class Recipe:
         lacking = [name for name in wanted if not hasattr(value, name)]
         if lacking:
             raise ValueError(
-                f"should be {example} or a part of your own; a {type(value).__name__} has no {', '.join(lacking)}"
+                f"should be {example} or a part of your own; a {type(value).__name__} lacks {', '.join(lacking)}"
             )
         return value
 

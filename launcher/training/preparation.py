@@ -148,9 +148,9 @@ def examine(
                 f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
             )
     with one_at_a_time(), problems.collected():
-        splits = recipe.data.build(recipe.task.target_kind, recipe.seed)
-        _check_splits(splits)
-        found.splits = splits
+        built = recipe.data.build(recipe.task.target_kind, recipe.seed)
+        _check_splits(built)
+        found.splits = built
     if found.splits is not None:
         with problems.collected():
             found.splits = check_images(recipe, found.splits)
@@ -162,19 +162,23 @@ def examine(
         found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
     if found.model is not None:
         # Without data the number of steps is unknown, but the rules can still be checked.
-        batching, splits_or_none = found.batching, found.splits
-        steps_per_epoch = batching.steps_per_epoch(len(splits_or_none.train)) if batching and splits_or_none else 1
+        batching, splits = found.batching, found.splits
+        steps_per_epoch = batching.steps_per_epoch(len(splits.train)) if batching and splits else 1
         found.phases = tuple(resolve_phases(recipe, found.model, steps_per_epoch, problems))
-    if found.splits and found.task and found.model and found.preprocessing and batching and not problems.found:
+    if not problems.found:
         with problems.collected():
-            try_one_batch(recipe, found.splits, found.task, found.model, found.phases[-1].lr_scales)
-        updating = [p for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
-        if updating:
-            freeze(found.model, updating[-1].lr_scales)
-            at = f"freeze_plan.{updating[-1].number}"
-            with problems.collected():
-                try_smallest_batch(found.model, batching, len(found.splits.train), found.preprocessing, at)
+            _try(found.prepared())
     return found
+
+
+def _try(prepared: Prepared) -> None:
+    recipe, model, phases = prepared.recipe, prepared.model, prepared.phases
+    try_one_batch(recipe, prepared.splits, prepared.task, model, phases[-1].lr_scales)
+    updating = [p for p in phases if p.phase.norm_statistics == "update" and p.norm_layers]
+    if updating:
+        freeze(model, updating[-1].lr_scales)
+        at, samples = f"freeze_plan.{updating[-1].number}", len(prepared.splits.train)
+        try_smallest_batch(model, prepared.batching, samples, prepared.preprocessing, at)
 
 
 def resolve_phases(

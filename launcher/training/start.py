@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,8 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelera
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=30)),
         ],
-        log_with=list(recipe.trackers) or None,
+        # `prepare` tells those that are not installed; Accelerate would leave them out.
+        log_with=[name for name in recipe.trackers if importlib.util.find_spec(name)] or None,
         project_dir=str(run_dir),
     )
     launch.world.check(accelerator, mixed_precision=recipe.mixed_precision)

@@ -26,8 +26,8 @@ def try_one_batch(
 ) -> None:
     """A few training and validation images through network, loss and gradient; the metrics on all targets.
 
-    Raises UserError for what breaks, for shapes that are not what the parts promise, and for a monitored metric that the
-    task does not have. The network is left as it was, without gradients; `lr_scales` say what trains.
+    Raises UserError for what breaks, for shapes that are not what the parts promise, and for a monitored metric that
+    the task does not have. The network is left as it was, without gradients; `lr_scales` say what trains.
     """
     preprocessing = recipe.backbone.preprocessing()
     train = TrainingImages(splits.train, recipe.augment.build(preprocessing), recipe.seed)
@@ -74,7 +74,7 @@ def try_smallest_batch(
     """Raises UserError where BatchNorm would have to take its statistics from a single value.
 
     A network whose last maps are 1x1 pixels (ResNet at 32 px) has one value per channel for each image of a
-    micro-batch, and the last batch of an epoch may leave a micro-batch of one. `at` is the phase that updates statistics.
+    micro-batch, and the last batch of an epoch may leave a micro-batch of one. `at` is the phase that updates.
     """
     if min(_micro_batch_sizes(batching, num_samples)) > 1:
         return
@@ -105,9 +105,7 @@ def _micro_batch_sizes(batching: Batching, num_samples: int) -> Iterator[int]:
 def _outputs(model: TransferModel, batch: Batch, num_outputs: int, preprocessing: Preprocessing) -> torch.Tensor:
     num_images, size = len(batch.images), preprocessing.image_size
     if batch.images.shape[1:] != (3, size, size):
-        raise UserError(
-            f"augment: gives images of {_shape(batch.images[0])}; the backbone's are (3, {size}, {size}) (preprocessing())"
-        )
+        raise UserError(f"augment: gives images of {_shape(batch.images[0])}; the backbone's are (3, {size}, {size})")
     features = model.backbone(batch.images)
     width = getattr(model.backbone, "num_features", None)
     if not isinstance(features, torch.Tensor) or features.shape != (num_images, width):
