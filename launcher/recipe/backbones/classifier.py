@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from torch import nn
 
-# The class of a torchvision network -> the dotted name of its last classifying layer. A table and not "the last Linear":
+# The class of a torchvision network -> the dotted name of its last classifying layer. A table, not "the last Linear":
 # GoogLeNet and Inception have auxiliary classifiers, SqueezeNet's is a convolution that is not the last module.
 TORCHVISION_CLASSIFIERS = {
     "AlexNet": "classifier.6",

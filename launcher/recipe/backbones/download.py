@@ -43,7 +43,8 @@ def why_unreachable(url: str) -> str | None:
             error.close()
             answers.append(f"its server answered {error.code} {error.reason}")
         except (OSError, ValueError) as error:
-            answers.append(f"no network: {getattr(error, 'reason', error)}")
+            reason = getattr(error, "reason", error)
+            answers.append(f"no network: {getattr(reason, 'strerror', None) or reason}")
 
     # A thread, because looking up a host name has no timeout of its own; a daemon, so that it never delays the exit.
     thread = threading.Thread(target=ask, daemon=True)

@@ -52,7 +52,7 @@ def at_size(preset: Preprocessing, image_size: int | None) -> Preprocessing:
 def fit_position_embeddings(
     tensors: dict[str, torch.Tensor], name: str, image_size: int, may_interpolate: bool, source: str
 ) -> dict[str, torch.Tensor]:
-    """A ViT's tensors with position embeddings for `image_size`, interpolated by torchvision (bicubic) where they differ.
+    """A ViT's tensors with position embeddings for `image_size`, interpolated (torchvision, bicubic) where they differ.
 
     Raises UserError where they differ and nobody asked for another size.
     """

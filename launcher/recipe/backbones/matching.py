@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from launcher.errors import UserError
@@ -42,6 +42,32 @@ def load_backbone(
             + "; ".join(filter(None, problems))
         )
     _check_finite(backbone, source)
+
+
+def matched_by_order(
+    backbone: nn.Module, names: Sequence[str], tensors: Mapping[str, torch.Tensor], source: str
+) -> dict[str, torch.Tensor]:
+    """`tensors`, whose own names mean nothing here, under the names of `backbone` one after the other, as timm does it.
+
+    `names` are those of the whole network; a file with as many tensors has a classifier, which is left out.
+
+    Raises UserError where number or shapes differ.
+    """
+    from timm.models import remap_state_dict
+
+    own = backbone.state_dict()
+    stored = list(tensors.items())
+    if len(stored) == len(names):
+        stored = [pair for pair, name in zip(stored, names, strict=True) if name in own]
+    elif len(stored) != len(own):
+        raise UserError(
+            f"backbone.weights: {source} has {len(stored)} tensors, the network {len(names)} "
+            f"({len(own)} without classifier): they cannot be matched by their order"
+        )
+    try:
+        return dict(remap_state_dict(dict(stored), backbone, allow_reshape=False))
+    except AssertionError as error:
+        raise UserError(f"backbone.weights: {source} cannot be matched by the order of its tensors: {error}") from error
 
 
 def _told(what: str, names: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,15 +45,15 @@ class Torchvision:
         Does not build the network and downloads nothing (it asks the server whether a file that is not cached is
         there, for 8 s at most).
         """
-        weights = self._published_names()  # an unknown name makes all other questions idle
+        self._published_names()  # an unknown name makes all other questions idle
         problems = Problems()
         with problems.collected():
             if self._published() is not None:
                 check_cached(self.weights or "", self._published().url)
-            elif self.weights is not None:
-                read_weights(self._stored().file)
+            elif (stored := self._stored()) is not None:
+                read_weights(stored.file)
         with problems.collected():
-            if self.image_size is not None and weights:
+            if self.image_size is not None:
                 check_image_size(self.name, self._family(), self.image_size, self._min_size())
         problems.raise_if_any()
 
@@ -101,8 +100,8 @@ class Torchvision:
         described: dict[str, Any] = {"library": "torchvision", "name": self.name, "kwargs": self._build_arguments()}
         if self._family() == "squeezenet":
             described["note"] = (
-                "torchvision's SqueezeNet ends in a ReLU, which cuts negative outputs off; the outputs of this training "
-                "are those of the network after: network.classifier[2] = torch.nn.Identity()"
+                "torchvision's SqueezeNet ends in a ReLU, which cuts negative outputs off; the outputs of this "
+                "training are those of the network after: network.classifier[2] = torch.nn.Identity()"
             )
         if self._family() == "mnasnet":
             described["note"] = (
@@ -115,8 +114,8 @@ class Torchvision:
         published = self._published()
         if published is not None:
             file = fetch(self.weights or "", published.url)
-        elif self.weights is not None:
-            file = self._stored().file
+        elif (stored := self._stored()) is not None:
+            file = stored.file
         else:
             return
         tensors = read_weights(file)
@@ -165,7 +164,7 @@ class Torchvision:
             return None
         published = torchvision.models.get_model_weights(self.name)
         name = self.weights.removeprefix(f"{published.__name__}.")
-        if name == "DEFAULT" and names:
+        if name == "DEFAULT":
             return published.DEFAULT
         if name not in names:
             raise UserError(
@@ -188,11 +187,9 @@ class Torchvision:
         return cast(str, torchvision.models.get_model_builder(self.name).__module__.rpartition(".")[2])
 
     def _preset(self) -> Preprocessing:
-        if self.weights is not None and is_path(self.weights):
-            stored = self._stored()
-            if stored is not None and stored.preprocessing is not None:
-                fields = {field.name for field in dataclasses.fields(Preprocessing)}
-                return Preprocessing(**{key: value for key, value in stored.preprocessing.items() if key in fields})
+        stored = self._stored()
+        if stored is not None and (own := stored.preset()) is not None:
+            return own
         preset = self._any_published().transforms()
         return Preprocessing(
             image_size=preset.crop_size[0],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import UserError
+from launcher.recipe.protocols import Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,12 @@ class StoredWeights:
     """`model.json` of the run: {"library", "name", "kwargs"}."""
     preprocessing: dict[str, Any] | None = None
     """`preprocess.json` of the run, where it is there."""
+
+    def preset(self) -> Preprocessing | None:
+        """The run's own preprocessing."""
+        fields = {field.name for field in dataclasses.fields(Preprocessing)}
+        known = {key: value for key, value in (self.preprocessing or {}).items() if key in fields}
+        return Preprocessing(**known) if "image_size" in known and "resize_size" in known else None
 
     def matches(self, library: str, name: str) -> None:
         """Raises UserError where a run trained another network than `name` of `library`."""
@@ -82,8 +89,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """All tensors of a weights file by name, on the CPU.
 
-    A wrapping {"state_dict": ...} or {"model": ...} is opened, and what DistributedDataParallel and torch.compile add to
-    the names (`module.`, `_orig_mod.`) is taken off. Nothing in the file is executed.
+    A wrapping {"state_dict": ...} or {"model": ...} is opened, and what DistributedDataParallel and torch.compile add
+    to the names (`module.`, `_orig_mod.`) is taken off. Nothing in the file is executed.
 
     Raises UserError for a broken file, one that holds more than tensors and plain values, and one without a state dict.
     """

@@ -1,0 +1,86 @@
+"""What a timm network looks like, found out without its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+from launcher.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """A network on the meta device: names and shapes, no memory. Takes 0.1 to 1 s."""
+
+    full_name: str
+    build_arguments: dict[str, Any]
+    names: tuple[str, ...]
+    """Names of all tensors, classifiers included, in order."""
+    classifier: tuple[str, nn.Module] | None
+    """Name and layer of the one linear classifier; None where there are several (distilled networks, auxiliary
+    heads), or one with more than a linear layer in it, or none."""
+
+    @classmethod
+    def of(cls, full_name: str, build_arguments: dict[str, Any]) -> Skeleton:
+        """Raises UserError for a network that cannot be built so (an image size it does not take)."""
+        network = _on_meta(full_name, 1, build_arguments)
+        bare = list(_on_meta(full_name, 0, build_arguments).state_dict())
+        names = tuple(network.state_dict())
+        return cls(full_name, build_arguments, names, _single_classifier(network, names, bare))
+
+    def output_width(self, image_size: int) -> int:
+        """Features that come out, from a forward pass without numbers.
+
+        Raises UserError where they are not (N, features).
+        """
+        import torch
+
+        network = _on_meta(self.full_name, 0, self.build_arguments).eval()
+        features = network(torch.empty(2, 3, image_size, image_size, device="meta"))
+        if not isinstance(features, torch.Tensor) or features.ndim != 2:
+            shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+            raise UserError(f"backbone.name={self.full_name!r}: it gives {shape} for two images, not (2, features)")
+        return features.shape[1]
+
+    def at_image_size(self, tensors: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
+        """`tensors` with position embeddings resampled to the size of `network`, by timm's own filter for it."""
+        own = network.state_dict()
+        if all(tensor.shape == own[name].shape for name, tensor in tensors.items() if name in own):
+            return tensors
+        adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        return tensors if adapt is None else cast("dict[str, torch.Tensor]", adapt(tensors, network))
+
+
+def _on_meta(full_name: str, num_classes: int, build_arguments: dict[str, Any]) -> nn.Module:
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return cast("nn.Module", timm.create_model(full_name, num_classes=num_classes, **build_arguments))
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        if "img_size" not in build_arguments:
+            raise
+        size = build_arguments["img_size"]
+        raise UserError(f"backbone.image_size={size}: {full_name} cannot be built for it: {error}") from error
+
+
+def _single_classifier(
+    network: nn.Module, names: tuple[str, ...], names_without: list[str]
+) -> tuple[str, nn.Module] | None:
+    from torch import nn
+
+    layer = network.get_classifier() if hasattr(network, "get_classifier") else None
+    path = next((name for name, module in network.named_modules() if module is layer), None)
+    is_linear = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
+    if path is None or not is_linear:
+        return None
+    # LeViT and others normalise inside the classifier, VOLO has a second one: then more goes than this layer.
+    if [name for name in names if not name.startswith(f"{path}.")] != names_without:
+        return None
+    return path, cast("nn.Module", layer)

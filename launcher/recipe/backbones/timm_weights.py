@@ -1,0 +1,99 @@
+"""timm's published weights: in the cache of the Hugging Face hub, or fetched into it, or a quick and clear no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import UserError
+from launcher.recipe.backbones.download import check_cached, fetch, why_unreachable
+
+# The names that timm gives to weights files on the hub, in the order in which it looks.
+FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def check_published(weights: str, config: Any) -> None:
+    """Raises UserError unless the weights that `config` (timm's PretrainedCfg) names are cached or can be fetched.
+
+    Loads nothing.
+    """
+    if config.hf_hub_id:
+        if _cached(config) is None and (reason := _why_offline()):
+            raise _not_here(weights, config, reason)
+    elif config.url:
+        check_cached(weights, config.url)
+    else:
+        raise _never_published(config)
+
+
+def fetch_published(weights: str, config: Any) -> Path:
+    """The file of the weights that `config` names, fetched where it is not in the cache yet. Raises UserError."""
+    if not config.hf_hub_id:
+        if config.url:
+            return fetch(weights, config.url)
+        raise _never_published(config)
+    if (file := _cached(config)) is not None:
+        return file
+    if reason := _why_offline():
+        raise _not_here(weights, config, reason)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, revision = _repository(config)
+    for name in _files(config):
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision))
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the hub's own errors, its HTTP library's and the file system's have no common base
+            raise _not_here(weights, config, str(error)) from error
+    raise _not_here(weights, config, f"it has none of {', '.join(_files(config))}")
+
+
+def _files(config: Any) -> tuple[str, ...]:
+    return (config.hf_hub_filename,) if config.hf_hub_filename else FILES
+
+
+def _repository(config: Any) -> tuple[str, str | None]:
+    repository, _, revision = config.hf_hub_id.partition("@")
+    return repository, revision or None
+
+
+def _cached(config: Any) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, revision = _repository(config)
+    for name in _files(config):
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(found, str):  # otherwise None, or a mark that the hub is known not to have it
+            return Path(found)
+    return None
+
+
+def _why_offline() -> str | None:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    reason = why_unreachable(constants.ENDPOINT)
+    # Whatever a server answers to a stranger, it is there; the hub's client, which has the user's token, asks it again.
+    return None if reason and reason.startswith("its server answered") else reason
+
+
+def _not_here(weights: str, config: Any, reason: str) -> UserError:
+    from huggingface_hub import constants
+
+    repository, _ = _repository(config)
+    return UserError(
+        f"backbone.weights={weights!r}: {_files(config)[0]} of {repository} is not in {constants.HF_HUB_CACHE} and "
+        f"cannot be fetched from {constants.ENDPOINT} ({reason}); ways on: run 'hf download {repository}' on a machine "
+        "that has network and copy that folder here (HF_HOME moves it), or give a file or the run dir of an earlier run "
+        "(backbone.weights=PATH), or start from random weights (backbone.weights=none)"
+    )
+
+
+def _never_published(config: Any) -> UserError:
+    return UserError(
+        f"backbone.weights: timm publishes none for {config.architecture}; give a file or the run dir of an earlier "
+        "run (backbone.weights=PATH), or start from random weights (backbone.weights=none)"
+    )
