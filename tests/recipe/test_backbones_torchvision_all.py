@@ -61,7 +61,10 @@ def fill(network: nn.Module, values: torch.Tensor) -> None:
 def size_for(name: str) -> int:
     if name.startswith("vit_"):
         return 2 * int(name.rpartition("_")[2])
-    return {"maxvit_t": 224, "inception_v3": 75}.get(name, 64)
+    if name in ("swin_t", "swin_s", "swin_b"):
+        return 28  # fills their windows of 7x7 without padding
+    # BatchNorm over two images needs a few pixels more than the smallest possible size to have a gradient.
+    return {"maxvit_t": 224, "inception_v3": 75, "convnext_large": 32, "regnet_y_128gf": 32}.get(name, 64)
 
 
 def input_of(layer: nn.Module, network: nn.Module, images: torch.Tensor) -> torch.Tensor:

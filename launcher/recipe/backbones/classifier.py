@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,4 +68,4 @@ def cut_classifier(network: nn.Module, name: str) -> None:
 
     describe_classifier(network, name, network.get_submodule(name))
     parent_name, _, child = name.rpartition(".")
-    setattr(cast(nn.Module, network.get_submodule(parent_name)), child, nn.Identity())
+    setattr(network.get_submodule(parent_name), child, nn.Identity())

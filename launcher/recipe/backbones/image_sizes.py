@@ -25,10 +25,9 @@ def check_image_size(name: str, family: str, image_size: int, min_size: int) -> 
 
     `family` is the torchvision module that defines the network; `min_size` what the weights state as the smallest.
     """
-    multiple = {"vision_transformer": patch_size, "maxvit": lambda _: MAXVIT_MULTIPLE}.get(family)
-    if multiple is not None:
+    if family in ("vision_transformer", "maxvit"):
         # A ViT's stated smallest size is the size it was trained at; its position embeddings are interpolated.
-        step = multiple(name)
+        step = MAXVIT_MULTIPLE if family == "maxvit" else patch_size(name)
         if image_size % step:
             lower = image_size // step * step
             nearby = f"{lower} or {lower + step}" if lower else str(step)

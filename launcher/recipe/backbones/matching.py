@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def load_backbone(
-    backbone: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, left_out: Iterable[str] = ()
+    backbone: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    source: str,
+    left_out: Iterable[str] = (),
+    hint: str = "",
 ) -> None:
     """Copy `tensors` into `backbone`, whose classifier is already gone.
 
@@ -21,7 +25,7 @@ def load_backbone(
     and shape, except BatchNorm's `num_batches_tracked`, which files from before 2018 lack and which only counts.
 
     Raises UserError with the counts and first names of what is missing, unexpected or of another shape, and for values
-    that are not finite. `source` is the file as the message names it.
+    that are not finite. `source` is the file as the message names it; `hint` ends the message.
     """
     prefixes = tuple(f"{name}." for name in left_out)
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)} if prefixes else tensors
@@ -40,6 +44,7 @@ def load_backbone(
         raise UserError(
             f"backbone.weights: {source} does not fit the network: of its {len(own)} tensors "
             + "; ".join(filter(None, problems))
+            + hint
         )
     _check_finite(backbone, source)
 

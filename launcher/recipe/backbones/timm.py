@@ -56,8 +56,7 @@ class Timm:
                 read_weights(stored.file)
         with problems.collected():
             if self.image_size is not None:
-                self._check_image_size()
-                self._skeleton()
+                self._skeleton().output_width(self.preprocessing().image_size)
         problems.raise_if_any()
 
     def fetch(self) -> None:
@@ -103,6 +102,7 @@ class Timm:
         import timm
 
         skeleton = self._skeleton()
+        width = skeleton.output_width(self.preprocessing().image_size)
         if self._is_published():
             file = fetch_published(self.weights or "", self._config())
             network = self._build_published(str(file))
@@ -112,7 +112,7 @@ class Timm:
         if skeleton.classifier is not None:
             describe_classifier(network, *skeleton.classifier)
         else:
-            network.num_features = skeleton.output_width(self.preprocessing().image_size)
+            network.num_features = width
         return cast("nn.Module", network)
 
     def plain(self) -> dict[str, Any]:
@@ -161,7 +161,10 @@ class Timm:
         kept = {name: tensor for name, tensor in tensors.items() if name in own or name not in skeleton.names}
         if self.image_size is not None:
             kept = skeleton.at_image_size(kept, network)
-        load_backbone(network, kept, str(stored.file), [skeleton.classifier[0]] if skeleton.classifier else [])
+        renamed = not self.match_by_order and len(tensors) in (len(own), len(skeleton.names))
+        hint = "; if its tensors stand in timm's order: backbone.match_by_order=true" if renamed else ""
+        left_out = [skeleton.classifier[0]] if skeleton.classifier else []
+        load_backbone(network, kept, str(stored.file), left_out, hint)
 
     def _architecture(self) -> str:
         try:

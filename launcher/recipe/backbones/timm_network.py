@@ -36,12 +36,15 @@ class Skeleton:
     def output_width(self, image_size: int) -> int:
         """Features that come out, from a forward pass without numbers.
 
-        Raises UserError where they are not (N, features).
+        Raises UserError where they are not (N, features), and for a size that the network cannot work at.
         """
         import torch
 
         network = _on_meta(self.full_name, 0, self.build_arguments).eval()
-        features = network(torch.empty(2, 3, image_size, image_size, device="meta"))
+        try:
+            features = network(torch.empty(2, 3, image_size, image_size, device="meta"))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(f"backbone.image_size={image_size}: {self.full_name} cannot work at it: {error}") from error
         if not isinstance(features, torch.Tensor) or features.ndim != 2:
             shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
             raise UserError(f"backbone.name={self.full_name!r}: it gives {shape} for two images, not (2, features)")
@@ -75,7 +78,7 @@ def _single_classifier(
 ) -> tuple[str, nn.Module] | None:
     from torch import nn
 
-    layer = network.get_classifier() if hasattr(network, "get_classifier") else None
+    layer = cast(Any, network).get_classifier() if hasattr(network, "get_classifier") else None
     path = next((name for name, module in network.named_modules() if module is layer), None)
     is_linear = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     if path is None or not is_linear:

@@ -87,8 +87,8 @@ def _not_here(weights: str, config: Any, reason: str) -> UserError:
     return UserError(
         f"backbone.weights={weights!r}: {_files(config)[0]} of {repository} is not in {constants.HF_HUB_CACHE} and "
         f"cannot be fetched from {constants.ENDPOINT} ({reason}); ways on: run 'hf download {repository}' on a machine "
-        "that has network and copy that folder here (HF_HOME moves it), or give a file or the run dir of an earlier run "
-        "(backbone.weights=PATH), or start from random weights (backbone.weights=none)"
+        "that has network and copy that folder here (HF_HOME moves it), or give a file or the run dir of an earlier "
+        "run (backbone.weights=PATH), or start from random weights (backbone.weights=none)"
     )
 
 

@@ -167,6 +167,11 @@ class Torchvision:
         if name == "DEFAULT":
             return published.DEFAULT
         if name not in names:
+            if name in published.__members__:
+                raise UserError(
+                    f"backbone.weights={self.weights!r}: they hold the convolutions alone, all other layers of "
+                    f"{self.name} are not numbers; there are: {', '.join(['DEFAULT', *names])}"
+                )
             raise UserError(
                 f"backbone.weights={self.weights!r}: {self.name} has no such weights; there are: "
                 f"{', '.join(['DEFAULT', *names])}, or a path of a file or of an earlier run, or none"
