@@ -51,6 +51,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def without_large_truncated_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    # trunc_normal_ is Python inside torch, in many steps, which the mode above would have to know one by one.
+    draw = nn.init.trunc_normal_
+
+    def small_only(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return draw(tensor, *args, **kwargs) if tensor.numel() < LARGE else tensor
+
+    monkeypatch.setattr(nn.init, "trunc_normal_", small_only)
+
+
 def fill(network: nn.Module, values: torch.Tensor) -> None:
     for index, parameter in enumerate(network.parameters()):
         if parameter.numel() >= LARGE:
