@@ -195,8 +195,8 @@ def _tell(problems: Sequence[str]) -> None:
     if rank not in ("", "0"):
         time.sleep(SECONDS_FOR_MAIN_PROCESS)
     who = "" if rank in ("", "0") else f"[process {rank} on {socket.gethostname()}] "
-    for problem in problems:
-        print(f"error: {who}{' '.join(problem.split())}", file=sys.stderr)
+    # One write for all: torchrun starts Python unbuffered, and the lines of several processes would mix.
+    sys.stderr.write("".join(f"error: {who}{' '.join(problem.split())}\n" for problem in problems))
     sys.stderr.flush()
 
 
