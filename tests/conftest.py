@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST"}
+SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK"}  # the second by scikit-learn
 
 
 @pytest.fixture(autouse=True)
