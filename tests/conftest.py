@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK"}  # the second by scikit-learn
+# By pytest, by scikit-learn on import, and by torch when it first compiles or asks whether it could.
+SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 @pytest.fixture(autouse=True)
