@@ -108,5 +108,3 @@ def test_averaging_of_batch_statistics_makes_processes_agree(tmp_path: Path) -> 
     base = load_file(tmp_path / "checkpoints/base/model.safetensors")
     state = weights(tmp_path)
     assert not torch.equal(state["backbone.block1.1.running_mean"], base["backbone.block1.1.running_mean"])
-
-

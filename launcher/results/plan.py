@@ -125,9 +125,7 @@ def notes(prepared: Prepared) -> Iterable[str]:
     recipe, model = prepared.recipe, prepared.model
     if any(p.phase.norm_statistics == "update" and p.norm_layers for p in prepared.phases):
         yield "norm_statistics='update': each process sees its own batch statistics, so weights depend on the split"
-    droppers = sorted(
-        {type(m).__name__ for m in model.modules() if isinstance(m, nn.Module) and _drops(m)}
-    )
+    droppers = sorted({type(m).__name__ for m in model.modules() if isinstance(m, nn.Module) and _drops(m)})
     if droppers:
         yield f"{', '.join(droppers)} where the network trains: drawn per process, so weights depend on the split"
     if getattr(recipe.backbone, "weights", "") is None:
@@ -137,7 +135,9 @@ def notes(prepared: Prepared) -> Iterable[str]:
 
 
 def _drops(module: Any) -> bool:
-    return any(isinstance(getattr(module, name, None), float) and getattr(module, name) > 0 for name in ("p", "drop_prob"))
+    return any(
+        isinstance(getattr(module, name, None), float) and getattr(module, name) > 0 for name in ("p", "drop_prob")
+    )
 
 
 def _counts(split: Split, num_names: int, kind: str) -> Any:

@@ -54,7 +54,9 @@ class Batching:
 def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | None) -> Batching:
     """The batch arithmetic of a run. Raises UserError, with numbers that would work, where there is a remainder."""
     if batch_size % num_processes:
-        near = sorted({max(1, batch_size // num_processes) * num_processes, -(-batch_size // num_processes) * num_processes})
+        near = sorted(
+            {max(1, batch_size // num_processes) * num_processes, -(-batch_size // num_processes) * num_processes}
+        )
         raise UserError(
             f"batch_size={batch_size} cannot be shared by {num_processes} processes evenly; "
             f"batch_size={' or '.join(map(str, near))} would work, or {_divisors_text(batch_size)} processes"

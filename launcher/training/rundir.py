@@ -76,7 +76,9 @@ class RunDir:
         if self.environment_json.is_file():
             before = json.loads(self.environment_json.read_text())["data"]
             if before != data:
-                changed = [f"{key}: {before.get(key)} then, {data[key]} now" for key in data if before.get(key) != data[key]]
+                changed = [
+                    f"{key}: {before.get(key)} then, {data[key]} now" for key in data if before.get(key) != data[key]
+                ]
                 raise UserError(
                     f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
                     "bring them back, or give another --run-dir"

@@ -136,7 +136,9 @@ def begin_run(
     )
     if recipe.trackers:
         accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
-    where = f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
+    where = (
+        f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
+    )
     screen.run_begins(prepared, rundir.path, where)
     return run, resumed
 
@@ -183,7 +185,9 @@ def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launc
     if accelerator.is_main_process:
         metrics = json.loads((rundir.final / "metrics.json").read_text())
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
-        print(f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. To run again, give another --run-dir")
+        print(
+            f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. To run again, give another --run-dir"
+        )
     return True
 
 

@@ -52,7 +52,9 @@ def test_last_and_best_are_kept_and_others_go(checkpoints: Checkpoints) -> None:
     assert checkpoints.newest() == checkpoints.of_step(1_000_000)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"]
+)
 @pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
 def test_a_damaged_checkpoint_is_passed_over_and_told(checkpoints: Checkpoints, file: str, damage: str) -> None:
     best = Best("accuracy", 0.5, 5, "probe", 1)

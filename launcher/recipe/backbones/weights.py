@@ -23,7 +23,13 @@ PACKAGE = "package:"
 
 def is_path(weights: str) -> bool:
     """Whether `weights` means a file or folder, and not the name of published weights."""
-    return weights.startswith(PACKAGE) or "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).is_dir()
+    return (
+        weights.startswith(PACKAGE)
+        or "/" in weights
+        or "\\" in weights
+        or weights.lower().endswith(SUFFIXES)
+        or Path(weights).is_dir()
+    )
 
 
 @dataclasses.dataclass(frozen=True)
