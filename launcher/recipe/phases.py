@@ -4,8 +4,8 @@ A plan is a tuple of phases; plans join with `+`:
 
     linear_probe(epochs=3) + full_finetune(epochs=12, backbone_lr_scale=0.1)
 
-Rules are an ordered list of (glob, lr_scale) over dotted parameter names, as in big_vision: the first that matches wins,
-0 freezes, every parameter must be covered, and a rule that decides nothing is an error.
+Rules are an ordered list of (glob, lr_scale) over dotted parameter names, as in big_vision: the first that matches
+wins, 0 freezes, every parameter must be covered, and a rule that decides nothing is an error.
 """
 
 from __future__ import annotations

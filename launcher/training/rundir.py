@@ -39,11 +39,16 @@ class RunDir:
 
     def check(self, recipe: Recipe, resume: Literal["auto", "must", "never"]) -> None:
         """Raises UserError where this run dir cannot be used: not writable, another recipe's, or against `resume`."""
+        if self.path.is_file():
+            raise UserError(f"--run-dir {self.path}: is a file; give a folder, or a name that is free")
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
+            for folder in new:  # A recipe that turns out to be wrong leaves nothing behind.
+                folder.rmdir()
         except OSError as error:
             raise UserError(
                 f"--run-dir {self.path}: cannot write there ({error.strerror}); choose a folder that is writable"
@@ -84,11 +89,13 @@ class RunDir:
                     "bring them back, or give another --run-dir"
                 )
             return
+        as_json = json.dumps(to_json(recipe), indent=1)
+        self.path.mkdir(parents=True, exist_ok=True)
         if splits.skipped:
             _write(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
         _write(self.environment_json, json.dumps({"data": data, "command": command, **environment()}, indent=1))
         _write(self.path / "recipe.py", recipe_source)
-        _write(self.recipe_json, json.dumps(to_json(recipe), indent=1))
+        _write(self.recipe_json, as_json)
 
 
 class MetricsLog:

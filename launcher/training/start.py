@@ -32,9 +32,6 @@ from launcher.training.verification import checked_together
 
 def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
     """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
-    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
-    if missing:  # Accelerate would leave them out without a word
-        raise UserError(*(f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing))
     accelerator = Accelerator(
         cpu=launch.world.use_cpu,
         mixed_precision=recipe.mixed_precision,
@@ -45,7 +42,8 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelera
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=30)),
         ],
-        log_with=list(recipe.trackers) or None,
+        # `prepare` tells those that are not installed; Accelerate would leave them out.
+        log_with=[name for name in recipe.trackers if importlib.util.find_spec(name)] or None,
         project_dir=str(run_dir),
     )
     launch.world.check(accelerator, mixed_precision=recipe.mixed_precision)

@@ -145,7 +145,7 @@ def record(run: Run, state: PhaseState, metrics: dict[str, float]) -> bool:
 
 
 def average_norm_statistics(run: Run, state: PhaseState) -> None:
-    """Give all processes the mean of their BatchNorm statistics: each has seen its own samples (norm_statistics="update")."""
+    """Give all processes the mean of their BatchNorm statistics: with "update", each has seen its own samples."""
     accelerator, phase = run.accelerator, state.resolved.phase
     if accelerator.num_processes == 1 or phase.norm_statistics == "keep":
         return
