@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,6 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
-
-from launcher.cli import main
 
 RECIPE = """
 import dataclasses
@@ -99,8 +96,7 @@ def table(rows: str) -> Callable[[], None]:
 FOLDER = "data=data.ImageFolder(root='pets')"
 CSV = "data=data.CsvImages(path='pets.csv'{})"
 RESNET = "backbone=backbones.Torchvision(name='resnet18', weights={!r}, image_size=32)"
-WRONG = [
-]
+WRONG = []
 
 
 @pytest.fixture(autouse=True)

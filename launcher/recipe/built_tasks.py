@@ -51,7 +51,7 @@ class BuiltClassification:
         }
         if num_classes > 5:
             found["top5_accuracy"] = scores.multiclass_accuracy(outputs, targets, num_classes, average="micro", top_k=5)
-        if len(targets.unique()) == num_classes:  # undefined while a class has no sample
+        if len(torch.unique(targets)) == num_classes:  # undefined while a class has no sample
             found["auroc"] = scores.multiclass_auroc(outputs, targets, num_classes, average="macro")
         recalls = scores.multiclass_recall(outputs, targets, num_classes, average="none")
         found |= {f"recall/{name}": recall for name, recall in zip(self.names, recalls, strict=True)}

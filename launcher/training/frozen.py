@@ -21,7 +21,7 @@ NAMED = 5
 def fingerprint(tensor: torch.Tensor) -> str:
     """A hash of a tensor's bytes, whatever its layout in memory."""
     data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.blake2b(memoryview(data.numpy()), digest_size=16).hexdigest()
+    return hashlib.blake2b(data.numpy().data, digest_size=16).hexdigest()
 
 
 def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:

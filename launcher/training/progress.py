@@ -136,9 +136,8 @@ class Screen:
         """What is about to be trained, on what, where."""
         splits = prepared.splits
         kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
-        self.line(
-            f"{run_dir}: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names)} {kind}"
-        )
+        images = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
+        self.line(f"{run_dir}: {images}, {len(splits.names)} {kind}")
         if splits.skipped:
             self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
         self.line(f"{prepared.batching}; {where}")

@@ -89,7 +89,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     model = model.to(memory_format=torch.channels_last)
     freeze(model, resolved.lr_scales)
     if recipe.sync_batchnorm and resolved.phase.norm_statistics == "update":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
     wrapped = accelerator.prepare_model(model)
     optimizer = accelerator.prepare_optimizer(build_optimizer(recipe.optim, model, resolved.lr_scales))

@@ -80,9 +80,10 @@ def test_a_save_that_died_leaves_the_older_one_whole(checkpoints: Checkpoints, m
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full_disk)
-        checkpoints.save(state(9))
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(state(9))
     assert checkpoints.newest() == checkpoints.of_step(5)
     checkpoints.save(state(9))
     assert checkpoints.newest() == checkpoints.of_step(9)
