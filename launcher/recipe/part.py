@@ -14,7 +14,8 @@ from launcher.errors import did_you_mean
 
 T = TypeVar("T")
 
-# A field's docstring (the string below it) is its description; an unknown or ill-typed field is an error, never a default.
+# A field's docstring (the string below it) is its description. An unknown or ill-typed field is an error, never a
+# default.
 _CONFIG = pydantic.ConfigDict(
     extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True, allow_inf_nan=False
 )

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: live on a terminal, plain timestamped lines in a file or under a scheduler."""
+"""What a person sees of a run: live on a terminal, plain timestamped lines in a file or under a scheduler."""
 
 from __future__ import annotations
 
@@ -136,9 +136,8 @@ class Screen:
         """What is about to be trained, on what, where."""
         splits = prepared.splits
         kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
-        self.line(
-            f"{run_dir}: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names)} {kind}"
-        )
+        images = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
+        self.line(f"{run_dir}: {images}, {len(splits.names)} {kind}")
         if splits.skipped:
             self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
         self.line(f"{prepared.batching}; {where}")

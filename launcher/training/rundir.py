@@ -56,7 +56,8 @@ class RunDir:
         begun = self.recipe_json.is_file()
         if resume == "never" and begun:
             raise UserError(
-                f"--resume never: {self.path} already holds a run; give another --run-dir, or --resume auto to continue it"
+                f"--resume never: {self.path} already holds a run; give another --run-dir, or --resume auto to "
+                "continue it"
             )
         if resume == "must" and not any((self.path / "checkpoints").glob("step-*")):
             raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")

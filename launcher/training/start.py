@@ -188,7 +188,8 @@ def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launc
         metrics = json.loads((rundir.final / "metrics.json").read_text())
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
         print(
-            f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. To run again, give another --run-dir"
+            f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. "
+            "To run again, give another --run-dir"
         )
     return True
 

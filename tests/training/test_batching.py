@@ -74,7 +74,9 @@ SEED = 631032425169886534
         (2, 4, None, "batch_size=4 would work"),
     ],
 )
-def test_a_remainder_is_an_error_that_names_what_works(batch: int, processes: int, micro: int | None, said: str) -> None:
+def test_a_remainder_is_an_error_that_names_what_works(
+    batch: int, processes: int, micro: int | None, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         batching_for(batch, processes, micro)
 
