@@ -12,7 +12,7 @@ from launcher.recipe.recipe import Recipe
 
 SIZES_SAMPLED = 64
 """Images that are opened to tell the sizes."""
-ROWS_SHOWN = 12
+ROWS_SHOWN = 20
 """Lines that the classes may take; where they need more, the largest and the smallest stand for them."""
 NAME_SHOWN = 28
 """Characters of a class name."""
