@@ -102,15 +102,17 @@ class Timm:
         import timm
 
         skeleton = self._skeleton()
-        width = skeleton.output_width(self.preprocessing().image_size)
+        one_layer = skeleton.classifier
+        if one_layer is None or self.image_size is not None:
+            width = skeleton.output_width(self.preprocessing().image_size)
         if self._is_published():
             file = fetch_published(self.weights or "", self._config())
             network = self._build_published(str(file))
         else:
             network = timm.create_model(self._full_name(), pretrained=False, num_classes=0, **self._build_arguments())
             self._load(network, skeleton)
-        if skeleton.classifier is not None:
-            describe_classifier(network, *skeleton.classifier)
+        if one_layer is not None:
+            describe_classifier(network, *one_layer)
         else:
             network.num_features = width
         return cast("nn.Module", network)

@@ -153,7 +153,7 @@ def _load_pickle(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "GLOBAL" in str(error) or "Unsupported class" in str(error):
             raise UserError(
                 f"backbone.weights: {file} holds Python objects, which may run code when they are read; "
                 "save its tensors alone: torch.save(model.state_dict(), PATH)"
