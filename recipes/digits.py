@@ -88,7 +88,7 @@ recipe = Recipe(
     head=heads.Linear(),
     task=tasks.Classification(),
     data=Digits(),
-    freeze_plan=phases.linear_probe(epochs=2) + phases.full_finetune(epochs=4, backbone_lr_scale=0.25),
+    freeze_plan=phases.linear_probe(epochs=2) + phases.full_finetune(epochs=6, backbone_lr_scale=0.25),
     optim=optim.AdamW(lr=2e-3, weight_decay=0.01),
     augment=transforms.Augment(preset="none"),  # a mirrored digit is another sign
     batch_size=32,

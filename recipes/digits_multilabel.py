@@ -80,7 +80,7 @@ recipe = Recipe(
     task=tasks.MultiLabel(),
     data=DigitsInPicture(),
     freeze_plan=phases.linear_probe(epochs=1) + phases.full_finetune(epochs=5, backbone_lr_scale=0.25),
-    optim=optim.AdamW(lr=4e-3, weight_decay=0.01),
+    optim=optim.AdamW(lr=2e-3, weight_decay=0.01),
     augment=transforms.Augment(preset="none"),
     batch_size=32,
 )

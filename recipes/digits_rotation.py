@@ -68,7 +68,7 @@ recipe = Recipe(
     head=heads.Linear(),
     task=tasks.Regression(loss="smooth_l1"),
     data=Rotations(),
-    freeze_plan=phases.linear_probe(epochs=1) + phases.full_finetune(epochs=6, backbone_lr_scale=0.25),
+    freeze_plan=phases.linear_probe(epochs=1) + phases.full_finetune(epochs=4, backbone_lr_scale=0.25),
     optim=optim.AdamW(lr=4e-3, weight_decay=0.01),
     augment=transforms.Augment(preset="none"),  # a mirrored digit is turned the other way
     batch_size=32,
