@@ -129,6 +129,7 @@ def _load(name: str, overrides: list[str] | None) -> LoadedRecipe:
 
     from launcher.recipe.loading import load_recipe
     from launcher.recipe.overrides import apply_overrides
+    from launcher.recipe.serialization import to_json
 
     if name in COMMANDS:
         raise UserError(f"{name}: a command comes first: python -m launcher {name} RECIPE ...")
@@ -141,7 +142,9 @@ def _load(name: str, overrides: list[str] | None) -> LoadedRecipe:
         if name.isidentifier() and "did you mean" in close:
             raise UserError(f"{name}: neither a command nor a recipe{close}") from error
         raise
-    return dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, overrides or []))
+    changed = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, overrides or []))
+    to_json(changed.recipe)  # a part that cannot be written down is told here, not when the run dir is made
+    return changed
 
 
 # Some versions of typer carry click inside them, and some use the installed one. This is the base of all usage errors

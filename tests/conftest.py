@@ -14,6 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+# The tests start several processes on the same cores, and threads that wait actively take them from those that work:
+# with two busy processes on two cores a training step took 3 to 5 times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST"}
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
 from torchmetrics.functional import classification as scores
+from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
 
 from launcher.errors import UserError
 from launcher.recipe import tasks
@@ -50,10 +50,8 @@ class BuiltClassification:
             "loss": F.cross_entropy(outputs, targets),
         }
         if num_classes > 5:
-            found["top5_accuracy"] = scores.multiclass_accuracy(
-                outputs, targets, num_classes, average="micro", top_k=5
-            )
-        if len(targets.unique()) == num_classes:  # undefined while a class has no sample
+            found["top5_accuracy"] = scores.multiclass_accuracy(outputs, targets, num_classes, average="micro", top_k=5)
+        if len(torch.unique(targets)) == num_classes:  # undefined while a class has no sample
             found["auroc"] = scores.multiclass_auroc(outputs, targets, num_classes, average="macro")
         recalls = scores.multiclass_recall(outputs, targets, num_classes, average="none")
         found |= {f"recall/{name}": recall for name, recall in zip(self.names, recalls, strict=True)}

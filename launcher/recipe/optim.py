@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from launcher.recipe.part import part
 
 if TYPE_CHECKING:
     import torch
+
+_Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 
 @part
@@ -20,7 +22,7 @@ class AdamW:
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate of parameters with lr_scale 1."""
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     lr_batch_size: int | None = Field(default=None, ge=1)
     """The batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch_size. None: `lr` as it is."""

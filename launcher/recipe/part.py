@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, TypeVar, cast
 
 import pydantic
@@ -13,7 +14,8 @@ from launcher.errors import did_you_mean
 
 T = TypeVar("T")
 
-# A field's docstring (the string below it) is its description; an unknown or ill-typed field is an error, never a default.
+# A field's docstring (the string below it) is its description. An unknown or ill-typed field is an error, never a
+# default.
 _CONFIG = pydantic.ConfigDict(
     extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True, allow_inf_nan=False
 )
@@ -35,9 +37,16 @@ def problems_in(error: pydantic.ValidationError, owner: type | None = None, at: 
     `owner` is the part's class where known (for "did you mean"); `at` the dotted path of the part in the recipe.
     """
     lines = []
-    for problem in error.errors(include_url=False):
-        # A union's location ends in the names of its members ("int", "literal['auto']"); the field's own name is enough.
-        where = str(problem["loc"][0]) if problem["loc"] else ""
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        # A tuple whose items are refused is called too short as well.
+        below = [other for other in problems if other["loc"][:1] == problem["loc"] and len(other["loc"]) > 1]
+        if problem["type"] == "too_short" and below:
+            continue
+        # A union's location ends in the names of its members ("int", "literal['auto']"); the field's own name and the
+        # places in tuples are enough.
+        places = itertools.takewhile(lambda piece: isinstance(piece, int), problem["loc"][1:])
+        where = ".".join(map(str, [*problem["loc"][:1], *places]))
         name = ".".join(piece for piece in (at or error.title, where) if piece)
         if problem["type"] == "unexpected_keyword_argument":
             fields = [field.name for field in dataclasses.fields(cast(Any, owner))] if owner else []

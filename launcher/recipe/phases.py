@@ -4,8 +4,8 @@ A plan is a tuple of phases; plans join with `+`:
 
     linear_probe(epochs=3) + full_finetune(epochs=12, backbone_lr_scale=0.1)
 
-Rules are an ordered list of (glob, lr_scale) over dotted parameter names, as in big_vision: the first that matches wins,
-0 freezes, every parameter must be covered, and a rule that decides nothing is an error.
+Rules are an ordered list of (glob, lr_scale) over dotted parameter names, as in big_vision: the first that matches
+wins, 0 freezes, every parameter must be covered, and a rule that decides nothing is an error.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def resolve_rules(phase: Phase, names: Iterable[str], at: str) -> Mapping[str, f
         if not matched:
             modules = sorted({name.rsplit(".", depth)[0] for name in names for depth in (1, 2)})
             hint = did_you_mean(pattern, modules) if any(c.isalnum() for c in pattern) else ""
-            hint = hint if "did you mean" in hint else f"; parameters are named like {', '.join(names[:2])}, {names[-1]}"
+            hint = (
+                hint if "did you mean" in hint else f"; parameters are named like {', '.join(names[:2])}, {names[-1]}"
+            )
             problems.append(f"{at}.rules.{number}: pattern {pattern!r} matches no parameter{hint}")
         elif not fresh:
             problems.append(

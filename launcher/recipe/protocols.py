@@ -20,7 +20,7 @@ TargetKind: TypeAlias = Literal["class", "labels", "values"]
 
 @part
 class Preprocessing:
-    """How the images that a backbone sees must look. Applied to evaluation images; training images keep mean and std."""
+    """How the images that a backbone sees must look; augmented training images keep size, mean and std of it."""
 
     image_size: int
     """Side of the square that the backbone sees, in pixels."""
@@ -157,8 +157,8 @@ class Optimizer(Protocol):
         ...
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """`groups` are parameter groups as torch takes them, with "weight_decay" 0.0 where there must be none, and extra
-        keys that have to be kept."""
+        """`groups` are parameter groups as torch takes them, with "weight_decay" 0.0 where there must be none, and
+        extra keys that have to be kept."""
         ...
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from launcher.recipe.optim import AdamW, WarmupCosine
 from launcher.recipe.part import part
 from launcher.recipe.phases import Phase
 from launcher.recipe.protocols import Augmentation, Backbone, Data, Head, Optimizer, Schedule, Task
 from launcher.recipe.transforms import Augment
+
+_PARTS: dict[str, tuple[type, str]] = {
+    "backbone": (Backbone, "backbones.Torchvision(...), backbones.Timm(...)"),
+    "head": (Head, "heads.Linear(...), heads.MLP(...)"),
+    "task": (Task, "tasks.Classification(...), tasks.MultiLabel(...), tasks.Regression(...)"),
+    "data": (Data, "data.ImageFolder(...), data.HuggingFace(...), data.CsvImages(...), data.Torchvision(...)"),
+    "optim": (Optimizer, "optim.AdamW(...), optim.SGD(...)"),
+    "schedule": (Schedule, "optim.WarmupCosine(...), optim.Constant(...), optim.Step(...), optim.OneCycle(...)"),
+    "augment": (Augmentation, "transforms.Augment(...)"),
+}
+"""What each part must be able to do, and the ones that there are."""
 
 
 @part
@@ -47,3 +58,27 @@ class Recipe:
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """Also save between the ends of epochs, every so many optimizer steps."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+
+    @field_validator(*_PARTS, mode="before")
+    @classmethod
+    def _is_part(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic's own words would be "should be an instance of Head"; a class passes for an instance of it."""
+        protocol, example = _PARTS[str(info.field_name)]
+        if isinstance(value, type):
+            raise ValueError(f"a class; write {value.__name__}(...)")
+        wanted = [name for name in vars(protocol) if not name.startswith("_")]
+        lacking = [name for name in wanted if not hasattr(value, name)]
+        if lacking:
+            raise ValueError(
+                f"should be {example} or a part of your own; a {type(value).__name__} lacks {', '.join(lacking)}"
+            )
+        return value
+
+    @field_validator("freeze_plan", mode="before")
+    @classmethod
+    def _is_plan(cls, value: Any) -> Any:
+        if isinstance(value, Phase):
+            raise ValueError("one phase; a plan is a tuple of phases: (Phase(...),) with the comma")
+        if value in ((), []):
+            raise ValueError("no phase; a plan needs at least one, such as phases.full_finetune(epochs=10)")
+        return value

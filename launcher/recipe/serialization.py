@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pydantic
+from pydantic.fields import FieldInfo
 
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.dotted import is_dataclass_value, join, short
@@ -62,6 +63,11 @@ def _encode(value: Any, at: str, problems: Problems) -> Any:
 
 
 def _why_not(value: object) -> str:
+    if isinstance(value, FieldInfo):
+        return (
+            "the default was lost: a class that inherits from a part must be made a part, too; write @part (from "
+            "launcher.recipe.part) above it in place of @dataclass"
+        )
     if isinstance(value, list):
         return "a list can change; write a tuple: (a, b)"
     if isinstance(value, dict):

@@ -50,8 +50,8 @@ class MultiLabel:
 
 @part
 class Regression:
-    """One or several numbers per image. They are normalised by the training mean and standard deviation inside the task;
-    metrics and predictions are in the user's units."""
+    """One or several numbers per image. They are normalised by the training mean and standard deviation inside the
+    task; metrics and predictions are in the user's units."""
 
     loss: Literal["mse", "smooth_l1", "l1"] = "mse"
 

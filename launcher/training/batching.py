@@ -54,7 +54,9 @@ class Batching:
 def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | None) -> Batching:
     """The batch arithmetic of a run. Raises UserError, with numbers that would work, where there is a remainder."""
     if batch_size % num_processes:
-        near = sorted({max(1, batch_size // num_processes) * num_processes, -(-batch_size // num_processes) * num_processes})
+        near = sorted(
+            {max(1, batch_size // num_processes) * num_processes, -(-batch_size // num_processes) * num_processes}
+        )
         raise UserError(
             f"batch_size={batch_size} cannot be shared by {num_processes} processes evenly; "
             f"batch_size={' or '.join(map(str, near))} would work, or {_divisors_text(batch_size)} processes"
@@ -63,9 +65,11 @@ def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | No
     if micro_batch_size is None:
         micro_batch_size = max(size for size in _divisors(share) if size <= LARGEST_DEFAULT_MICRO_BATCH)
     if micro_batch_size < 1 or share % micro_batch_size:
+        whole = f"batch_size={batch_size}"
+        shared = f"the {share} samples that each of {num_processes} processes takes of {whole}"
         raise UserError(
-            f"--micro-batch {micro_batch_size} does not divide the {share} samples that each of {num_processes} "
-            f"processes takes of batch_size={batch_size}; {_divisors_text(share)} would work"
+            f"--micro-batch {micro_batch_size} does not divide {whole if num_processes == 1 else shared}; "
+            f"{_divisors_text(share)} would work"
         )
     return Batching(batch_size=batch_size, num_processes=num_processes, micro_batch_size=micro_batch_size)
 

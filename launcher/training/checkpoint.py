@@ -1,8 +1,8 @@
 """Checkpoints that cannot be half: written aside, synced, renamed; the manifest with sizes and hashes last.
 
-    checkpoints/base/          the network before training, once per run
-    checkpoints/step-000600/   model.safetensors (what may have changed since), ema.safetensors, optimizer.pt,
-                               progress.json, MANIFEST.json
+checkpoints/base/          the network before training, once per run
+checkpoints/step-000600/   model.safetensors (what may have changed since), ema.safetensors, optimizer.pt,
+                           progress.json, MANIFEST.json
 """
 
 from __future__ import annotations

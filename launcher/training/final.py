@@ -101,7 +101,6 @@ def summary(run: Run, step: int, metrics: dict[str, float], loaded: LoadedRecipe
     )
 
 
-
 def _shown(path: Path) -> str:
     """A path as one would type it here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -21,7 +21,7 @@ NAMED = 5
 def fingerprint(tensor: torch.Tensor) -> str:
     """A hash of a tensor's bytes, whatever its layout in memory."""
     data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.blake2b(data.numpy(), digest_size=16).hexdigest()
+    return hashlib.blake2b(data.numpy().data, digest_size=16).hexdigest()
 
 
 def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
@@ -33,8 +33,8 @@ def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[s
 def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str) -> None:
     """Frozen tensors are what they were when the phase began, and all tensors are the same on all processes.
 
-    `frozen` holds the hashes from then. Called by all processes; each raises the same UserError, which names the tensors
-    and the processes.
+    `frozen` holds the hashes from then. Called by all processes; each raises the same UserError, which names the
+    tensors and the processes.
     """
     from accelerate.utils import gather_object
 
@@ -55,7 +55,8 @@ def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str],
             names = [name for name in now if theirs[name] != everyones[0][name]]
             if names:
                 problems.append(
-                    f"phase {phase}: processes 0 and {process} hold different values in {len(names)} tensors: {_listed(names)}"
+                    f"phase {phase}: processes 0 and {process} hold different values in {len(names)} tensors: "
+                    f"{_listed(names)}"
                 )
     if problems:
         raise UserError(*problems)

@@ -34,7 +34,7 @@ def mix(
         partner = place ^ 1
         draw = np.random.Generator(np.random.PCG64(seed_for("mix", seed, epoch, int(batch.indices[place]))))
         use_cutmix = cutmix_alpha is not None and (mixup_alpha is None or draw.random() < 0.5)
-        alpha = cutmix_alpha if use_cutmix else mixup_alpha
+        alpha = (cutmix_alpha if use_cutmix else mixup_alpha) or 0.0
         share = float(draw.beta(alpha, alpha))  # of the sample itself
         if use_cutmix:
             share = _paste(images[place], batch.images[partner], share, draw)

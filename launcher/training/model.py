@@ -54,7 +54,7 @@ def norm_layers_that_train(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def set_train_mode(model: nn.Module, norm_statistics: NormStatistics) -> None:
-    """Training mode for what trains, evaluation mode for what is frozen: BatchNorm statistics, dropout, stochastic depth.
+    """Training mode for what trains, evaluation mode for what is frozen (BatchNorm, dropout, stochastic depth).
 
     A module trains if it or something in it has a trainable parameter. One without parameters (dropout) goes with the
     nearest module around it that has some. With norm_statistics "keep" every BatchNorm layer is in evaluation mode.

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import traceback
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
-from launcher.errors import Problems, UserError, did_you_mean
+from launcher.errors import Problems, UserError
 from launcher.recipe.phases import Phase, resolve_rules
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
-from launcher.recipe.transforms import evaluation
 from launcher.training.batching import Batching, batching_for
-from launcher.training.images import Batch, EvaluationImages, TrainingImages, collate
 from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, norm_layers_that_train
+from launcher.training.trial import try_one_batch, try_smallest_batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +68,39 @@ class Prepared:
         return self.recipe.optim.base_lr(self.recipe.batch_size)
 
 
+@dataclasses.dataclass(kw_only=True)
+class Findings:
+    """What could be built and checked of a recipe, and everything that is wrong with it."""
+
+    recipe: Recipe
+    preprocessing: Preprocessing | None = None
+    splits: Splits | None = None
+    task: BuiltTask | None = None
+    model: TransferModel | None = None
+    batching: Batching | None = None
+    phases: tuple[ResolvedPhase, ...] = ()
+    """Those whose rules fit."""
+    problems: Problems = dataclasses.field(default_factory=Problems)
+
+    def prepared(self) -> Prepared:
+        """Raises UserError with every problem."""
+        self.problems.raise_if_any()
+        assert self.preprocessing is not None
+        assert self.splits is not None
+        assert self.task is not None
+        assert self.model is not None
+        assert self.batching is not None
+        return Prepared(
+            recipe=self.recipe,
+            preprocessing=self.preprocessing,
+            splits=self.splits,
+            task=self.task,
+            model=self.model,
+            batching=self.batching,
+            phases=self.phases,
+        )
+
+
 def prepare(
     recipe: Recipe,
     *,
@@ -85,54 +115,70 @@ def prepare(
     `one_at_a_time` wraps what may download (the first process of a machine goes before the others); `check_images`
     finds broken images.
     """
-    problems = Problems()
-    splits: Splits | None = None
-    task: BuiltTask | None = None
-    model: TransferModel | None = None
-    batching: Batching | None = None
-    phases: list[ResolvedPhase] = []
+    return examine(
+        recipe,
+        num_processes=num_processes,
+        micro_batch_size=micro_batch_size,
+        on_cpu=on_cpu,
+        one_at_a_time=one_at_a_time,
+        check_images=check_images,
+    ).prepared()
+
+
+def examine(
+    recipe: Recipe,
+    *,
+    num_processes: int,
+    micro_batch_size: int | None,
+    on_cpu: bool,
+    one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
+) -> Findings:
+    """As `prepare`, but what is wrong is told beside what is right."""
+    found = Findings(recipe=recipe)
+    problems = found.problems
 
     with problems.collected():
         _check_machine(recipe, on_cpu)
     with problems.collected():
-        batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
-        if _mixes(recipe) and batching.micro_batch_size % 2:
+        found.batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
+        if _mixes(recipe) and found.batching.micro_batch_size % 2:
             raise UserError(
                 f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
-                f"{batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
+                f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
             )
     with one_at_a_time(), problems.collected():
-        splits = recipe.data.build(recipe.task.target_kind, recipe.seed)
-        _check_splits(splits)
-    if splits is not None:
+        built = recipe.data.build(recipe.task.target_kind, recipe.seed)
+        _check_splits(built)
+        found.splits = built
+    if found.splits is not None:
         with problems.collected():
-            splits = check_images(recipe, splits)
-            task = recipe.task.build(splits)
+            found.splits = check_images(recipe, found.splits)
+            found.task = recipe.task.build(found.splits)
     with one_at_a_time(), problems.collected():
         getattr(recipe.backbone, "check", lambda: None)()
-        num_outputs = task.num_outputs if task else 2
-        model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
-    if model is not None:
+        found.preprocessing = recipe.backbone.preprocessing()
+        num_outputs = found.task.num_outputs if found.task else 2
+        found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+    if found.model is not None:
         # Without data the number of steps is unknown, but the rules can still be checked.
+        batching, splits = found.batching, found.splits
         steps_per_epoch = batching.steps_per_epoch(len(splits.train)) if batching and splits else 1
-        phases = resolve_phases(recipe, model, steps_per_epoch, problems)
-    if splits and task and model and not problems.found:
+        found.phases = tuple(resolve_phases(recipe, found.model, steps_per_epoch, problems))
+    if not problems.found:
         with problems.collected():
-            try_one_batch(recipe, splits, task, model, phases)
-    problems.raise_if_any()
-    assert splits is not None
-    assert task is not None
-    assert model is not None
-    assert batching is not None
-    return Prepared(
-        recipe=recipe,
-        preprocessing=recipe.backbone.preprocessing(),
-        splits=splits,
-        task=task,
-        model=model,
-        batching=batching,
-        phases=tuple(phases),
-    )
+            _try(found.prepared())
+    return found
+
+
+def _try(prepared: Prepared) -> None:
+    recipe, model, phases = prepared.recipe, prepared.model, prepared.phases
+    try_one_batch(recipe, prepared.splits, prepared.task, model, phases[-1].lr_scales)
+    updating = [p for p in phases if p.phase.norm_statistics == "update" and p.norm_layers]
+    if updating:
+        freeze(model, updating[-1].lr_scales)
+        at, samples = f"freeze_plan.{updating[-1].number}", len(prepared.splits.train)
+        try_smallest_batch(model, prepared.batching, samples, prepared.preprocessing, at)
 
 
 def resolve_phases(
@@ -174,48 +220,6 @@ def resolve_phases(
     return resolved
 
 
-def try_one_batch(
-    recipe: Recipe, splits: Splits, task: BuiltTask, model: TransferModel, phases: list[ResolvedPhase]
-) -> None:
-    """Two training and two validation images through the network, the loss and the gradient; the metrics on all targets.
-
-    Raises UserError for what breaks, and for a monitored metric that the task does not have. The network is left as it
-    was, without gradients.
-    """
-    preprocessing = recipe.backbone.preprocessing()
-    train = TrainingImages(splits.train, recipe.augment.build(preprocessing), recipe.seed)
-    val = EvaluationImages(splits.val, evaluation(preprocessing))
-    freeze(model, phases[-1].lr_scales)
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            batch: Batch = collate([train[0, index] for index in range(min(2, len(splits.train)))])
-            task.loss(model(batch.images), batch.targets).sum().backward()
-            with torch.no_grad():
-                batch = collate([val[index] for index in range(min(2, len(splits.val)))])
-                task.loss(model(batch.images), batch.targets)
-                # The names of the metrics depend on the targets (AUROC needs every class), so all of them are given.
-                targets = torch.as_tensor(splits.val.targets)
-                metrics = task.metrics(torch.rand(len(targets), task.num_outputs), targets)
-    except UserError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        last = frames[-1]
-        raise UserError(
-            f"a trial batch failed: {type(error).__name__}: {error} (at {last.filename}:{last.lineno})"
-        ) from error
-    finally:
-        model.zero_grad(set_to_none=True)
-    wrong = [
-        f"freeze_plan.{p.number}.monitor={p.phase.monitor!r}: no such metric{did_you_mean(p.phase.monitor, tuple(metrics))}"
-        for p in phases
-        if p.phase.monitor is not None and p.phase.monitor not in metrics
-    ]
-    if wrong:
-        raise UserError(*wrong)
-
-
 def _mixes(recipe: Recipe) -> bool:
     return any(getattr(recipe.augment, name, None) is not None for name in ("mixup_alpha", "cutmix_alpha"))
 
@@ -229,6 +233,9 @@ def _check_machine(recipe: Recipe, on_cpu: bool) -> None:
         )
     if recipe.sync_batchnorm and on_cpu:
         problems.append("sync_batchnorm=True: PyTorch's SyncBatchNorm needs GPUs; use sync_batchnorm=false")
+    # Accelerate would leave a tracker that is not installed out without a word.
+    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
+    problems += [f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing]
     if problems:
         raise UserError(*problems)
 

@@ -1,11 +1,11 @@
-"""What a person sees while a run goes on: live on a terminal, plain timestamped lines in a file or under a scheduler."""
+"""What a person sees of a run: live on a terminal, plain timestamped lines in a file or under a scheduler."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -60,9 +60,10 @@ class Screen:
         """The table of what trains in a phase."""
         self.end_bar()
         self._header = ""
-        title, rows = phase_summary(prepared, resolved)
+        title, rows = phase_summary(resolved, len(prepared.phases))
         if self.live:
-            self.console.print(phase_table(title, rows))
+            self.console.print(title, style="bold", markup=False)
+            self.console.print(phase_table(rows))
             if self.log:
                 self.log.write("\n".join([title, *("  " + "  ".join(row) for row in rows)]) + "\n")
         else:
@@ -135,7 +136,8 @@ class Screen:
         """What is about to be trained, on what, where."""
         splits = prepared.splits
         kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
-        self.line(f"{run_dir}: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names)} {kind}")
+        images = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
+        self.line(f"{run_dir}: {images}, {len(splits.names)} {kind}")
         if splits.skipped:
             self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
         self.line(f"{prepared.batching}; {where}")
@@ -145,16 +147,20 @@ def _width(name: str) -> int:
     return max(len(name), 8)
 
 
-def phase_summary(prepared: Prepared, resolved: ResolvedPhase) -> tuple[str, list[tuple[str, str, str]]]:
+def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[tuple[str, str, str]]]:
     """A phase's title, and for each thing that trains: what, how much, at which rate."""
     phase = resolved.phase
     epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
     title = (
-        f"phase {resolved.number + 1}/{len(prepared.phases)} {phase.name}: {epochs} x {resolved.steps_per_epoch} steps"
+        f"phase {resolved.number + 1}/{num_phases} {phase.name}: {epochs} x {resolved.steps_per_epoch} steps"
         f"{f', patience {phase.patience}' if phase.patience else ''}"
     )
     rows = [
-        (_span(group.names), f"{group.parameters:,} parameters", f"lr {group.lr:.3g} (scale {group.lr_scale:g})")
+        (
+            _span(group.names, resolved.lr_scales),
+            f"{group.parameters:,} parameters",
+            f"lr {group.lr:.3g} (scale {group.lr_scale:g})",
+        )
         for group in resolved.groups
     ]
     frozen = resolved.total_parameters - resolved.trainable_parameters
@@ -166,8 +172,8 @@ def phase_summary(prepared: Prepared, resolved: ResolvedPhase) -> tuple[str, lis
     return title, rows
 
 
-def phase_table(title: str, rows: list[tuple[str, str, str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+def phase_table(rows: list[tuple[str, str, str]]) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
@@ -176,18 +182,19 @@ def phase_table(title: str, rows: list[tuple[str, str, str]]) -> Table:
     return table
 
 
-def _span(names: tuple[str, ...]) -> str:
-    """A short name for a group of parameters: what they have in common, or the first and the last module."""
+def _span(names: Sequence[str], all_names: Collection[str]) -> str:
+    """A short name for some of a network's parameters: the module that holds just these, or the modules that do."""
     pieces = [name.split(".") for name in names]
-    common: list[str] = []
-    for column in zip(*pieces, strict=False):
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
-    if common:
-        return ".".join(common)
-    tops = list(dict.fromkeys(piece[0] for piece in pieces))
-    return " + ".join(tops)
+    common = ".".join(os.path.commonprefix(pieces))  # of lists: piece by piece
+    inside = [name for name in all_names if f"{name}.".startswith(f"{common}.")] if common else list(all_names)
+    if common and len(inside) == len(names):
+        return common
+    depth = len(common.split(".")) if common else 0
+    children = list(dict.fromkeys(".".join(piece[depth : depth + 1]) for piece in pieces))
+    shown = (
+        " + ".join(children) if len(children) <= 4 else f"{children[0]} ... {children[-1]} ({len(children)} modules)"
+    )
+    return f"{common}: {shown}" if common else shown
 
 
 def duration(seconds: float) -> str:

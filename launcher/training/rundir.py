@@ -39,11 +39,16 @@ class RunDir:
 
     def check(self, recipe: Recipe, resume: Literal["auto", "must", "never"]) -> None:
         """Raises UserError where this run dir cannot be used: not writable, another recipe's, or against `resume`."""
+        if self.path.is_file():
+            raise UserError(f"--run-dir {self.path}: is a file; give a folder, or a name that is free")
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
+            for folder in new:  # A recipe that turns out to be wrong leaves nothing behind.
+                folder.rmdir()
         except OSError as error:
             raise UserError(
                 f"--run-dir {self.path}: cannot write there ({error.strerror}); choose a folder that is writable"
@@ -51,7 +56,8 @@ class RunDir:
         begun = self.recipe_json.is_file()
         if resume == "never" and begun:
             raise UserError(
-                f"--resume never: {self.path} already holds a run; give another --run-dir, or --resume auto to continue it"
+                f"--resume never: {self.path} already holds a run; give another --run-dir, or --resume auto to "
+                "continue it"
             )
         if resume == "must" and not any((self.path / "checkpoints").glob("step-*")):
             raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")
@@ -76,17 +82,21 @@ class RunDir:
         if self.environment_json.is_file():
             before = json.loads(self.environment_json.read_text())["data"]
             if before != data:
-                changed = [f"{key}: {before.get(key)} then, {data[key]} now" for key in data if before.get(key) != data[key]]
+                changed = [
+                    f"{key}: {before.get(key)} then, {data[key]} now" for key in data if before.get(key) != data[key]
+                ]
                 raise UserError(
                     f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
                     "bring them back, or give another --run-dir"
                 )
             return
+        as_json = json.dumps(to_json(recipe), indent=1)
+        self.path.mkdir(parents=True, exist_ok=True)
         if splits.skipped:
             _write(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
         _write(self.environment_json, json.dumps({"data": data, "command": command, **environment()}, indent=1))
         _write(self.path / "recipe.py", recipe_source)
-        _write(self.recipe_json, json.dumps(to_json(recipe), indent=1))
+        _write(self.recipe_json, as_json)
 
 
 class MetricsLog:

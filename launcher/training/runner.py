@@ -25,6 +25,7 @@ from launcher.training.model import set_train_mode
 from launcher.training.optimizing import set_learning_rates
 from launcher.training.preparation import ResolvedPhase
 from launcher.training.rundir import RunDir
+from launcher.training.sampling import seed_micro_step
 from launcher.training.start import begin_run, run_dir_of, say_finished, start_accelerator
 from launcher.training.state import (
     PhaseState,
@@ -36,7 +37,6 @@ from launcher.training.state import (
     record,
     save,
 )
-from launcher.training.sampling import seed_micro_step
 
 LOSSES_READ_EVERY_STEPS = 10
 """Reading a loss waits for the device, so it is done for several steps at once."""
@@ -153,9 +153,7 @@ def mixed(run: Run, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tenso
     if mixup_alpha is None and cutmix_alpha is None:
         return batch.images, batch.targets
     encoded = run.prepared.task.encode(batch.targets)
-    return mix(
-        batch, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=run.recipe.seed, epoch=epoch
-    )
+    return mix(batch, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=run.recipe.seed, epoch=epoch)
 
 
 def evaluate(run: Run, state: PhaseState) -> dict[str, float]:

@@ -77,5 +77,5 @@ def seed_micro_step(seed: int, step: int, process_index: int, micro_step: int) -
     """Seed what the network draws (dropout, stochastic depth), so that a restart draws it again."""
     drawn = seed_for("network", seed, step, process_index, micro_step)
     torch.default_generator.manual_seed(drawn)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed(drawn)

@@ -32,9 +32,6 @@ from launcher.training.verification import checked_together
 
 def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
     """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
-    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
-    if missing:  # Accelerate would leave them out without a word
-        raise UserError(*(f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing))
     accelerator = Accelerator(
         cpu=launch.world.use_cpu,
         mixed_precision=recipe.mixed_precision,
@@ -45,7 +42,8 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelera
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=30)),
         ],
-        log_with=list(recipe.trackers) or None,
+        # `prepare` tells those that are not installed; Accelerate would leave them out.
+        log_with=[name for name in recipe.trackers if importlib.util.find_spec(name)] or None,
         project_dir=str(run_dir),
     )
     launch.world.check(accelerator, mixed_precision=recipe.mixed_precision)
@@ -136,7 +134,9 @@ def begin_run(
     )
     if recipe.trackers:
         accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
-    where = f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
+    where = (
+        f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
+    )
     screen.run_begins(prepared, rundir.path, where)
     return run, resumed
 
@@ -183,7 +183,10 @@ def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launc
     if accelerator.is_main_process:
         metrics = json.loads((rundir.final / "metrics.json").read_text())
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
-        print(f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. To run again, give another --run-dir")
+        print(
+            f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. "
+            "To run again, give another --run-dir"
+        )
     return True
 
 

@@ -89,7 +89,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     model = model.to(memory_format=torch.channels_last)
     freeze(model, resolved.lr_scales)
     if recipe.sync_batchnorm and resolved.phase.norm_statistics == "update":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
     wrapped = accelerator.prepare_model(model)
     optimizer = accelerator.prepare_optimizer(build_optimizer(recipe.optim, model, resolved.lr_scales))
@@ -145,7 +145,7 @@ def record(run: Run, state: PhaseState, metrics: dict[str, float]) -> bool:
 
 
 def average_norm_statistics(run: Run, state: PhaseState) -> None:
-    """Give all processes the mean of their BatchNorm statistics: each has seen its own samples (norm_statistics="update")."""
+    """Give all processes the mean of their BatchNorm statistics: with "update", each has seen its own samples."""
     accelerator, phase = run.accelerator, state.resolved.phase
     if accelerator.num_processes == 1 or phase.norm_statistics == "keep":
         return

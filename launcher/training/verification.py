@@ -52,5 +52,3 @@ def _look(splits: Splits, tell: Callable[[str], None]) -> Broken:
             tell(f"looking at every image once: {done:,} of {total:,}, {left:.0f} s left")
 
     return find_broken(splits, usable_cpus(), progress)
-
-

@@ -50,7 +50,7 @@ def test_first_match_wins_and_the_order_is_the_models() -> None:
     ],
 )
 def test_rules_cover_everything_and_match_something(rules: tuple[tuple[str, float], ...], said: str) -> None:
-    with pytest.raises(UserError, match="freeze_plan.0") as caught:
+    with pytest.raises(UserError, match=r"freeze_plan\.0") as caught:
         resolve(*rules)
     assert said in str(caught.value)
 

@@ -70,11 +70,13 @@ SEED = 631032425169886534
     [
         (32, 3, None, "batch_size=30 or 33 would work, or 1, 2, 4, 8, 16, 32 processes"),
         (32, 2, 5, "1, 2, 4, 8, 16 would work"),
-        (32, 1, 64, "does not divide the 32 samples"),
+        (32, 1, 64, "does not divide batch_size=32"),
         (2, 4, None, "batch_size=4 would work"),
     ],
 )
-def test_a_remainder_is_an_error_that_names_what_works(batch: int, processes: int, micro: int | None, said: str) -> None:
+def test_a_remainder_is_an_error_that_names_what_works(
+    batch: int, processes: int, micro: int | None, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         batching_for(batch, processes, micro)
 

@@ -52,7 +52,9 @@ def test_last_and_best_are_kept_and_others_go(checkpoints: Checkpoints) -> None:
     assert checkpoints.newest() == checkpoints.of_step(1_000_000)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"]
+)
 @pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
 def test_a_damaged_checkpoint_is_passed_over_and_told(checkpoints: Checkpoints, file: str, damage: str) -> None:
     best = Best("accuracy", 0.5, 5, "probe", 1)
@@ -78,9 +80,10 @@ def test_a_save_that_died_leaves_the_older_one_whole(checkpoints: Checkpoints, m
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full_disk)
-        checkpoints.save(state(9))
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(state(9))
     assert checkpoints.newest() == checkpoints.of_step(5)
     checkpoints.save(state(9))
     assert checkpoints.newest() == checkpoints.of_step(9)

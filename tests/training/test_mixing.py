@@ -40,7 +40,7 @@ def test_the_split_of_the_batch_does_not_matter() -> None:
 
 
 def test_a_last_sample_without_neighbour_stays_and_an_epoch_draws_anew() -> None:
-    images, targets = mixed([10, 21, 30], 1.0, None)
+    images, _ = mixed([10, 21, 30], 1.0, None)
     assert torch.equal(images[2], batch_of([30]).images[0])
     batch = batch_of([10, 21])
     encoded = torch.eye(2)

@@ -4,11 +4,11 @@ import torchvision
 from accelerate import Accelerator
 from torch import nn
 
+from launcher import backbones, heads
+from launcher.errors import UserError
 from launcher.recipe.phases import NormStatistics
 from launcher.training.frozen import fingerprint, fingerprints, prove
 from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, set_train_mode
-from launcher.errors import UserError
-from launcher import backbones, heads
 
 
 def convnext_like() -> TransferModel:

@@ -105,7 +105,7 @@ def test_a_run_dir_of_another_recipe_is_refused_with_the_difference(finished: Pa
         train(other, finished)
 
 
-class Interrupted(Exception):
+class CutError(Exception):
     pass
 
 
@@ -127,12 +127,13 @@ def test_a_run_that_was_cut_ends_with_the_weights_of_the_unbroken_run(
 
     def interrupting(run: Any, state: Any, batches: Any, step: int) -> None:
         if run.progress.step == stop_at:
-            raise Interrupted
+            raise CutError
         original(run, state, batches, step)
 
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+    with monkeypatch.context() as patched:
         patched.setattr(runner, "train_step", interrupting)
-        train(recipe, cut)
+        with pytest.raises(CutError):
+            train(recipe, cut)
     train(recipe, cut, resume="must")
     ours, theirs = (load_file(path / "final/model.safetensors") for path in (cut, whole))
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
@@ -181,7 +182,7 @@ def test_mixing_and_clipping_train(tmp_path: Path) -> None:
 
 
 def test_resume_words(tmp_path: Path, finished: Path) -> None:
-    with pytest.raises(UserError, match="--resume must: .* holds no checkpoint"):
+    with pytest.raises(UserError, match=r"--resume must: .* holds no checkpoint"):
         train(tiny.recipe, tmp_path, resume="must")
-    with pytest.raises(UserError, match="--resume never: .* already holds a run"):
+    with pytest.raises(UserError, match=r"--resume never: .* already holds a run"):
         train(tiny.recipe, finished, resume="never")

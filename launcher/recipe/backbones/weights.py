@@ -23,7 +23,13 @@ PACKAGE = "package:"
 
 def is_path(weights: str) -> bool:
     """Whether `weights` means a file or folder, and not the name of published weights."""
-    return weights.startswith(PACKAGE) or "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).is_dir()
+    return (
+        weights.startswith(PACKAGE)
+        or "/" in weights
+        or "\\" in weights
+        or weights.lower().endswith(SUFFIXES)
+        or Path(weights).is_dir()
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,5 +166,6 @@ def _load_pickle(file: Path) -> Any:
             ) from error
         raise UserError(f"backbone.weights: {file} is broken or no weights file") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "the file ends too early"
+        # torch goes on for several sentences about how a file may have come to be corrupted.
+        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else "the file ends too early"
         raise UserError(f"backbone.weights: {file} is broken or no weights file ({reason})") from error

@@ -1,0 +1,80 @@
+"""The plan's notes: what makes the result depend on the split of the batch, and settings that are legal but unusual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from torch import nn
+
+from launcher.training.model import freeze, set_train_mode
+from launcher.training.preparation import Findings
+
+LARGE_IMBALANCE = 10
+"""How many times the images of the smallest class the largest has, before it is worth a note."""
+
+
+def notes(found: Findings) -> Iterable[str]:
+    """One line each."""
+    recipe = found.recipe
+    updating = [p.phase.name for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
+    if updating:
+        joined = " (sync_batchnorm joins the processes, not the accumulation)" if recipe.sync_batchnorm else ""
+        yield (
+            f"{_named(updating, found)}: norm_statistics='update': BatchNorm sees one micro-batch of one process, "
+            f"so the weights depend on how the batch is split{joined}"
+        )
+    drawing = random_layers(found)
+    if drawing:
+        kinds = ", ".join(sorted({kind for _, kind in drawing}))
+        yield (
+            f"{_named((phase for phase, _ in drawing), found)}: {kinds}: drawn for each process and "
+            "micro-batch, so the weights depend on how the batch is split"
+        )
+    if getattr(recipe.backbone, "weights", "") is None:
+        yield "backbone.weights=None: the network starts from random weights"
+        kept = [p.phase.name for p in found.phases if p.phase.norm_statistics == "keep" and p.norm_layers]
+        if kept:
+            yield f"{_named(kept, found)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
+    if found.splits and recipe.batch_size > len(found.splits.train):
+        samples = len(found.splits.train)
+        yield f"batch_size={recipe.batch_size} is more than all {samples} training images: one step per epoch"
+    if found.splits and found.splits.train.targets.ndim == 1:
+        counts = np.bincount(found.splits.train.targets, minlength=len(found.splits.names))
+        weights = getattr(recipe.task, "class_weights", ())
+        if weights is None and counts.max() > LARGE_IMBALANCE * counts.min():
+            yield (
+                f"classes have {counts.min():,} to {counts.max():,} training images; task.class_weights=balanced would "
+                "give each class the same weight in the loss"
+            )
+
+
+def random_layers(found: Findings) -> list[tuple[str, str]]:
+    """(phase, kind) of the layers that draw random numbers where they train: dropout, stochastic depth."""
+    if found.model is None:
+        return []
+    drawing = {}
+    for resolved in found.phases:
+        freeze(found.model, resolved.lr_scales)
+        set_train_mode(found.model, resolved.phase.norm_statistics)
+        for module in found.model.modules():
+            if module.training and _draws(module):
+                drawing[resolved.phase.name, type(module).__name__] = True
+    return list(drawing)
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a module drops something in training: by its own kind (Dropout, StochasticDepth, DropPath), or inside its
+    forward (attention's `dropout`, timm's `drop_rate`)."""
+    kind = type(module).__name__.lower()
+    of_kind = "drop" in kind or "stochasticdepth" in kind
+    return any(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+        for name, value in vars(module).items()
+        if "drop" in name.lower() or (name == "p" and of_kind)
+    )
+
+
+def _named(phases: Iterable[str], found: Findings) -> str:
+    names = list(dict.fromkeys(phases))
+    return "all phases" if len(names) == len(found.phases) > 1 else ", ".join(names)
