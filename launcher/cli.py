@@ -7,6 +7,7 @@ traceback.
 from __future__ import annotations
 
 import enum
+import io
 import os
 import socket
 import sys
@@ -154,6 +155,8 @@ _ClickError = typer.BadParameter.__mro__[2]
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command, and return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as for stderr: file names need not be text that it can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(arguments)
     if words and words[0] not in (*COMMANDS, "--help", "--version"):
         words.insert(0, "train")

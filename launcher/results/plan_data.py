@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 
@@ -101,7 +102,7 @@ def target_rows(splits: Splits) -> list[str]:
 
 
 def _cut(name: str) -> str:
-    name = " ".join(name.split())
+    name = one_line(name)
     return name if len(name) <= NAME_SHOWN else f"{name[: NAME_SHOWN - 3]}..."
 
 

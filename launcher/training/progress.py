@@ -36,7 +36,7 @@ class Screen:
 
     def open_log(self, path: Path) -> None:
         if self.speaks:
-            self.log = path.open("a", encoding="utf-8")
+            self.log = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def close(self) -> None:
         self.end_bar()
