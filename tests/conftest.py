@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 # with two busy processes on two cores a training step took 3 to 5 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST"}
+# By pytest, by scikit-learn on import, and by torch when it first compiles or asks whether it could.
+SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 @pytest.fixture(autouse=True)

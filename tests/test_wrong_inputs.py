@@ -2,109 +2,150 @@
 
 from __future__ import annotations
 
-import dataclasses
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import PIL.Image
 import pytest
-import torch
+from conftest import RunCli
+from mistakes import VARIANT, Mistake, folders, plans, recipes, surroundings
 
-RECIPE = """
-import dataclasses
+from launcher.cli import main
 
-from tiny import StripeData, TinyBackbone
-from tiny import recipe as tiny
-
-from launcher import Phase, Recipe, backbones, data, heads, optim, phases, tasks, transforms
-
-"""
-VARIANT = RECIPE + "recipe = dataclasses.replace(tiny, {changes})\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class Wrong:
-    """One mistake."""
-
-    id: str
-    lines: tuple[str, ...] | str
-    """What is told. `{here}` is the current folder, `{tests}` that of the tests."""
-    words: str = "wrong.py"
-    """The command line."""
-    changes: str | None = None
-    """What wrong.py changes in the tiny recipe; "" for nothing."""
-    source: str | None = None
-    """All of wrong.py, instead of `changes`."""
-    files: Callable[[], None] | None = None
-    """Makes what lies in the current folder."""
-
-
-def picture(path: str, size: tuple[int, int] = (20, 20), shade: int = 100) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", size, (shade, 80, 60)).save(path)
-
-
-def folders(*paths: str) -> Callable[[], None]:
-    """Pictures in folders of classes; a path that ends in "/" is an empty folder."""
-
-    def make() -> None:
-        for path in paths:
-            if path.endswith("/"):
-                Path(path).mkdir(parents=True)
-            else:
-                picture(path)
-
-    return make
-
-
-GOOD = ("pets/cat/1.png", "pets/cat/2.png", "pets/dog/1.png", "pets/dog/2.png")
-SPLIT = ("pets/train/cat/1.png", "pets/train/dog/1.png", "pets/val/cat/1.png", "pets/val/dog/1.png")
-
-
-def and_file(make: Callable[[], None], path: str, content: str | bytes) -> Callable[[], None]:
-    def make_both() -> None:
-        make()
-        Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
-
-    return make_both
-
-
-def text(path: str, content: str) -> Callable[[], None]:
-    return and_file(lambda: None, path, content)
-
-
-def saved(path: str, content: object) -> Callable[[], None]:
-    return lambda: torch.save(content, path)
-
-
-def truncated_weights() -> None:
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "half.pth")
-    Path("half.pth").write_bytes(Path("half.pth").read_bytes()[:1000])
-
-
-def other_weights() -> None:
-    import torchvision
-
-    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), "squeezenet.pth")
-
-
-def table(rows: str) -> Callable[[], None]:
-    return and_file(folders(*GOOD), "pets.csv", rows)
-
-
-FOLDER = "data=data.ImageFolder(root='pets')"
-CSV = "data=data.CsvImages(path='pets.csv'{})"
-RESNET = "backbone=backbones.Torchvision(name='resnet18', weights={!r}, image_size=32)"
-WRONG = []
+MISTAKES = [*recipes.MISTAKES, *plans.MISTAKES, *surroundings.MISTAKES]
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name in ("wrong", "other", "json"):
-        if name != "json":
-            monkeypatch.delitem(sys.modules, name, raising=False)
-    return tmp_path
+    monkeypatch.delitem(sys.modules, "wrong", raising=False)
+
+
+def lay_out(mistake: Mistake) -> None:
+    if mistake.files:
+        mistake.files()
+    source = VARIANT.format(changes=mistake.changes) if mistake.changes is not None else mistake.source
+    if source is not None:
+        Path("wrong.py").write_text(source)
+
+
+def check_told(mistake: Mistake, code: int, err: str) -> None:
+    """The lines are told and no others, and nothing was begun."""
+    assert code == 2
+    wanted = (mistake.lines,) if isinstance(mistake.lines, str) else mistake.lines
+    told = err.splitlines()
+    assert len(told) == len(wanted), err
+    for line, pattern in zip(told, wanted, strict=True):
+        expected = re.escape("error: " + pattern.replace("{here}", str(Path.cwd()))).replace("…", ".*")
+        assert re.fullmatch(expected, line), f"told:   {line}\nwanted: {pattern}"
+    assert not list(Path().rglob("step-*")), "a checkpoint was written"
+    assert not Path("runs").exists(), "a wrong recipe left a run dir behind"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.id.replace(" ", "-") for mistake in MISTAKES])
+def test_a_mistake_is_told_in_clear_lines(mistake: Mistake, capsys: pytest.CaptureFixture[str]) -> None:
+    lay_out(mistake)
+    code = main(mistake.words.split())
+    check_told(mistake, code, capsys.readouterr().err)
+
+
+def test_there_are_many() -> None:
+    assert len({mistake.id for mistake in MISTAKES}) == len(MISTAKES) >= 40
+
+
+AS_USERS_START_IT = ("wrong type", "override out of range", "broken image", "several at once", "run dir below a file")
+
+
+@pytest.mark.parametrize("mistake", [m for m in MISTAKES if m.id in AS_USERS_START_IT], ids=lambda m: m.id)
+def test_a_process_of_its_own_tells_the_same(mistake: Mistake, run_cli: RunCli) -> None:
+    lay_out(mistake)
+    done = run_cli(*mistake.words.split(), env={"PYTHONPATH": PATHS})
+    assert done.out == ""
+    check_told(mistake, done.code, done.err)
+
+
+PATHS = f"{Path(__file__).parents[1]}:{Path(__file__).parent}"
+
+FOLDER_RECIPE = VARIANT.format(
+    changes="data=data.ImageFolder(root='pets'), freeze_plan=phases.linear_probe(epochs=1), batch_size=2"
+)
+
+
+@pytest.fixture
+def a_run(in_an_empty_folder: None, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
+    """runs/wrong has a run that is finished; the call makes it one that was cut after its last checkpoint."""
+    folders("pets/cat/1.png", "pets/cat/2.png", "pets/dog/1.png", "pets/dog/2.png")()
+    Path("wrong.py").write_text(FOLDER_RECIPE)
+    assert main(["wrong.py"]) == 0
+    capsys.readouterr()
+    return lambda: shutil.rmtree("runs/wrong/final")
+
+
+def told_by(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that is told; the run that is there stays as it is."""
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    sys.modules.pop("wrong", None)
+    assert main(words.split()) == 2
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+    return line.removeprefix("error: ").rstrip()
+
+
+def test_a_run_dir_of_another_recipe(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    for finished in (True, False):
+        if not finished:
+            a_run()
+        assert told_by("wrong.py batch_size=3 head.dropout=0.1", capsys) == (
+            "--run-dir runs/wrong: holds a run of another recipe (head.dropout: 0.0 there, 0.1 now; batch_size: 2 "
+            "there, 3 now); give another --run-dir, or undo the change"
+        )
+
+
+def test_resume_never_where_there_is_a_run(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    a_run()
+    assert told_by("wrong.py --resume never", capsys) == (
+        "--resume never: runs/wrong already holds a run; give another --run-dir, or --resume auto to continue it"
+    )
+
+
+def test_a_run_dir_of_other_data(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    a_run()
+    folders("pets/cat/3.png")()
+    line = told_by("wrong.py", capsys)
+    assert line.startswith("--run-dir runs/wrong: the data are not those that the run began with (")
+    assert "train_samples: 2 then, 3 now" in line
+    assert line.endswith("; bring them back, or give another --run-dir")
+
+
+def test_resume_must_where_all_checkpoints_are_damaged(
+    a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run()
+    for manifest in Path("runs/wrong/checkpoints").glob("step-*/MANIFEST.json"):
+        manifest.unlink()
+    sys.modules.pop("wrong", None)
+    assert main(["wrong.py", "--resume", "must"]) == 2
+    assert capsys.readouterr().err == "error: --resume must: runs/wrong holds no complete checkpoint to continue from\n"
+
+
+def test_a_recipe_json_that_nobody_can_read(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    a_run()
+    Path("runs/wrong/recipe.json").write_text("{")
+    assert told_by("wrong.py", capsys).startswith("runs/wrong/recipe.json: cannot be read (")
+
+
+def test_weights_of_an_unfinished_run(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    a_run()
+    Path("wrong.py").write_text(
+        VARIANT.format(changes="backbone=backbones.Torchvision(name='resnet18', weights='runs/wrong')")
+    )
+    assert told_by("wrong.py --run-dir other", capsys) == (
+        "backbone.weights='runs/wrong': the folder has no final/model.safetensors; that run has not ended"
+    )
+    assert not Path("other").exists()

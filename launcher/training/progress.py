@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -210,7 +211,8 @@ def phase_table(rows: list[tuple[str, str, str]]) -> Table:
 def _span(names: Sequence[str], all_names: Collection[str]) -> str:
     """A short name for some of a network's parameters: the module that holds just these, or the modules that do."""
     pieces = [name.split(".") for name in names]
-    common = ".".join(os.path.commonprefix(pieces))  # of lists: piece by piece
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*pieces, strict=False))
+    common = ".".join(column[0] for column in same)
     inside = [name for name in all_names if f"{name}.".startswith(f"{common}.")] if common else list(all_names)
     if common and len(inside) == len(names):
         return common

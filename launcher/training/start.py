@@ -100,7 +100,11 @@ def begin_run(
         if is_main:
             rundir.begin(recipe, loaded.path.read_text(encoding="utf-8"), launch.command, prepared.splits)
             screen.open_log(rundir.log_txt)
-    resumed = _resume(accelerator, rundir, prepared, screen, launch)
+    try:
+        resumed = _resume(accelerator, rundir, prepared, screen, launch)
+    except BaseException:
+        screen.close()
+        raise
     progress = resumed.progress if resumed else Progress()
     keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
     num_workers = workers_of(launch)

@@ -53,6 +53,12 @@ def why_unreachable(url: str) -> str | None:
     return answers[0] if answers else f"no answer within {REACH_SECONDS} s"
 
 
+def described(name: str, asked: str | None, file: Path | None) -> str:
+    """Published weights in words: "ResNet50_Weights.IMAGENET1K_V2 (DEFAULT), from /.../resnet50-11ad3fa6.pth"."""
+    alias = f" ({asked})" if asked == "DEFAULT" else ""
+    return f"{name}{alias}, from {file}" if file else f"{name}{alias}"
+
+
 def not_here(weights: str, file: Path, url: str, reason: str) -> UserError:
     """The error for a published file that is neither in the cache nor to be had."""
     return UserError(

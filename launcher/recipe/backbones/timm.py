@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.backbones.classifier import describe_classifier
+from launcher.recipe.backbones.download import described
 from launcher.recipe.backbones.matching import load_backbone, matched_by_order
 from launcher.recipe.backbones.timm_network import Skeleton
-from launcher.recipe.backbones.timm_weights import check_published, fetch_published
+from launcher.recipe.backbones.timm_weights import check_published, fetch_published, published_file
 from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
@@ -67,6 +68,13 @@ class Timm:
     def resolved_weights(self) -> str | None:
         """What `weights` stands for: the real tag behind "DEFAULT", the path as given, or None."""
         return cast(str, self._config().tag) if self._is_published() else self.weights
+
+    def weights_source(self) -> str:
+        """Where the weights come from, for people: the real tag behind "DEFAULT", and the file they are read from."""
+        if self._is_published():
+            return described(f"timm/{self._full_name()}", self.weights, published_file(self._config()))
+        stored = self._stored()
+        return "none: random" if stored is None else str(stored.file.absolute())
 
     def preprocessing(self) -> Preprocessing:
         """From the published weights' configuration; a run's own; else that of the network's default weights.

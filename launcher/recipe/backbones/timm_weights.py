@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
-from launcher.recipe.backbones.download import check_cached, fetch, why_unreachable
+from launcher.recipe.backbones.download import check_cached, fetch, torch_hub_file, why_unreachable
 
 # The names that timm gives to weights files on the hub, in the order in which it looks.
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -48,6 +48,13 @@ def fetch_published(weights: str, config: Any) -> Path:
         except Exception as error:  # the hub's own errors, its HTTP library's and the file system's have no common base
             raise _not_here(weights, config, str(error)) from error
     raise _not_here(weights, config, f"it has none of {', '.join(_files(config))}")
+
+
+def published_file(config: Any) -> Path | None:
+    """The file in the cache; None where it is not there yet. Fetches nothing."""
+    if config.hf_hub_id:
+        return _cached(config)
+    return torch_hub_file(config.url) if config.url else None
 
 
 def _files(config: Any) -> tuple[str, ...]:

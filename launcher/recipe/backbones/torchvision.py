@@ -9,7 +9,7 @@ from pydantic import Field
 
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.backbones.classifier import TORCHVISION_CLASSIFIERS, cut_classifier
-from launcher.recipe.backbones.download import check_cached, fetch
+from launcher.recipe.backbones.download import check_cached, described, fetch, torch_hub_file
 from launcher.recipe.backbones.image_sizes import at_size, check_image_size, fit_position_embeddings
 from launcher.recipe.backbones.matching import load_backbone
 from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights
@@ -66,6 +66,15 @@ class Torchvision:
         """What `weights` stands for: the real name behind "DEFAULT", the path as given, or None."""
         published = self._published()
         return self.weights if published is None else cast(str, published.name)
+
+    def weights_source(self) -> str:
+        """Where the weights come from, for people: the real name behind "DEFAULT", and the file they are read from."""
+        published = self._published()
+        if published is not None:
+            name = f"{type(published).__name__}.{published.name}"
+            return described(name, self.weights, torch_hub_file(published.url))
+        stored = self._stored()
+        return "none: random" if stored is None else str(stored.file.absolute())
 
     def preprocessing(self) -> Preprocessing:
         """From the published weights' own preset; a run's own; else the preset of the network's default weights."""
