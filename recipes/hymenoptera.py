@@ -1,0 +1,25 @@
+"""EfficientNet-lite0 on ants and bees, the data of PyTorch's transfer-learning tutorial: 244 photographs to learn from.
+
+    accelerate launch -m launcher recipes/hymenoptera.py data.root=hymenoptera_data
+
+The data: https://download.pytorch.org/tutorial/hymenoptera_data.zip, unpacked. The weights come with the extra `demo`.
+
+Expected: not measured yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from launcher import Recipe, data, heads, optim, phases, tasks
+from recipes.digits import lite0
+
+recipe = Recipe(
+    backbone=dataclasses.replace(lite0, image_size=None),  # 224 px, as the weights were trained
+    head=heads.Linear(),
+    task=tasks.Classification(),
+    data=data.ImageFolder(root="data/hymenoptera_data"),
+    freeze_plan=phases.linear_probe(epochs=4) + phases.full_finetune(epochs=2, backbone_lr_scale=0.02),
+    optim=optim.AdamW(lr=5e-3, weight_decay=0.01),
+    batch_size=32,
+)
