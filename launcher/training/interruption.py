@@ -21,7 +21,7 @@ INTERRUPTED_EXIT_CODE = 130
 STOP_FILE = "STOP"
 """Made by anyone in the run dir (`touch runs/x/STOP`), it asks the run to stop; needs no signal to get through."""
 MARKER = "STOPPED.json"
-STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 1.0
+STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
 SECONDS_TO_LEAVE = 5.0
 """Kept free before a deadline, beside the time of a step and a save."""
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -18,6 +18,8 @@ from launcher.training.preparation import Prepared, ResolvedPhase
 
 PLAIN_EVERY_SECONDS = 30.0
 """How often a log file hears of an epoch that is under way."""
+NARROW = 100
+"""Columns of a terminal below which the bar and the learning rate are left out; many are 80 wide."""
 
 
 class Screen:
@@ -44,8 +46,8 @@ class Screen:
             self.log.close()
             self.log = None
 
-    def line(self, text: str, style: str | None = None) -> None:
-        """One line that stays."""
+    def line(self, text: str, style: str | None = None, *, on_terminal: str | None = None) -> None:
+        """One line that stays; `on_terminal` is what a terminal shows in its place."""
         if not self.speaks:
             return
         stamped = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  {text}"
@@ -53,7 +55,8 @@ class Screen:
             self.log.write(stamped + "\n")
             self.log.flush()
         if self.live:
-            (self._bar.console if self._bar else self.console).print(text, style=style, markup=False)
+            shown = text if on_terminal is None else on_terminal
+            (self._bar.console if self._bar else self.console).print(shown, style=style, markup=False)
         else:
             self.console.print(stamped, markup=False)
 
@@ -77,24 +80,27 @@ class Screen:
             self.end_bar()
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
+                *([] if self._narrow else [BarColumn(bar_width=24)]),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[numbers]}"),
                 TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[after_time]}"),
                 console=self.console,
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(title, total=steps, completed=done, numbers="")
+            self._task = self._bar.add_task(title, total=steps, completed=done, numbers="", after_time="left")
         self._last_plain = time.monotonic()
 
     def step(self, title: str, done: int, steps: int, numbers: str) -> None:
         """An optimizer step is done; `numbers` say how it went (empty: as before)."""
         if self._bar and self._task is not None:
-            if numbers:
-                self._bar.update(self._task, completed=done, numbers=numbers)
-            else:
-                self._bar.update(self._task, completed=done)
+            if numbers and self._narrow:
+                numbers = "  ".join(number for number in numbers.split("  ") if not number.startswith("lr "))
+            fields: dict[str, Any] = {"numbers": numbers} if numbers else {}
+            if done == steps:  # the bar stays until the validation is done
+                fields["after_time"] = "validating"
+            self._bar.update(self._task, completed=done, **fields)
         elif self.speaks and time.monotonic() - self._last_plain > PLAIN_EVERY_SECONDS:
             self._last_plain = time.monotonic()
             self.line(f"{title}  step {done}/{steps}  {numbers}")
@@ -126,12 +132,27 @@ class Screen:
         cells |= {"val loss": f"{metrics['loss']:.4f}"} if "loss" in metrics else {}
         cells |= {name: f"{value:.4f}" for name, value in shown.items()}
         cells |= {**speed, "time": duration(seconds)}
-        header = "  ".join(f"{name:>{_width(name)}}" for name in cells)
+        droppable = [*reversed([name for name in shown if name != monitored]), "data wait", "images/s"]
+        fitting = self._fitting(cells, droppable) if self.live else cells
+        header = _row(cells, names=True)
         if header != self._header:
             self._header = header
-            self.line(header, style="bold")
-        row = "  ".join(f"{value:>{_width(name)}}" for name, value in cells.items())
-        self.line(row + ("  * best" if is_best else ""), style="green" if is_best else None)
+            self.line(header, style="bold", on_terminal=_row(fitting, names=True))
+        best = BEST if is_best else ""
+        style = "green" if is_best else None
+        self.line(_row(cells) + best, style=style, on_terminal=_row(fitting) + best)
+
+    @property
+    def _narrow(self) -> bool:
+        return self.console.width < NARROW
+
+    def _fitting(self, cells: dict[str, str], droppable: list[str]) -> dict[str, str]:
+        """The cells that fit the terminal: `droppable` ones are left out, the first first. log.txt has them all."""
+        for name in droppable:
+            if len(_row(cells, names=True) + BEST) <= self.console.width:
+                break
+            cells = {other: value for other, value in cells.items() if other != name}
+        return cells
 
     def run_begins(self, prepared: Prepared, run_dir: Path, where: str) -> None:
         """What is about to be trained, on what, where."""
@@ -144,8 +165,12 @@ class Screen:
         self.line(f"{prepared.batching}; {where}")
 
 
-def _width(name: str) -> int:
-    return max(len(name), 8)
+BEST = "  * best"
+
+
+def _row(cells: Mapping[str, str], *, names: bool = False) -> str:
+    """A row of the table of results, or its header."""
+    return "  ".join(f"{name if names else value:>{max(len(name), 8)}}" for name, value in cells.items())
 
 
 def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[tuple[str, str, str]]]:
