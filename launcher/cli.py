@@ -7,13 +7,14 @@ traceback.
 from __future__ import annotations
 
 import enum
+import io
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -50,9 +51,11 @@ Overrides = Annotated[
     typer.Argument(metavar="NAME=VALUE", help="optim.lr=3e-4 freeze_plan.0.epochs=5 backbone.weights=none"),
 ]
 MicroBatch = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        "--micro-batch", min=1, metavar="M", help="samples per device for each forward: changes memory and speed only"
+        "--micro-batch",
+        metavar="M",
+        help="samples per device for each forward, or 'auto': what fits; changes memory and speed only",
     ),
 ]
 
@@ -71,8 +74,16 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="data-loading processes for each training process")
     ] = None,
+    stop_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="save and stop before 18:30, 2026-05-01T18:30 or +2h30m")
+    ] = None,
 ) -> None:
-    """Train, or continue training; the same command again continues."""
+    """Train, or continue training; the same command again continues.
+
+    Exit codes: 0 finished, 2 a mistake that you can put right, 85 stopped before the end and saved, 130 the same after
+    Ctrl-C.
+    """
+    from launcher.cluster.deadline import read_deadline
     from launcher.cluster.world import check_world, set_threads
     from launcher.training.launch import Launch
 
@@ -81,19 +92,26 @@ def train(
         world = check_world()
     with problems.collected():
         loaded = _load(recipe, overrides)
+    with problems.collected():
+        deadline = read_deadline(stop_at, os.environ)
     problems.raise_if_any()
     set_threads(world)
+    from launcher.training.interruption import StoppedError
     from launcher.training.runner import run
 
     launch = Launch(
         run_dir=run_dir,
         resume=resume.value,
-        micro_batch_size=micro_batch,
+        micro_batch_size=_micro_batch(micro_batch),
         num_workers=workers,
         command=tuple(sys.argv[1:]),
         world=world,
+        stop_at=deadline,
     )
-    run(loaded, launch)
+    try:
+        run(loaded, launch)
+    except StoppedError as stopped:
+        raise typer.Exit(stopped.exit_code) from stopped
 
 
 @app.command()
@@ -107,7 +125,7 @@ def plan(
     loaded = _load(recipe, overrides)
     from launcher.results.plan import show
 
-    show(loaded, num_processes=processes, micro_batch_size=micro_batch)
+    show(loaded, num_processes=processes, micro_batch_size=_micro_batch(micro_batch))
 
 
 @app.callback(invoke_without_command=True)
@@ -122,6 +140,16 @@ def options(
         raise typer.Exit()
     if context.invoked_subcommand is None:
         raise UserError("no recipe given; e.g. python -m launcher recipes/digits.py (or --help)")
+
+
+def _micro_batch(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--micro-batch {text!r}: must be a whole number from 1, or auto")
+    return int(text)
 
 
 def _load(name: str, overrides: list[str] | None) -> LoadedRecipe:
@@ -154,6 +182,8 @@ _ClickError = typer.BadParameter.__mro__[2]
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command, and return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as for stderr: file names need not be text that it can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(arguments)
     if words and words[0] not in (*COMMANDS, "--help", "--version"):
         words.insert(0, "train")

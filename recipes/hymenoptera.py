@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from launcher import Recipe, data, heads, optim, phases, tasks
+from launcher import Phase, Recipe, data, heads, optim, phases, tasks, transforms
 from recipes.digits import lite0
 
 recipe = Recipe(
     backbone=dataclasses.replace(lite0, image_size=None),  # 224 px, as the weights were trained
     head=heads.Linear(),
-    task=tasks.Classification(),
+    task=tasks.Classification(label_smoothing=0.1),
     data=data.ImageFolder(root="data/hymenoptera_data"),
-    freeze_plan=phases.linear_probe(epochs=4) + phases.full_finetune(epochs=2, backbone_lr_scale=0.02),
+    freeze_plan=phases.linear_probe(epochs=3)
+    + (Phase(name="full_finetune", rules=(("head", 0.1), ("backbone", 0.004)), epochs=2),),
+    augment=transforms.Augment(min_scale=0.5),
     optim=optim.AdamW(lr=5e-3, weight_decay=0.01),
     batch_size=32,
 )

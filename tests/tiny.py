@@ -113,3 +113,16 @@ recipe = Recipe(
     augment=transforms.Augment(),
     batch_size=32,
 )
+
+# All that a checkpoint has to hold: dropout, Adam's moments, an average, saves in mid-epoch.
+resumable = dataclasses.replace(
+    recipe,
+    backbone=TinyBackbone(dropout=0.3),
+    optim=optim.AdamW(lr=0.01),
+    ema_decay=0.9,
+    checkpoint_every_steps=2,
+    final_weights="last",
+)
+
+# What must not depend on the split: no dropout, plain SGD.
+parity = dataclasses.replace(recipe, ema_decay=0.9, final_weights="last")

@@ -6,6 +6,7 @@ honoured here or refused with the command that works.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Mapping, MutableMapping
@@ -42,7 +43,7 @@ def check_world(environ: Mapping[str, str] = os.environ, parent: Parent | None =
         with problems.collected():
             _check_request(accelerate_request(parent), world)
     problems.raise_if_any()
-    return world
+    return dataclasses.replace(world, leave_with_parent=parent.is_launcher)
 
 
 def _started(environ: Mapping[str, str]) -> World:

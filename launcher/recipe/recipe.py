@@ -57,6 +57,17 @@ class Recipe:
     seed: int = Field(default=0, ge=0)
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """Also save between the ends of epochs, every so many optimizer steps."""
+    checkpoint_every_minutes: float | None = Field(default=None, gt=0)
+    """Also save between the ends of epochs, when so long has passed since the last save."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A gradient that is not finite stops the run before the update, or its step is skipped (and counted)."""
+    max_skipped_steps: int = Field(default=10, ge=1)
+    """With on_nonfinite="skip": so many steps may be skipped over the run."""
+    hang_limit_seconds: float = Field(default=300.0, gt=0)
+    """A process that makes no progress for so long is stuck, and ends the run."""
+    deterministic: bool = False
+    """Turn on torch's deterministic algorithms: on CUDA a resumed run is then equal bit for bit, and slower. On CPUs it
+    is equal anyway."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
 
     @field_validator(*_PARTS, mode="before")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.padding import Padding
@@ -27,7 +27,7 @@ STEPS_LOOKED_AT = 10_000
 """Of a longer phase, the learning rate is looked at in so many places."""
 
 
-def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | None) -> None:
+def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | Literal["auto"] | None) -> None:
     """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these."""
     import torch
 

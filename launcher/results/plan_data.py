@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 
 SIZES_SAMPLED = 64
 """Images that are opened to tell the sizes."""
-ROWS_SHOWN = 12
+ROWS_SHOWN = 20
 """Lines that the classes may take; where they need more, the largest and the smallest stand for them."""
 NAME_SHOWN = 28
 """Characters of a class name."""
@@ -101,7 +102,7 @@ def target_rows(splits: Splits) -> list[str]:
 
 
 def _cut(name: str) -> str:
-    name = " ".join(name.split())
+    name = one_line(name)
     return name if len(name) <= NAME_SHOWN else f"{name[: NAME_SHOWN - 3]}..."
 
 

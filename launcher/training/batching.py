@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 from launcher.errors import UserError
 
@@ -51,7 +52,7 @@ class Batching:
         )
 
 
-def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | None) -> Batching:
+def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | Literal["auto"] | None) -> Batching:
     """The batch arithmetic of a run. Raises UserError, with numbers that would work, where there is a remainder."""
     if batch_size % num_processes:
         near = sorted(
@@ -62,7 +63,7 @@ def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | No
             f"batch_size={' or '.join(map(str, near))} would work, or {_divisors_text(batch_size)} processes"
         )
     share = batch_size // num_processes
-    if micro_batch_size is None:
+    if micro_batch_size is None or micro_batch_size == "auto":
         micro_batch_size = max(size for size in _divisors(share) if size <= LARGEST_DEFAULT_MICRO_BATCH)
     if micro_batch_size < 1 or share % micro_batch_size:
         whole = f"batch_size={batch_size}"

@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from launcher.errors import UserError
@@ -45,6 +46,8 @@ class Progress:
     phase_best: Best | None = None
     run_best: Best | None = None
     epochs_without_better: int = 0
+    skipped_steps: int = 0
+    """Steps without an update, because their gradient was not finite (on_nonfinite="skip")."""
     seconds: float = 0.0
     """Time spent training so far."""
 
@@ -89,18 +92,23 @@ class Checkpoints:
             contents["ema.safetensors"] = state.ema
         contents["optimizer.pt"] = state.optimizer
         contents["progress.json"] = state.progress.to_json()
-        folder = self.of_step(state.progress.step)
+        step = state.progress.step
+        # The same step may be saved twice: before its evaluation, and after it. The older one stays until the newer is
+        # complete.
+        taken = [_order(folder)[1] for folder in self.folder.glob(f"step-{step:06d}*")]
+        folder = self.folder / (f"step-{step:06d}" + (f"-{max(taken) + 1}" if taken else ""))
         _write_folder(folder, contents)
         keep = {best.step for best in (state.progress.phase_best, state.progress.run_best) if best}
-        self._prune(keep | {state.progress.step})
+        self._prune({folder, *(self.of_step(best) for best in keep if best != step)})
         return folder
 
     def of_step(self, step: int) -> Path:
-        return self.folder / f"step-{step:06d}"
+        """The folder of a step; of several, the one written last."""
+        return max(self.folder.glob(f"step-{step:06d}*"), key=_order, default=self.folder / f"step-{step:06d}")
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint. Those that are not complete are passed over and told in `refused`."""
-        for folder in sorted(self.folder.glob("step-*"), key=_step_of, reverse=True):
+        for folder in sorted(self.folder.glob("step-*"), key=_order, reverse=True):
             damage = _damage(folder)
             if damage is None:
                 return folder
@@ -119,18 +127,18 @@ class Checkpoints:
         progress = Progress.from_json(json.loads((folder / "progress.json").read_text()))
         return State(progress=progress, model=model, optimizer=optimizer, ema=ema)
 
-    def _prune(self, keep: Iterable[int]) -> None:
-        kept = {self.of_step(step) for step in keep}
+    def _prune(self, keep: Collection[Path]) -> None:
         for folder in self.folder.glob("step-*"):
-            if folder not in kept:
+            if folder not in keep:
                 shutil.rmtree(folder)
         for folder in self.folder.glob(".writing-*"):
             shutil.rmtree(folder)
 
 
-def _step_of(folder: Path) -> int:
-    digits = folder.name.removeprefix("step-")
-    return int(digits) if digits.isdigit() else -1
+def _order(folder: Path) -> tuple[int, int]:
+    """Step, and how often it was saved before: "step-000600-1" -> (600, 1)."""
+    step, _, again = folder.name.removeprefix("step-").partition("-")
+    return (int(step) if step.isdigit() else -1, int(again) if again.isdigit() else 0)
 
 
 def _write_folder(target: Path, contents: Mapping[str, Any]) -> None:
@@ -140,27 +148,35 @@ def _write_folder(target: Path, contents: Mapping[str, Any]) -> None:
     if draft.exists():
         shutil.rmtree(draft)
     draft.mkdir()
-    manifest = {}
-    for name, content in contents.items():
-        path = draft / name
-        if name.endswith(".safetensors"):
-            save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
-        elif name.endswith(".json"):
-            path.write_text(json.dumps(content, indent=1))
-        else:
-            torch.save(content, path)
-        _sync(path)
-        manifest[name] = {"bytes": path.stat().st_size, "blake2b": _hash(path)}
-    (draft / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1))
-    _sync(draft / MANIFEST)
-    _sync(draft)
-    if target.exists():  # an earlier start of the same run was at the same step
-        old = target.parent / f".writing-old-{target.name}"
-        if old.exists():
-            shutil.rmtree(old)
-        target.rename(old)
+    try:
+        _fill(draft, contents)
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)  # on a full disk, half a checkpoint is in the way of a whole one
+        raise
+    if target.exists():
+        shutil.rmtree(target)
     draft.rename(target)
     _sync(target.parent)
+
+
+def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
+    manifest = {}
+    for name, content in contents.items():
+        path = folder / name
+        try:
+            if name.endswith(".safetensors"):
+                save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
+            elif name.endswith(".json"):
+                path.write_text(json.dumps(content, indent=1))
+            else:
+                torch.save(content, path)
+        except (SafetensorError, RuntimeError) as error:  # how these two tell of a full disk
+            raise OSError(f"{path.name}: {error}") from error
+        _sync(path)
+        manifest[name] = {"bytes": path.stat().st_size, "blake2b": _hash(path)}
+    (folder / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1))
+    _sync(folder / MANIFEST)
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.training.images import Batch
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def outputs_of(
-    accelerator: Accelerator, model: nn.Module, loader: Iterable[Batch], num_samples: int, num_outputs: int
+    accelerator: Accelerator,
+    model: nn.Module,
+    loader: DataLoader[Batch],
+    num_samples: int,
+    num_outputs: int,
+    batch_size: int,
+    between_batches: Callable[[], None],
 ) -> torch.Tensor:
     """Outputs of every sample of a split in the order of the split, float32 (num_samples, num_outputs), on the CPU.
+
+    `between_batches` is called equally often on every process.
 
     `loader` is this process's share: samples process_index, process_index + num_processes, ... The same on every
     process afterwards. `model` is not wrapped in DDP: shares may differ by one, and no forward waits for another.
@@ -28,10 +37,16 @@ def outputs_of(
     rows = -(-num_samples // accelerator.num_processes)
     mine = torch.zeros(rows, num_outputs, device=accelerator.device)
     filled = 0
-    for batch in loader:
+    batches = iter(loader)
+    for _ in range(-(-rows // batch_size)):
+        between_batches()
+        batch = next(batches, None)
+        if batch is None:  # a share is one sample smaller than the largest, and may have one batch less
+            continue
         outputs = model(batch.to(accelerator.device).images)
         mine[filled : filled + len(outputs)] = outputs.float()
         filled += len(outputs)
+    next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next time
     expected = len(range(accelerator.process_index, num_samples, accelerator.num_processes))
     assert filled == expected, f"process {accelerator.process_index} evaluated {filled} samples, not {expected}"
     gathered: torch.Tensor = accelerator.gather(mine)

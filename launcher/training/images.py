@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,14 @@ def _start_worker(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    sys.excepthook = _told_by_worker
+
+
+def _told_by_worker(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What a worker's threads raise. Its own errors go to the main process; when that one is interrupted while it
+    fetches a batch, the thread that hands tensors over would show the traceback of a lost connection."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def training_loader(

@@ -32,6 +32,8 @@ class World:
     use_cpu: bool = False
     """What `Accelerator(cpu=...)` must be: without it, several processes on a machine without accelerator each become
     a lone run, with no error (accelerate 1.15)."""
+    leave_with_parent: bool = False
+    """The parent is a launcher, which does not pass every signal on: when it dies of one, this process is to stop."""
     num_cpus: int = dataclasses.field(default_factory=usable_cpus)
     """CPU cores for this process: its share of those that the processes on this machine may use."""
 
@@ -77,8 +79,11 @@ class Launch:
     """None: named after the recipe."""
     resume: Literal["auto", "must", "never"] = "auto"
     """"auto" continues a run that is there, "must" needs one, "never" refuses one."""
-    micro_batch_size: int | None = None
-    """Samples per device for each forward and backward; None: as many as the batch size gives each process."""
+    micro_batch_size: int | Literal["auto"] | None = None
+    """Samples per device for each forward and backward; None: as many as the batch size gives each process, 64 at most;
+    "auto": as many as fit the device's memory."""
+    stop_at: float | None = None
+    """Unix time in seconds by which the run must have saved and stopped."""
     num_workers: int | None = None
     """Processes that load data, for each training process; None: from the CPU cores it may use."""
     command: tuple[str, ...] = ()

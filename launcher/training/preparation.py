@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.phases import Phase, resolve_rules
@@ -105,7 +105,7 @@ def prepare(
     recipe: Recipe,
     *,
     num_processes: int,
-    micro_batch_size: int | None,
+    micro_batch_size: int | Literal["auto"] | None,
     on_cpu: bool,
     one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
@@ -129,7 +129,7 @@ def examine(
     recipe: Recipe,
     *,
     num_processes: int,
-    micro_batch_size: int | None,
+    micro_batch_size: int | Literal["auto"] | None,
     on_cpu: bool,
     one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,

@@ -38,7 +38,7 @@ class Screen:
 
     def open_log(self, path: Path) -> None:
         if self.speaks:
-            self.log = path.open("a", encoding="utf-8")
+            self.log = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def close(self) -> None:
         self.end_bar()
@@ -194,7 +194,13 @@ def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[t
         rows.append(("frozen", f"{frozen:,} parameters", "in evaluation mode"))
     if resolved.norm_layers:
         kept = "kept" if phase.norm_statistics == "keep" else "updated"
-        rows.append(("BatchNorm", f"{resolved.norm_layers} layers train", f"running statistics {kept}"))
+        rows.append(
+            (
+                "BatchNorm",
+                f"{resolved.norm_layers} layer{'s train' if resolved.norm_layers > 1 else ' trains'}",
+                f"running statistics {kept}",
+            )
+        )
     return title, rows
 
 

@@ -113,7 +113,8 @@ class MetricsLog:
         self._file.seek(0, os.SEEK_END)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        # A class may be a folder whose name is not valid text; escaped, it still is JSON.
+        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self.rows += 1
 
     def sync(self) -> None:
@@ -140,7 +141,7 @@ def _split_hash(split: Split) -> str:
     digest = hashlib.blake2b(np.ascontiguousarray(split.targets).tobytes(), digest_size=16)
     for index in range(len(split)):
         # A data set may be moved as a whole: the last two parts of a path tell its samples apart.
-        digest.update("/".join(Path(split.images.name(index)).parts[-2:]).encode() + b"\0")
+        digest.update("/".join(Path(split.images.name(index)).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import torch
 
@@ -18,7 +19,9 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.training.checkpoint import State
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.final import finish
+from launcher.training.gradients import gradient_is_sound
 from launcher.training.images import Batch, timed
+from launcher.training.interruption import Reason, StoppedError, write_marker
 from launcher.training.launch import Launch
 from launcher.training.mixing import mix
 from launcher.training.model import set_train_mode
@@ -36,6 +39,7 @@ from launcher.training.state import (
     read_losses,
     record,
     save,
+    written,
 )
 
 LOSSES_READ_EVERY_STEPS = 10
@@ -50,10 +54,17 @@ def run(loaded: LoadedRecipe, launch: Launch) -> None:
         return
     run, resumed = begin_run(accelerator, rundir, loaded, launch)
     try:
-        for resolved in run.prepared.phases[run.progress.phase :]:
-            run_phase(run, resolved, resumed)
-            resumed = None
-        finish(run, loaded)
+        with run.interruption, run.watchdog:
+            for resolved in run.prepared.phases[run.progress.phase :]:
+                run_phase(run, resolved, resumed)
+                resumed = None
+            finish(run, loaded)
+    except StoppedError as stopped:
+        if accelerator.is_main_process:
+            write_marker(rundir.path, stopped.reason, run.interruption.signal_name, run.progress.step)
+        signal_name = f" ({run.interruption.signal_name})" if run.interruption.signal_name else ""
+        run.screen.line(f"{stopped.reason}{signal_name}: saved at step {run.progress.step}; the same command continues")
+        raise
     finally:
         run.close()
 
@@ -66,7 +77,10 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
     while not progress.phase_ended:
         begin = time.perf_counter()
         speed = train_epoch(run, state)
-        metrics = evaluate(run, state)
+        try:
+            metrics = evaluate(run, state)
+        except StoppedError as stopped:
+            stop(run, state, stopped.reason)
         seconds = time.perf_counter() - begin
         progress.seconds += seconds
         is_best = record(run, state, metrics)
@@ -97,6 +111,8 @@ def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
     begin, images, shown, speed = time.perf_counter(), 0, "", {}
     for step in range(first_step, steps):
         images += run.keys.taken(step)
+        run.watchdog.beat(f"step {progress.step + 1}")
+        step_begin = time.perf_counter()
         train_step(run, state, batches, step)
         at_end = step + 1 == steps
         if len(state.unread) >= LOSSES_READ_EVERY_STEPS or at_end:
@@ -105,8 +121,12 @@ def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
             lr = state.optimizer.param_groups[0]["lr"]
             shown = f"loss {loss:.4f}  lr {lr:.2e}  {speed['images/s']} images/s  data wait {speed['data wait']}"
         run.screen.step(title, step + 1, steps, shown)
+        run.interruption.seconds_of_a_step = time.perf_counter() - step_begin
+        reason, save_is_due = run.interruption.agreed(run.save_is_due())
+        if reason:
+            stop(run, state, reason)
         every = run.recipe.checkpoint_every_steps
-        if every and progress.step % every == 0 and not at_end:
+        if (save_is_due or (every and progress.step % every == 0)) and not at_end:
             save(run, state)
     next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next epoch
     return speed
@@ -134,16 +154,18 @@ def train_step(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_ep
             # DDP gives the mean over the processes of what is a sum over them; hence the factor.
             accelerator.backward(loss * (accelerator.num_processes / taken))
         loss_sum += loss.detach()
-    if recipe.clip_norm is not None:
-        accelerator.clip_grad_norm_(state.wrapped.parameters(), recipe.clip_norm)
-    state.optimizer.step()
+    row = {"event": "step", "phase": resolved.phase.name, "epoch": progress.epoch + 1, "step": progress.step + 1}
+    row |= {"lr": lr, "samples": taken}
+    if gradient_is_sound(run, state, step_in_epoch):
+        state.optimizer.step()
+        if state.average:
+            state.average.update(phase_step)
+        state.unread.append((row, loss_sum))
+    else:
+        state.unread.append((row | {"skipped": True}, torch.zeros_like(loss_sum)))
     state.optimizer.zero_grad(set_to_none=True)
-    if state.average:
-        state.average.update(phase_step)
     progress.step += 1
     progress.step_in_epoch = step_in_epoch + 1
-    row = {"event": "step", "phase": resolved.phase.name, "epoch": progress.epoch + 1, "step": progress.step, "lr": lr}
-    state.unread.append((row | {"samples": taken}, loss_sum))
 
 
 def mixed(run: Run, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,15 +178,34 @@ def mixed(run: Run, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tenso
     return mix(batch, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=run.recipe.seed, epoch=epoch)
 
 
+def stop(run: Run, state: PhaseState, reason: Reason) -> NoReturn:
+    """Save this moment, and leave the loop. Called by all processes."""
+    save(run, state)
+    written(run)
+    raise StoppedError(reason)
+
+
 def evaluate(run: Run, state: PhaseState) -> dict[str, float]:
-    """Validation metrics of the weights, and of their average (where kept) under "ema_*"."""
+    """Validation metrics of the weights, and of their average (where kept) under "ema_*".
+
+    Raises StoppedError where the run is asked to stop meanwhile. Nothing of the evaluation is kept then: the end of the
+    epoch's training is what is to be saved.
+    """
+
+    def between_batches() -> None:
+        run.watchdog.beat("evaluation")
+        reason, _ = run.interruption.agreed()
+        if reason:
+            raise StoppedError(reason)
+
     task, val = run.prepared.task, run.prepared.splits.val
     model = run.accelerator.unwrap_model(state.wrapped, keep_fp32_wrapper=True)
     average_norm_statistics(run, state)
-    outputs = outputs_of(run.accelerator, model, run.val_loader, len(val), task.num_outputs)
+    sizes = len(val), task.num_outputs, run.val_batch_size
+    outputs = outputs_of(run.accelerator, model, run.val_loader, *sizes, between_batches)
     metrics = metrics_of(task, outputs, val)
     if state.average:
         with state.average.applied():
-            outputs = outputs_of(run.accelerator, model, run.val_loader, len(val), task.num_outputs)
+            outputs = outputs_of(run.accelerator, model, run.val_loader, *sizes, between_batches)
         metrics |= {f"ema_{name}": value for name, value in metrics_of(task, outputs, val).items()}
     return metrics

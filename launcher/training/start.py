@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.recipe.transforms import evaluation
+from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
 from launcher.training.images import evaluation_loader, training_loader
+from launcher.training.interruption import Interruption, clear_markers
 from launcher.training.launch import Launch
+from launcher.training.lock import RunLock
 from launcher.training.model import cpu_state
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.progress import Screen
-from launcher.training.rundir import MetricsLog, RunDir
+from launcher.training.rundir import MetricsLog, RunDir, data_identity
 from launcher.training.sampling import TrainingKeys
 from launcher.training.state import Run
 from launcher.training.verification import checked_together
+from launcher.training.watchdog import Watchdog
+from launcher.training.writing import BackgroundWriter
 
 
 def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
@@ -40,7 +48,8 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelera
         kwargs_handlers=[
             # BatchNorm buffers are averaged before they are used; broadcasting them at each forward is not needed.
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=30)),
+            # The watchdog ends what is stuck in training; looking at a million images before it may take an hour.
+            InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2)),
         ],
         # `prepare` tells those that are not installed; Accelerate would leave them out.
         log_with=[name for name in recipe.trackers if importlib.util.find_spec(name)] or None,
@@ -60,19 +69,6 @@ def workers_of(launch: Launch) -> int:
     if launch.num_workers is not None:
         return launch.num_workers
     return max(0, min(8, launch.world.num_cpus - 1))
-
-
-@contextlib.contextmanager
-def agreed(accelerator: Accelerator) -> Iterator[None]:
-    """What is wrong on one process stops them all, each with the problems of all."""
-    problems = Problems()
-    with problems.collected():
-        yield
-    everyones: list[str] = gather_object(problems.found)
-    for problem in everyones:
-        if problem not in problems.found:
-            problems.found.append(problem)
-    problems.raise_if_any()
 
 
 def begin_run(
@@ -96,13 +92,19 @@ def begin_run(
                 check_images=checked_together(accelerator, screen.line),
             )
         problems.raise_if_any()
-    with agreed(accelerator):
-        if is_main:
-            rundir.begin(recipe, loaded.path.read_text(encoding="utf-8"), launch.command, prepared.splits)
-            screen.open_log(rundir.log_txt)
+    _same_data_everywhere(accelerator, prepared)
+    lock = RunLock(rundir.path) if is_main else None
     try:
+        with agreed(accelerator):
+            if lock:
+                lock.acquire(screen.line)
+                rundir.begin(recipe, loaded.path.read_text(encoding="utf-8"), launch.command, prepared.splits)
+                screen.open_log(rundir.log_txt)
+                clear_markers(rundir.path)
         resumed = _resume(accelerator, rundir, prepared, screen, launch)
     except BaseException:
+        if lock:
+            lock.release()
         screen.close()
         raise
     progress = resumed.progress if resumed else Progress()
@@ -135,6 +137,17 @@ def begin_run(
             num_workers=num_workers,
             pin_memory=pin_memory,
         ),
+        val_batch_size=prepared.batching.micro_batch_size,
+        lock=lock,
+        interruption=Interruption(
+            rundir.path,
+            is_main,
+            accelerator.num_processes,
+            stop_at=launch.stop_at,
+            leave_with_parent=launch.world.leave_with_parent,
+        ),
+        watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index),
+        writer=BackgroundWriter(rundir.checkpoints),
     )
     if recipe.trackers:
         accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
@@ -143,6 +156,19 @@ def begin_run(
     )
     screen.run_begins(prepared, rundir.path, where)
     return run, resumed
+
+
+def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:
+    """Raises UserError where the processes see different data: each would train its own way, with no error."""
+    mine = data_identity(prepared.splits)
+    everyones: list[dict[str, Any]] = gather_object([mine])
+    for process, theirs in enumerate(everyones):
+        differing = [key for key in mine if theirs[key] != everyones[0][key]]
+        if differing:
+            raise UserError(
+                f"data: processes 0 and {process} see different data ({', '.join(differing)}); the data part must give "
+                "the same samples in the same order on every process: list files sorted, draw from `seed` alone"
+            )
 
 
 def _resume(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from launcher.recipe.recipe import Recipe
+from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
 from launcher.training.frozen import fingerprints, prove
 from launcher.training.images import Batch
+from launcher.training.interruption import Interruption
+from launcher.training.lock import RunLock
 from launcher.training.model import TransferModel, cpu_state, freeze, norm_layers_that_train
 from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
 from launcher.training.preparation import Prepared, ResolvedPhase
@@ -21,6 +25,8 @@ from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir
 from launcher.training.sampling import TrainingKeys
 from launcher.training.stopping import Best, is_better, mode_of
+from launcher.training.watchdog import Watchdog
+from launcher.training.writing import BackgroundWriter
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,16 +49,33 @@ class Run:
     keys: TrainingKeys
     train_loader: DataLoader[Batch]
     val_loader: DataLoader[Batch]
+    val_batch_size: int
+    lock: RunLock | None
+    """On the main process only."""
+    interruption: Interruption
+    watchdog: Watchdog
+    writer: BackgroundWriter
+    last_save: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def recipe(self) -> Recipe:
         return self.prepared.recipe
 
     def close(self) -> None:
+        """Leave everything as it may be left; safe to call in the middle of a failure."""
+        self.writer.join()
         if self.metrics:
             self.metrics.close()
+        if self.lock:
+            self.lock.release()
         self.screen.close()
         self.accelerator.end_training()
+
+    def save_is_due(self) -> bool:
+        """Whether checkpoint_every_minutes have passed; on the main process, whose clock counts."""
+        minutes = self.recipe.checkpoint_every_minutes
+        due = minutes is not None and time.monotonic() - self.last_save > 60 * minutes
+        return due and self.accelerator.is_main_process
 
     def monitored(self, resolved: ResolvedPhase) -> str:
         """The metric that decides what is best; of the averaged weights where there are some."""
@@ -73,6 +96,8 @@ class PhaseState:
     average: WeightAverage | None
     frozen: dict[str, str]
     """Hashes of all that the phase must not change."""
+    scaler_skips: int = 0
+    """Steps in a row that fp16's gradient scaler has skipped."""
     unread: list[tuple[dict[str, Any], torch.Tensor]] = dataclasses.field(default_factory=list)
     """Steps whose loss is still on the device, each with the row that will tell it."""
 
@@ -115,9 +140,9 @@ def read_losses(run: Run, state: PhaseState) -> float:
         for (row, _), losses in zip(state.unread, by_process.T, strict=True):
             total = sum(losses.tolist())
             progress.loss_sum += total
-            progress.loss_samples += row["samples"]
+            progress.loss_samples += 0 if "skipped" in row else row["samples"]
             if run.metrics:
-                run.metrics.write(row | {"loss": total / row["samples"]})
+                run.metrics.write(row | {"loss": None if "skipped" in row else total / row["samples"]})
         state.unread.clear()
     return progress.loss_sum / max(1, progress.loss_samples)
 
@@ -156,36 +181,55 @@ def average_norm_statistics(run: Run, state: PhaseState) -> None:
 
 
 def save(run: Run, state: PhaseState) -> None:
-    """A checkpoint of this very moment, after the proof that it is sound. Called by all processes."""
+    """A checkpoint of this very moment, after the proof that it is sound. Called by all processes.
+
+    The state is copied here and written in the background.
+    """
+    run.watchdog.beat("saving a checkpoint")
     read_losses(run, state)
     average_norm_statistics(run, state)
     prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name)
-    if run.accelerator.is_main_process:
-        if run.metrics:
-            run.metrics.sync()
-            run.progress.metrics_rows = run.metrics.rows
-        past = run.prepared.phases[: state.resolved.number + 1]
-        changed = frozenset().union(*(phase.changing for phase in past))
-        model = cpu_state(state.model)
-        scaler = run.accelerator.scaler
-        run.rundir.checkpoints.save(
-            State(
-                progress=run.progress,
-                model={name: tensor for name, tensor in model.items() if name in changed},
-                optimizer={
-                    "state": optimizer_state(state.optimizer.optimizer),
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                },
-                ema=None if state.average is None else {k: v.cpu() for k, v in state.average.values.items()},
-            )
-        )
-    run.accelerator.wait_for_everyone()
+    run.last_save = time.monotonic()
+    with agreed(run.accelerator):
+        if run.accelerator.is_main_process:
+            run.writer.submit(_snapshot(run, state))
+    run.interruption.seconds_of_a_save = run.writer.seconds
+
+
+def _snapshot(run: Run, state: PhaseState) -> State:
+    if run.metrics:
+        run.metrics.sync()
+        run.progress.metrics_rows = run.metrics.rows
+    past = run.prepared.phases[: state.resolved.number + 1]
+    changed = frozenset().union(*(phase.changing for phase in past))
+    model = cpu_state(state.model)
+    scaler = run.accelerator.scaler
+    average = None
+    if state.average is not None:
+        average = {name: value.to("cpu", copy=True) for name, value in state.average.values.items()}
+    return State(
+        progress=copy.deepcopy(run.progress),
+        model={name: tensor for name, tensor in model.items() if name in changed},
+        optimizer={
+            "state": optimizer_state(state.optimizer.optimizer),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        },
+        ema=average,
+    )
+
+
+def written(run: Run) -> None:
+    """Returns when the last checkpoint is on the disk, for all processes to read."""
+    with agreed(run.accelerator):
+        if run.accelerator.is_main_process:
+            run.writer.wait()
 
 
 def end_phase(run: Run, state: PhaseState) -> None:
     """Take the phase's weights into the run: the last, or with patience the best. Called by all processes."""
     progress, phase = run.progress, state.resolved.phase
     best = progress.phase_best
+    written(run)
     if phase.patience is not None and best is not None and best.step != progress.step:
         checkpoints = run.rundir.checkpoints
         run.model.load_state_dict(checkpoints.load(checkpoints.of_step(best.step)).model)

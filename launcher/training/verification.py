@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,16 +9,12 @@ from typing import TYPE_CHECKING
 from launcher.recipe.data.verifying import Broken, find_broken, on_bad_image_of, verified
 from launcher.recipe.protocols import Splits
 from launcher.recipe.recipe import Recipe
+from launcher.training.launch import usable_cpus
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 TOLD_EVERY_SECONDS = 5.0
-
-
-def usable_cpus() -> int:
-    """CPU cores that this process may use; a scheduler may give it fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def without_broken_images(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> Splits:

@@ -113,14 +113,7 @@ class CutError(Exception):
 def test_a_run_that_was_cut_ends_with_the_weights_of_the_unbroken_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
-    recipe = dataclasses.replace(
-        tiny.recipe,
-        backbone=tiny.TinyBackbone(dropout=0.3),
-        optim=optim.AdamW(lr=0.01),
-        ema_decay=0.9,
-        checkpoint_every_steps=2,
-        final_weights="last",
-    )
+    recipe = tiny.resumable
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(recipe, whole)
     original = runner.train_step

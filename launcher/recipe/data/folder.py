@@ -13,7 +13,7 @@ from launcher.errors import Problems, UserError
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.sources import FileImages
 from launcher.recipe.data.splitting import set_aside
-from launcher.recipe.data.targets import listed, refuse
+from launcher.recipe.data.targets import listed, one_line, refuse
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 
@@ -120,7 +120,7 @@ def _read_classes(field: str, folder: Path, skipped: list[str]) -> dict[str, lis
     if not classes:
         has = f"{len(loose)} images but no class folders" if loose else "no class folders"
         raise UserError(f"{field}: {folder} has {has}; expected {folder.name}/<class>/<image>")
-    skipped.extend(f"{folder / name} (not in a class folder)" for name in loose)
+    skipped.extend(f"{one_line(str(folder / name))} (not in a class folder)" for name in loose)
     empty = [name for name, paths in classes.items() if not paths]
     if len(empty) == len(classes):
         raise UserError(f"{field}: no images in {folder} ({len(classes)} class folders, all empty)")
@@ -147,7 +147,7 @@ def _images_below(class_folder: Path, base: Path, skipped: list[str]) -> list[st
             if _is_image(name):
                 found.append(path[prefix:])
             elif not name.startswith("."):
-                skipped.append(f"{path} (not an image)")
+                skipped.append(f"{one_line(path)} (not an image)")
     return sorted(found)
 
 

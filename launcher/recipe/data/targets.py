@@ -97,5 +97,10 @@ def listed(items: Sequence[str], most: int = 3) -> str:
     return ", ".join(items[:most]) + more
 
 
+def one_line(name: str) -> str:
+    """A file's name with line breaks, control characters and bytes that are no text written as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
 def _plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"

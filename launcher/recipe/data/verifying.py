@@ -19,7 +19,7 @@ import numpy as np
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import BrokenImageError, to_rgb
 from launcher.recipe.data.sources import Subset
-from launcher.recipe.data.targets import listed
+from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.protocols import Data, ImageSource, Split, Splits
 
 
@@ -81,7 +81,7 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
     would be left empty.
     """
     lines = [
-        f"{split.images.name(index)} ({reason})"
+        f"{one_line(split.images.name(index))} ({reason})"
         for split, found in ((splits.train, broken.train), (splits.val, broken.val))
         for index, reason in found
     ]

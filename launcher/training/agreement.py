@@ -1,0 +1,22 @@
+"""What is wrong on one process is told by all, so that none waits for another that has left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from launcher.errors import Problems
+
+
+@contextlib.contextmanager
+def agreed(accelerator: Accelerator) -> Iterator[None]:
+    """A UserError inside, on any process, is raised by all of them, each with the problems of all."""
+    problems = Problems()
+    with problems.collected():
+        yield
+    everyones: list[str] = gather_object(problems.found)
+    problems.found.extend(problem for problem in everyones if problem not in problems.found)
+    problems.raise_if_any()

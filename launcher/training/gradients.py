@@ -1,0 +1,65 @@
+"""The gradient before it is used: clipped, and finite or not used at all."""
+
+from __future__ import annotations
+
+import torch
+
+from launcher.errors import UserError
+from launcher.training.sampling import epoch_order
+from launcher.training.state import PhaseState, Run
+
+SAMPLES_NAMED = 8
+SKIPS_OF_THE_SCALER = 30
+"""Steps in a row that fp16's gradient scaler may skip while it looks for its scale; it halves it each time."""
+
+
+def gradient_is_sound(run: Run, state: PhaseState, step_in_epoch: int) -> bool:
+    """Clip the averaged gradient, and say whether the step may be taken.
+
+    After DDP has averaged it the gradient is the same on all processes, so all come to the same answer without asking
+    each other. Raises UserError that names the step and its samples where it is not finite and the recipe says stop, or
+    where too many steps were skipped.
+    """
+    accelerator, recipe, progress = run.accelerator, run.recipe, run.progress
+    if accelerator.scaler is not None:
+        return _scaled_gradient_is_sound(run, state, step_in_epoch)
+    gradients = [p.grad for p in state.wrapped.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not bool(norm.isfinite()):
+        if recipe.on_nonfinite == "stop":
+            raise UserError(
+                f"{_where(run, state, step_in_epoch)}; nothing was updated; on_nonfinite=skip leaves such steps out"
+            )
+        progress.skipped_steps += 1
+        if progress.skipped_steps > recipe.max_skipped_steps:
+            raise UserError(
+                f"{_where(run, state, step_in_epoch)}; {recipe.max_skipped_steps} steps were skipped before it, which "
+                "is all that max_skipped_steps allows"
+            )
+        run.screen.line(f"{_where(run, state, step_in_epoch)}; skipped ({progress.skipped_steps})", style="yellow")
+        return False
+    if recipe.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(state.wrapped.parameters(), recipe.clip_norm, norm)
+    return True
+
+
+def _scaled_gradient_is_sound(run: Run, state: PhaseState, step_in_epoch: int) -> bool:
+    # The scaler looks for infinities itself and leaves the step out; only a row of them means that the loss is broken.
+    state.scaler_skips = state.scaler_skips + 1 if state.optimizer.step_was_skipped else 0
+    if state.scaler_skips > SKIPS_OF_THE_SCALER:
+        raise UserError(f"{_where(run, state, step_in_epoch)} at any scale of fp16; try mixed_precision=bf16")
+    if run.recipe.clip_norm is not None:
+        run.accelerator.clip_grad_norm_(state.wrapped.parameters(), run.recipe.clip_norm)
+    return True
+
+
+def _where(run: Run, state: PhaseState, step_in_epoch: int) -> str:
+    """The step, and which samples its global batch was made of."""
+    keys = run.keys
+    order = epoch_order(keys.num_samples, keys.seed, state.resolved.first_epoch + run.progress.epoch)
+    begin = step_in_epoch * keys.batching.batch_size
+    samples = order[begin : begin + keys.taken(step_in_epoch)]
+    images = run.prepared.splits.train.images
+    named = ", ".join(f"{index} ({images.name(int(index))})" for index in samples[:SAMPLES_NAMED])
+    more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
+    return f"step {run.progress.step + 1}: the gradient is not finite; its samples: {named}{more}"

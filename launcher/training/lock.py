@@ -1,0 +1,109 @@
+"""One run, one owner: a lock on the run dir that also holds between machines on a shared file system."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from launcher.errors import UserError
+
+BEAT_EVERY_SECONDS = 10.0
+STALE_AFTER_SECONDS = 90.0
+"""A holder on another machine that gave no sign of life for so long is dead."""
+
+
+class RunLock:
+    """A file that names its holder and is touched while the holder lives.
+
+    flock and lockf are not used: on many cluster file systems they hold on one machine only, without a word.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "LOCK"
+        self._token = uuid.uuid4().hex
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self, tell: Callable[[str], None]) -> None:
+        """Take the lock, or raise UserError that names who holds it. A dead holder's is taken over; `tell` hears so."""
+        content = json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "process_started": psutil.Process().create_time(),
+                "job": os.environ.get("SLURM_JOB_ID"),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "token": self._token,
+            }
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".LOCK.{self._token}")
+        draft.write_text(content)
+        try:
+            try:
+                os.link(draft, self.path)  # as a whole or not at all, on network file systems too
+            except FileExistsError:
+                holder = self._read()
+                who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+                silence = draft.stat().st_mtime - self.path.stat().st_mtime  # both by the clock of the file system
+                if _lives(holder, silence):
+                    raise UserError(
+                        f"{self.path.parent}: another run is at work in it ({who}); wait for it, stop it "
+                        f"(touch {self.path.parent / 'STOP'}), or give another --run-dir"
+                    ) from None
+                tell(f"taking over the lock of a dead run ({who})")
+                draft.replace(self.path)
+                time.sleep(0.1)  # of two that take over at once, the later one has it
+                if self._read().get("token") != self._token:
+                    raise UserError(f"{self.path.parent}: another run took the lock over at the same time") from None
+        finally:
+            draft.unlink(missing_ok=True)
+        self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lock back; nothing where it is not held."""
+        if self._thread is None:
+            return
+        self._ended.set()
+        self._thread.join()
+        self._thread = None
+        if self._read().get("token") == self._token:
+            self.path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_EVERY_SECONDS):
+            try:
+                os.utime(self.path)
+            except OSError:
+                continue  # a file system that is away for a moment; the run itself notices if it stays away
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def _lives(holder: dict[str, Any], silence_seconds: float) -> bool:
+    if holder.get("host") == socket.gethostname():
+        try:
+            process = psutil.Process(int(holder["pid"]))
+            same = abs(process.create_time() - float(holder["process_started"])) < 1.0
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except (psutil.Error, KeyError, ValueError, TypeError):
+            return False
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is not None and holder.get("job") == job:
+        return False  # the same job, started again on another machine: its earlier life is over
+    return silence_seconds < STALE_AFTER_SECONDS

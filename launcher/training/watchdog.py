@@ -1,0 +1,77 @@
+"""A process that is stuck ends, and says where: the others would wait for it for ever."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from types import FrameType
+
+WAITS_LONGER_SECONDS = 15.0
+"""A process that only waits for another gives the culprit so much more time to speak first."""
+
+
+class StuckError(RuntimeError):
+    """A process made no progress for longer than the recipe's `hang_limit_seconds`."""
+
+
+class Watchdog:
+    """Ends this process when `beat` was not called for `limit_seconds`. The launcher then ends the others."""
+
+    def __init__(self, limit_seconds: float, process_index: int) -> None:
+        self.limit_seconds = limit_seconds
+        self.process_index = process_index
+        self._last = time.monotonic()
+        self._doing = "the start of training"
+        self._main = threading.get_ident()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._last = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def beat(self, doing: str) -> None:
+        """This process is alive, and begins with `doing`."""
+        self._last, self._doing = time.monotonic(), doing
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self.limit_seconds / 4)):
+            silent = time.monotonic() - self._last
+            if silent < self.limit_seconds:
+                continue
+            frame = sys._current_frames().get(self._main)
+            if _waits_for_others(frame) and silent < self.limit_seconds + WAITS_LONGER_SECONDS:
+                continue
+            self._end(silent, frame)
+
+    def _end(self, silent: float, frame: FrameType | None) -> None:
+        waits = ", waiting for another process" if _waits_for_others(frame) else ""
+        message = (
+            f"process {self.process_index} on {socket.gethostname()} made no progress for {silent:.0f} s in "
+            f"{self._doing}{waits}; if it only needs longer, raise hang_limit_seconds={self.limit_seconds:g} in the "
+            "recipe"
+        )
+        where = "".join(traceback.format_stack(frame)) if frame else ""
+        print(f"{where}error: {message}", file=sys.stderr, flush=True)
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            get_error_handler().record_exception(StuckError(f"{message}\n{where}"))
+        os._exit(1)
+
+
+def _waits_for_others(frame: FrameType | None) -> bool:
+    """Whether the innermost frames are those of a collective, or of a backward pass (where DDP waits)."""
+    if frame is None:
+        return False
+    name = frame.f_code.co_filename.replace(os.sep, "/")
+    return "/torch/distributed/" in name or name.endswith("/torch/autograd/graph.py")

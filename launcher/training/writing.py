@@ -1,0 +1,53 @@
+"""Checkpoints written in the background: training goes on meanwhile, and a second save waits for the first."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from launcher.errors import UserError
+from launcher.training.checkpoint import Checkpoints, State
+
+
+class BackgroundWriter:
+    """Writes one checkpoint at a time in a thread. What goes wrong is raised by the next `submit` or `wait`."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self.seconds = 0.0
+        """How long the last one took."""
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def submit(self, state: State) -> None:
+        """Begin to write `state`, which the caller no longer changes; waits for the one before."""
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(state,), name="checkpoint-writer")
+        self._thread.start()
+
+    def join(self) -> None:
+        """Until nothing is left to write, well or badly."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def wait(self) -> None:
+        """Until nothing is left to write. Raises UserError where a checkpoint could not be written."""
+        self.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            newest = self.checkpoints.newest()
+            raise UserError(
+                f"{self.checkpoints.folder}: a checkpoint could not be written ({error.strerror or error}); "
+                f"{f'{newest.name} is complete' if newest else 'none is complete'}; make room, and give the same "
+                "command again"
+            ) from error
+
+    def _write(self, state: State) -> None:
+        begin = time.monotonic()
+        try:
+            self.checkpoints.save(state)
+        except OSError as error:
+            self._error = error
+        finally:
+            self.seconds = time.monotonic() - begin

@@ -1,0 +1,174 @@
+"""Being asked to stop: every way of asking, what is saved, and what the next start makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import ROOT
+from safetensors.torch import load_file
+from test_run import train
+
+from launcher.training.interruption import Interruption
+
+BIN = Path(sys.executable).parent
+ACCELERATE = ["accelerate", "launch", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
+STARTS = {
+    "python": [sys.executable],
+    "accelerate, 1 process": [*ACCELERATE, "--num_processes", "1"],
+    "accelerate, 2 processes": [*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+    "torchrun, 2 processes": ["torchrun", "--standalone", "--nproc_per_node", "2"],
+}
+
+
+def start(way: str, run_dir: Path, recipe: str = "tests/slow.py") -> subprocess.Popen[str]:
+    first, *rest = STARTS[way]
+    command = [first if first == sys.executable else str(BIN / first), *rest, "-m", "launcher", recipe]
+    command += ["--workers", "1", "--run-dir", str(run_dir)]
+    with (run_dir.parent / "output.txt").open("a") as output:
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+
+def wait_for(condition: object, what: str, process: subprocess.Popen[str], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail(f"waited {seconds} s in vain for {what}")
+
+
+def steps_told(run_dir: Path) -> int:
+    """Steps that the run has done, by the file that tests/slow.py keeps."""
+    try:
+        return int((run_dir.parent / "steps").stat().st_size)
+    except OSError:
+        return 0
+
+
+def processes_of(session: int) -> list[int]:
+    """Living processes of a session, by process id: children of a launcher that died are still in it."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("unbroken") / "run"
+    train(tiny.resumable, run_dir)
+    return run_dir
+
+
+def assert_ends_like(unbroken: Path, run_dir: Path, *, to_the_bit: bool) -> None:
+    ours, theirs = (load_file(path / "final/model.safetensors") for path in (run_dir, unbroken))
+    if to_the_bit:
+        assert [name for name in theirs if ours[name].ne(theirs[name]).any()] == []
+        assert (run_dir / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
+    else:
+        assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
+
+
+CASES = [
+    ("python", signal.SIGTERM, "preempted", 85),
+    ("python", signal.SIGUSR1, "preempted", 85),
+    ("python", signal.SIGUSR2, "preempted", 85),
+    ("python", signal.SIGINT, "interrupted", 130),
+    ("python", None, "asked to stop", 85),
+    ("accelerate, 1 process", signal.SIGTERM, "preempted", -15),
+    ("accelerate, 2 processes", signal.SIGTERM, "preempted", 1),
+    ("accelerate, 2 processes", signal.SIGUSR1, "preempted", -10),
+    ("torchrun, 2 processes", signal.SIGTERM, "preempted", 1),
+    ("torchrun, 2 processes", None, "asked to stop", 1),
+]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(("way", "number", "reason", "code"), CASES)
+def test_saved_within_a_step_and_continued(
+    unbroken: Path, tmp_path: Path, way: str, number: signal.Signals | None, reason: str, code: int
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start(way, run_dir)
+    # In the middle of the second epoch of the first phase.
+    wait_for(lambda: steps_told(run_dir) >= 5, "step 5", process)
+    if number is None:
+        (run_dir / "STOP").touch()
+    else:
+        os.kill(process.pid, number)  # the launcher alone, as a scheduler does
+    assert process.wait(timeout=240) == code
+    marker = run_dir / "STOPPED.json"
+    wait_for(marker.exists, "the marker", process)
+    told = json.loads(marker.read_text())
+    assert told["reason"] == reason
+    # The step under way when the signal came, and one more that had begun before it was looked for.
+    assert 5 <= told["step"] <= steps_told(run_dir) <= 8
+    assert (run_dir / f"checkpoints/step-{told['step']:06d}/MANIFEST.json").exists()
+    wait_for(lambda: not processes_of(process.pid), "the last process to leave", process)
+    assert not (run_dir / "LOCK").exists()
+
+    if "2" not in way:
+        train(tiny.resumable, run_dir, resume="must")
+        assert_ends_like(unbroken, run_dir, to_the_bit=True)
+        assert not marker.exists()
+
+
+@pytest.mark.parametrize(("first", "then", "at_step"), [("torchrun", "python", 5), ("python", "torchrun", 7)])
+def test_continued_on_another_number_of_processes(tmp_path: Path, first: str, then: str, at_step: int) -> None:
+    """In mid-epoch, from two to one in the first phase and from one to two in the second."""
+    ways = {"python": "python", "torchrun": "torchrun, 2 processes"}
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    train(tiny.parity, whole)
+    process = start(ways[first], run_dir, recipe="tests/slow.py:parity")
+    wait_for(lambda: steps_told(run_dir) >= at_step, f"step {at_step}", process)
+    (run_dir / "STOP").touch()
+    process.wait(timeout=240)
+    assert json.loads((run_dir / "STOPPED.json").read_text())["step"] < 12
+    again = start(ways[then], run_dir, recipe="tests/slow.py:parity")
+    assert again.wait(timeout=240) == 0
+    assert_ends_like(whole, run_dir, to_the_bit=False)
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start("python", run_dir)
+    wait_for(lambda: steps_told(run_dir) >= 1, "step 1", process)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+
+
+def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) -> None:
+    watch = Interruption(tmp_path, is_main_process=True, num_processes=1, stop_at=time.time() + 100)
+    assert watch.agreed() == (None, False)
+    watch.seconds_of_a_step, watch.seconds_of_a_save = 20.0, 30.0
+    assert watch.agreed(save_is_due=True) == (None, True)
+    watch.seconds_of_a_save = 40.0
+    assert watch.agreed() == ("time limit", False)
+
+
+def test_a_run_stops_before_its_deadline_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
+    from launcher.training.interruption import StoppedError
+
+    with pytest.raises(StoppedError, match="time limit"):
+        train(tiny.resumable, tmp_path / "run", stop_at=time.time() + 1)
+    assert json.loads((tmp_path / "run/STOPPED.json").read_text())["reason"] == "time limit"
+    train(tiny.resumable, tmp_path / "run")
+    assert_ends_like(unbroken, tmp_path / "run", to_the_bit=True)
