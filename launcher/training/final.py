@@ -76,7 +76,9 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
         ("preprocess.json", preprocessing),
         ("metrics.json", metrics),
     ):
-        (draft / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        # A class may be a folder whose name is not valid text; escaped, it still is JSON.
+        (draft / name).write_bytes(text.encode("utf-8", "backslashreplace"))
     for path in draft.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

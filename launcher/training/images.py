@@ -126,6 +126,18 @@ def _loader(dataset: Dataset[Any], batches: Any, *, num_workers: int, pin_memory
     )
 
 
+def end_workers(loader: DataLoader[Batch]) -> None:
+    """End a loader's processes. To be called however a run ends.
+
+    They ignore SIGTERM, which is all that Python sends them at its own exit, and then it waits for them for ever: a
+    traceback keeps alive the iterator that would end them.
+    """
+    iterator = loader._iterator
+    if iterator is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]
+        loader._iterator = None
+
+
 def timed(loader: DataLoader[Batch], waited: list[float], clock: Callable[[], float]) -> Iterator[Batch]:
     """The loader's batches; the seconds spent waiting for each are appended to `waited`."""
     iterator = iter(loader)

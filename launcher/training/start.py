@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.util
 import json
@@ -23,6 +24,7 @@ from launcher.recipe.serialization import to_json
 from launcher.recipe.transforms import evaluation
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.fitting import fitted
 from launcher.training.images import evaluation_loader, training_loader
 from launcher.training.interruption import Interruption, clear_markers
 from launcher.training.launch import Launch
@@ -93,6 +95,9 @@ def begin_run(
             )
         problems.raise_if_any()
     _same_data_everywhere(accelerator, prepared)
+    if launch.micro_batch_size == "auto":
+        with agreed(accelerator):
+            prepared = dataclasses.replace(prepared, batching=fitted(accelerator, prepared))
     lock = RunLock(rundir.path) if is_main else None
     try:
         with agreed(accelerator):

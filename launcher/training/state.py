@@ -15,7 +15,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
 from launcher.training.frozen import fingerprints, prove
-from launcher.training.images import Batch
+from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
 from launcher.training.model import TransferModel, cpu_state, freeze, norm_layers_that_train
@@ -63,6 +63,8 @@ class Run:
 
     def close(self) -> None:
         """Leave everything as it may be left; safe to call in the middle of a failure."""
+        for loader in (self.train_loader, self.val_loader):
+            end_workers(loader)
         self.writer.join()
         if self.metrics:
             self.metrics.close()
