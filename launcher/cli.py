@@ -23,7 +23,7 @@ from launcher.errors import Problems, UserError, did_you_mean
 if TYPE_CHECKING:
     from launcher.recipe.loading import LoadedRecipe
 
-COMMANDS = ("train", "plan")
+COMMANDS = ("train", "plan", "verify")
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 SECONDS_FOR_MAIN_PROCESS = 10.0
@@ -126,6 +126,33 @@ def plan(
     from launcher.results.plan import show
 
     show(loaded, num_processes=processes, micro_batch_size=_micro_batch(micro_batch))
+
+
+@app.command()
+def verify(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    processes: Annotated[str, typer.Option(metavar="1,2", help="numbers of processes to compare")] = "1,2",
+    steps: Annotated[int, typer.Option(min=2, metavar="N", help="optimizer steps a phase")] = 3,
+) -> None:
+    """Check the promises on a recipe of yours: parity, exact resume, frozen is still, every sample once.
+
+    Exit code 0 where all hold, 1 where one is broken.
+    """
+    problems = Problems()
+    with problems.collected():
+        loaded = _load(recipe, overrides)
+    from launcher.results.verify import numbers_of, show
+    from launcher.results.verify import verify as run_verification
+
+    with problems.collected():
+        counts = numbers_of(processes)
+    problems.raise_if_any()
+    from rich.console import Console
+
+    checks = run_verification(loaded, processes=counts, steps=steps, tell=lambda line: print(line, file=sys.stderr))
+    if not show(checks, Console(highlight=False)):
+        raise typer.Exit(1)
 
 
 @app.callback(invoke_without_command=True)

@@ -48,6 +48,25 @@ def run_with_kills(
         done.append(Kill(round(wait_seconds or 0.0, 2), newest))
 
 
+def run_until_killed(command: Sequence[str], run_dir: Path, *, at_step: int, log: Path) -> bool:
+    """Start `command` and SIGKILL all its processes once a checkpoint of `at_step` or later is there.
+
+    False where it ended by itself before.
+    """
+    with log.open("a") as output:
+        process = subprocess.Popen(  # noqa: S603 - the caller's own command
+            list(command), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    while process.poll() is None:
+        names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
+        if any(int(name.split("-")[1]) >= at_step for name in names):
+            _kill_session(process.pid)
+            process.wait()
+            return not (run_dir / "final").exists()
+        time.sleep(POLL_SECONDS / 4)
+    return False
+
+
 def _ended(process: subprocess.Popen[bytes], run_dir: Path, wait_seconds: float | None) -> bool:
     """Wait until the process ends by itself (True), or has trained for `wait_seconds` (False)."""
     before = _lock_of(run_dir)

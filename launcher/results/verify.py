@@ -1,0 +1,183 @@
+"""`verify`: the promises, checked on a user's own recipe, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.errors import UserError
+from launcher.recipe.loading import LoadedRecipe
+from launcher.results.killing import launch_command, run_until_killed
+
+TOLERANCE = 1e-5
+"""Between splits, for weights trained by SGD: float32 rounding, grown over a few steps."""
+
+RECIPE = """import json
+from launcher.recipe.serialization import from_json
+from launcher.recipe.loading import load_recipe
+from launcher.results.shortened import shortened
+
+load_recipe({spec!r})  # its folder goes to sys.path, where parts of the user's own are found
+recipe = shortened(from_json(json.loads({recipe!r})), {steps})
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One promise on one recipe."""
+
+    promise: str
+    holds: bool
+    found: str
+
+
+def verify(loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, tell: Callable[[str], None]) -> list[Check]:
+    """Train a shortened recipe on each split, kill one run and resume it, and compare."""
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        return Verification(loaded, Path(folder), list(processes), steps, tell).checks()
+
+
+class Verification:
+    """The runs of one `verify`, in one folder."""
+
+    def __init__(
+        self, loaded: LoadedRecipe, folder: Path, processes: list[int], steps: int, tell: Callable[[str], None]
+    ) -> None:
+        from launcher.recipe.serialization import to_json
+
+        self.loaded, self.folder, self.processes, self.steps, self.tell = loaded, folder, processes, steps, tell
+        self.recipe = folder / "recipe_to_verify.py"
+        text = json.dumps(to_json(loaded.recipe))
+        self.recipe.write_text(RECIPE.format(spec=str(loaded.path), recipe=text, steps=steps), encoding="utf-8")
+
+    def checks(self) -> list[Check]:
+        first = self.run("reference", self.processes[0])
+        if first is not None:
+            return [Check("the recipe trains", False, first)]
+        found = [self.parity(count) for count in self.processes[1:]]
+        share = self.loaded.recipe.batch_size // self.processes[0]
+        if share % 2 == 0:
+            found.append(self.parity(self.processes[0], "--micro-batch", str(share // 2)))
+        return [*found, self.resume(), self.frozen(), self.samples()]
+
+    def run(self, name: str, processes: int, *words: str) -> str | None:
+        """Train; None, or the last words of a run that failed."""
+        self.tell(f"training {self.steps} steps a phase on {_processes(processes)} {' '.join(words)}".rstrip())
+        command = launch_command(str(self.recipe), self.folder / name, *words, processes=processes)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+        if done.returncode == 0:
+            return None
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        return "; ".join(errors) or (done.stderr.strip().splitlines() or ["no output"])[-1]
+
+    def parity(self, processes: int, *words: str) -> Check:
+        promise = f"parity: {_processes(processes)}{' ' + ' '.join(words) if words else ''}"
+        name = f"split-{processes}-{len(words)}"
+        failed = self.run(name, processes, *words)
+        if failed is not None:
+            return Check(promise, False, failed)
+        name_, difference = self.furthest("reference", name)
+        allowed = self.allowed()
+        text = f"largest difference {difference:.1e} in {name_}" if difference else "equal to the bit"
+        holds = difference <= allowed
+        return Check(promise, holds, text + ("" if holds else f"; {allowed:.0e} is allowed; {self.why()}".rstrip("; ")))
+
+    def resume(self) -> Check:
+        promise = "exact resume: kill -9, and the same command again"
+        self.tell("training, killing it, and starting it again")
+        processes = self.processes[0]
+        command = launch_command(str(self.recipe), self.folder / "killed", processes=processes)
+        steps = self.steps * len(self.loaded.recipe.freeze_plan)
+        at = random.randint(1, max(1, steps - 1))  # noqa: S311 - any step will do
+        killed = run_until_killed(command, self.folder / "killed", at_step=at, log=self.folder / "killed.txt")
+        failed = self.run("killed", processes)
+        if failed is not None:
+            return Check(promise, False, failed)
+        name, difference = self.furthest("reference", "killed")
+        same_rows = self.file("reference", "metrics.jsonl") == self.file("killed", "metrics.jsonl")
+        if difference or not same_rows:
+            text = f"{name} differs by {difference:.1e}" if difference else "metrics.jsonl differs"
+            return Check(promise, False, f"{text}, killed at step {at} of {steps}")
+        when = f"killed at step {at} of {steps}" if killed else "it had ended before it could be killed"
+        return Check(promise, killed, f"weights and metrics.jsonl equal to the bit, {when}")
+
+    def frozen(self) -> Check:
+        # A run whose frozen tensors move, or whose processes disagree, stops with an error: these came to their end.
+        saves = sum(row["event"] == "epoch" for row in self.rows()) + sum(row["event"] == "step" for row in self.rows())
+        return Check("frozen is still, processes agree", True, f"proven by hashes at {saves} moments of each run")
+
+    def samples(self) -> Check:
+        promise = "every sample once an epoch"
+        rows = [row for row in self.rows() if row["event"] == "step"]
+        taken: dict[str, int] = {}
+        for row in rows:
+            taken[row["phase"]] = taken.get(row["phase"], 0) + row["samples"]
+        environment = json.loads(self.file("reference", "environment.json"))["data"]
+        total = environment["train_samples"]
+        holds = all(count == total for count in taken.values())
+        return Check(promise, holds, ", ".join(f"{phase}: {count} of {total}" for phase, count in taken.items()))
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.file("reference", "metrics.jsonl").decode().splitlines()]
+
+    def file(self, run: str, name: str) -> bytes:
+        return (self.folder / run / name).read_bytes()
+
+    def furthest(self, one: str, other: str) -> tuple[str, float]:
+        """The tensor that differs most between two runs, and by how much."""
+        from safetensors.torch import load_file
+
+        ours, theirs = (load_file(self.folder / run / "final/model.safetensors") for run in (one, other))
+        found = {name: float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours}
+        name = max(found, key=lambda key: found[key])
+        return name, found[name]
+
+    def allowed(self) -> float:
+        """SGD: rounding. Adam divides a gradient by its own size, so a parameter whose true gradient is zero (the key
+        bias of attention) is moved by rounding noise, at most by the learning rate in each step."""
+        from launcher.recipe.optim import SGD
+
+        recipe = self.loaded.recipe
+        if isinstance(recipe.optim, SGD):
+            return TOLERANCE
+        steps = self.steps * len(recipe.freeze_plan)
+        return float(TOLERANCE + 2 * steps * recipe.optim.base_lr(recipe.batch_size))
+
+    def why(self) -> str:
+        if any(phase.norm_statistics == "update" for phase in self.loaded.recipe.freeze_plan):
+            return "norm_statistics='update' makes splits differ"
+        if getattr(self.loaded.recipe.head, "dropout", 0):
+            return "dropout makes splits differ"
+        return ""
+
+
+def show(checks: Sequence[Check], console: Console) -> bool:
+    """Print the table; whether all promises hold."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+    for column in ("promise", "", "found"):
+        table.add_column(column)
+    for check in checks:
+        table.add_row(check.promise, "holds" if check.holds else "BROKEN", check.found)
+    console.print(table)
+    return all(check.holds for check in checks)
+
+
+def numbers_of(text: str) -> list[int]:
+    """Process counts from "1,2". Raises UserError for anything else."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"--processes {text!r}: write numbers of processes with commas: 1,2")
+    return [int(word) for word in words]
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"

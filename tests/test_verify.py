@@ -1,0 +1,36 @@
+"""`verify` on recipes that keep the promises, and on one with a planted fault."""
+
+from __future__ import annotations
+
+from conftest import ROOT, RunCli
+
+PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+def test_a_sound_recipe(run_cli: RunCli) -> None:
+    done = run_cli("verify", str(ROOT / "tests/tiny.py"), "--processes", "1,2", env=PATHS)
+    assert done.code == 0, done.out + done.err
+    assert "BROKEN" not in done.out
+    rows = {line.split("  ")[0].strip(): line for line in done.out.splitlines()}
+    assert "holds" in rows["parity: 2 processes"]
+    assert "holds" in rows["parity: 1 process --micro-batch 16"]
+    assert "equal to the bit" in rows["exact resume: kill -9, and the same command again"]
+    assert "linear_probe: 79 of 79, full_finetune: 79 of 79" in rows["every sample once an epoch"]
+
+
+def test_an_order_that_depends_on_the_process(run_cli: RunCli) -> None:
+    done = run_cli("verify", str(ROOT / "tests/misordered.py"), "--processes", "1,2", "--steps", "2", env=PATHS)
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if line.startswith("parity: 2 processes")]
+    assert "BROKEN" in line
+    assert "processes 0 and 1 see different data (train_hash)" in " ".join(done.out.split())
+
+
+def test_augmentation_that_depends_on_the_process(run_cli: RunCli) -> None:
+    done = run_cli(
+        "verify", str(ROOT / "tests/misordered.py:misdrawn"), "--processes", "1,2", "--steps", "2", env=PATHS
+    )
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if line.startswith("parity: 2 processes")]
+    assert "BROKEN" in line
+    assert "largest difference" in line
