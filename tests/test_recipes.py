@@ -39,7 +39,7 @@ def recipe_of(name: str, *overrides: str) -> Recipe:
 def test_there_is_a_recipe_for_each_kind_of_thing() -> None:
     kinds = {recipe_of(file.stem).task.target_kind for file in FILES}
     assert kinds == {"class", "labels", "values"}
-    assert len(FILES) == 6
+    assert len(FILES) >= 6
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -54,11 +54,12 @@ def test_a_recipe_is_a_value(file: Path) -> None:
 def test_a_recipe_opens_with_its_command_its_cost_and_its_result(file: Path) -> None:
     docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
     lines = docstring.splitlines()
-    assert f"    accelerate launch -m launcher recipes/{file.name}" in lines
-    for start in ("Cost: ", "Expected: "):
-        told = [line for line in lines if line.startswith(start)]
-        assert len(told) == 1
-        assert "not measured" in told[0] or any(character.isdigit() for character in told[0])
+    assert any(line.startswith(f"    accelerate launch -m launcher recipes/{file.name}") for line in lines)
+    (result,) = (line for line in lines if line.startswith("Expected: "))
+    if "not measured" not in result:
+        (cost,) = (line for line in lines if line.startswith("Cost: "))
+        assert any(character.isdigit() for character in cost)
+        assert any(character.isdigit() for character in result)
 
 
 def test_importing_recipes_imports_nothing_slow() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -23,6 +26,7 @@ from launcher.recipe.serialization import to_json
 from launcher.recipe.transforms import evaluation
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.fitting import fitted
 from launcher.training.images import evaluation_loader, training_loader
 from launcher.training.interruption import Interruption, clear_markers
 from launcher.training.launch import Launch
@@ -40,6 +44,11 @@ from launcher.training.writing import BackgroundWriter
 
 def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
     """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
+    if recipe.deterministic:
+        # cuBLAS reads this when it is first used; without it torch refuses its matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     accelerator = Accelerator(
         cpu=launch.world.use_cpu,
         mixed_precision=recipe.mixed_precision,
@@ -93,6 +102,9 @@ def begin_run(
             )
         problems.raise_if_any()
     _same_data_everywhere(accelerator, prepared)
+    if launch.micro_batch_size == "auto":
+        with agreed(accelerator):
+            prepared = dataclasses.replace(prepared, batching=fitted(accelerator, prepared))
     lock = RunLock(rundir.path) if is_main else None
     try:
         with agreed(accelerator):
@@ -154,6 +166,9 @@ def begin_run(
     where = (
         f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
     )
+    if accelerator.device.type == "cuda":
+        exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
+        where += f"; a run that is stopped and continued is equal {exact}"
     screen.run_begins(prepared, rundir.path, where)
     return run, resumed
 

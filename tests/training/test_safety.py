@@ -1,0 +1,197 @@
+"""One owner, no hang, no update that is not finite, no half checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from test_interruption import processes_of, start, steps_told, wait_for
+from test_run import rows, train
+
+from launcher import phases
+from launcher.errors import UserError
+from launcher.training import checkpoint, lock, runner
+from launcher.training.fitting import largest_that_fits
+from launcher.training.lock import RunLock
+
+
+def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:
+    first, told = RunLock(tmp_path), []
+    first.acquire(told.append)
+    with pytest.raises(UserError, match=f"another run is at work in it \\(process {os.getpid()} on "):
+        RunLock(tmp_path).acquire(told.append)
+    first.release()
+    second = RunLock(tmp_path)
+    second.acquire(told.append)
+    second.release()
+    assert told == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_and_told(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from launcher.training.lock import RunLock\n"
+    code += "RunLock(Path(sys.argv[1])).acquire(print); os.kill(os.getpid(), 9)"
+    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    told: list[str] = []
+    owner = RunLock(tmp_path)
+    owner.acquire(told.append)
+    owner.release()
+    assert len(told) == 1
+    assert "taking over the lock of a dead run (process " in told[0]
+
+
+@pytest.mark.parametrize(("silence", "job", "taken"), [(5, None, False), (200, None, True), (5, "77", True)])
+def test_a_lock_of_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silence: float, job: str | None, taken: bool
+) -> None:
+    """It holds while it is touched; a job that was started again on another machine is still itself."""
+    file = tmp_path / "LOCK"
+    file.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "77", "since": "today", "token": "x"}))
+    os.utime(file, (time.time() - silence, time.time() - silence))
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    ours = RunLock(tmp_path)
+    if taken:
+        ours.acquire(lambda _: None)
+        ours.release()
+    else:
+        with pytest.raises(UserError, match="process 1 on elsewhere since today"):
+            ours.acquire(lambda _: None)
+        assert json.loads(file.read_text())["host"] == "elsewhere"
+
+
+def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_EVERY_SECONDS", 0.05)
+    owner = RunLock(tmp_path)
+    owner.acquire(lambda _: None)
+    os.utime(owner.path, (0, 0))
+    end = time.monotonic() + 30
+    while owner.path.stat().st_mtime == 0 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert owner.path.stat().st_mtime > 0
+    owner.release()
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
+    original = runner.mixed
+
+    def mixed(run: Any, batch: Any, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, targets = original(run, batch, epoch)
+        return (images * float("nan") if run.progress.step in at_steps else images), targets
+
+    monkeypatch.setattr(runner, "mixed", mixed)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(monkeypatch, {4})
+    recipe = dataclasses.replace(tiny.recipe, checkpoint_every_steps=1)
+    with pytest.raises(UserError, match=r"step 5: the gradient is not finite; its samples: \d+ \(stripes/0/\d+\), "):
+        train(recipe, tmp_path)
+    (newest,) = (path for path in (tmp_path / "checkpoints").glob("step-*") if path.name == "step-000004")
+    assert all(tensor.isfinite().all() for tensor in load_file(newest / "model.safetensors").values())
+
+
+def test_skipped_steps_are_counted_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(monkeypatch, {1, 4})
+    recipe = dataclasses.replace(tiny.recipe, on_nonfinite="skip", max_skipped_steps=2)
+    train(recipe, tmp_path / "two")
+    steps = rows(tmp_path / "two", "step")
+    assert [row["step"] for row in steps if row.get("skipped")] == [2, 5]
+    assert [row["step"] for row in steps if row["loss"] is None] == [2, 5]
+    assert len(steps) == 12
+    poisoned(monkeypatch, {1, 4, 5})
+    with pytest.raises(UserError, match="2 steps were skipped before it, which is all that max_skipped_steps allows"):
+        train(recipe, tmp_path / "three")
+
+
+FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_full_disk_at_any_file_loses_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    """The third save fails; the run says so, and the same command then ends as if nothing had been."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(tiny.resumable, whole)
+    sync, saves = checkpoint._sync, 0
+
+    def full(path: Path) -> None:
+        nonlocal saves
+        saves += path.name == file
+        if path.name == file and saves > 2:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_sync", full)
+        with pytest.raises(UserError, match=r"could not be written \(No space left on device\); step-0\d+ is complete"):
+            train(tiny.resumable, cut)
+    assert not list((cut / "checkpoints").glob(".writing-*")), "half a checkpoint is in the way on a full disk"
+    train(tiny.resumable, cut, resume="must")
+    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    ours, theirs = (load_file(path / "final/model.safetensors") for path in (cut, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_head_only_checkpoint_holds_the_head_only(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        tiny.recipe, backbone=tiny.TinyBackbone(width=256), freeze_plan=phases.linear_probe(epochs=1)
+    )
+    train(recipe, tmp_path)
+    base = (tmp_path / "checkpoints/base/model.safetensors").stat().st_size
+    newest = sum(path.stat().st_size for path in (tmp_path / "checkpoints/step-000003").iterdir())
+    assert newest < base / 100
+
+
+@pytest.mark.parametrize("fault", ["dies", "sleeps"])
+def test_a_process_that_dies_or_sleeps_ends_the_others(tmp_path: Path, fault: str) -> None:
+    run_dir = tmp_path / "run"
+    process = start("torchrun, 2 processes", run_dir, recipe=f"tests/faulty.py:{fault}")
+    begin = time.monotonic()
+    wait_for(lambda: process.poll() is not None, "the end of all processes", process)
+    wait_for(lambda: not processes_of(process.pid), "the last process to leave", process, seconds=60)
+    output = (tmp_path / "output.txt").read_text()
+    assert process.returncode != 0
+    if fault == "sleeps":
+        # The limit is 10 s; the innocent process would have waited 15 s longer.
+        assert "process 1 on " in output
+        assert "made no progress for" in output
+        assert "time.sleep(3600)" in output
+    else:
+        assert "exitcode  : -9" in output or "Signal 9 (SIGKILL)" in output
+    assert time.monotonic() - begin < 200
+    assert steps_told(run_dir) == 0
+
+
+@pytest.mark.parametrize("fits", [1, 5, 16, 100])
+def test_the_largest_micro_batch_that_fits(fits: int) -> None:
+    tried: list[int] = []
+
+    def attempt(size: int) -> None:
+        tried.append(size)
+        if size > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = max(size for size in (1, 2, 4, 8, 16, 32) if size <= fits)
+    assert largest_that_fits([1, 2, 4, 8, 16, 32], attempt) == expected
+    assert tried[0] == 32
+
+
+def test_nothing_fits() -> None:
+    def attempt(size: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="not even one"):
+        largest_that_fits([1, 2], attempt)
