@@ -100,6 +100,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
             "Invalid value for '--resume': 'always' is not one of 'auto', 'must', 'never'.",
         ),
         ("plan own_recipes/ok.py optim.lrr=1", "optim.lrr: AdamW has no field 'lrr'; did you mean 'lr'?"),
+        ("own_recipes/ok.py --micro-batch 0", "--micro-batch '0': must be a whole number from 1, or auto"),
         # Options may stand anywhere among the overrides.
         (
             "own_recipes/ok.py --workers 0 optim.lr=0 --run-dir x",
@@ -115,7 +116,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: str, line: str, capsys: py
 
 @pytest.mark.parametrize(
     "words",
-    ["own_recipes/ok.py --micro-batch 0", "own_recipes/ok.py --workers x", "plan own_recipes/ok.py --processes 0"],
+    ["own_recipes/ok.py --workers x", "plan own_recipes/ok.py --processes 0"],
 )
 def test_numbers_are_checked(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
