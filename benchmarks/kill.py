@@ -3,8 +3,8 @@
     python benchmarks/kill.py --kills 50
 
 Trains the recipe of tests/slow.py (dropout, AdamW, averaged weights, two phases, saves in mid-epoch, a data worker) on
-one process and on two; kills all its processes at random moments and starts it again until the kills are used up. Prints
-a line for each run, and ends with exit code 1 at the first difference.
+one process and on two; kills all its processes at random moments and starts it again until the kills are used up.
+Prints a line for each run, and ends with exit code 1 at the first difference.
 """
 
 from __future__ import annotations
