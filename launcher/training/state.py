@@ -63,14 +63,14 @@ class Run:
 
     def close(self) -> None:
         """Leave everything as it may be left; safe to call in the middle of a failure."""
-        for loader in (self.train_loader, self.val_loader):
-            end_workers(loader)
         self.writer.join()
         if self.metrics:
             self.metrics.close()
         if self.lock:
             self.lock.release()
         self.screen.close()
+        for loader in (self.train_loader, self.val_loader):
+            end_workers(loader)
         self.accelerator.end_training()
 
     def save_is_due(self) -> bool:

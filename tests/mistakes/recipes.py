@@ -231,7 +231,7 @@ MISTAKES = [
     ),
     Mistake(
         "bad micro-batch",
-        "Invalid value for '--micro-batch': …valid integer…",
+        "--micro-batch 'two': must be a whole number from 1, or auto",
         words="wrong.py --micro-batch two",
         changes="",
     ),
