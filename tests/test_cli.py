@@ -115,12 +115,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: str, line: str, capsys: py
 
 @pytest.mark.parametrize(
     "words",
-    ["own_recipes/ok.py --micro-batch 0", "own_recipes/ok.py --workers x", "plan own_recipes/ok.py --processes 0"],
+    [
+        "own_recipes/ok.py --micro-batch 0",
+        "own_recipes/ok.py --micro-batch many",
+        "own_recipes/ok.py --workers x",
+        "own_recipes/ok.py --stop-at tomorrow",
+        "own_recipes/ok.py --stop-at 2020-01-01T00:00",
+        "plan own_recipes/ok.py --processes 0",
+    ],
 )
-def test_numbers_are_checked(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_and_times_are_checked(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
     line = capsys.readouterr().err
-    assert line.startswith(f"error: Invalid value for '{words.split()[-2]}': ")
+    option, value = words.split()[-2:]
+    assert line.startswith((f"error: Invalid value for '{option}': ", f"error: {option} {value!r}: "))
     assert line.count("\n") == 1
 
 

@@ -6,9 +6,11 @@ import dataclasses
 import datetime
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -42,6 +44,11 @@ from launcher.training.writing import BackgroundWriter
 
 def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
     """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
+    if recipe.deterministic:
+        # cuBLAS reads this when it is first used; without it torch refuses its matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     accelerator = Accelerator(
         cpu=launch.world.use_cpu,
         mixed_precision=recipe.mixed_precision,
@@ -159,6 +166,9 @@ def begin_run(
     where = (
         f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
     )
+    if accelerator.device.type == "cuda":
+        exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
+        where += f"; a run that is stopped and continued is equal {exact}"
     screen.run_begins(prepared, rundir.path, where)
     return run, resumed
 

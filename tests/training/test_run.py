@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,13 @@ def test_resume_words(tmp_path: Path, finished: Path) -> None:
         train(tiny.recipe, tmp_path, resume="must")
     with pytest.raises(UserError, match=r"--resume never: .* already holds a run"):
         train(tiny.recipe, finished, resume="never")
+
+
+def test_deterministic_algorithms_are_asked_for(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(tiny.recipe, deterministic=True, freeze_plan=phases.full_finetune(epochs=1))
+    try:
+        train(recipe, tmp_path)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
