@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,9 +58,8 @@ def test_a_recipe_opens_with_its_command_its_cost_and_its_result(file: Path) -> 
     assert any(line.startswith(f"    accelerate launch -m launcher recipes/{file.name}") for line in lines)
     (result,) = (line for line in lines if line.startswith("Expected: "))
     if "not measured" not in result:
-        (cost,) = (line for line in lines if line.startswith("Cost: "))
-        assert any(character.isdigit() for character in cost)
         assert any(character.isdigit() for character in result)
+        assert re.search(r"\d (min|s)\b.* on ", docstring.replace("\n", " ")), "how long it took, and on what"
 
 
 def test_importing_recipes_imports_nothing_slow() -> None:
@@ -130,10 +130,11 @@ def test_digits_learns_shortened(tmp_path: Path) -> None:
 
 def test_multilabel_beats_a_constant_predictor_shortened(tmp_path: Path) -> None:
     """A constant predictor's mean average precision is the mean frequency of the labels: 0.34. Asked for: 0.2 more."""
-    recipe = recipe_of("digits_multilabel", "data.train_images=600", "data.val_images=200")
+    recipe = recipe_of("digits_multilabel", "data.train_images=400", "data.val_images=200")
     constant = float(recipe.data.build("labels", recipe.seed).val.targets.mean())
     assert 0.3 < constant < 0.4
-    short = ("data.train_images=600", "data.val_images=200", "backbone.image_size=48", "freeze_plan.1.epochs=2")
+    short = ("data.train_images=400", "data.val_images=200", "backbone.image_size=48", "freeze_plan.1.epochs=2")
+    short += ("schedule.warmup_fraction=0.3",)  # the recipe's 5 % would be two steps here
     assert trained("digits_multilabel", tmp_path / "run", *short)["map"] > constant + 0.2
 
 
