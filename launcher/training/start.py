@@ -55,8 +55,7 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelera
         gradient_accumulation_steps=1,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[
-            # BatchNorm buffers are averaged before they are used; broadcasting them at each forward is not needed.
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             # The watchdog ends what is stuck in training; looking at a million images before it may take an hour.
             InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2)),
         ],
@@ -86,6 +85,7 @@ def begin_run(
     """Check everything, then build the run: from its newest complete checkpoint, or from the beginning."""
     recipe, is_main = loaded.recipe, accelerator.is_main_process
     screen = Screen(speaks=is_main)
+    screen.line("looking at data, weights and phases")
     with agreed(accelerator):
         problems = Problems()
         if is_main:
@@ -163,14 +163,16 @@ def begin_run(
     )
     if recipe.trackers:
         accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
-    where = (
-        f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {num_workers} data workers per process"
-    )
+    where = f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {_workers(num_workers)} per process"
     if accelerator.device.type == "cuda":
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
         where += f"; a run that is stopped and continued is equal {exact}"
     screen.run_begins(prepared, rundir.path, where)
     return run, resumed
+
+
+def _workers(count: int) -> str:
+    return f"{count} data worker{'' if count == 1 else 's'}"
 
 
 def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:

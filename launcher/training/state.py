@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from launcher.recipe.recipe import Recipe
@@ -119,6 +120,9 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
     wrapped = accelerator.prepare_model(model)
+    if isinstance(wrapped, DistributedDataParallel):
+        # BatchNorm's buffers are averaged before they are used; rank 0's at each forward would override the others'.
+        wrapped.broadcast_buffers = False
     optimizer = accelerator.prepare_optimizer(build_optimizer(recipe.optim, model, resolved.lr_scales))
     average = WeightAverage(model, set(resolved.changing), recipe.ema_decay) if recipe.ema_decay else None
     if resumed is not None:
