@@ -98,3 +98,25 @@ def test_the_same_seed_builds_the_same_head_whatever_was_drawn_before() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
     other = build_model(part, heads.MLP(hidden=8), 3, seed=2)
     assert not torch.equal(other.head[0].weight, models[0].head[0].weight)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_tiny"])
+def test_real_frozen_networks_stand_still(name: str) -> None:
+    """BatchNorm, and stochastic depth with it and without: two steps, an evaluation, two steps."""
+    model = build_model(backbones.Torchvision(name=name, weights=None), heads.Linear(), 3, seed=0)
+    freeze(model, scales(model, ("head",)))
+    before = fingerprints(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    images = torch.randn(4, 3, 64, 64)
+    for _ in range(2):
+        for _ in range(2):
+            set_train_mode(model, "update")
+            model(images).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        model(images)
+    after = fingerprints(model)
+    moved = {key for key in before if before[key] != after[key]}
+    assert "head.bias" in moved  # a random EfficientNet's features are all but zero, and so is its head's gradient
+    assert moved <= {"head.weight", "head.bias"}

@@ -190,3 +190,17 @@ def test_deterministic_algorithms_are_asked_for(tmp_path: Path) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_trackers_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    recipe = dataclasses.replace(tiny.recipe, trackers=("tensorboard",), freeze_plan=phases.linear_probe(epochs=2))
+    train(recipe, tmp_path / "run")
+    # Accelerate writes the recipe's values as hyper-parameters to a folder below that of the curves.
+    events = min((tmp_path / "run").rglob("events.out.tfevents.*"), key=lambda path: len(path.parts))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told = EventAccumulator(str(events.parent)).Reload().Scalars("val/accuracy")
+    assert [point.step for point in told] == [3, 6]
+    expected = [row["val"]["accuracy"] for row in rows(tmp_path / "run", "epoch")]
+    assert [point.value for point in told] == pytest.approx(expected)
