@@ -1,10 +1,11 @@
-"""Recipes of `tiny` with steps that take a quarter of a second, each of which adds a byte to a file beside the run dir.
+"""Recipes of `tiny` with steps that take a quarter of a second (or SECONDS_OF_A_STEP), each of which adds a byte to a file beside the run dir.
 
 Their values are those of `tiny`, so a run may go on with either file.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -20,7 +21,7 @@ _train_step = runner.train_step
 
 def train_step(run, state, batches, step) -> None:
     _train_step(run, state, batches, step)
-    time.sleep(0.25)
+    time.sleep(float(os.environ.get("SECONDS_OF_A_STEP", "0.25")))
     if run.accelerator.is_main_process:
         with (run.rundir.path.parent / "steps").open("a") as file:
             file.write(".")

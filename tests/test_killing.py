@@ -21,6 +21,7 @@ def test_a_run_that_is_killed_ends_to_the_bit_like_the_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    monkeypatch.setenv("SECONDS_OF_A_STEP", "0.5")  # 12 steps: too long to end between four kills
     whole, cut = tmp_path / "whole" / "run", tmp_path / "cut" / "run"
     whole.parent.mkdir()
     cut.parent.mkdir()

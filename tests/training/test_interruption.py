@@ -117,8 +117,8 @@ def test_saved_within_a_step_and_continued(
     wait_for(marker.exists, "the marker", process)
     told = json.loads(marker.read_text())
     assert told["reason"] == reason
-    # The step under way when the signal came, and one more that had begun before it was looked for.
-    assert 5 <= told["step"] <= steps_told(run_dir) <= 8
+    # The step under way when the signal came, and what passed before this test came to send it.
+    assert 5 <= told["step"] <= steps_told(run_dir) <= 10
     assert (run_dir / f"checkpoints/step-{told['step']:06d}/MANIFEST.json").exists()
     wait_for(lambda: not processes_of(process.pid), "the last process to leave", process)
     assert not (run_dir / "LOCK").exists()
