@@ -1,6 +1,7 @@
-"""Recipes of `tiny` with steps that take a quarter of a second (or SECONDS_OF_A_STEP), each of which adds a byte to a file beside the run dir.
+"""Recipes of `tiny` with steps that take a quarter of a second, or SECONDS_OF_A_STEP.
 
-Their values are those of `tiny`, so a run may go on with either file.
+Each step adds a byte to a file beside the run dir. Their values are those of `tiny`, so a run may go on with either
+file.
 """
 
 from __future__ import annotations
