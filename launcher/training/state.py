@@ -113,7 +113,8 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     """
     accelerator, recipe = run.accelerator, run.recipe
     model: nn.Module = copy.deepcopy(run.model)
-    # Convolutions are faster with channels last, on CPUs by far: EfficientNet-lite0 trains 7 times as fast in float32.
+    # Convolutions are faster with channels last: EfficientNet-lite0 at 64 px in float32 trained 116 images/s instead of
+    # 64 on one thread of an AMD EPYC.
     model = model.to(memory_format=torch.channels_last)
     freeze(model, resolved.lr_scales)
     if recipe.sync_batchnorm and resolved.phase.norm_statistics == "update":
