@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import launcher.cli
+import launcher.cli.telling
 from launcher.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +171,7 @@ def test_another_process_speaks_after_the_main_one_had_its_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(launcher.cli.time, "sleep", waited.append)
+    monkeypatch.setattr(launcher.cli.telling.time, "sleep", waited.append)
     monkeypatch.setenv("RANK", "0")
     assert main(["plan", "nothing.py"]) == 2
     assert capsys.readouterr().err.startswith("error: nothing.py: no such recipe file")
@@ -179,7 +179,7 @@ def test_another_process_speaks_after_the_main_one_had_its_time(
     monkeypatch.setenv("RANK", "3")
     assert main(["plan", "nothing.py"]) == 2
     assert capsys.readouterr().err.startswith("error: [process 3 on ")
-    assert waited == [launcher.cli.SECONDS_FOR_MAIN_PROCESS]
+    assert waited == [launcher.cli.telling.SECONDS_FOR_MAIN_PROCESS]
 
 
 def test_two_processes_tell_a_mistake_once() -> None:

@@ -1,0 +1,50 @@
+"""The command line: `python -m launcher RECIPE [OVERRIDES]... [OPTIONS]`, most often behind `accelerate launch`.
+
+A UserError becomes one line for each of its problems, and exit code 2. Anything else is a bug of ours and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from launcher.cli import learning as learning
+from launcher.cli.app import app, command_names
+from launcher.cli.telling import tell, tell_elastic, usage_problem
+from launcher.errors import UserError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+# Some versions of typer carry click inside them, and some use the installed one. This is the base of all usage errors
+# in both: BadParameter -> UsageError -> ClickException.
+_ClickError = typer.BadParameter.__mro__[2]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command, and return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as for stderr: file names need not be text that it can show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    words = list(arguments)
+    if words and words[0] not in (*command_names(), "--help", "--version"):
+        words.insert(0, "train")
+    try:
+        code = int(app(words, prog_name="python -m launcher", standalone_mode=False) or 0)
+    except UserError as error:
+        tell(error.problems)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if isinstance(error, _ClickError):
+            tell([usage_problem(error)])
+            return 2
+        tell_elastic(error)
+        raise
+    if code == INTERRUPTED:  # Typer may have caught the KeyboardInterrupt itself, and returns this code then.
+        print("interrupted", file=sys.stderr)
+    return code

@@ -1,0 +1,116 @@
+"""train, plan, verify: what a recipe's author does."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli.app import app
+from launcher.cli.words import MicroBatch, Overrides, RecipeName, load, read_micro_batch
+from launcher.errors import Problems
+
+
+class Resume(str, enum.Enum):
+    auto = "auto"
+    must = "must"
+    never = "never"
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="where the run is kept, runs/<recipe> unless given")
+    ] = None,
+    resume: Annotated[
+        Resume, typer.Option(help="continue the run that is there (auto), only if there is one (must), or not (never)")
+    ] = Resume.auto,
+    micro_batch: MicroBatch = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="data-loading processes for each training process")
+    ] = None,
+    stop_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="save and stop before 18:30, 2026-05-01T18:30 or +2h30m")
+    ] = None,
+) -> None:
+    """Train, or continue training; the same command again continues.
+
+    Exit codes: 0 finished, 2 a mistake that you can put right, 85 stopped before the end and saved, 130 the same after
+    Ctrl-C.
+    """
+    from launcher.cluster.deadline import read_deadline
+    from launcher.cluster.world import check_world, set_threads
+    from launcher.training.launch import Launch
+
+    problems = Problems()
+    with problems.collected():
+        world = check_world()
+    with problems.collected():
+        loaded = load(recipe, overrides)
+    with problems.collected():
+        deadline = read_deadline(stop_at, os.environ)
+    problems.raise_if_any()
+    set_threads(world)
+    from launcher.training.interruption import StoppedError
+    from launcher.training.runner import run
+
+    launch = Launch(
+        run_dir=run_dir,
+        resume=resume.value,
+        micro_batch_size=read_micro_batch(micro_batch),
+        num_workers=workers,
+        command=tuple(sys.argv[1:]),
+        world=world,
+        stop_at=deadline,
+    )
+    try:
+        run(loaded, launch)
+    except StoppedError as stopped:
+        raise typer.Exit(stopped.exit_code) from stopped
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes to plan for, over all machines")] = 1,
+    micro_batch: MicroBatch = None,
+) -> None:
+    """Show what training would do, and all that is wrong with it, without training."""
+    loaded = load(recipe, overrides)
+    from launcher.results.plan import show
+
+    show(loaded, num_processes=processes, micro_batch_size=read_micro_batch(micro_batch))
+
+
+@app.command()
+def verify(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    processes: Annotated[str, typer.Option(metavar="1,2", help="numbers of processes to compare")] = "1,2",
+    steps: Annotated[int, typer.Option(min=2, metavar="N", help="optimizer steps a phase")] = 3,
+) -> None:
+    """Check the promises on a recipe of yours: parity, exact resume, frozen is still, every sample once.
+
+    Exit code 0 where all hold, 1 where one is broken.
+    """
+    problems = Problems()
+    with problems.collected():
+        loaded = load(recipe, overrides)
+    from launcher.results.verify import numbers_of, show
+    from launcher.results.verify import verify as run_verification
+
+    with problems.collected():
+        counts = numbers_of(processes)
+    problems.raise_if_any()
+    from rich.console import Console
+
+    checks = run_verification(loaded, processes=counts, steps=steps, tell=lambda line: print(line, file=sys.stderr))
+    if not show(checks, Console(highlight=False)):
+        raise typer.Exit(1)

@@ -1,0 +1,45 @@
+"""How a command says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+SECONDS_FOR_MAIN_PROCESS = 10.0
+"""How long a process that found a problem leaves the word to the main one, which is likely to find the same."""
+
+
+def usage_problem(error: Exception) -> str:
+    message = str(error.format_message()).replace("Value error, ", "")  # type: ignore[attr-defined]
+    if message.startswith("No such option"):
+        message = message.partition(" (Possible")[0].rstrip(".")
+        return f"{message}; fields of the recipe are set without dashes: optim.lr=3e-4 (all options: train --help)"
+    return message
+
+
+def tell(problems: Sequence[str]) -> None:
+    """One line for each problem: from the main process, or from another one where the main one has nothing to say.
+
+    Where several processes run, most problems are found by all of them. The launcher (torchrun, accelerate, srun) ends
+    the others as soon as the main one has told it and left; one that is still there after a while speaks for itself.
+    """
+    rank = next((os.environ[name] for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK") if name in os.environ), "0")
+    if "SLURM_STEP_ID" in os.environ and "RANK" not in os.environ:
+        rank = os.environ.get("SLURM_PROCID", rank)
+    if rank not in ("", "0"):
+        time.sleep(SECONDS_FOR_MAIN_PROCESS)
+    who = "" if rank in ("", "0") else f"[process {rank} on {socket.gethostname()}] "
+    # One write for all: torchrun starts Python unbuffered, and the lines of several processes would mix.
+    sys.stderr.write("".join(f"error: {who}{' '.join(problem.split())}\n" for problem in problems))
+    sys.stderr.flush()
+
+
+def tell_elastic(error: Exception) -> None:
+    """Let torchrun and accelerate launch show the traceback of the process that failed first."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)

@@ -1,0 +1,64 @@
+"""The words that several commands take, and what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from launcher.cli.app import command_names
+from launcher.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from launcher.recipe.loading import LoadedRecipe
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="recipes/resnet50.py, recipes.resnet50, or either with :variable")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME=VALUE", help="optim.lr=3e-4 freeze_plan.0.epochs=5 backbone.weights=none"),
+]
+MicroBatch = Annotated[
+    str | None,
+    typer.Option(
+        "--micro-batch",
+        metavar="M",
+        help="samples per device for each forward, or 'auto': what fits; changes memory and speed only",
+    ),
+]
+
+
+def read_micro_batch(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--micro-batch {text!r}: must be a whole number from 1, or auto")
+    return int(text)
+
+
+def load(name: str, overrides: list[str] | None) -> LoadedRecipe:
+    import dataclasses
+
+    from launcher.recipe.loading import load_recipe
+    from launcher.recipe.overrides import apply_overrides
+    from launcher.recipe.serialization import to_json
+
+    names = command_names()
+    if name in names:
+        raise UserError(f"{name}: a command comes first: python -m launcher {name} RECIPE ...")
+    if "=" in name and not Path(name).exists():
+        raise UserError(f"{name}: an override, but the recipe comes first: python -m launcher RECIPE {name}")
+    try:
+        loaded = load_recipe(name)
+    except UserError as error:
+        close = did_you_mean(name, names)
+        if name.isidentifier() and "did you mean" in close:
+            raise UserError(f"{name}: neither a command nor a recipe{close}") from error
+        raise
+    changed = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, overrides or []))
+    to_json(changed.recipe)  # a part that cannot be written down is told here, not when the run dir is made
+    return changed
