@@ -32,4 +32,5 @@ def options(
 
 def command_names() -> list[str]:
     """The words that may come first on the command line; any other is a recipe."""
-    return [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
+    commands = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
+    return commands + [info.name for info in app.registered_groups if isinstance(info.name, str)]

@@ -72,7 +72,15 @@ def train(
     try:
         run(loaded, launch)
     except StoppedError as stopped:
-        raise typer.Exit(stopped.exit_code) from stopped
+        # Launchers print a traceback for any code but 0; scripts that read the marker ask for 0.
+        code = os.environ.get("LAUNCHER_STOPPED_EXIT_CODE", "")
+        raise typer.Exit(int(code) if code.isdigit() else stopped.exit_code) from stopped
+    except Exception as error:
+        from launcher.cluster.lives import record_failure
+        from launcher.training.start import run_dir_of
+
+        record_failure(run_dir_of(launch, loaded), error)
+        raise
 
 
 @app.command()

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping, MutableMapping
 
 from launcher.cluster.parent import AccelerateRequest, Parent, accelerate_request, read_parent
+from launcher.cluster.slurm_ranks import is_task_of_srun, ranks_of_tasks
 from launcher.errors import Problems, UserError
 from launcher.training.launch import World, usable_cpus
 
@@ -21,22 +22,24 @@ _SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 _LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 _LOCAL_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 
-# Slurm numbers the steps that a person did not start with srun (batch script, interactive shell, ...) from here on.
-_FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
-
-def check_world(environ: Mapping[str, str] = os.environ, parent: Parent | None = None) -> World:
+def check_world(environ: MutableMapping[str, str] = os.environ, parent: Parent | None = None) -> World:
     """The processes that were started, this one among them.
 
+    Tasks that srun started by itself, one for each process, get their ranks here: `environ` receives RANK and its
+    companions, as Accelerate reads them.
+
     Raises UserError, one line for each reason, where they could not train as one run: ranks that are missing or make no
-    sense, a launcher that was asked for more processes than it starts, tasks of srun that do not know of each other, or
-    a launcher that sets up DeepSpeed, FSDP, Megatron-LM or torch.compile.
+    sense, a launcher that was asked for more processes than it starts, several launchers that do not know of each
+    other, or one that sets up DeepSpeed, FSDP, Megatron-LM or torch.compile.
     """
     parent = read_parent() if parent is None else parent
     problems = Problems()
     with problems.collected():
         _check_plugins(environ)
     with problems.collected():
+        if is_task_of_srun(environ) and "RANK" not in environ and not parent.is_launcher:
+            environ.update(ranks_of_tasks(environ))
         world = _started(environ)
         with problems.collected():
             _check_slurm(environ, world)
@@ -46,7 +49,7 @@ def check_world(environ: Mapping[str, str] = os.environ, parent: Parent | None =
     return dataclasses.replace(world, leave_with_parent=parent.is_launcher)
 
 
-def _started(environ: Mapping[str, str]) -> World:
+def _started(environ: MutableMapping[str, str]) -> World:
     num_processes = _number(environ, _SIZE, 1)
     rank_name = next((name for name in _RANK if name in environ), None)
     if num_processes == 1:
@@ -64,7 +67,9 @@ def _started(environ: Mapping[str, str]) -> World:
             problems.found.append(f"{name} is not set, so the {num_processes} processes cannot meet; use torchrun")
     num_devices = _num_devices()
     use_cpu = _flag(environ, "ACCELERATE_USE_CPU") or num_devices == 0
-    if not use_cpu and local_rank >= num_devices:
+    if num_devices == 1 < num_local and is_task_of_srun(environ):
+        environ["LOCAL_RANK"] = "0"  # --gpus-per-task: each task sees its own GPU alone, as the first
+    elif not use_cpu and local_rank >= num_devices:
         problems.found.append(
             f"{num_local} processes on this machine, but it has {num_devices} GPUs (or shows no more: "
             f"CUDA_VISIBLE_DEVICES); start {num_devices}, or set ACCELERATE_USE_CPU=true to train on its CPUs"
@@ -82,19 +87,23 @@ def _started(environ: Mapping[str, str]) -> World:
 
 def _check_slurm(environ: Mapping[str, str], world: World) -> None:
     """In a step of srun with several tasks, all tasks must belong to one run."""
-    step = environ.get("SLURM_STEP_ID", "")
-    if not step.isdigit() or int(step) >= _FIRST_SPECIAL_STEP or "SLURM_PTY_PORT" in environ:
+    if not is_task_of_srun(environ):
         return
     num_tasks = _number(environ, ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), 1)
     # torchrun and accelerate launch tell how many of them have met; with ranks set by hand each task is a process.
     together = _number(environ, ("GROUP_WORLD_SIZE",), world.num_processes)
+    by_itself = "GROUP_WORLD_SIZE" not in environ
+    if num_tasks > 1 and by_itself and not world.use_cpu and _num_devices() > world.num_local_processes:
+        raise UserError(
+            f"srun started {world.num_local_processes} tasks on this node, which has {_num_devices()} GPUs; start one "
+            "task for each GPU (--ntasks-per-node), or one accelerate launch on each node (slurm/train.sbatch)"
+        )
     if num_tasks > 1 and together != num_tasks:
         lone = "each is a run of its own" if together == 1 else f"only {together} of them belong together"
         raise UserError(
-            f"srun started {num_tasks} tasks, and {lone}: Accelerate does not read SLURM_PROCID; use srun "
-            "--ntasks-per-node=1 bash -c 'accelerate launch --multi_gpu --num_machines $SLURM_NNODES --machine_rank "
-            "$SLURM_NODEID --num_processes <all GPUs> --main_process_ip <first node> --main_process_port <port> "
-            "-m launcher ...' (single quotes), or srun --ntasks=1 for a lone run"
+            f"srun started {num_tasks} tasks with a launcher in each, and {lone}; start one python -m launcher for "
+            "each GPU and no launcher (srun --ntasks-per-node <GPUs> python -m launcher ...), or one accelerate launch "
+            "on each node with its own --machine_rank, as slurm/train.sbatch does, or srun --ntasks=1 for a lone run"
         )
 
 

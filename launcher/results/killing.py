@@ -40,7 +40,7 @@ def run_with_kills(
         wait_seconds = draw.uniform(0, longest_seconds) if len(done) < kills else None
         if _ended(process, run_dir, wait_seconds):
             if process.returncode != 0:
-                last = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+                last = "\n".join(log.read_text(errors="replace").splitlines()[-200:])
                 raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}:\n{last}")
             return done
         _kill_session(process.pid)

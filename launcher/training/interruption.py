@@ -19,7 +19,8 @@ STOPPED_EXIT_CODE = 85
 INTERRUPTED_EXIT_CODE = 130
 """The same after Ctrl-C."""
 STOP_FILE = "STOP"
-"""Made by anyone in the run dir (`touch runs/x/STOP`), it asks the run to stop; needs no signal to get through."""
+"""Made by anyone in the run dir (`touch runs/x/STOP`), it asks the run to stop; needs no signal to get through. It may
+hold the reason."""
 MARKER = "STOPPED.json"
 STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
 SECONDS_TO_LEAVE = 5.0
@@ -104,8 +105,7 @@ class Interruption:
             self.signal_name = self.signal_name or "the launcher died"
         if self.is_main_process and now >= self._next_look:
             self._next_look = now + STOP_FILE_LOOKED_FOR_EVERY_SECONDS
-            if (self.run_dir / STOP_FILE).exists():
-                return max(self._noted, 1)
+            self._noted = max(self._noted, _asked_by_file(self.run_dir / STOP_FILE))
         if self.stop_at is not None:
             needed = self.seconds_of_a_step + 2 * self.seconds_of_a_save + SECONDS_TO_LEAVE
             if time.time() + needed >= self.stop_at:
@@ -113,9 +113,20 @@ class Interruption:
         return self._noted
 
 
+def _asked_by_file(path: Path) -> int:
+    try:
+        reason = path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return 0
+    except OSError:  # being written this moment, or a folder by that name
+        reason = ""
+    return _REASONS.index(reason) if reason in _REASONS[2:] else 1
+
+
 def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: int) -> None:
     """Say in the run dir why the run stopped, for scripts that cannot see its exit code (launchers turn it into 1)."""
     told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    told |= {"job": os.environ.get("SLURM_JOB_ID"), "life": int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1}
     draft = run_dir / f".{MARKER}.writing"
     draft.write_text(json.dumps(told, indent=1))
     draft.replace(run_dir / MARKER)

@@ -19,6 +19,8 @@ from launcher.errors import UserError
 BEAT_EVERY_SECONDS = 10.0
 STALE_AFTER_SECONDS = 90.0
 """A holder on another machine that gave no sign of life for so long is dead."""
+EARLIER_LIFE_MAY_TAKE_SECONDS = 30.0
+"""For a step and a save, when it is asked to stop."""
 
 
 class RunLock:
@@ -41,6 +43,7 @@ class RunLock:
                 "pid": os.getpid(),
                 "process_started": psutil.Process().create_time(),
                 "job": os.environ.get("SLURM_JOB_ID"),
+                "life": _life(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "token": self._token,
             }
@@ -49,6 +52,7 @@ class RunLock:
         draft = self.path.with_name(f".LOCK.{self._token}")
         draft.write_text(content)
         try:
+            self._outlive_earlier_life(tell, draft)
             try:
                 os.link(draft, self.path)  # as a whole or not at all, on network file systems too
             except FileExistsError:
@@ -69,6 +73,24 @@ class RunLock:
             draft.unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
         self._thread.start()
+
+    def is_held(self) -> bool:
+        """Whether the lock is still this run's. Another may have taken it over while this one was thought dead."""
+        return self._read().get("token") == self._token
+
+    def _outlive_earlier_life(self, tell: Callable[[str], None], draft: Path) -> None:
+        """A job that Slurm has started again, because a node was lost, may find its own earlier life still at work on
+        that node: ask it to stop, and wait. It can save nothing more once the lock is taken over."""
+        holder = self._read()
+        if not _is_earlier_life(holder) or not _process_lives(holder):
+            return
+        if draft.stat().st_mtime - self.path.stat().st_mtime > 3 * BEAT_EVERY_SECONDS:
+            return
+        tell(f"an earlier start of this job is still at work on {holder.get('host')}; asking it to stop")
+        end = time.monotonic() + EARLIER_LIFE_MAY_TAKE_SECONDS
+        while time.monotonic() < end and self._read().get("token") == holder.get("token") and _process_lives(holder):
+            (self.path.parent / "STOP").write_text("preempted")
+            time.sleep(0.5)
 
     def release(self) -> None:
         """Give the lock back; nothing where it is not held."""
@@ -95,15 +117,31 @@ class RunLock:
         return content if isinstance(content, dict) else {}
 
 
+def _life() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1
+
+
+def _is_earlier_life(holder: dict[str, Any]) -> bool:
+    """Whether the holder is this very Slurm job, before it was started again."""
+    job, life = os.environ.get("SLURM_JOB_ID"), holder.get("life")
+    return job is not None and holder.get("job") == job and isinstance(life, int) and life < _life()
+
+
+def _process_lives(holder: dict[str, Any]) -> bool:
+    """Whether the holder's process is alive, as far as can be seen: True for one on another machine."""
+    if holder.get("host") != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(int(holder["pid"]))
+        same = abs(process.create_time() - float(holder["process_started"])) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except (psutil.Error, KeyError, ValueError, TypeError):
+        return False
+
+
 def _lives(holder: dict[str, Any], silence_seconds: float) -> bool:
-    if holder.get("host") == socket.gethostname():
-        try:
-            process = psutil.Process(int(holder["pid"]))
-            same = abs(process.create_time() - float(holder["process_started"])) < 1.0
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except (psutil.Error, KeyError, ValueError, TypeError):
-            return False
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is not None and holder.get("job") == job:
-        return False  # the same job, started again on another machine: its earlier life is over
-    return silence_seconds < STALE_AFTER_SECONDS
+    if _is_earlier_life(holder):
+        return False
+    return _process_lives(holder) and (
+        holder.get("host") == socket.gethostname() or silence_seconds < STALE_AFTER_SECONDS
+    )

@@ -1,4 +1,4 @@
-"""The visible loop: run -> run_phase -> train_epoch -> train_step, and evaluate.
+"""The visible loop: run -> train -> run_phase -> train_epoch -> train_step, and evaluate.
 
 A start of a run goes, in this order:
 1. finished already: say so, and end well;
@@ -50,9 +50,18 @@ def run(loaded: LoadedRecipe, launch: Launch) -> None:
     """Train a recipe to its end, from where the run dir says. Raises UserError for what the user can put right."""
     rundir = RunDir(run_dir_of(launch, loaded))
     accelerator = start_accelerator(loaded.recipe, launch, rundir.path)
-    if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch):
-        return
-    run, resumed = begin_run(accelerator, rundir, loaded, launch)
+    try:
+        if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch):
+            return
+        train(*begin_run(accelerator, rundir, loaded, launch), loaded)
+    finally:
+        # A process that leaves while gloo's threads are at work is aborted now and then ("terminate called without an
+        # active exception"), and its launcher calls the run a failure.
+        accelerator.end_training()
+
+
+def train(run: Run, resumed: State | None, loaded: LoadedRecipe) -> None:
+    """All phases from where the run stands, and the end. Raises StoppedError where it is asked to stop before."""
     try:
         with run.interruption, run.watchdog:
             for resolved in run.prepared.phases[run.progress.phase :]:
@@ -60,8 +69,6 @@ def run(loaded: LoadedRecipe, launch: Launch) -> None:
                 resumed = None
             finish(run, loaded)
     except StoppedError as stopped:
-        if accelerator.is_main_process:
-            write_marker(rundir.path, stopped.reason, run.interruption.signal_name, run.progress.step)
         signal_name = f" ({run.interruption.signal_name})" if run.interruption.signal_name else ""
         run.screen.line(f"{stopped.reason}{signal_name}: saved at step {run.progress.step}; the same command continues")
         raise
@@ -182,6 +189,10 @@ def stop(run: Run, state: PhaseState, reason: Reason) -> NoReturn:
     """Save this moment, and leave the loop. Called by all processes."""
     save(run, state)
     written(run)
+    if run.accelerator.is_main_process:
+        write_marker(run.rundir.path, reason, run.interruption.signal_name, run.progress.step)
+    # The marker first: once a process has left, its launcher may end the others.
+    run.accelerator.wait_for_everyone()
     raise StoppedError(reason)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
@@ -72,7 +73,6 @@ class Run:
         self.screen.close()
         for loader in (self.train_loader, self.val_loader):
             end_workers(loader)
-        self.accelerator.end_training()
 
     def save_is_due(self) -> bool:
         """Whether checkpoint_every_minutes have passed; on the main process, whose clock counts."""
@@ -199,6 +199,8 @@ def save(run: Run, state: PhaseState) -> None:
     run.last_save = time.monotonic()
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
+            if run.lock and not run.lock.is_held():
+                raise UserError(f"{run.rundir.path}: another start of this run has taken it over; this one ends")
             run.writer.submit(_snapshot(run, state))
     run.interruption.seconds_of_a_save = run.writer.seconds
 

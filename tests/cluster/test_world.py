@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import launcher.cluster.world as world_module
 from launcher.cluster.parent import Parent, accelerate_request
 from launcher.cluster.world import check_world, cpu_count_for_workers, set_threads
 from launcher.errors import UserError
@@ -28,7 +29,7 @@ on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happen
 
 def problems(environ: Mapping[str, str], *words: str) -> tuple[str, ...]:
     with pytest.raises(UserError) as raised:
-        check_world(environ, Parent(words))
+        check_world(dict(environ), Parent(words))
     return raised.value.problems
 
 
@@ -73,11 +74,44 @@ STEP = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", 
 
 
 def test_tasks_of_srun_that_do_not_know_of_each_other() -> None:
-    (line,) = problems(STEP)
-    assert line.startswith("srun started 2 tasks, and each is a run of its own")
     # One launcher for each task, which has started two processes and met no other launcher.
     (line,) = problems(STEP | RANKS | MEETING | {"GROUP_WORLD_SIZE": "1"})
-    assert line.startswith("srun started 2 tasks, and each is a run of its own")
+    assert line.startswith("srun started 2 tasks with a launcher in each, and each is a run of its own")
+    (line,) = problems(STEP, "python3", "-m", "torch.distributed.run", "x.py")
+    assert line.startswith("srun started 2 tasks with a launcher in each, and each is a run of its own")
+    (line,) = problems(STEP)
+    assert line.startswith("srun started 2 tasks, but SLURM_LOCALID is not set")
+
+
+TASK = STEP | {
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_JOB_ID": "11",
+}
+
+
+@on_cpus
+def test_tasks_that_srun_started_by_itself_get_their_ranks() -> None:
+    environ = dict(TASK)
+    world = check_world(environ, Parent(("slurmstepd: [11.0]",)))
+    assert (world.num_processes, world.process_index, world.local_process_index, world.use_cpu) == (2, 1, 1, True)
+    told = {name: environ[name] for name in (*RANKS, *MEETING)}
+    assert told == RANKS | {"MASTER_ADDR": "localhost", "MASTER_PORT": "10077"}
+
+
+def test_a_task_that_sees_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "_num_devices", lambda: 1)
+    environ = dict(TASK)
+    world = check_world(environ, Parent())
+    assert (world.local_process_index, world.use_cpu, environ["LOCAL_RANK"]) == (1, False, "0")
+
+
+def test_fewer_tasks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "_num_devices", lambda: 4)
+    (line,) = problems(TASK)
+    assert line.startswith("srun started 2 tasks on this node, which has 4 GPUs; start one task for each GPU")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +119,7 @@ def test_tasks_of_srun_that_do_not_know_of_each_other() -> None:
     [
         pytest.param(STEP | RANKS | MEETING, id="ranks-by-hand"),
         pytest.param(STEP | RANKS | MEETING | {"WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "2"}, id="launcher-on-each-node"),
-        pytest.param(STEP | {"SLURM_STEP_NUM_TASKS": "1"}, id="one-task-of-a-larger-job"),
+        pytest.param(STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, id="one-task-of-a-larger-job"),
         pytest.param(STEP | {"SLURM_STEP_ID": str(2**32 - 6)}, id="interactive-shell"),
         pytest.param(STEP | {"SLURM_STEP_ID": str(2**32 - 5)}, id="batch-script"),
         pytest.param(STEP | {"SLURM_PTY_PORT": "4000"}, id="shell-of-srun-pty"),
@@ -94,7 +128,7 @@ def test_tasks_of_srun_that_do_not_know_of_each_other() -> None:
 )
 @on_cpus
 def test_tasks_of_srun_that_are_in_order(environ: dict[str, str]) -> None:
-    assert check_world(environ, Parent()).num_processes == int(environ.get("WORLD_SIZE", "1"))
+    assert check_world(dict(environ), Parent()).num_processes == int(environ.get("WORLD_SIZE", "1"))
 
 
 # --- told from the parent's command line ---

@@ -52,24 +52,61 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_told(tmp_path: Path) -> No
     assert "taking over the lock of a dead run (process " in told[0]
 
 
-@pytest.mark.parametrize(("silence", "job", "taken"), [(5, None, False), (200, None, True), (5, "77", True)])
+@pytest.mark.parametrize(
+    ("silence", "job", "restarts", "taken"),
+    [
+        pytest.param(5, None, None, False, id="alive"),
+        pytest.param(200, None, None, True, id="silent"),
+        pytest.param(5, "77", None, False, id="another-step-of-the-same-job"),
+        pytest.param(5, "77", "1", True, id="earlier-life-of-the-same-job"),
+        pytest.param(5, "78", "1", False, id="another-job"),
+    ],
+)
 def test_a_lock_of_another_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silence: float, job: str | None, taken: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    silence: float,
+    job: str | None,
+    restarts: str | None,
+    taken: bool,
 ) -> None:
-    """It holds while it is touched; a job that was started again on another machine is still itself."""
+    """It holds while it is touched; a job that was started again is told from another one."""
+    monkeypatch.setattr(lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 0.1)
     file = tmp_path / "LOCK"
-    file.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "77", "since": "today", "token": "x"}))
+    file.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "77", "life": 1, "since": "today", "token": "x"}))
     os.utime(file, (time.time() - silence, time.time() - silence))
     if job is not None:
         monkeypatch.setenv("SLURM_JOB_ID", job)
+    if restarts is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
     ours = RunLock(tmp_path)
     if taken:
         ours.acquire(lambda _: None)
+        assert ours.is_held()
         ours.release()
     else:
         with pytest.raises(UserError, match="process 1 on elsewhere since today"):
             ours.acquire(lambda _: None)
         assert json.loads(file.read_text())["host"] == "elsewhere"
+
+
+def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm has lost a node and started the job again; on that node its first life is still training."""
+    monkeypatch.setattr(lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 1.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    earlier, later, told = RunLock(tmp_path), RunLock(tmp_path), []
+    earlier.acquire(told.append)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    later.acquire(told.append)
+    assert (tmp_path / "STOP").read_text() == "preempted"
+    assert "asking it to stop" in told[0]
+    assert later.is_held()
+    assert not earlier.is_held()
+    earlier.release()
+    assert later.is_held()
+    later.release()
 
 
 def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,56 @@
+"""What runs under Slurm: the words that slurm/train.sbatch asks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from launcher.cli.app import app
+from launcher.cli.words import load
+
+job_app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="For batch scripts: what to do at a job's ends."
+)
+app.add_typer(job_app, name="job", hidden=True)
+
+TRAIN_WORDS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+
+
+def train_words(words: Sequence[str]) -> dict[str, Any]:
+    """The words of `train`, parsed as it does. Raises typer's usage errors."""
+    command: Any = typer.main.get_command(app)
+    return dict(command.commands["train"].make_context("train", list(words)).params)
+
+
+def _run_dir(words: Sequence[str]) -> Path:
+    params = train_words(words)
+    loaded = load(params["recipe"], list(params["overrides"] or []))
+    return Path(params["run_dir"] or Path("runs") / loaded.path.stem)
+
+
+@job_app.command(context_settings=TRAIN_WORDS)
+def begin(context: typer.Context) -> None:
+    """Check the words of a training command, print its run dir, and write down that a life of the job begins."""
+    from launcher.cluster.job import begin as begin_life
+
+    run_dir = _run_dir(context.args)
+    begin_life(run_dir.absolute())
+    print(run_dir.absolute())
+
+
+@job_app.command()
+def end(
+    run_dir: Path,
+    exit_code: Annotated[int, typer.Option(help="of srun")] = 0,
+    canceled: Annotated[bool, typer.Option(help="the batch script itself was told to end")] = False,
+) -> None:
+    """Print "again" where the job is to be started once more, "finished" or "over" where not; say why on stderr."""
+    from launcher.cluster.job import end as end_life
+
+    verdict = end_life(run_dir, exit_code, canceled)
+    print(f"{verdict.cause}: {verdict.why}", file=sys.stderr)
+    print("again" if verdict.again else "finished" if verdict.cause == "finished" else "over")

@@ -1,0 +1,90 @@
+"""What a batch script asks at the beginning and at the end of each life of its job."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.cluster.lives import (
+    CONTINUE,
+    Verdict,
+    append,
+    job_name,
+    newest_step,
+    rows_of,
+    this_life,
+    verdict_of,
+)
+from launcher.errors import UserError
+
+
+def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:
+    """Write down that a life begins. Raises UserError in a chain of jobs whose last one ended for good."""
+    chain = environ.get("LAUNCHER_CHAIN")
+    if chain:
+        ends = [row for row in rows_of(run_dir) if row.get("event") == "end" and row.get("chain") == chain]
+        if ends and not _goes_on(ends[-1]):
+            raise UserError(
+                f"{run_dir}: the job before in this chain ({ends[-1].get('job')}) ended for good: "
+                f"{ends[-1].get('cause')}: {ends[-1].get('why')}"
+            )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        row = {"event": "begin", **this_life(environ), "name": job_name(environ), "step": newest_step(run_dir)}
+        row |= {"nodes": environ.get("SLURM_JOB_NODELIST"), "host": socket.gethostname(), "chain": chain}
+        append(run_dir, row)
+    except OSError as error:
+        raise UserError(
+            f"--run-dir {run_dir}: cannot write there ({error.strerror}); choose a folder that is"
+        ) from error
+
+
+def end(run_dir: Path, exit_code: int, canceled: bool, environ: Mapping[str, str] = os.environ) -> Verdict:
+    """How this life ended, written down, and whether there is to be another."""
+    mine, rows = this_life(environ), rows_of(run_dir)
+    failures = [row for row in rows if row.get("event") == "failure" and _is_of(row, mine)]
+    verdict = verdict_of(
+        finished=(run_dir / "final/metrics.json").is_file(),
+        canceled=canceled,
+        stopped=_marker(run_dir, mine),
+        failures=failures,
+        exit_code=exit_code,
+        steps_of_lives=_steps_of_lives(rows, mine, newest_step(run_dir)),
+    )
+    row = {"event": "end", **mine, "name": job_name(environ), "step": newest_step(run_dir)}
+    row |= {"cause": verdict.cause, "why": verdict.why, "again": verdict.again, "chain": environ.get("LAUNCHER_CHAIN")}
+    append(run_dir, row)
+    return verdict
+
+
+def _goes_on(end_row: Mapping[str, Any]) -> bool:
+    return bool(end_row.get("again") or end_row.get("cause") in (*CONTINUE, "finished"))
+
+
+def _is_of(row: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    return all(row.get(key) == value for key, value in mine.items())
+
+
+def _marker(run_dir: Path, mine: Mapping[str, Any]) -> str | None:
+    """The reason of the run's marker, where this life has written it."""
+    try:
+        told = json.loads((run_dir / "STOPPED.json").read_text())
+        return str(told["reason"]) if _is_of(told, mine) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _steps_of_lives(rows: list[dict[str, Any]], mine: Mapping[str, Any], step: int) -> list[tuple[int, int]]:
+    """(step at the start, step at the end) of this job's lives. A life whose end nobody wrote down (its node was lost)
+    ended where the next one began."""
+    starts = {
+        row["life"]: int(row.get("step", 0))
+        for row in rows
+        if row.get("event") == "begin" and row.get("job") == mine["job"] and isinstance(row.get("life"), int)
+    }
+    lives = [starts[life] for life in sorted(starts) if life <= mine["life"]] or [0]
+    return list(zip(lives, [*lives[1:], step], strict=True))

@@ -1,0 +1,82 @@
+"""Ranks of tasks that srun started by itself, one for each process, without torchrun or accelerate launch.
+
+Accelerate reads RANK and its companions, not SLURM_PROCID: without them each task would be a run of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+
+from launcher.cluster.hostlist import expand_hostlist, tasks_of_nodes
+from launcher.errors import UserError
+
+# Slurm numbers the steps that a person did not start with srun (batch script, interactive shell, ...) from here on.
+FIRST_SPECIAL_STEP = 0xFFFFFFF0
+FIRST_PORT, PORTS = 10_000, 20_000
+"""Ports of rendezvous lie below the ephemeral range, which begins at 32768 on Linux: a port in it may be in use by any
+connection."""
+
+
+def is_task_of_srun(environ: Mapping[str, str]) -> bool:
+    """Whether this process is a task of an srun that a person or script has written. SLURM_* variables alone do not say
+    so: they leak into interactive shells and from batch scripts."""
+    step = environ.get("SLURM_STEP_ID", "")
+    return step.isdigit() and int(step) < FIRST_SPECIAL_STEP and "SLURM_PTY_PORT" not in environ
+
+
+def ranks_of_tasks(environ: Mapping[str, str]) -> dict[str, str]:
+    """RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT from SLURM_*; empty for a lone task.
+
+    Raises UserError where a SLURM variable is missing or cannot be read.
+    """
+    num_tasks = environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))
+    if num_tasks == "1":
+        return {}
+    missing = [name for name in ("SLURM_PROCID", "SLURM_LOCALID") if not environ.get(name, "").isdigit()]
+    nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", ""))
+    if missing or not nodes:
+        raise UserError(
+            f"srun started {num_tasks} tasks, but {', '.join(missing) or 'SLURM_JOB_NODELIST'} is not set, so they "
+            "cannot tell who they are; start them with srun itself, or one accelerate launch on each node "
+            "(slurm/train.sbatch)"
+        )
+    on_nodes = tasks_of_nodes(environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", num_tasks)))
+    node = int(environ.get("SLURM_NODEID", "0"))
+    ranks = {
+        "RANK": environ["SLURM_PROCID"],
+        "WORLD_SIZE": num_tasks,
+        "LOCAL_RANK": environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(on_nodes[node] if node < len(on_nodes) else 1),
+    }
+    if "MASTER_ADDR" not in environ:
+        ranks["MASTER_ADDR"] = address_of(expand_hostlist(nodes)[0])
+    if "MASTER_PORT" not in environ:
+        ranks["MASTER_PORT"] = str(port_of(environ.get("SLURM_JOB_ID", "0"), environ["SLURM_STEP_ID"]))
+    return ranks
+
+
+def port_of(job: str, step: str) -> int:
+    """A port of this step's own: the same on all its tasks, another one than that of a job beside it."""
+    return FIRST_PORT + (7 * int(job) + int(step)) % PORTS
+
+
+def address_of(node: str) -> str:
+    """What the other nodes can connect to: the node's name where it is a host's, else its address in slurm.conf (the
+    two names may differ)."""
+    try:
+        socket.getaddrinfo(node, None)
+    except OSError:
+        pass
+    else:
+        return node
+    if shutil.which("scontrol"):
+        words = ["scontrol", "show", "node", node, "-o"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - a name of Slurm's own
+        found = re.search(r"\bNodeAddr=(\S+)", done.stdout)
+        if found:
+            return found[1]
+    raise UserError(f"the first node, {node}, has no address that can be looked up; set MASTER_ADDR to it before srun")
