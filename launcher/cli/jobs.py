@@ -42,6 +42,17 @@ def begin(context: typer.Context) -> None:
     print(run_dir.absolute())
 
 
+@job_app.command(context_settings=TRAIN_WORDS)
+def task(number: int, context: typer.Context) -> None:
+    """Print the words of a sweep's task, each ended by a zero byte: they may hold anything else."""
+    from launcher.cluster.sweep import task as words_of
+    from launcher.cluster.sweep import tasks_of
+
+    words = context.args[1:] if context.args[:1] == ["--"] else context.args
+    base = _run_dir(tasks_of(words)[0])
+    sys.stdout.write("".join(f"{word}\0" for word in words_of(words, number, base)))
+
+
 @job_app.command()
 def end(
     run_dir: Path,

@@ -142,7 +142,7 @@ def verdict_of(
     if stopped in CONTINUE:
         cause: Cause = "time limit" if stopped == "time limit" else "preempted"
         if canceled:
-            return Verdict(cause, f"saved at step {last}; the job was canceled, so it is not started again", False)
+            return Verdict(cause, f"saved at step {last}; the job was told to end: Slurm decides what is next", False)
         stood = _lives_without_progress(steps_of_lives)
         if stood >= LIVES_WITHOUT_PROGRESS:
             return Verdict(cause, f"{stood} lives in a row ended at step {last}; ask for more time", False)
@@ -155,7 +155,7 @@ def verdict_of(
         return Verdict(kind, str(causes[0].get("why", "")), False)
     if canceled:
         return Verdict("lost", f"ended from outside at step {last} (canceled, or out of time)", False)
-    what = failures[0].get("why") if failures else f"exit code {exit_code}"
+    what = "the others lost the connection to it" if failures else f"exit code {exit_code}"
     if last > first:
         return Verdict("lost", f"a process or node was lost after step {last} ({what})", True)
     return Verdict("lost", f"a process or node was lost, and nothing was saved since step {first} ({what})", False)

@@ -1,0 +1,189 @@
+"""submit, status, logs, cancel: jobs on a cluster, from the submitting machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli.app import app
+from launcher.cli.words import MicroBatch, RecipeName, load, read_micro_batch
+from launcher.errors import Problems, UserError
+
+OTHERS = {"ignore_unknown_options": True}
+
+RunOrJob = Annotated[str, typer.Argument(metavar="RUN_DIR|JOB", help="runs/pets, or a job's id")]
+
+
+@app.command(context_settings=OTHERS)
+def submit(
+    recipe: RecipeName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME=VALUE --OPTION=VALUE", help="overrides, and any option of sbatch: --mem=64G"),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, metavar="G", help="0: train on CPUs")] = 0,
+    processes_per_node: Annotated[int, typer.Option(min=1, metavar="P", help="on nodes without GPUs")] = 1,
+    time_: Annotated[str | None, typer.Option("--time", metavar="T", help="of one allocation: 4:00:00")] = None,
+    partition: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    account: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    array: Annotated[
+        str | None, typer.Option(metavar="0-5%2", help="a sweep: a task for each line of @FILE or value of a grid")
+    ] = None,
+    chain: Annotated[int, typer.Option(min=1, metavar="N", help="N jobs, each continuing the one before")] = 1,
+    container: Annotated[str | None, typer.Option(metavar="IMAGE", help="x.sif (Apptainer), or x.sqsh (Pyxis)")] = None,
+    run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="runs/<recipe> unless given")] = None,
+    micro_batch: MicroBatch = None,
+    workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes each")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print script and command, submit nothing")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="until the job is over, with its log")] = False,
+) -> None:
+    """Check all that `plan` checks, then train on a cluster: sbatch slurm/train.sbatch, with the code as it is now.
+
+    Exit code 0 where the job was taken (with --wait: where the run is finished), 2 for a mistake.
+    """
+    from launcher.cluster.submit import Request, check_python
+    from launcher.cluster.submit import submit as submit_job
+
+    words = list(overrides or [])
+    request = Request(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        processes_per_node=processes_per_node,
+        time=time_,
+        partition=partition,
+        account=account,
+        array=array,
+        chain=chain,
+        container=container,
+        others=tuple(word for word in words if word.startswith("-") or "=" not in word),
+    )
+    named = [word for word in words if word not in request.others]
+    problems = Problems()
+    with problems.collected():
+        request.check()
+    with problems.collected():
+        check_python()
+    with problems.collected():
+        loaded = load(recipe, named)
+    problems.raise_if_any()
+    place = run_dir or Path("runs") / loaded.path.stem
+    _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), place)
+    more = ["--micro-batch", micro_batch] if micro_batch else []
+    more += ["--workers", str(workers)] if workers is not None else []
+    submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, dry_run=dry_run)
+    _tell(submission, dry_run)
+    if wait and not dry_run:
+        _wait(submission.jobs[-1], place)
+
+
+def _check_as_plan_does(loaded, request, micro_batch_size, run_dir) -> None:  # type: ignore[no-untyped-def]
+    from launcher.training.preparation import examine
+    from launcher.training.rundir import RunDir
+
+    problems = Problems()
+    with problems.collected():
+        RunDir(run_dir).check(loaded.recipe, "auto")
+    found = examine(
+        loaded.recipe,
+        num_processes=request.num_processes,
+        micro_batch_size=micro_batch_size,
+        on_cpu=request.gpus_per_node == 0,
+    )
+    with problems.collected():
+        found.prepared()
+    problems.raise_if_any()
+
+
+def _tell(submission, dry_run: bool) -> None:  # type: ignore[no-untyped-def]
+    import shlex
+
+    if dry_run:
+        for name, value in submission.environ.items():
+            print(f"export {name}={shlex.quote(value)}")
+        print(shlex.join(submission.command))
+        print(f"\n# {submission.script}")
+        print(submission.script.read_text(encoding="utf-8"), end="")
+        return
+    run_dir = shlex.quote(str(submission.run_dir))
+    code = submission.snapshot
+    state = f"commit {code.commit[:12]}{' with changes' if code.changed else ''}" if code.commit else "not under git"
+    print(f"job {' -> '.join(submission.jobs)}; run dir {submission.run_dir}; code copied to {code.folder} ({state})")
+    print(f"  python -m launcher status {run_dir}")
+    print(f"  python -m launcher logs {run_dir} --follow")
+    print(f"  python -m launcher cancel {run_dir}")
+
+
+def _wait(job: str, run_dir: Path) -> None:
+    from launcher.cluster.status import follow, status_of
+
+    for text in follow(job, keep_on=True):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    status = status_of(str(run_dir))
+    if status.state != "finished":
+        raise UserError(f"{run_dir}: {status.state}{f': {status.why}' if status.why else ''}")
+
+
+@app.command()
+def status(
+    run: RunOrJob,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """How a run stands: state, step, restarts, and why each of its lives ended."""
+    from launcher.cluster.status import status_of
+
+    told = status_of(run)
+    if as_json:
+        import json
+
+        row = {"run_dir": str(told.run_dir), "state": told.state, "why": told.why, "step": told.step}
+        row |= {"restarts": told.restarts, "job": told.job.job if told.job else None, "lives": told.lives}
+        print(json.dumps(row, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    of = f" of {told.steps}" if told.steps else ""
+    console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
+    console.print(f"saved step {told.step}{of}, {told.restarts} restarts", markup=False)
+    if told.job is not None:
+        console.print(f"job {told.job.job}: {told.job.state} {told.job.nodes}; log {told.job.log}", markup=False)
+    if told.lives:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("time", "job", "start", "what", "step", "why"):
+            table.add_column(column)
+        for row in told.lives:
+            what = row.get("cause") or row.get("kind") or row.get("event")
+            cells = [row.get("time"), row.get("name") or row.get("job"), row.get("life"), what, row.get("step")]
+            cells.append(row.get("why") or row.get("nodes") or "")
+            table.add_row(*("" if cell is None else str(cell).replace("[", "\\[") for cell in cells))
+        console.print(table)
+
+
+@app.command()
+def logs(
+    run: RunOrJob,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job is over")] = False,
+) -> None:
+    """Print the log of a run's newest job, or of a run without Slurm."""
+    from launcher.cluster.status import follow as read
+
+    for text in read(run, keep_on=follow):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@app.command()
+def cancel(
+    run: RunOrJob,
+    now: Annotated[bool, typer.Option("--now", help="do not let it save first")] = False,
+) -> None:
+    """End a run's jobs: ask for a clean stop first, so that nothing is lost."""
+    from launcher.cluster.status import stop_and_cancel
+
+    print(stop_and_cancel(run, at_once=now))

@@ -1,0 +1,92 @@
+"""What is asked of Slurm: to take a job, to say how it stands, to end it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launcher.errors import UserError
+
+ASK_SECONDS = 60.0
+"""How long to wait for a busy controller."""
+WAITS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
+RUNS = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobState:
+    """A job as Slurm sees it now."""
+
+    job: str
+    state: str
+    reason: str
+    restarts: int
+    nodes: str
+    log: Path | None
+    run_dir: Path | None
+    """As the job has told; None for one that has not started."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in (*WAITS, *RUNS)
+
+
+def has_slurm() -> bool:
+    return shutil.which("sbatch") is not None
+
+
+def job_state(job: str) -> JobState | None:
+    """None where Slurm does not know the job: it forgets them some minutes after their end (MinJobAge)."""
+    if not re.fullmatch(r"\d+(_\d+)?", job) or shutil.which("scontrol") is None:
+        return None
+    done = _ask(["scontrol", "show", "job", "-o", job])
+    if done.returncode != 0 or not done.stdout.strip():
+        return None
+    line = done.stdout.splitlines()[0]
+    log, comment = _field(line, "StdOut"), _field(line, "Comment")
+    return JobState(
+        job=job,
+        state=_field(line, "JobState"),
+        reason=_field(line, "Reason"),
+        restarts=int(_field(line, "Restarts") or 0),
+        nodes=_field(line, "NodeList").replace("(null)", ""),
+        log=Path(log) if log else None,
+        run_dir=Path(comment.removeprefix("run_dir=")) if comment.startswith("run_dir=") else None,
+    )
+
+
+def _field(line: str, name: str) -> str:
+    """A value in scontrol's line of Name=value pairs; it may hold spaces, and ends where the next name begins."""
+    found = re.search(rf"(?:^| ){name}=(.*?)(?= [A-Z][A-Za-z:/]*=|\s*$)", line)
+    return found[1] if found else ""
+
+
+def sbatch(options: Sequence[str], words: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Submit, and return the job's id. Raises UserError with what Slurm says against it."""
+    if not has_slurm():
+        raise UserError("sbatch: not found, so Slurm is not installed here; --dry-run shows what would be submitted")
+    done = _ask(["sbatch", "--parsable", *options, *words], environ)
+    if done.returncode != 0:
+        said = " ".join(done.stderr.replace("sbatch: error: ", "").split())
+        raise UserError(f"sbatch: {said or f'exit code {done.returncode}'}")
+    return done.stdout.strip().partition(";")[0]
+
+
+def cancel(job: str) -> None:
+    done = _ask(["scancel", job])
+    if done.returncode != 0:
+        raise UserError(f"scancel {job}: {' '.join(done.stderr.split())}")
+
+
+def _ask(command: list[str], environ: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(  # noqa: S603 - no shell; the words are passed as they are
+            command, capture_output=True, text=True, check=False, timeout=ASK_SECONDS, env=dict(environ)
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{command[0]}: no answer from Slurm ({error})") from error

@@ -1,0 +1,146 @@
+"""How a run stands: its job, its step, its lives and why each of them ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from launcher.cluster import slurm
+from launcher.cluster.lives import newest_step, rows_of
+from launcher.cluster.slurm import JobState, job_state
+from launcher.errors import UserError
+
+LOOK_EVERY_SECONDS = 1.0
+CLEAN_STOP_SECONDS = 120.0
+"""How long a run may take to save and stop before its job is canceled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What is known of a run, from its folder and from Slurm."""
+
+    run_dir: Path
+    state: str
+    """In a word: finished, running, waiting, stopped, failed, ..."""
+    why: str
+    step: int
+    steps: int | None
+    """Planned over the run, where the run has told."""
+    job: JobState | None
+    lives: tuple[dict[str, Any], ...]
+    """Rows of LIVES.jsonl."""
+
+    @property
+    def restarts(self) -> int:
+        begins = [row for row in self.lives if row.get("event") == "begin"]
+        return max(0, len(begins) - 1)
+
+
+def find(run: str) -> tuple[Path, JobState | None]:
+    """The run dir, and the newest job of it, that "runs/x" or a job's id means. Raises UserError for neither."""
+    path = Path(run)
+    if path.is_dir():
+        names = [str(row["name"]) for row in rows_of(path) if row.get("name")]
+        jobs = [job for job in map(job_state, reversed(list(dict.fromkeys(names)))) if job is not None]
+        # Of a chain, the one that runs says more than those that wait for it.
+        return path, next((job for job in jobs if job.state in slurm.RUNS), jobs[0] if jobs else None)
+    job = job_state(run)
+    if job is not None and job.run_dir is not None:
+        return job.run_dir, job
+    if job is not None:
+        raise UserError(f"{run}: a job that has not told its run dir; give the run dir")
+    raise UserError(
+        f"{run}: neither a run dir nor a job that Slurm knows (it forgets a job some minutes after its end)"
+    )
+
+
+def status_of(run: str) -> Status:
+    """Raises UserError as `find` does."""
+    run_dir, job = find(run)
+    rows = rows_of(run_dir)
+    state, why = _state(run_dir, job, rows)
+    return Status(run_dir, state, why, newest_step(run_dir), _planned_steps(run_dir), job, tuple(rows))
+
+
+def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> tuple[str, str]:
+    ends = [row for row in rows if row.get("event") in ("end", "failure")]
+    last = str(ends[-1].get("why", "")) if ends else ""
+    if (run_dir / "final/metrics.json").is_file():
+        return "finished", ""
+    if job is not None and job.state in slurm.RUNS:
+        return "running", f"on {job.nodes}" if job.nodes else ""
+    if job is not None and job.state in slurm.WAITS:
+        return "waiting", " ".join(filter(None, [job.reason, f"after: {last}" if last else ""]))
+    if (run_dir / "LOCK").exists() and job is None:
+        return "running", "by its lock"
+    if ends and (ends[-1].get("event") == "failure" or ends[-1].get("cause") in ("error", "out of memory", "lost")):
+        return "failed", last
+    try:
+        told = json.loads((run_dir / "STOPPED.json").read_text())
+        return "stopped", str(told.get("reason", ""))
+    except (OSError, ValueError):
+        return (job.state.lower() if job else "not finished"), last
+
+
+def _planned_steps(run_dir: Path) -> int | None:
+    try:
+        return int(json.loads((run_dir / "environment.json").read_text())["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def follow(run: str, keep_on: bool) -> Iterator[str]:
+    """The log of a run's job, or of the run where there is no job; with `keep_on`, what comes until it is over."""
+    run_dir, job = find(run)
+    path = job.log if job is not None and job.log is not None and job.log.exists() else run_dir / "log.txt"
+    if not path.exists() and not keep_on:
+        raise UserError(f"{path}: there is no log yet; --follow waits for it")
+    position = 0
+    while True:
+        over = _is_over(run_dir, job)  # before reading: what was written until now is read below
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                content = file.read()
+            position += len(content)
+            if content:
+                yield content.decode("utf-8", "replace")
+        if over or not keep_on:
+            return
+        time.sleep(LOOK_EVERY_SECONDS)
+
+
+def _is_over(run_dir: Path, job: JobState | None) -> bool:
+    if job is None:
+        return not (run_dir / "LOCK").exists()
+    now = job_state(job.job)
+    return now is None or now.is_over
+
+
+def stop_and_cancel(run: str, at_once: bool) -> str:
+    """Ask the run to save and stop, and then cancel its jobs. What was done, in words."""
+    run_dir, _ = find(run)
+    names = dict.fromkeys(str(row["name"]) for row in rows_of(run_dir) if row.get("name"))
+    jobs = [state for state in map(job_state, names) if state is not None and not state.is_over]
+    for waiting in [state for state in jobs if state.state in slurm.WAITS]:
+        slurm.cancel(waiting.job)
+    running = [state for state in jobs if state.state in slurm.RUNS]
+    if not running:
+        if (run_dir / "LOCK").exists() and not jobs:
+            (run_dir / "STOP").touch()
+            return f"{run_dir}: asked to save and stop"
+        return f"{run_dir}: {len(jobs)} waiting job{'' if len(jobs) == 1 else 's'} canceled" if jobs else "nothing runs"
+    if not at_once:
+        end = time.monotonic() + CLEAN_STOP_SECONDS
+        (run_dir / "STOP").touch()
+        while time.monotonic() < end:
+            if all(_is_over(run_dir, state) for state in running):
+                return f"{run_dir}: stopped at step {newest_step(run_dir)}, saved; the same command continues"
+            time.sleep(LOOK_EVERY_SECONDS)
+    for state in running:
+        slurm.cancel(state.job)
+    return f"{run_dir}: canceled"

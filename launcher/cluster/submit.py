@@ -1,0 +1,161 @@
+"""`submit`: a recipe becomes a job of slurm/train.sbatch, checked first and with its code as it is now."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import launcher
+from launcher.cluster.lives import append
+from launcher.cluster.slurm import sbatch
+from launcher.cluster.snapshot import Snapshot, take
+from launcher.errors import Problems, UserError
+from launcher.recipe.loading import LoadedRecipe
+
+_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of Slurm."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    processes_per_node: int = 1
+    """On nodes without GPUs."""
+    time: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    array: str | None = None
+    chain: int = 1
+    container: str | None = None
+    others: tuple[str, ...] = ()
+    """Options of sbatch as they are, "--mem=64G"."""
+
+    @property
+    def num_processes(self) -> int:
+        return self.nodes * (self.gpus_per_node or self.processes_per_node)
+
+    def check(self) -> None:
+        """Raises UserError, one line for each."""
+        problems = Problems()
+        if self.time is not None and not _TIME.fullmatch(self.time):
+            problems.found.append(f"--time {self.time!r}: write minutes, hours:minutes:seconds, or days-hours:minutes")
+        if self.chain > 1 and self.array:
+            problems.found.append(
+                f"--chain {self.chain} --array {self.array}: a chain is of single jobs; leave one out"
+            )
+        for word in self.others:
+            if not re.fullmatch(r"--?[A-Za-z][\w-]*(=.*)?", word, re.DOTALL):
+                problems.found.append(
+                    f"{word!r}: neither name=value nor an option; options of sbatch are written with =: --mem=64G"
+                )
+        problems.raise_if_any()
+
+    def options(self, name: str) -> list[str]:
+        """Of sbatch."""
+        told = [f"--job-name={name}", f"--nodes={self.nodes}"]
+        if self.gpus_per_node:
+            told.append(f"--gpus-per-node={self.gpus_per_node}")
+        elif self.processes_per_node > 1:
+            told.append(f"--ntasks-per-node={self.processes_per_node}")
+        for option in ("time", "partition", "account", "array"):
+            value = getattr(self, option)
+            if value is not None:
+                told.append(f"--{option}={value}")
+        return [*told, *self.others]
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """A job that was submitted, or would be."""
+
+    jobs: tuple[str, ...]
+    command: tuple[str, ...]
+    """Of the first job, with sbatch in front."""
+    environ: Mapping[str, str]
+    """What is set for it beside this environment."""
+    script: Path
+    snapshot: Snapshot | None
+    run_dir: Path
+
+
+def script_named(name: str) -> Path:
+    """The user's own copy in ./slurm, or the one that comes with this package. Raises UserError where there is none."""
+    beside = Path(launcher.__file__).resolve().parents[1]
+    for folder in (Path("slurm"), beside / "slurm", beside / "launcher/cluster/scripts"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"slurm/{name}: not found here, nor beside the package; copy the folder slurm/ from the repository")
+
+
+def submit(
+    loaded: LoadedRecipe,
+    spec: str,
+    words: Sequence[str],
+    request: Request,
+    *,
+    run_dir: Path,
+    script: str = "train.sbatch",
+    dry_run: bool = False,
+) -> Submission:
+    """Copy the code, and submit the job, or a chain of jobs of which each continues the last.
+
+    `spec` names the recipe as the user did, `words` are all others of the training command. Raises UserError where
+    Slurm does not take it.
+    """
+    request.check()
+    if dry_run:
+        snapshot, recipe = None, spec
+    else:
+        number = len(list((run_dir / "submitted").glob("*"))) + 1
+        snapshot = take(loaded.path, loaded.module_name, run_dir.absolute() / "submitted" / str(number), [spec, *words])
+        colon = f":{loaded.variable}" if loaded.variable != "recipe" else ""
+        recipe = f"{snapshot.recipe}{colon}"
+    environ = _environ(request, snapshot)
+    path = script_named(script)
+    told = [str(path), recipe, *words, "--run-dir", str(run_dir)]
+    jobs: list[str] = []
+    command: list[str] = []
+    for _ in range(request.chain):
+        options = request.options(run_dir.name)
+        options += [f"--comment=run_dir={run_dir.absolute()}"]
+        if request.chain > 1:
+            options.append("--no-requeue")  # the next job continues; a requeued one would do so beside it
+        if jobs:
+            options.append(f"--dependency=afterany:{jobs[-1]}")
+        command = command or ["sbatch", "--parsable", *options, *told]
+        if dry_run:
+            break
+        jobs.append(sbatch(options, told, {**os.environ, **environ}))
+        append(
+            run_dir, {"event": "submitted", "job": jobs[-1], "name": jobs[-1], "command": shlex.join([spec, *words])}
+        )
+    return Submission(tuple(jobs), tuple(command), environ, path, snapshot, run_dir)
+
+
+def _environ(request: Request, snapshot: Snapshot | None) -> dict[str, str]:
+    environ: dict[str, str] = {}
+    if snapshot is not None:
+        environ["LAUNCHER_CODE"] = str(snapshot.folder)
+    if request.container:
+        environ["LAUNCHER_CONTAINER"] = request.container
+    if request.chain > 1:
+        environ["LAUNCHER_CHAIN"] = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+    return environ
+
+
+def check_python() -> None:
+    """Raises UserError on Python 3.10, whose -m always looks into the current folder first: the code there would run in
+    place of the copy."""
+    if sys.version_info < (3, 11):
+        raise UserError(
+            "submit: needs Python 3.11, to run the copied code alone; sbatch slurm/train.sbatch works with 3.10"
+        )

@@ -1,0 +1,91 @@
+"""A job that is stopped, by whatever, continues by itself at the very step, or says why it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import stories
+import tiny
+from cluster import Cluster
+from safetensors.torch import load_file
+from stories import STORIES, Job
+from test_run import train
+
+
+@pytest.fixture(scope="module")
+def told(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Job]]]:
+    """All stories, three at a time: most of their time they wait."""
+    folder = tmp_path_factory.mktemp("stories")
+
+    def live(story: object) -> Job:
+        job = story(slurm, folder / story.__name__)  # type: ignore[operator, attr-defined]
+        if not hasattr(job, "state"):
+            job.state = job.end()
+        return job
+
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            yield {story.__name__: pool.submit(live, story) for story in STORIES}
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def unbroken(told: dict[str, Future[Job]], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Run dirs by the number of processes. The bits depend on the number of threads, too: two processes are compared
+    with two processes on two nodes."""
+    alone = tmp_path_factory.mktemp("unbroken") / "run"
+    train(tiny.resumable, alone)
+    job = told["unbroken"].result()
+    assert job.state["JobState"] == "COMPLETED", job.log
+    return {1: alone, 2: job.run_dir}
+
+
+@pytest.mark.parametrize(
+    ("story", "processes", "cause"),
+    [
+        (stories.warned, 2, "time limit"),
+        (stories.warned_while_it_starts, 1, "time limit"),
+        (stories.requeued, 2, "preempted"),
+        (stories.preempted, 2, "preempted"),
+        (stories.preempted_with_grace, 1, "preempted"),
+        (stories.rank_killed, 2, "lost"),
+        (stories.out_of_time, 1, "time limit"),
+        (stories.daemon_killed, 2, None),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_it_continues_and_ends_like_the_unbroken_run(
+    told: dict[str, Future[Job]], unbroken: dict[int, Path], story: object, processes: int, cause: str | None
+) -> None:
+    job = told[story.__name__].result()  # type: ignore[attr-defined]
+    assert job.state["JobState"] == "COMPLETED", job.log
+    assert int(job.state["Restarts"]) >= 1
+    ends = [row for row in job.lives if row["event"] == "end"]
+    assert ends[-1]["cause"] == "finished"
+    if cause is not None:
+        assert {row["cause"] for row in ends[:-1]} == {cause}
+    ours, theirs = (load_file(path / "final/model.safetensors") for path in (job.run_dir, unbroken[processes]))
+    assert [name for name in theirs if ours[name].ne(theirs[name]).any()] == []
+    assert (job.run_dir / "metrics.jsonl").read_bytes() == (unbroken[processes] / "metrics.jsonl").read_bytes()
+
+
+def test_a_canceled_job_saves_and_stays_canceled(told: dict[str, Future[Job]], slurm: Cluster) -> None:
+    job = told["canceled"].result()
+    assert job.state["JobState"] == "CANCELLED"
+    (end,) = [row for row in job.lives if row["event"] == "end"]
+    assert (end["cause"], end["again"]) == ("preempted", False)
+    assert end["step"] >= 4
+    assert slurm.processes("n12") + slurm.processes("n13") == []
+
+
+def test_a_run_that_meets_nan_ends_with_its_reason(told: dict[str, Future[Job]]) -> None:
+    job = told["not_a_number"].result()
+    assert (job.state["JobState"], job.state["Restarts"]) == ("FAILED", "0")
+    end = job.lives[-1]
+    assert (end["event"], end["cause"], end["again"]) == ("end", "error", False)
+    assert "not finite" in end["why"]
+    assert f"error: {end['why']}" in job.log
