@@ -1,0 +1,156 @@
+"""`compare`: what several runs reached, beside what their recipes differ in."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import Problems, UserError
+from launcher.training.stopping import mode_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One run: of a finished one the metrics of its model, of another those of its best epoch so far."""
+
+    run: str
+    state: str
+    step: int
+    settings: dict[str, Any]
+    """The recipe's fields, by dotted name."""
+    metrics: dict[str, float]
+    monitored: str | None
+    """The metric by which its best epoch was chosen."""
+
+
+def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> Result:
+    """Raises UserError where `run_dir` is no run dir."""
+    try:
+        recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{run_dir}: no run dir (it has no recipe.json)") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run_dir / 'recipe.json'}: cannot be read ({error})") from error
+    epochs = _epochs(run_dir)
+    best = next((row for row in reversed(epochs) if row.get("best")), epochs[-1] if epochs else None)
+    metrics = dict(best["val"]) if best else {}
+    final = run_dir / "final/metrics.json"
+    if final.is_file():
+        metrics = json.loads(final.read_text(encoding="utf-8"))
+    state, step = state_of(run_dir)
+    return Result(str(run_dir), state, step, flat(recipe), metrics, _monitored(run_dir))
+
+
+def _epochs(run_dir: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the last row of a run that is at work
+            continue
+    return [row for row in rows if row.get("event") == "epoch"]
+
+
+def _monitored(run_dir: Path) -> str | None:
+    for path in sorted(run_dir.glob("checkpoints/step-*/progress.json"), reverse=True):
+        try:
+            best = json.loads(path.read_text())["run_best"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if best:
+            return str(best["metric"]).removeprefix("ema_")
+    return None
+
+
+def flat(value: Any, at: str = "") -> dict[str, Any]:
+    """Nested JSON as dotted names with scalars: {"optim": {"lr": 1}} -> {"optim.lr": 1}. Types of parts count, too."""
+    if isinstance(value, dict):
+        items = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        items = [(str(index), inner) for index, inner in enumerate(value)]
+    else:
+        return {at: value}
+    found: dict[str, Any] = {}
+    for key, inner in items:
+        found |= flat(inner, f"{at}.{key}" if at else key)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Results, the best first, and the columns worth showing."""
+
+    results: tuple[Result, ...]
+    differing: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        return ["run", "state", "step", *self.differing, *self.metrics]
+
+    def rows(self) -> list[list[Any]]:
+        """Values in the order of `columns`; None where a run has none."""
+        return [
+            [
+                result.run,
+                result.state,
+                result.step,
+                *(result.settings.get(name) for name in self.differing),
+                *(result.metrics.get(name) for name in self.metrics),
+            ]
+            for result in self.results
+        ]
+
+    def as_csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([["" if cell is None else cell for cell in row] for row in self.rows()])
+        return text.getvalue()
+
+    def as_json(self) -> str:
+        return json.dumps([dict(zip(self.columns, row, strict=True)) for row in self.rows()], indent=1)
+
+
+def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]], by: str | None = None) -> Comparison:
+    """The runs, the best by metric `by` first (by default the one that the runs themselves go by).
+
+    `state_of` gives a run's state in a word, and its step. Raises UserError for each folder that is no run dir, and for
+    a metric that no run has.
+    """
+    problems, results = Problems(), []
+    for run_dir in run_dirs:
+        with problems.collected():
+            results.append(read_result(run_dir, state_of))
+    problems.raise_if_any()
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    by = by or next((result.monitored for result in results if result.monitored), None)
+    if by is not None and by not in names and names:
+        raise UserError(f"--by {by}: no run has this metric; there are: {', '.join(names)}")
+    settings = list(dict.fromkeys(name for result in results for name in result.settings))
+    # 1 and 1.0 are the same setting; true and 1 are not, which repr tells apart but == does not.
+    differing = [name for name in settings if len({_key(result.settings.get(name)) for result in results}) > 1]
+    if by in names:
+        names = [by, *(name for name in names if name != by)]
+    shown = [name for name in names if "/" not in name and not name.startswith("ema_")]
+    return Comparison(tuple(sorted(results, key=lambda one: _rank(one, by))), tuple(differing), tuple(shown))
+
+
+def _key(value: Any) -> str:
+    return repr(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(value)
+
+
+def _rank(result: Result, by: str | None) -> tuple[bool, float, str]:
+    value = result.metrics.get(by) if by is not None else None
+    if by is None or value is None:
+        return True, 0.0, result.run
+    return False, value if mode_of(by, "", "max") == "min" else -value, result.run
