@@ -42,6 +42,9 @@ from launcher.recipe.transfer import readable_size, shown, size_of
 PARTIAL = ".partial"
 LOCK = ".lock"
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_A_DISK = (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
+
 
 def missing_assets(recipe: Recipe, assets: Path, command: str | None = None) -> list[str]:
     """One line for each thing that a run of `recipe` with these assets would lack; none where it can start.
@@ -125,9 +128,11 @@ def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
     with shown(asset.what, lambda: size_of(partial), size):
         try:
             source = asset.bring(files, scratch)
-        except (UserError, OSError):
+        except UserError:
             raise
-        except Exception as error:  # whatever a library says when the network or a disk fails it
+        except Exception as error:  # whatever a library says when the network fails it, which may be an OSError, too
+            if isinstance(error, OSError) and error.errno in _OF_A_DISK:
+                raise
             raise UserError(f"{asset.field}: {asset.what} cannot be fetched: {error}") from error
     found = {path.relative_to(files).as_posix(): path for path in sorted(files.rglob("*")) if _is_content(path)}
     if not found:
@@ -211,8 +216,7 @@ def _disk_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way_on = "make room" if full else "choose a folder that is writable"
+        way_on = "make room" if error.errno in _FULL else "choose a folder that is writable"
         raise UserError(
             f"--to {folder}: cannot write {error.filename or 'there'} ({error.strerror or error}); {way_on}, or give "
             "another folder"

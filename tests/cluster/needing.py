@@ -28,9 +28,12 @@ weights = dataclasses.replace(
     head=heads.Linear(),
     augment=transforms.Augment(preset="none"),
 )
-timm = dataclasses.replace(weights, backbone=backbones.Timm(name="resnet10t", image_size=32))
 hub = dataclasses.replace(nothing, data=data.HuggingFace(path="someone/pets"))
 fashion = dataclasses.replace(nothing, data=data.Torchvision(name="FashionMNIST", root="fashion", download=True))
+both = dataclasses.replace(weights, data=hub.data)
+timm_and_fashion = dataclasses.replace(
+    weights, backbone=backbones.Timm(name="resnet10t", image_size=32), data=fashion.data
+)
 packaged = dataclasses.replace(
     weights,
     backbone=backbones.Timm(
@@ -41,4 +44,3 @@ packaged = dataclasses.replace(
     ),
 )
 own = dataclasses.replace(weights, data=data.ImageFolder(root="pets"))
-both = dataclasses.replace(weights, data=hub.data)
