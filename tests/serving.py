@@ -90,7 +90,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def _absent(self) -> None:
         self.send_response(HTTPStatus.NOT_FOUND)
-        self.send_header("X-Error-Code", "EntryNotFound" if "/resolve/" in self.path else "RepoNotFound")
+        inside = re.search(r"/(resolve|tree)/", self.path)
+        self.send_header("X-Error-Code", "EntryNotFound" if inside else "RepoNotFound")
         self.send_header("Content-Length", "0")
         self.end_headers()
 

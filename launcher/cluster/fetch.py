@@ -88,6 +88,10 @@ def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
     wanted = needed(recipe)
     own = tuple(thing for thing in wanted if isinstance(thing, OwnPath))
     assets = [thing for thing in wanted if isinstance(thing, Asset)]
+    for name in ("backbone", "data"):
+        part = getattr(recipe, name)
+        if not hasattr(part, "assets"):
+            tell(f"{name}: {type(part).__name__} does not say what it needs (it has no method 'assets')")
     for path in own:
         tell(f"{path.field}: your own, stays where it is: {path.path}{'' if path.path.exists() else ' (not there)'}")
     problems = Problems()

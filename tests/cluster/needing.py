@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import tiny
 import torchvision
 
-from launcher import backbones, data, heads, phases, transforms
+from launcher import Splits, backbones, data, heads, phases, transforms
+from launcher.recipe.assets import Asset, OwnPath, assets_folder
+from launcher.recipe.protocols import TargetKind
+from launcher.recipe.transfer import download
 
 SERVER = os.environ.get("SERVER", "http://127.0.0.1:9")
 SHUFFLENET = os.environ.get("SHUFFLENET", "shufflenet-00000000.pth")
@@ -43,4 +47,33 @@ packaged = dataclasses.replace(
         image_size=32,
     ),
 )
-own = dataclasses.replace(weights, data=data.ImageFolder(root="pets"))
+folders = dataclasses.replace(nothing, data=data.HuggingFace(path="someone/folders"))
+own_paths = dataclasses.replace(
+    nothing,
+    backbone=backbones.Torchvision(name="shufflenet_v2_x0_5", weights="mine/weights.pth", image_size=32),
+    data=data.ImageFolder(root="pets"),
+    head=heads.Linear(),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted(tiny.StripeData):
+    """Data of one's own, which need a file from the server."""
+
+    def assets(self) -> list[Asset | OwnPath]:
+        def bring(files: Path, scratch: Path) -> str:
+            url = f"{SERVER}/files/count.txt"
+            (files / "counted").mkdir()
+            download(url, files / "counted" / "count.txt")
+            return url
+
+        return [Asset(key="count", field="data", what="the count", bring=bring)]
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        folder = assets_folder()
+        assert folder is not None
+        count = int((folder / "counted" / "count.txt").read_text())
+        return tiny.StripeData(train=count, val=self.val).build(target_kind, seed)
+
+
+counted = dataclasses.replace(nothing, data=Counted())

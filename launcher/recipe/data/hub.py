@@ -145,8 +145,8 @@ class HuggingFace:
             # cache; it is read without locks, which a folder that cannot be written does not have; and it does not
             # depend on how a release of the library names what it caches.
             datasets.DatasetDict(tables).save_to_disk(str(files / self._place_in_assets()))
-            urls = [url for table in tables.values() for url in table.info.download_checksums or {}]
-            return urls[0].partition("/data/")[0] if urls else self.path
+            commits = sorted(path.name for path in (scratch / "hub").glob("datasets--*/snapshots/*"))
+            return f"{datasets.config.HF_ENDPOINT}/datasets/{self.path}@{'+'.join(commits) or 'cached'}"
 
         what = f"data set {self._title()}"
         return [Asset(key=f"dataset:{self._title()}", field=f"data.path={self.path!r}", what=what, bring=bring)]
