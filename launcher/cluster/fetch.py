@@ -12,6 +12,7 @@ Files are written below DIR/.partial, renamed into their places when they are wh
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -27,6 +28,7 @@ from typing import Any
 from launcher.errors import Problems, UserError
 from launcher.recipe.assets import (
     FORMAT,
+    HASHED_AT_ONCE,
     MANIFEST,
     VARIABLE,
     Asset,
@@ -90,7 +92,7 @@ def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
     assets = [thing for thing in wanted if isinstance(thing, Asset)]
     for name in ("backbone", "data"):
         part = getattr(recipe, name)
-        if not hasattr(part, "assets"):
+        if not callable(getattr(part, "assets", None)):
             tell(f"{name}: {type(part).__name__} does not say what it needs (it has no method 'assets')")
     for path in own:
         tell(f"{path.field}: your own, stays where it is: {path.path}{'' if path.path.exists() else ' (not there)'}")
@@ -142,14 +144,14 @@ def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
     if not found:
         raise UserError(f"{asset.field}: {asset.what} was fetched, and brought no file")
     entry: dict[str, Any] = {"what": asset.what, "for": asset.field, "from": source, "files": {}}
-    for name, path in found.items():
-        _sync(path)
-        entry["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    with concurrent.futures.ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        for (name, path), digest in zip(found.items(), pool.map(sha256_of, found.values()), strict=True):
+            entry["files"][name] = {"bytes": path.stat().st_size, "sha256": digest}
     for name, path in found.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         path.replace(folder / name)
     _enter(folder, asset.key, entry)
-    shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)  # NFS keeps files that are still mapped under another name for a while
     extent = _extent([facts["bytes"] for facts in entry["files"].values()])
     tell(f"{asset.field}: {asset.what} is there, {extent} in {time.monotonic() - begin:.1f} s, from {source}")
 
@@ -205,13 +207,7 @@ def _enter(folder: Path, key: str, entry: dict[str, Any]) -> None:
 def _write_manifest(folder: Path, entries: dict[str, Any]) -> None:
     draft = folder / f".{MANIFEST}.{os.getpid()}"
     draft.write_text(json.dumps({"format": FORMAT, "assets": entries}, indent=1) + "\n", encoding="utf-8")
-    _sync(draft)
     draft.replace(folder / MANIFEST)
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def needed(recipe: Recipe) -> list[Asset | OwnPath]:
     problems = Problems()
     for field in dataclasses.fields(recipe):
         assets = getattr(getattr(recipe, field.name), "assets", None)
-        if assets is None:
+        if not callable(assets):
             continue
         with problems.collected():
             for thing in assets():

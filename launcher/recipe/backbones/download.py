@@ -95,10 +95,11 @@ def not_among_assets(weights: str, name: str) -> UserError:
 def check_cached(weights: str, url: str) -> None:
     """Raises UserError unless the file of `url` is whole in torch.hub's cache, or its server has it. Loads nothing."""
     file = torch_hub_file(url)
-    if file.is_file():
+    if assets_folder() is not None:  # verified as a whole before a run, once for all processes of a machine
+        if not file.is_file():
+            raise not_among_assets(weights, file.name)
+    elif file.is_file():
         _check_hash(weights, file)
-    elif assets_folder() is not None:
-        raise not_among_assets(weights, file.name)
     elif reason := why_unreachable(url):
         raise not_here(weights, file, url, reason)
 
@@ -141,7 +142,7 @@ def published_asset(weights: str, what: str, url: str) -> Asset:
         if cached.is_file():
             _check_hash(weights, cached)
             shutil.copyfile(cached, target)
-            return f"{url}, by {cached}"
+            return f"{url}, copied from {cached}"
         if reason := why_unreachable(url):
             raise not_here(weights, cached, url, reason)
         download(url, target, _hash_in(target))

@@ -97,7 +97,7 @@ def published_asset(weights: str, what: str, config: Any) -> Asset:
         reference = place / "refs" / (revision or "main")
         reference.parent.mkdir(parents=True)
         reference.write_text(commit)
-        return f"{constants.ENDPOINT}/{repository}@{commit}" + (f", by {cached}" if cached else "")
+        return f"{constants.ENDPOINT}/{repository}@{commit}" + (f", copied from {cached}" if cached else "")
 
     key = f"{config.hf_hub_id}/{config.hf_hub_filename or ''}"
     return Asset(key=f"hub:{key}", field=f"backbone.weights={weights!r}", what=what, bring=bring)
@@ -148,9 +148,10 @@ def _not_here(weights: str, config: Any, reason: str) -> UserError:
     repository, _ = _repository(config)
     return UserError(
         f"backbone.weights={weights!r}: {_files(config)[0]} of {repository} is not in {constants.HF_HUB_CACHE} and "
-        f"cannot be fetched from {constants.ENDPOINT} ({reason}); ways on: run 'hf download {repository}' on a machine "
-        "that has network and copy that folder here (HF_HOME moves it), or give a file or the run dir of an earlier "
-        "run (backbone.weights=PATH), or start from random weights (backbone.weights=none)"
+        f"cannot be fetched from {constants.ENDPOINT} ({reason}); ways on: bring them from a machine that has network "
+        f"('python -m launcher fetch' there, --assets here; or 'hf download {repository}', and copy that folder), or "
+        "give a file or the run dir of an earlier run (backbone.weights=PATH), or start from random weights "
+        "(backbone.weights=none)"
     )
 
 

@@ -92,7 +92,7 @@ def stored_assets(weights: str) -> list[Asset | OwnPath]:
             shutil.copytree(source, target)
         else:
             shutil.copyfile(source, target)
-        return f"the Python package {package}, by {source}"
+        return f"the Python package {package}, copied from {source}"
 
     what = f"{PurePosixPath(weights).name} of the Python package {package}"
     return [Asset(key=weights, field=field, what=what, bring=bring)]
