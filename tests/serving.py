@@ -33,6 +33,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.folder = folder
         self.seconds_a_chunk = 0.0
         """How long each 64 KiB takes."""
+        self.cut_after: int | None = None
+        """Chunks of a file after which the connection ends."""
         self.downloads: list[str] = []
         """Paths of the files that were sent to their end."""
         self.begun: list[str] = []
@@ -121,6 +123,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
             return None
         self.server.begun.append(self._path())
         for start in range(begin, len(content), CHUNK):
+            if self.server.cut_after is not None and start >= begin + self.server.cut_after * CHUNK:
+                self.close_connection = True
+                return None
             self.wfile.write(content[start : start + CHUNK])
             time.sleep(self.server.seconds_a_chunk)
         self.server.downloads.append(self._path())

@@ -20,6 +20,8 @@ from machines import RECIPE, Machine, contents, manifest
 from safetensors.torch import load_file
 from serving import Server
 
+from launcher.recipe.transfer import download
+
 
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])
 def test_killed_at_any_moment_and_repeated(variable: str, login: Machine, server: Server, tmp_path: Path) -> None:
@@ -167,6 +169,18 @@ def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(login: Machine, ser
     os.close(ours)
     assert re.search(rb"\d\.\d/5\.6 MB", shown), shown
     assert b"MB/s" in shown
+
+
+def test_a_connection_that_ends_too_early_leaves_no_file(server: Server, published: Path, tmp_path: Path) -> None:
+    """To urllib it looks like the end of the file, and a file without a hash in its name would pass."""
+    (published / "files" / "plain.pth").write_bytes(bytes(200_000))
+    server.cut_after = 2
+    with pytest.raises(OSError, match=r"the connection ended after 131,072 of 200,000 bytes"):
+        download(f"{server.address}/files/plain.pth", tmp_path / "plain.pth")
+    assert list(tmp_path.iterdir()) == []
+    server.cut_after = None
+    download(f"{server.address}/files/plain.pth", tmp_path / "plain.pth")
+    assert (tmp_path / "plain.pth").stat().st_size == 200_000
 
 
 def test_mistakes(login: Machine, node: Machine, tmp_path: Path) -> None:
