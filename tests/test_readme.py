@@ -47,7 +47,7 @@ def commands() -> list[list[str]]:
     for line in lines:
         if "-m launcher" in line:
             words = shlex.split(line.rpartition("-m launcher")[2])
-            found.append(words[words[0] in ("plan", "verify") :])
+            found.append(words[words[0] in ("plan", "verify", "fetch") :])
     return found
 
 

@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.words import MicroBatch, Overrides, RecipeName, load, read_micro_batch
+from launcher.cli.words import (
+    AssetsFolder,
+    MicroBatch,
+    Overrides,
+    RecipeName,
+    check_assets,
+    load,
+    read_micro_batch,
+    use_assets,
+)
 from launcher.errors import Problems
 
 
@@ -38,6 +47,7 @@ def train(
     stop_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="save and stop before 18:30, 2026-05-01T18:30 or +2h30m")
     ] = None,
+    assets: AssetsFolder = None,
 ) -> None:
     """Train, or continue training; the same command again continues.
 
@@ -50,12 +60,15 @@ def train(
 
     problems = Problems()
     with problems.collected():
+        use_assets(assets)
+    with problems.collected():
         world = check_world()
     with problems.collected():
         loaded = load(recipe, overrides)
     with problems.collected():
         deadline = read_deadline(stop_at, os.environ)
     problems.raise_if_any()
+    check_assets(loaded, assets, recipe, overrides)
     set_threads(world)
     from launcher.training.interruption import StoppedError
     from launcher.training.runner import run
@@ -89,9 +102,12 @@ def plan(
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes to plan for, over all machines")] = 1,
     micro_batch: MicroBatch = None,
+    assets: AssetsFolder = None,
 ) -> None:
     """Show what training would do, and all that is wrong with it, without training."""
+    use_assets(assets)
     loaded = load(recipe, overrides)
+    check_assets(loaded, assets, recipe, overrides)
     from launcher.results.plan import show
 
     show(loaded, num_processes=processes, micro_batch_size=read_micro_batch(micro_batch))
@@ -103,14 +119,17 @@ def verify(
     overrides: Overrides = None,
     processes: Annotated[str, typer.Option(metavar="1,2", help="numbers of processes to compare")] = "1,2",
     steps: Annotated[int, typer.Option(min=2, metavar="N", help="optimizer steps a phase")] = 3,
+    assets: AssetsFolder = None,
 ) -> None:
     """Check the promises on a recipe of yours: parity, exact resume, frozen is still, every sample once.
 
     Exit code 0 where all hold, 1 where one is broken.
     """
+    use_assets(assets)
     problems = Problems()
     with problems.collected():
         loaded = load(recipe, overrides)
+        check_assets(loaded, assets, recipe, overrides)
     from launcher.results.verify import numbers_of, show
     from launcher.results.verify import verify as run_verification
 

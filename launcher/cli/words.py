@@ -29,6 +29,38 @@ MicroBatch = Annotated[
     ),
 ]
 
+AssetsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--assets",
+        envvar="LAUNCHER_ASSETS",
+        metavar="DIR",
+        help="take weights and data sets from this folder only, as 'fetch' filled it; nothing is downloaded",
+    ),
+]
+
+
+def use_assets(folder: Path | None) -> None:
+    """Before the recipe is imported: it may import libraries that read once where their files are."""
+    if folder is not None:
+        from launcher.recipe.assets import use_assets as use
+
+        use(folder)
+
+
+def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrides: list[str] | None) -> None:
+    """Raises UserError with a line for each asset that the recipe needs and `folder` lacks; its bytes are not read."""
+    if folder is None:
+        return
+    import shlex
+
+    from launcher.cluster.fetch import missing_assets
+
+    folder = folder.expanduser().absolute()
+    command = shlex.join(["python", "-m", "launcher", "fetch", recipe, *(overrides or []), "--to", str(folder)])
+    if missing := missing_assets(loaded.recipe, folder, command):
+        raise UserError(*missing)
+
 
 def read_micro_batch(text: str | None) -> int | Literal["auto"] | None:
     if text is None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from launcher.recipe.assets import verify_assets
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.protocols import Schedule
 from launcher.recipe.recipe import Recipe
@@ -31,6 +32,7 @@ def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | Li
     """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these."""
     import torch
 
+    verify_assets(loaded.recipe, _tell)
     found = examine(
         loaded.recipe,
         num_processes=num_processes,

@@ -20,6 +20,7 @@ from accelerate.utils import (
 )
 
 from launcher.errors import Problems, UserError
+from launcher.recipe.assets import verify_assets
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
@@ -85,6 +86,9 @@ def begin_run(
     """Check everything, then build the run: from its newest complete checkpoint, or from the beginning."""
     recipe, is_main = loaded.recipe, accelerator.is_main_process
     screen = Screen(speaks=is_main)
+    with agreed(accelerator):
+        if accelerator.is_local_main_process:  # once for each machine; the others wait in `agreed`
+            verify_assets(recipe, screen.line)
     screen.line("looking at data, weights and phases")
     with agreed(accelerator):
         problems = Problems()

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field, model_validator
 
 from launcher.errors import Problems, UserError, did_you_mean
+from launcher.recipe.assets import Asset, OwnPath
 from launcher.recipe.backbones.classifier import describe_classifier
 from launcher.recipe.backbones.download import described
 from launcher.recipe.backbones.matching import load_backbone, matched_by_order
 from launcher.recipe.backbones.timm_network import Skeleton
-from launcher.recipe.backbones.timm_weights import check_published, fetch_published, published_file
-from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights
+from launcher.recipe.backbones.timm_weights import check_published, fetch_published, published_asset, published_file
+from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights, stored_assets
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
 
@@ -64,6 +65,12 @@ class Timm:
         """Bring published weights into the cache of the Hugging Face hub, if they are not there. Raises UserError."""
         if self._is_published():
             fetch_published(self.weights or "", self._config())
+
+    def assets(self) -> list[Asset | OwnPath]:
+        """The weights, as something that must be there for `build`. Asks no network. Raises UserError."""
+        if self._is_published():
+            return [published_asset(self.weights or "", f"timm/{self._full_name()}", self._config())]
+        return stored_assets(self.weights) if self.weights else []
 
     def resolved_weights(self) -> str | None:
         """What `weights` stands for: the real tag behind "DEFAULT", the path as given, or None."""

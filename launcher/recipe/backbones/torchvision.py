@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from launcher.errors import Problems, UserError, did_you_mean
+from launcher.recipe.assets import Asset, OwnPath
 from launcher.recipe.backbones.classifier import TORCHVISION_CLASSIFIERS, cut_classifier
-from launcher.recipe.backbones.download import check_cached, described, fetch, torch_hub_file
+from launcher.recipe.backbones.download import check_cached, described, fetch, published_asset, torch_hub_file
 from launcher.recipe.backbones.image_sizes import at_size, check_image_size, fit_position_embeddings
 from launcher.recipe.backbones.matching import load_backbone
-from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights
+from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights, stored_assets
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
 
@@ -61,6 +62,13 @@ class Torchvision:
         """Bring published weights into torch.hub's cache, if they are not there yet. Raises UserError."""
         if (published := self._published()) is not None:
             fetch(self.weights or "", published.url)
+
+    def assets(self) -> list[Asset | OwnPath]:
+        """The weights, as something that must be there for `build`. Asks no network. Raises UserError."""
+        if (published := self._published()) is not None:
+            what = f"{type(published).__name__}.{published.name}"
+            return [published_asset(self.weights or "", what, published.url)]
+        return stored_assets(self.weights) if self.weights else []
 
     def resolved_weights(self) -> str | None:
         """What `weights` stands for: the real name behind "DEFAULT", the path as given, or None."""

@@ -6,11 +6,13 @@ import dataclasses
 import importlib.util
 import json
 import pickle
+import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import UserError
+from launcher.recipe.assets import Asset, OwnPath, assets_folder
 from launcher.recipe.protocols import Preprocessing
 
 if TYPE_CHECKING:
@@ -74,7 +76,38 @@ def find_weights(weights: str) -> StoredWeights:
     return StoredWeights(path)
 
 
+def stored_assets(weights: str) -> list[Asset | OwnPath]:
+    """What the path `weights` needs to be there: what a package ships is an asset, all else is the user's own."""
+    field = f"backbone.weights={weights!r}"
+    if not weights.startswith(PACKAGE):
+        return [OwnPath(field=field, path=Path(weights).expanduser().absolute())]
+
+    package = weights.removeprefix(PACKAGE).partition("/")[0]
+
+    def bring(files: Path, scratch: Path) -> str:
+        find_weights(weights)  # says what is wrong, where the package or what is wanted of it is not there
+        source, target = _in_package(weights), files / _place_in_assets(weights)
+        target.parent.mkdir(parents=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+        return f"the Python package {package}, copied from {source}"
+
+    what = f"{PurePosixPath(weights).name} of the Python package {package}"
+    return [Asset(key=weights, field=field, what=what, bring=bring)]
+
+
+def _place_in_assets(weights: str) -> Path:
+    name, _, inner = weights.removeprefix(PACKAGE).partition("/")
+    if ".." in PurePosixPath(inner).parts:
+        raise UserError(f"backbone.weights={weights!r}: leaves its package; write the path below it, without '..'")
+    return Path("packages", name, inner)
+
+
 def _in_package(weights: str) -> Path:
+    if (folder := assets_folder()) is not None:
+        return folder / _place_in_assets(weights)
     name, _, inner = weights.removeprefix(PACKAGE).partition("/")
     # find_spec does not run the package.
     spec = importlib.util.find_spec(name) if name.isidentifier() else None

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from launcher.errors import Problems, UserError
+from launcher.recipe.assets import OwnPath
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.sources import FileImages
 from launcher.recipe.data.splitting import set_aside
@@ -44,6 +45,10 @@ class ImageFolder:
         """See `protocols.Data`. Raises UserError for a missing folder, empty classes, unknown classes in val."""
         refuse("ImageFolder", "class", target_kind)
         return read_folders("data.root", self.root, self.val_fraction, seed)
+
+    def assets(self) -> list[OwnPath]:
+        """The folder of images: the user's own, which stays where it is."""
+        return [OwnPath(field=f"data.root={self.root!r}", path=Path(self.root).expanduser().absolute())]
 
 
 def read_folders(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field
 
 from launcher.errors import UserError, did_you_mean
+from launcher.recipe.assets import Asset, OwnPath, assets_folder, fetch_command
 from launcher.recipe.data.columns import ImageTable
 from launcher.recipe.data.folder import PathText, read_folders
+from launcher.recipe.data.local_tables import is_for_datasets, read_file
 from launcher.recipe.data.splitting import set_aside
 from launcher.recipe.data.targets import refuse
 from launcher.recipe.part import part
@@ -57,7 +59,7 @@ class HuggingFace:
         Without network that takes a second (8 s where nothing answers at all); `datasets` alone retries for 23 s.
         """
         local = Path(self.path).expanduser().absolute()
-        if local.is_dir() and not _is_for_datasets(local):
+        if local.is_dir() and not is_for_datasets(local):
             refuse("a folder of class folders", "class", target_kind)
             train = None if self.train_split == "train" else self.train_split
             return read_folders("data.path", self.path, self.val_fraction, seed, train, self.val_split)
@@ -88,14 +90,13 @@ class HuggingFace:
 
     def _load(self, local: Path) -> Mapping[str, datasets.Dataset]:
         import datasets
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         if not sys.stderr.isatty():  # bars are control characters in a log file
             datasets.disable_progress_bars()
             disable_progress_bars()
         if local.is_file():
-            return {self.train_split: _read_file(local)}
+            return {self.train_split: read_file(local)}
         try:
             if (local / "dataset_dict.json").is_file():
                 return dict(datasets.DatasetDict.load_from_disk(str(local)))
@@ -105,6 +106,14 @@ class HuggingFace:
                 return dict(datasets.load_dataset(str(local), self.name))
         except Exception as error:  # whatever a reader of some format says about the files
             raise UserError(f"data.path: {local} cannot be read as a data set: {error}") from error
+        self._check_hub_name(local)
+        return self._load_from_assets() if assets_folder() is not None else self._load_from_hub(local)
+
+    def _check_hub_name(self, local: Path) -> None:
+        """Raises UserError where `path`, which is not on this disk, cannot be a name of the hub either."""
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
         if (
             self.path.startswith(("/", ".", "~"))
             or self.path.count("/") > 1
@@ -117,15 +126,60 @@ class HuggingFace:
             raise UserError(
                 f"data.path: no folder or file {local}, and no name of the hub looks so: {error}"
             ) from error
-        return self._load_from_hub(local)
 
-    def _load_from_hub(self, local: Path) -> Mapping[str, datasets.Dataset]:
+    def assets(self) -> list[Asset | OwnPath]:
+        """A data set of the hub as something that must be there for `build`; what is local stays where it is.
+
+        Asks no network. Raises UserError.
+        """
+        local = Path(self.path).expanduser().absolute()
+        if local.exists():
+            return [OwnPath(field=f"data.path={self.path!r}", path=local)]
+        self._check_hub_name(local)
+
+        def bring(files: Path, scratch: Path) -> str:
+            import datasets
+
+            tables = self._load_from_hub(local, scratch)
+            # As a folder of its own, not as a cache of the library: it holds the images themselves, not paths into a
+            # cache; it is read without locks, which a folder that cannot be written does not have; and it does not
+            # depend on how a release of the library names what it caches.
+            datasets.DatasetDict(tables).save_to_disk(str(files / self._place_in_assets()))
+            commits = sorted(path.name for path in (scratch / "hub").glob("datasets--*/snapshots/*"))
+            return f"{datasets.config.HF_ENDPOINT}/datasets/{self.path}@{'+'.join(commits) or 'cached'}"
+
+        what = f"data set {self._title()}"
+        return [Asset(key=f"dataset:{self._title()}", field=f"data.path={self.path!r}", what=what, bring=bring)]
+
+    def _title(self) -> str:
+        return self.path if self.name is None else f"{self.path}[{self.name}]"
+
+    def _place_in_assets(self) -> Path:
+        return Path("datasets", "hub", *self.path.split("/"), quote(self.name or "default", safe=""))
+
+    def _load_from_assets(self) -> Mapping[str, datasets.Dataset]:
+        import datasets
+
+        folder = assets_folder()
+        assert folder is not None
+        place = folder / self._place_in_assets()
+        if not (place / "dataset_dict.json").is_file():
+            raise UserError(
+                f"data.path={self.path!r}: data set {self._title()} is not among the assets in {folder}; bring it, "
+                f"where there is network: {fetch_command(folder)}"
+            )
+        return dict(datasets.DatasetDict.load_from_disk(str(place)))
+
+    def _load_from_hub(self, local: Path, scratch: Path | None = None) -> Mapping[str, datasets.Dataset]:
+        """From the hub, or where that cannot be reached from the cache of `datasets`; what is downloaded goes to the
+        usual cache, or to `scratch`."""
         import datasets
 
         unreachable = _probe(self.path)
+        options = {} if unreachable or scratch is None else _below(scratch)
         try:
-            with _offline() if unreachable else contextlib.nullcontext():
-                return dict(datasets.load_dataset(self.path, self.name))
+            with _offline() if unreachable else _hub_cache(scratch):
+                return dict(datasets.load_dataset(self.path, self.name, **options))
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UserError(
                 f"data.path: {error} There is no local folder {local} either; for a private data set, log in with "
@@ -138,43 +192,9 @@ class HuggingFace:
             raise UserError(
                 f"data.path: data set {self.path!r} is not on this machine, and the hub cannot be reached "
                 f"({unreachable}); looked for a folder {local} and in the cache {datasets.config.HF_DATASETS_CACHE}; "
-                "give a local folder of images (data.path=<folder>), or load it once on a machine with network "
-                "and bring its cache folder here (HF_HOME says where it is), or try the offline demo, recipes/digits.py"
+                "give a local folder of images (data.path=<folder>), or bring it from a machine with network "
+                "('python -m launcher fetch' there, --assets here), or try the offline demo, recipes/digits.py"
             ) from error
-
-
-def _is_for_datasets(folder: Path) -> bool:
-    """Whether a folder holds tables, not only images: looked for in the folder and one below."""
-    try:
-        folders = [folder, *(sub for sub in folder.iterdir() if sub.is_dir())]
-        return any(_is_table(name) for sub in folders for name in os.listdir(sub))  # noqa: PTH208 - names are enough
-    except OSError as error:
-        raise UserError(f"data.path: cannot read {error.filename or folder}: {error.strerror or error}") from error
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith((".parquet", ".arrow")) or name in ("metadata.csv", "metadata.jsonl", "dataset_dict.json")
-
-
-def _read_file(file: Path) -> datasets.Dataset:
-    import datasets
-
-    readers = {".parquet": lambda: datasets.Dataset.from_parquet(str(file)), ".arrow": lambda: _from_arrow(file)}
-    reader = readers.get(file.suffix.lower())
-    if reader is None:
-        raise UserError(
-            f"data.path: {file} is neither a .parquet nor an .arrow file; a CSV file of paths is read by data.CsvImages"
-        )
-    try:
-        return reader()
-    except Exception as error:
-        raise UserError(f"data.path: {file} cannot be read: {error}") from error
-
-
-def _from_arrow(file: Path) -> datasets.Dataset:
-    import datasets
-
-    return datasets.Dataset.from_file(str(file))  # memory-mapped
 
 
 def _probe(path: str) -> str | None:
@@ -204,6 +224,26 @@ def _probe(path: str) -> str | None:
     thread.start()
     thread.join(_ANSWER_SECONDS)
     return answer[0] if answer else f"no answer within {_ANSWER_SECONDS:g} s"
+
+
+def _below(scratch: Path) -> dict[str, Any]:
+    import datasets
+
+    cache = scratch / "datasets"
+    return {"cache_dir": str(cache), "download_config": datasets.DownloadConfig(cache_dir=str(cache / "downloads"))}
+
+
+@contextlib.contextmanager
+def _hub_cache(scratch: Path | None) -> Iterator[None]:
+    """Let the hub's library, which `datasets` downloads with, keep its files below `scratch`."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_CACHE
+    constants.HF_HUB_CACHE = before if scratch is None else str(scratch / "hub")
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = before
 
 
 @contextlib.contextmanager

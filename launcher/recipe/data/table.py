@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from launcher.errors import Problems, UserError, did_you_mean
+from launcher.recipe.assets import OwnPath
 from launcher.recipe.data.folder import PathText
 from launcher.recipe.data.sources import FileImages, Subset
 from launcher.recipe.data.splitting import set_aside
@@ -93,6 +94,15 @@ class CsvImages:
         if val_rows is None:
             return set_aside(train_split.images, train_split.targets, names, self.val_fraction, seed)
         return Splits(train_split, val_split, names)
+
+    def assets(self) -> list[OwnPath]:
+        """Its files and folders: the user's own, which stay where they are."""
+        paths = {"path": self.path, "val_path": self.val_path, "root": self.root}
+        return [
+            OwnPath(field=f"data.{name}={path!r}", path=Path(path).expanduser().absolute())
+            for name, path in paths.items()
+            if path is not None
+        ]
 
 
 class _Table:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from launcher.errors import UserError, did_you_mean
+from launcher.recipe.assets import Asset, OwnPath, assets_folder, fetch_command
 from launcher.recipe.data.folder import PathText
 from launcher.recipe.data.sources import ArrayImages, FileImages
 from launcher.recipe.data.splitting import set_aside
@@ -70,6 +71,33 @@ class Torchvision:
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
         """See `protocols.Data`. Raises UserError where the files are not below `root` and cannot be downloaded."""
         refuse("Torchvision", "class", target_kind)
+        train_name, val_name = self._splits()
+        train, names = self._load(train_name)
+        if val_name is None:
+            return set_aside(train.images, train.targets, names, self.val_fraction, seed)
+        val, val_names = self._load(val_name)
+        if names != val_names:
+            raise UserError(f"data: the splits {train_name!r} and {val_name!r} of {self.name} differ in their classes")
+        return Splits(train, val, names)
+
+    def assets(self) -> list[Asset | OwnPath]:
+        """With `download` its files, which the network brings; else `root`, which stays where it is."""
+        splits = [split for split in self._splits() if split is not None]
+        if not self.download:
+            return [OwnPath(field=f"data.root={self.root!r}", path=Path(self.root).expanduser().absolute())]
+
+        def bring(files: Path, scratch: Path) -> str:
+            root = files / self._place_in_assets()
+            root.mkdir(parents=True)
+            for split in splits:
+                self._dataset(split, root, download=True)
+            return f"torchvision.datasets.{self.name}"
+
+        key = f"torchvision.datasets.{self.name}:{'+'.join(splits)}"
+        return [Asset(key=key, field=f"data.name={self.name!r}", what=f"data set {self.name}", bring=bring)]
+
+    def _splits(self) -> tuple[str, str | None]:
+        """Names of the splits to train and to validate on; None: a part of the former. Raises UserError."""
         if self.name not in SETS:
             raise UserError(
                 f"data.name: {self.name!r} is no torchvision data set that can be used here"
@@ -81,21 +109,35 @@ class Torchvision:
         train_name, val_name = self.train_split or style.train, self.val_split or style.val
         if train_name == val_name:
             raise UserError(f"data.val_split: {val_name!r} is what trains; name another split, or none")
+        return train_name, val_name
 
-        train, names = self._load(style, train_name)
-        if val_name is None:
-            return set_aside(train.images, train.targets, names, self.val_fraction, seed)
-        val, val_names = self._load(style, val_name)
-        if names != val_names:
-            raise UserError(f"data: the splits {train_name!r} and {val_name!r} of {self.name} differ in their classes")
-        return Splits(train, val, names)
+    def _place_in_assets(self) -> Path:
+        return Path("datasets", "torchvision", self.name)
 
-    def _load(self, style: _Set, split: str) -> tuple[Split, tuple[str, ...]]:
+    def _load(self, split: str) -> tuple[Split, tuple[str, ...]]:
+        folder = assets_folder() if self.download else None
+        if folder is not None:
+            root = folder / self._place_in_assets()
+            if not root.is_dir():
+                raise UserError(
+                    f"data.name={self.name!r}: data set {self.name} is not among the assets in {folder}; bring it, "
+                    f"where there is network: {fetch_command(folder)}"
+                )
+            dataset = self._dataset(split, root, download=False)
+        else:
+            dataset = self._dataset(split, Path(self.root).expanduser().absolute(), self.download)
+        images, labels = _images_and_labels(dataset, f"{self.name}:{split}")
+        titles = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
+        # Some classes are tuples of synonyms.
+        names = tuple(", ".join(title) if isinstance(title, tuple) else str(title) for title in titles)
+        return Split(images, labels), names
+
+    def _dataset(self, split: str, root: Path, download: bool) -> Any:
         import torchvision.datasets
         from filelock import FileLock
 
-        root = Path(self.root).expanduser().absolute()
-        arguments: dict[str, Any] = {"root": str(root), "download": self.download}
+        style = SETS[self.name]
+        arguments: dict[str, Any] = {"root": str(root), "download": download}
         if style.argument == "train":
             if split not in ("train", "test"):
                 raise UserError(f"data: {self.name} has no split {split!r}; there are: train, test")
@@ -104,19 +146,13 @@ class Torchvision:
             arguments["split"] = split
         make = getattr(torchvision.datasets, self.name)
         try:
-            if self.download:
+            if download:
                 root.mkdir(parents=True, exist_ok=True)
                 with FileLock(root / f".{self.name}.lock"):  # one process downloads, the others find it there
-                    dataset = make(**arguments)
-            else:
-                dataset = make(**arguments)
+                    return make(**arguments)
+            return make(**arguments)
         except (RuntimeError, OSError, ImportError, ValueError) as error:
             raise UserError(self._what_to_do(error, root, split)) from error
-        images, labels = _images_and_labels(dataset, f"{self.name}:{split}")
-        titles = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
-        # Some classes are tuples of synonyms.
-        names = tuple(", ".join(title) if isinstance(title, tuple) else str(title) for title in titles)
-        return Split(images, labels), names
 
     def _what_to_do(self, error: Exception, root: Path, split: str) -> str:
         if isinstance(error, ImportError) or "scipy" in str(error):

@@ -1,0 +1,132 @@
+"""Bringing files to this machine: once for all processes that want them at the same time, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import os
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+STALL_SECONDS = 60
+"""How long a transfer may stand still."""
+LINE_EVERY_SECONDS = 10.0
+"""How often progress is told where no terminal shows a bar."""
+POLL_SECONDS = 0.2
+
+
+def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
+    """Write what `url` answers to `file`, which is there as a whole or not at all.
+
+    Raises OSError for all that network and disk can do, a short answer included, and RuntimeError for content whose
+    SHA-256 does not begin with `sha256_prefix`.
+    """
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
+    request = urllib.request.Request(url, headers={"User-Agent": "launcher"})  # noqa: S310 - published https urls
+    digest, taken = hashlib.sha256(), 0
+    try:
+        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer, draft.open("wb") as stream:  # noqa: S310
+            announced = answer.headers.get("Content-Length")
+            while chunk := answer.read(1 << 18):
+                stream.write(chunk)
+                digest.update(chunk)
+                taken += len(chunk)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # A connection that ends too early looks like the end of the file.
+        if announced is not None and taken != int(announced):
+            raise OSError(f"the connection ended after {taken:,} of {int(announced):,} bytes")
+        if sha256_prefix and not digest.hexdigest().startswith(sha256_prefix):
+            raise RuntimeError(
+                f"what {url} sent has the SHA-256 {digest.hexdigest()}, which should start with {sha256_prefix}"
+            )
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def one_process(lock: Path) -> Iterator[None]:
+    """Let one process of those that ask for the same `lock` go on, and the others after it. Raises OSError."""
+    from filelock import FileLock
+
+    held = FileLock(lock)
+    try:
+        held.acquire()
+    except NotImplementedError:
+        # A file system without locks. Files are renamed into their places, so two processes do the work twice, and
+        # neither harms the other.
+        yield
+        return
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextlib.contextmanager
+def shown(title: str, taken: Callable[[], int], total: int | None = None) -> Iterator[None]:
+    """Show on stderr how many bytes are `taken`: as a bar on a terminal, elsewhere as a line now and then.
+
+    Looking at the files that arrive serves every library alike, whatever it tells of its own downloads.
+    """
+    ended = threading.Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    thread = threading.Thread(target=show, args=(title, taken, total, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _bar(title: str, taken: Callable[[], int], total: int | None, ended: threading.Event) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        for count in _every(POLL_SECONDS, taken, ended):
+            progress.update(task, completed=count)
+
+
+def _lines(title: str, taken: Callable[[], int], total: int | None, ended: threading.Event) -> None:
+    of_all = f" of {readable_size(total)}" if total else ""
+    for count in _every(LINE_EVERY_SECONDS, taken, ended):
+        print(f"{title}: {readable_size(count)}{of_all}", file=sys.stderr, flush=True)
+
+
+def _every(seconds: float, taken: Callable[[], int], ended: threading.Event) -> Iterator[int]:
+    wait = seconds
+    while not ended.wait(wait):
+        begin = time.monotonic()
+        yield taken()
+        # A hundred thousand files on a network disk take long to look at.
+        wait = max(seconds, 10 * (time.monotonic() - begin))
+
+
+def size_of(folder: Path, pattern: str = "*") -> int:
+    """Bytes of all files below `folder` whose names fit `pattern`, while others write there."""
+    total = 0
+    for below, _, names in os.walk(folder):
+        for name in fnmatch.filter(names, pattern):
+            with contextlib.suppress(OSError):
+                total += Path(below, name).lstat().st_size
+    return total
+
+
+def readable_size(count: float) -> str:
+    """Bytes for people: 44.7 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
