@@ -161,7 +161,7 @@ def test_a_process_that_dies_or_sleeps_ends_the_others(tmp_path: Path, fault: st
     process = start("torchrun, 2 processes", run_dir, recipe=f"tests/faulty.py:{fault}")
     begin = time.monotonic()
     wait_for(lambda: process.poll() is not None, "the end of all processes", process)
-    wait_for(lambda: not processes_of(process.pid), "the last process to leave", process, seconds=60)
+    wait_for(lambda: not processes_of(run_dir), "the last process to leave", process, seconds=60)
     output = (tmp_path / "output.txt").read_text()
     assert process.returncode != 0
     if fault == "sleeps":
