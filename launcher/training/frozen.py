@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,10 @@ def fingerprint(tensor: torch.Tensor) -> str:
 def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
     """Hashes of the named parameters and buffers; of all by default."""
     state = model.state_dict()
-    return {name: fingerprint(state[name]) for name in (state if names is None else names)}
+    wanted = list(state if names is None else names)
+    # hashlib lets go of Python's lock: the threads of this process, which stands still meanwhile, share the work.
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        return dict(zip(wanted, pool.map(fingerprint, [state[name] for name in wanted]), strict=True))
 
 
 def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str) -> None:
