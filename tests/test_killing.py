@@ -1,19 +1,81 @@
-"""kill -9 at random moments, on one process and on two; the long version is benchmarks/kill.py."""
+"""kill -9 in the middle of each file of a save, and at random moments (their long version is benchmarks/kill.py)."""
 
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from conftest import ROOT
+from conftest import ROOT, run_python
 from safetensors.torch import load_file
 from test_interruption import start
 from test_run import train
 
 from launcher.results.killing import launch_command, run_with_kills
+
+PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+def assert_the_same(cut: Path, whole: Path) -> None:
+    """Weights, averaged weights and metrics to the bit; nothing half is left."""
+    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    for name in ("final/model.safetensors", "checkpoints/step-000012/ema.safetensors"):
+        ours, theirs = load_file(cut / name), load_file(whole / name)
+        assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
+    assert {path.name for path in cut.iterdir()} == {path.name for path in whole.iterdir()}
+    names = [path.name for path in (cut / "checkpoints").iterdir()]
+    assert [name for name in names if not name.startswith(("base", "step-"))] == []
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("unbroken") / "run"
+    train(tiny.resumable, run_dir)
+    return run_dir
+
+
+# Step 8 is saved in mid-epoch, in the second phase, when steps 6 and 7 (the best of each phase may be among them) are
+# on the disk and one of them is to go.
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json")
+DEATHS = [
+    ("base model.safetensors", None),
+    ("base MANIFEST.json", None),
+    ("base rename", None),
+    *((f"step-000008 {file}", 6) for file in (*FILES, "rename")),
+    ("step-000008 prune", 8),
+    ("step-000008 pruning", 8),
+    ("final model.safetensors", 12),
+]
+
+
+@pytest.mark.parametrize(("at", "continues_at"), DEATHS, ids=[at for at, _ in DEATHS])
+def test_killed_in_the_middle_of_a_file(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str, continues_at: int | None
+) -> None:
+    run_dir = tmp_path / "run"
+    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--run-dir", str(run_dir))
+    died = run_python(*words, cwd=tmp_path, env=PATHS | {"DIES_AT": at})
+    assert died.code == -signal.SIGKILL, died.err
+    folder, _, file = at.partition(" ")
+    if not file.startswith("prun"):
+        assert list(run_dir.rglob(f".writing-{folder}")), "it died somewhere else"
+
+    train(tiny.resumable, run_dir)
+    told = capsys.readouterr().out
+    assert (f"continuing {run_dir} at step {continues_at}" in told) if continues_at else ("continuing" not in told)
+    assert_the_same(run_dir, unbroken)
+
+
+def test_killed_and_given_the_same_command_again(unbroken: Path, tmp_path: Path) -> None:
+    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--run-dir", "run")
+    died = run_python(*words, cwd=tmp_path, env=PATHS | {"DIES_AT": "step-000008 optimizer.pt"})
+    assert died.code == -signal.SIGKILL, died.err
+    done = run_python(*words, cwd=tmp_path, env=PATHS)
+    assert done.code == 0, done.err
+    assert_the_same(tmp_path / "run", unbroken)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -35,8 +97,4 @@ def test_a_run_that_is_killed_ends_to_the_bit_like_the_unbroken_one(
         command, cut, kills=4, longest_seconds=2.5, draw=random.Random(processes), log=tmp_path / "log.txt"
     )
     assert len(kills) == 4, kills
-    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    for name in ("final/model.safetensors", "checkpoints/step-000012/ema.safetensors"):
-        ours, theirs = load_file(cut / name), load_file(whole / name)
-        assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
-    assert not (cut / "LOCK").exists()
+    assert_the_same(cut, whole)

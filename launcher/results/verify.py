@@ -57,7 +57,8 @@ class Verification:
         self.loaded, self.folder, self.processes, self.steps, self.tell = loaded, folder, processes, steps, tell
         self.recipe = folder / "recipe_to_verify.py"
         text = json.dumps(to_json(loaded.recipe))
-        self.recipe.write_text(RECIPE.format(spec=str(loaded.path), recipe=text, steps=steps), encoding="utf-8")
+        spec = f"{loaded.path}:{loaded.variable}"
+        self.recipe.write_text(RECIPE.format(spec=spec, recipe=text, steps=steps), encoding="utf-8")
 
     def checks(self) -> list[Check]:
         first = self.run("reference", self.processes[0])

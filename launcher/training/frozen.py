@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,10 @@ def fingerprint(tensor: torch.Tensor) -> str:
 def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
     """Hashes of the named parameters and buffers; of all by default."""
     state = model.state_dict()
-    return {name: fingerprint(state[name]) for name in (state if names is None else names)}
+    wanted = list(state if names is None else names)
+    # hashlib lets go of Python's lock: the threads of this process, which stands still meanwhile, share the work.
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        return dict(zip(wanted, pool.map(fingerprint, [state[name] for name in wanted]), strict=True))
 
 
 def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str) -> None:
@@ -39,15 +43,15 @@ def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str],
     from accelerate.utils import gather_object
 
     now = fingerprints(model)
-    moved = [name for name, digest in frozen.items() if now[name] != digest]
+    moved = [name for name in now if name in frozen and now[name] != frozen[name]]
     whole = hashlib.blake2b("".join(now.values()).encode(), digest_size=16).hexdigest()
     reports: list[tuple[str, list[str]]] = gather_object([(whole, moved)])
     problems = []
     for process, (_, names) in enumerate(reports):
         if names:
             problems.append(
-                f"phase {phase}: {len(names)} frozen tensors changed on process {process}: {_listed(names)}; something "
-                "wrote to them (a hook, a shared tensor, a module put in training mode by hand)"
+                f"phase {phase}: {_tensors(len(names), 'frozen ')} changed on process {process}: {_listed(names)}; "
+                "something wrote to them (a hook, a shared tensor, a module put in training mode by hand)"
             )
     if len({digest for digest, _ in reports}) > 1:
         everyones: list[dict[str, str]] = gather_object([now])
@@ -55,11 +59,15 @@ def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str],
             names = [name for name in now if theirs[name] != everyones[0][name]]
             if names:
                 problems.append(
-                    f"phase {phase}: processes 0 and {process} hold different values in {len(names)} tensors: "
+                    f"phase {phase}: processes 0 and {process} hold different values in {_tensors(len(names))}: "
                     f"{_listed(names)}"
                 )
     if problems:
         raise UserError(*problems)
+
+
+def _tensors(count: int, kind: str = "") -> str:
+    return f"{count} {kind}tensor{'' if count == 1 else 's'}"
 
 
 def _listed(names: list[str]) -> str:

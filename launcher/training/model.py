@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -80,7 +80,9 @@ def changing_tensors(model: nn.Module, norm_statistics: NormStatistics) -> set[s
     return names
 
 
-def cpu_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of the model's state on the CPU."""
+def cpu_state(model: nn.Module, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+    """A copy of the model's state on the CPU; of the named tensors, or all."""
     state: dict[str, Any] = model.state_dict()
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    return {
+        name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if names is None or name in names
+    }

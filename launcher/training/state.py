@@ -211,14 +211,13 @@ def _snapshot(run: Run, state: PhaseState) -> State:
         run.progress.metrics_rows = run.metrics.rows
     past = run.prepared.phases[: state.resolved.number + 1]
     changed = frozenset().union(*(phase.changing for phase in past))
-    model = cpu_state(state.model)
     scaler = run.accelerator.scaler
     average = None
     if state.average is not None:
         average = {name: value.to("cpu", copy=True) for name, value in state.average.values.items()}
     return State(
         progress=copy.deepcopy(run.progress),
-        model={name: tensor for name, tensor in model.items() if name in changed},
+        model=cpu_state(state.model, changed),
         optimizer={
             "state": optimizer_state(state.optimizer.optimizer),
             "scaler": None if scaler is None else scaler.state_dict(),

@@ -20,6 +20,7 @@ from launcher.training.interruption import Interruption
 
 BIN = Path(sys.executable).parent
 ACCELERATE = ["accelerate", "launch", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
+MARK = "STARTED_BY_TEST_FOR"
 STARTS = {
     "python": [sys.executable],
     "accelerate, 1 process": [*ACCELERATE, "--num_processes", "1"],
@@ -34,7 +35,13 @@ def start(way: str, run_dir: Path, recipe: str = "tests/slow.py") -> subprocess.
     command += ["--workers", "1", "--run-dir", str(run_dir)]
     with (run_dir.parent / "output.txt").open("a") as output:
         return subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=os.environ | {MARK: str(run_dir)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
 
 
@@ -56,16 +63,20 @@ def steps_told(run_dir: Path) -> int:
         return 0
 
 
-def processes_of(session: int) -> list[int]:
-    """Living processes of a session, by process id: children of a launcher that died are still in it."""
+def processes_of(run_dir: Path) -> list[int]:
+    """Living processes that were started for a run, by process id: launcher, ranks, data workers.
+
+    Found by what `start` left in their environment: torch's launchers give each rank a session of its own, and the
+    children of one that died have another parent.
+    """
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            variables = environ.read_bytes().split(b"\0")
         except OSError:
             continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+        if f"{MARK}={run_dir}".encode() in variables:  # that of a zombie is empty
+            found.append(int(environ.parent.name))
     return found
 
 
@@ -85,6 +96,8 @@ def assert_ends_like(unbroken: Path, run_dir: Path, *, to_the_bit: bool) -> None
         assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
 
 
+# Exit code: ours where the process is our own; 1 from a launcher that waits for its processes; minus the signal from
+# one that dies of it, and leaves its processes to find out. Then nobody can tell them which signal it was.
 CASES = [
     ("python", signal.SIGTERM, "preempted", 85),
     ("python", signal.SIGUSR1, "preempted", 85),
@@ -92,38 +105,61 @@ CASES = [
     ("python", signal.SIGINT, "interrupted", 130),
     ("python", None, "asked to stop", 85),
     ("accelerate, 1 process", signal.SIGTERM, "preempted", -15),
-    ("accelerate, 2 processes", signal.SIGTERM, "preempted", 1),
-    ("accelerate, 2 processes", signal.SIGUSR1, "preempted", -10),
-    ("torchrun, 2 processes", signal.SIGTERM, "preempted", 1),
-    ("torchrun, 2 processes", None, "asked to stop", 1),
+    ("accelerate, 1 process", signal.SIGUSR1, "preempted", -10),
+    ("accelerate, 1 process", signal.SIGUSR2, "preempted", -12),
+    ("accelerate, 1 process", signal.SIGINT, "preempted", -2),
+    ("accelerate, 1 process", "Ctrl-C", "interrupted", -2),
+    ("accelerate, 1 process", None, "asked to stop", 1),
+    *(
+        case
+        for way in ("accelerate, 2 processes", "torchrun, 2 processes")
+        for case in (
+            (way, signal.SIGTERM, "preempted", 1),
+            (way, signal.SIGUSR1, "preempted", -10),
+            (way, signal.SIGUSR2, "preempted", -12),
+            (way, signal.SIGINT, "interrupted", 1),
+            (way, None, "asked to stop", 1),
+        )
+    ),
 ]
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize(("way", "number", "reason", "code"), CASES)
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(("way", "asked_by", "reason", "code"), CASES)
 def test_saved_within_a_step_and_continued(
-    unbroken: Path, tmp_path: Path, way: str, number: signal.Signals | None, reason: str, code: int
+    unbroken: Path, tmp_path: Path, way: str, asked_by: signal.Signals | str | None, reason: str, code: int
 ) -> None:
     run_dir = tmp_path / "run"
     process = start(way, run_dir)
     # In the middle of the second epoch of the first phase.
     wait_for(lambda: steps_told(run_dir) >= 5, "step 5", process)
-    if number is None:
+    num_ranks = 2 if "2" in way else 1
+    assert len(processes_of(run_dir)) >= num_ranks * 3 + (way != "python"), "each rank has two data workers"
+    if asked_by is None:
         (run_dir / "STOP").touch()
+    elif isinstance(asked_by, signal.Signals):
+        os.kill(process.pid, asked_by)  # the launcher alone, as a scheduler does
     else:
-        os.kill(process.pid, number)  # the launcher alone, as a scheduler does
+        os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
+    asked_at = steps_told(run_dir)
     assert process.wait(timeout=240) == code
+    if code < 0 and asked_by != "Ctrl-C":
+        asked_at = steps_told(run_dir)  # the ranks know of it since the launcher died
     marker = run_dir / "STOPPED.json"
     wait_for(marker.exists, "the marker", process)
     told = json.loads(marker.read_text())
     assert told["reason"] == reason
-    # The step under way when the signal came, and what passed before this test came to send it.
-    assert 5 <= told["step"] <= steps_told(run_dir) <= 10
+    if isinstance(asked_by, signal.Signals):
+        assert told["signal"] == ("the launcher died" if code < 0 else asked_by.name)
+    # The step under way; and one more where a launcher hands the signal on, or a file is looked for every 0.25 s.
+    handed_on = code == 1 or asked_by is None
+    assert 5 <= told["step"] <= asked_at + 1 + handed_on
+    assert told["step"] == steps_told(run_dir)
     assert (run_dir / f"checkpoints/step-{told['step']:06d}/MANIFEST.json").exists()
-    wait_for(lambda: not processes_of(process.pid), "the last process to leave", process)
+    wait_for(lambda: not processes_of(run_dir), "the last process to leave", process)
     assert not (run_dir / "LOCK").exists()
 
-    if "2" not in way:
+    if num_ranks == 1:
         train(tiny.resumable, run_dir, resume="must")
         assert_ends_like(unbroken, run_dir, to_the_bit=True)
         assert not marker.exists()

@@ -77,7 +77,7 @@ def test_a_nudged_frozen_tensor_is_named() -> None:
     before = fingerprints(model, [name for name in model.state_dict() if name.startswith("backbone")])
     with torch.no_grad():
         model.backbone[0][0].weight[0, 0, 0, 0] += 1e-7
-    with pytest.raises(UserError, match=r"phase probe: 1 frozen tensors changed on process 0: backbone.0.0.weight"):
+    with pytest.raises(UserError, match=r"phase probe: 1 frozen tensor changed on process 0: backbone.0.0.weight"):
         prove(Accelerator(cpu=True), model, before, "probe")
 
 

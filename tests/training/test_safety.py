@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from test_interruption import processes_of, start, steps_told, wait_for
 from test_run import rows, train
 
-from launcher import phases
+from launcher import backbones, phases
 from launcher.errors import UserError
 from launcher.training import checkpoint, lock, runner
 from launcher.training.fitting import largest_that_fits
@@ -192,13 +192,26 @@ def test_a_head_only_checkpoint_holds_the_head_only(tmp_path: Path) -> None:
     assert newest < base / 100
 
 
+def test_a_checkpoint_of_a_resnet_50_whose_head_trains_is_under_a_megabyte(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        tiny.resumable,
+        backbone=backbones.Torchvision(name="resnet50", weights=None, image_size=32),
+        freeze_plan=phases.linear_probe(epochs=1),
+    )
+    train(recipe, tmp_path)
+    newest = tmp_path / "checkpoints/step-000003"
+    assert {path.name for path in newest.iterdir()} == set(FILES)  # weights, their average, Adam's two moments
+    assert sum(path.stat().st_size for path in newest.iterdir()) < 1_000_000
+    assert (tmp_path / "checkpoints/base/model.safetensors").stat().st_size > 90_000_000  # once a run
+
+
 @pytest.mark.parametrize("fault", ["dies", "sleeps"])
 def test_a_process_that_dies_or_sleeps_ends_the_others(tmp_path: Path, fault: str) -> None:
     run_dir = tmp_path / "run"
     process = start("torchrun, 2 processes", run_dir, recipe=f"tests/faulty.py:{fault}")
     begin = time.monotonic()
     wait_for(lambda: process.poll() is not None, "the end of all processes", process)
-    wait_for(lambda: not processes_of(process.pid), "the last process to leave", process, seconds=60)
+    wait_for(lambda: not processes_of(run_dir), "the last process to leave", process, seconds=60)
     output = (tmp_path / "output.txt").read_text()
     assert process.returncode != 0
     if fault == "sleeps":
