@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from launcher.cli.app import app
 from launcher.cli.words import MicroBatch, RecipeName, load, read_micro_batch
 from launcher.errors import Problems, UserError
+
+if TYPE_CHECKING:
+    from launcher.cluster.submit import Request, Submission
+    from launcher.recipe.loading import LoadedRecipe
 
 OTHERS = {"ignore_unknown_options": True}
 
@@ -47,6 +52,7 @@ def submit(
     """
     from launcher.cluster.submit import Request, check_python
     from launcher.cluster.submit import submit as submit_job
+    from launcher.cluster.sweep import array_of, tasks_of
 
     words = list(overrides or [])
     request = Request(
@@ -59,7 +65,7 @@ def submit(
         array=array,
         chain=chain,
         container=container,
-        others=tuple(word for word in words if word.startswith("-") or "=" not in word),
+        others=tuple(word for word in words if word.startswith("-") or not ("=" in word or word.startswith("@"))),
     )
     named = [word for word in words if word not in request.others]
     problems = Problems()
@@ -68,25 +74,32 @@ def submit(
     with problems.collected():
         check_python()
     with problems.collected():
-        loaded = load(recipe, named)
+        every = [load(recipe, task) for task in (tasks_of(named) if array else [named])]
+        if array:
+            request = dataclasses.replace(request, array=array_of(array, len(every)))
     problems.raise_if_any()
+    loaded = every[0]
     place = run_dir or Path("runs") / loaded.path.stem
-    _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), place)
+    _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), None if array else place)
     more = ["--micro-batch", micro_batch] if micro_batch else []
     more += ["--workers", str(workers)] if workers is not None else []
-    submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, dry_run=dry_run)
+    script = "sweep.sbatch" if array else "train.sbatch"
+    submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, script=script, dry_run=dry_run)
     _tell(submission, dry_run)
     if wait and not dry_run:
         _wait(submission.jobs[-1], place)
 
 
-def _check_as_plan_does(loaded, request, micro_batch_size, run_dir) -> None:  # type: ignore[no-untyped-def]
+def _check_as_plan_does(
+    loaded: LoadedRecipe, request: Request, micro_batch_size: int | Literal["auto"] | None, run_dir: Path | None
+) -> None:
     from launcher.training.preparation import examine
     from launcher.training.rundir import RunDir
 
     problems = Problems()
-    with problems.collected():
-        RunDir(run_dir).check(loaded.recipe, "auto")
+    if run_dir is not None:
+        with problems.collected():
+            RunDir(run_dir).check(loaded.recipe, "auto")
     found = examine(
         loaded.recipe,
         num_processes=request.num_processes,
@@ -98,7 +111,7 @@ def _check_as_plan_does(loaded, request, micro_batch_size, run_dir) -> None:  # 
     problems.raise_if_any()
 
 
-def _tell(submission, dry_run: bool) -> None:  # type: ignore[no-untyped-def]
+def _tell(submission: Submission, dry_run: bool) -> None:
     import shlex
 
     if dry_run:
@@ -108,6 +121,7 @@ def _tell(submission, dry_run: bool) -> None:  # type: ignore[no-untyped-def]
         print(f"\n# {submission.script}")
         print(submission.script.read_text(encoding="utf-8"), end="")
         return
+    assert submission.snapshot is not None
     run_dir = shlex.quote(str(submission.run_dir))
     code = submission.snapshot
     state = f"commit {code.commit[:12]}{' with changes' if code.changed else ''}" if code.commit else "not under git"

@@ -19,6 +19,8 @@ from launcher.cluster.snapshot import Snapshot, take
 from launcher.errors import Problems, UserError
 from launcher.recipe.loading import LoadedRecipe
 
+CODE = ".code"
+"""In the run dir: the code of its jobs, a folder for each time it was submitted."""
 _TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
@@ -115,12 +117,14 @@ def submit(
     if dry_run:
         snapshot, recipe = None, spec
     else:
-        number = len(list((run_dir / "submitted").glob("*"))) + 1
-        snapshot = take(loaded.path, loaded.module_name, run_dir.absolute() / "submitted" / str(number), [spec, *words])
+        number = len(list((run_dir / CODE).glob("*"))) + 1
+        snapshot = take(loaded.path, loaded.module_name, run_dir.absolute() / CODE / str(number), [spec, *words])
         colon = f":{loaded.variable}" if loaded.variable != "recipe" else ""
         recipe = f"{snapshot.recipe}{colon}"
-    environ = _environ(request, snapshot)
     path = script_named(script)
+    environ = _environ(request, snapshot)
+    if script == "sweep.sbatch":
+        environ["LAUNCHER_SCRIPTS"] = str(path.parent.resolve())
     told = [str(path), recipe, *words, "--run-dir", str(run_dir)]
     jobs: list[str] = []
     command: list[str] = []
