@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.words import MicroBatch, RecipeName, load, read_micro_batch
+from launcher.cli.words import (
+    AssetsFolder,
+    MicroBatch,
+    Overrides,
+    RecipeName,
+    check_assets,
+    load,
+    read_micro_batch,
+    use_assets,
+)
 from launcher.errors import Problems, UserError
 
 if TYPE_CHECKING:
@@ -43,6 +52,7 @@ def submit(
     run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="runs/<recipe> unless given")] = None,
     micro_batch: MicroBatch = None,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes each")] = None,
+    assets: AssetsFolder = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print script and command, submit nothing")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="until the job is over, with its log")] = False,
 ) -> None:
@@ -54,6 +64,7 @@ def submit(
     from launcher.cluster.submit import submit as submit_job
     from launcher.cluster.sweep import array_of, tasks_of
 
+    use_assets(assets)
     words = list(overrides or [])
     request = Request(
         nodes=nodes,
@@ -77,12 +88,15 @@ def submit(
         every = [load(recipe, task) for task in (tasks_of(named) if array else [named])]
         if array:
             request = dataclasses.replace(request, array=array_of(array, len(every)))
+        with problems.collected():
+            check_assets(every[0], assets, recipe, named)
     problems.raise_if_any()
     loaded = every[0]
     place = run_dir or Path("runs") / loaded.path.stem
     _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), None if array else place)
     more = ["--micro-batch", micro_batch] if micro_batch else []
     more += ["--workers", str(workers)] if workers is not None else []
+    more += ["--assets", str(assets.absolute())] if assets is not None else []
     script = "sweep.sbatch" if array else "train.sbatch"
     submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, script=script, dry_run=dry_run)
     _tell(submission, dry_run)
@@ -201,3 +215,25 @@ def cancel(
     from launcher.cluster.status import stop_and_cancel
 
     print(stop_and_cancel(run, at_once=now))
+
+
+@app.command()
+def rehearse(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes on this machine")] = 1,
+    steps: Annotated[int, typer.Option(min=3, metavar="N", help="optimizer steps a phase")] = 6,
+) -> None:
+    """Play a job's life on this machine, without Slurm: start, warning, save, restart, kill -9, restart, finish.
+
+    Trains a few steps a phase. Exit code 0 where the result is that of the unbroken run, 1 where not.
+    """
+    from rich.console import Console
+
+    from launcher.results.rehearse import rehearse as play
+    from launcher.results.rehearse import show
+
+    loaded = load(recipe, overrides)
+    acts = play(loaded, processes=processes, steps=steps, tell=lambda line: print(line, file=sys.stderr))
+    if not show(acts, Console(highlight=False)):
+        raise typer.Exit(1)
