@@ -63,7 +63,7 @@ def job_state(job: str) -> JobState | None:
 def _field(line: str, name: str) -> str:
     """A value in scontrol's line of Name=value pairs; it may hold spaces, and ends where the next name begins."""
     found = re.search(rf"(?:^| ){name}=(.*?)(?= [A-Z][A-Za-z:/]*=|\s*$)", line)
-    return found[1] if found else ""
+    return found[1].rstrip() if found else ""
 
 
 def sbatch(options: Sequence[str], words: Sequence[str], environ: Mapping[str, str]) -> str:

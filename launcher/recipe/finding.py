@@ -79,6 +79,9 @@ def _by_path(path: Path) -> Place:
 
 def _refuse_shadowing(path: Path, root: Path) -> None:
     """A lone recipe called timm.py would be imported wherever a library asks for timm."""
+    copied = os.environ.get("LAUNCHER_CODE")
+    if copied and path.is_relative_to(copied):
+        return  # a job's copy: its original may well be importable, and was looked at when the job was submitted
     elsewhere = [entry for entry in sys.path if not _same_folder(entry or ".", root)]
     spec = importlib.machinery.PathFinder.find_spec(path.stem, elsewhere)
     other = spec.origin if spec else None  # A namespace package, a folder without __init__.py, has no origin.
