@@ -17,6 +17,8 @@ import psutil
 import pytest
 
 DAEMONS = Path(__file__).with_name("daemons.py")
+BEFORE = dict(os.environ)
+"""Each test sets the environment back to what it was, and stories run beside them."""
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
 
@@ -24,7 +26,7 @@ class Cluster:
     def __init__(self, folder: Path, daemons: subprocess.Popen[str], own_networks: bool) -> None:
         self.folder, self.daemons = folder, daemons
         outside = ("SLURM_", "SBATCH_", "SRUN_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "ACCELERATE_")
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+        environ = {name: value for name, value in BEFORE.items() if not name.startswith(outside)}
         self.environ = environ | {"SLURM_CONF": str(folder / "slurm.conf")}
         pid = str(daemons.pid)
         self.inside = ("nsenter", "--target", pid, "--net", "--mount", "--uts") if own_networks else ()
@@ -89,7 +91,7 @@ class Cluster:
 @contextmanager
 def cluster(*options: str) -> Iterator[Cluster]:
     """A cluster for the time of a `with`; skips the test where Slurm is not installed."""
-    path = f"{os.environ['PATH']}:/usr/sbin"
+    path = f"{BEFORE['PATH']}:/usr/sbin"
     missing = [name for name in ("sbatch", "slurmctld", "slurmd", "munged") if shutil.which(name, path=path) is None]
     if missing:
         pytest.skip(f"Slurm is not installed ({', '.join(missing)}); on Debian: apt install slurm-wlm munge")
@@ -103,7 +105,7 @@ def cluster(*options: str) -> Iterator[Cluster]:
     words = [sys.executable, str(DAEMONS), str(folder), *options]
     if own_networks:
         words = ["unshare", "--net", "--mount", "--uts", *words]
-    daemons = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    daemons = subprocess.Popen(words, env=BEFORE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert daemons.stdin
     assert daemons.stdout
     try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,8 @@ import stories
 import tiny
 from cluster import Cluster
 from safetensors.torch import load_file
-from stories import STORIES, Job
+from stories import Job
 from test_run import train
-
-
-@pytest.fixture(scope="module")
-def told(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Job]]]:
-    """All stories, three at a time: most of their time they wait."""
-    folder = tmp_path_factory.mktemp("stories")
-
-    def live(story: object) -> Job:
-        job = story(slurm, folder / story.__name__)  # type: ignore[operator, attr-defined]
-        if not hasattr(job, "state"):
-            job.state = job.end()
-        return job
-
-    with ThreadPoolExecutor(3) as pool:
-        try:
-            yield {story.__name__: pool.submit(live, story) for story in STORIES}
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="module")
