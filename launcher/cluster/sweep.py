@@ -43,7 +43,7 @@ def task(words: Sequence[str], number: int, run_dir: Path) -> list[str]:
 def array_of(text: str, count: int) -> str:
     """sbatch's --array for a sweep of so many tasks: "%2" is all of them, two at a time; "all" is all of them at once.
     Raises UserError where `text` names tasks that the sweep does not have."""
-    if text == "all" or text.startswith("%"):
+    if text == "all" or re.fullmatch(r"%[1-9]\d*", text):
         return f"0-{count - 1}{text if text != 'all' else ''}"
     numbers = [int(number) for number in re.findall(r"\d+", re.sub(r"[%:]\d+", "", text))]
     if not re.fullmatch(r"[\d,:-]+(%\d+)?", text) or not numbers:
