@@ -1,16 +1,40 @@
-"""The gradient before it is used: clipped, and finite or not used at all."""
+"""The gradient: what one forward and backward adds to it; before it is used, clipped, and finite or not used at all."""
 
 from __future__ import annotations
 
 import torch
 
 from launcher.errors import UserError
+from launcher.training.images import Batch
+from launcher.training.mixing import mix
 from launcher.training.sampling import epoch_order
 from launcher.training.state import PhaseState, Run
 
 SAMPLES_NAMED = 8
 SKIPS_OF_THE_SCALER = 30
 """Steps in a row that fp16's gradient scaler may skip while it looks for its scale; it halves it each time."""
+
+
+def mixed(run: Run, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch's images and targets, after MixUp or CutMix where the recipe has them."""
+    mixup_alpha = getattr(run.recipe.augment, "mixup_alpha", None)
+    cutmix_alpha = getattr(run.recipe.augment, "cutmix_alpha", None)
+    if mixup_alpha is None and cutmix_alpha is None:
+        return batch.images, batch.targets
+    encoded = run.prepared.task.encode(batch.targets)
+    return mix(batch, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=run.recipe.seed, epoch=epoch)
+
+
+def forward_backward(
+    run: Run, state: PhaseState, images: torch.Tensor, targets: torch.Tensor, taken: int, *, is_empty: bool
+) -> torch.Tensor:
+    """Add to the gradient what these samples give, of the `taken` of the global batch. Returns their sum of losses."""
+    losses = run.prepared.task.loss(state.wrapped(images), targets)
+    # An empty micro-batch holds one sample, so that the processes stay in step; it weighs nothing.
+    loss = losses.sum() * (0.0 if is_empty else 1.0)
+    # DDP gives the mean over the processes of what is a sum over them; hence the factor.
+    run.accelerator.backward(loss * (run.accelerator.num_processes / taken))
+    return loss.detach()
 
 
 def gradient_is_sound(run: Run, state: PhaseState, step_in_epoch: int) -> bool:

@@ -98,6 +98,14 @@ class Interruption:
             mine, due = int(shared[0]), bool(shared[1])
         return _REASONS[mine], due
 
+    def anywhere(self, happened: bool) -> bool:
+        """Whether it happened on any process. They must all call this at the same point."""
+        if self.num_processes == 1:
+            return happened
+        shared = torch.tensor([int(happened)])
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(shared[0])
+
     def _reason(self) -> int:
         now = time.monotonic()
         if self.leave_with_parent and os.getppid() != self._parent:

@@ -81,7 +81,7 @@ class Launch:
     """"auto" continues a run that is there, "must" needs one, "never" refuses one."""
     micro_batch_size: int | Literal["auto"] | None = None
     """Samples per device for each forward and backward; None: as many as the batch size gives each process, 64 at most;
-    "auto": as many as fit the device's memory."""
+    "auto": as many as fit the device's memory, and fewer at a time after a step that does not fit."""
     stop_at: float | None = None
     """Unix time in seconds by which the run must have saved and stopped."""
     num_workers: int | None = None

@@ -1,4 +1,4 @@
-"""The visible loop: run -> train -> run_phase -> train_epoch -> train_step, and evaluate.
+"""The visible loop: run -> train -> run_phase -> train_epoch -> train_step -> accumulate, and evaluate.
 
 A start of a run goes, in this order:
 1. finished already: say so, and end well;
@@ -19,11 +19,11 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.training.checkpoint import State
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.final import finish
-from launcher.training.gradients import gradient_is_sound
+from launcher.training.gradients import forward_backward, gradient_is_sound, mixed
 from launcher.training.images import Batch, timed
 from launcher.training.interruption import Reason, StoppedError, write_marker
 from launcher.training.launch import Launch
-from launcher.training.mixing import mix
+from launcher.training.memory import accumulate_what_fits, can_redo_steps
 from launcher.training.model import set_train_mode
 from launcher.training.optimizing import set_learning_rates
 from launcher.training.preparation import ResolvedPhase
@@ -141,28 +141,15 @@ def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
 
 def train_step(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_epoch: int) -> None:
     """One optimizer step: its gradient is the mean over the samples of the global batch, whatever the split."""
-    recipe, accelerator, progress, resolved = run.recipe, run.accelerator, run.progress, state.resolved
+    recipe, progress, resolved = run.recipe, run.progress, state.resolved
     phase_step = progress.epoch * resolved.steps_per_epoch + step_in_epoch
     lr = run.prepared.base_lr * recipe.schedule.scale(phase_step, resolved.steps, resolved.steps_per_epoch)
     set_learning_rates(state.optimizer, lr)
 
-    taken = run.keys.taken(step_in_epoch)
-    micro_batches = run.keys.micro_batches(step_in_epoch)
-    loss_sum = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    for micro_step, (first, end) in enumerate(micro_batches):
-        batch = next(batches).to(accelerator.device)
-        images, targets = mixed(run, batch, resolved.first_epoch + progress.epoch)
-        seed_micro_step(recipe.seed, progress.step, accelerator.process_index, micro_step)
-        is_last = micro_step == len(micro_batches) - 1
-        with contextlib.nullcontext() if is_last else accelerator.no_sync(state.wrapped):
-            losses = run.prepared.task.loss(state.wrapped(images), targets)
-            # An empty micro-batch holds one sample, so that the processes stay in step; it weighs nothing.
-            loss = losses.sum() * (0.0 if first == end else 1.0)
-            # DDP gives the mean over the processes of what is a sum over them; hence the factor.
-            accelerator.backward(loss * (accelerator.num_processes / taken))
-        loss_sum += loss.detach()
+    gradient_of = accumulate_what_fits if can_redo_steps(run, state) else accumulate
+    loss_sum = gradient_of(run, state, batches, step_in_epoch)
     row = {"event": "step", "phase": resolved.phase.name, "epoch": progress.epoch + 1, "step": progress.step + 1}
-    row |= {"lr": lr, "samples": taken}
+    row |= {"lr": lr, "samples": run.keys.taken(step_in_epoch)}
     if gradient_is_sound(run, state, step_in_epoch):
         state.optimizer.step()
         if state.average:
@@ -175,14 +162,20 @@ def train_step(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_ep
     progress.step_in_epoch = step_in_epoch + 1
 
 
-def mixed(run: Run, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch's images and targets, after MixUp or CutMix where the recipe has them."""
-    mixup_alpha = getattr(run.recipe.augment, "mixup_alpha", None)
-    cutmix_alpha = getattr(run.recipe.augment, "cutmix_alpha", None)
-    if mixup_alpha is None and cutmix_alpha is None:
-        return batch.images, batch.targets
-    encoded = run.prepared.task.encode(batch.targets)
-    return mix(batch, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=run.recipe.seed, epoch=epoch)
+def accumulate(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_epoch: int) -> torch.Tensor:
+    """Put a step's gradient, averaged over the processes, into the parameters. Returns this process's sum of losses."""
+    accelerator, progress = run.accelerator, run.progress
+    taken = run.keys.taken(step_in_epoch)
+    micro_batches = run.keys.micro_batches(step_in_epoch)
+    loss_sum = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    for micro_step, (first, end) in enumerate(micro_batches):
+        batch = next(batches).to(accelerator.device)
+        images, targets = mixed(run, batch, state.resolved.first_epoch + progress.epoch)
+        seed_micro_step(run.recipe.seed, progress.step, accelerator.process_index, micro_step)
+        is_last = micro_step == len(micro_batches) - 1
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(state.wrapped):
+            loss_sum += forward_backward(run, state, images, targets, taken, is_empty=first == end)
+    return loss_sum
 
 
 def stop(run: Run, state: PhaseState, reason: Reason) -> NoReturn:

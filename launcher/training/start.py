@@ -164,6 +164,7 @@ def begin_run(
         ),
         watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index),
         writer=BackgroundWriter(rundir.checkpoints),
+        parts=1 if launch.micro_batch_size == "auto" else None,
     )
     if recipe.trackers:
         accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))

@@ -57,6 +57,9 @@ class Run:
     interruption: Interruption
     watchdog: Watchdog
     writer: BackgroundWriter
+    parts: int | None = None
+    """How many parts each micro-batch is computed in, one after the other; more after a step that ran out of memory.
+    None: without `--micro-batch auto`, such a step ends the run."""
     last_save: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
