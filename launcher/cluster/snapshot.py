@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import launcher
 from launcher.errors import UserError
 
 SUFFIXES = {".py", ".pyi", ".toml", ".cfg", ".ini", ".json", ".yaml", ".yml", ".txt", ".md", ".sh", ".sbatch"}
@@ -47,7 +46,7 @@ def take(recipe: Path, module_name: str, folder: Path, words: Sequence[str]) -> 
         raise UserError(
             f"{top}: {len(chosen)} files of code to take along, more than {MOST_FILES}; put the recipe in git"
         )
-    package = Path(launcher.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     try:
         _copy(top, chosen, folder)
         # An editable install may change too; what is in site-packages is taken to stay.

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import launcher
 from launcher.cluster.lives import append
 from launcher.cluster.slurm import sbatch
 from launcher.cluster.snapshot import Snapshot, take
@@ -91,7 +90,7 @@ class Submission:
 
 def script_named(name: str) -> Path:
     """The user's own copy in ./slurm, or the one that comes with this package. Raises UserError where there is none."""
-    beside = Path(launcher.__file__).resolve().parents[1]
+    beside = Path(__file__).resolve().parents[2]
     for folder in (Path("slurm"), beside / "slurm", beside / "launcher/cluster/scripts"):
         if (folder / name).is_file():
             return folder / name
