@@ -57,10 +57,10 @@ class Cluster:
         told = self.run("scontrol", "show", "job", "-o", job).stdout.splitlines()[0]
         return dict(re.findall(r"(\S+?)=(\S*)", told))
 
-    def wait(self, job: str, states: tuple[str, ...] = OVER, seconds: float = 240) -> dict[str, str]:
+    def wait(self, job: str, states: tuple[str, ...] = OVER, seconds: float = 900) -> dict[str, str]:
         return self.until(lambda: (lambda told: told if told["JobState"] in states else None)(self.job(job)), seconds)
 
-    def until(self, look: Callable[[], dict[str, str] | bool | None], seconds: float = 240) -> dict[str, str]:
+    def until(self, look: Callable[[], dict[str, str] | bool | None], seconds: float = 900) -> dict[str, str]:
         """What `look` finds, once it finds something. The limit is only against a hang."""
         end = time.monotonic() + seconds
         while not (found := look()):

@@ -21,6 +21,10 @@ SPLIT = dataclasses.replace(tiny.parity, batch_size=24)
 WORDS = (f"{ROOT}/tests/tiny.py:parity", "batch_size=24", "--workers", "0")
 
 
+pytestmark = pytest.mark.timeout(1200)
+"""Only against a hang: what a test waits for may have to wait for other jobs on the same cores."""
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("alone") / "run"

@@ -14,6 +14,10 @@ from stories import Job
 from test_run import train
 
 
+pytestmark = pytest.mark.timeout(1200)
+"""Only against a hang: what a test waits for may have to wait for other jobs on the same cores."""
+
+
 @pytest.fixture(scope="module")
 def unbroken(told: dict[str, Future[Job]], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Run dirs by the number of processes. The bits depend on the number of threads, too: two processes are compared
