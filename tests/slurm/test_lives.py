@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from stories import Job
 from test_run import train
 
-
 pytestmark = pytest.mark.timeout(1200)
 """Only against a hang: what a test waits for may have to wait for other jobs on the same cores."""
 
