@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from conftest import RunCli
+from conftest import ROOT, RunCli
 from test_run import train
 
 from launcher import optim
@@ -45,6 +48,28 @@ def test_mistakes(runs: Path, run_cli: RunCli) -> None:
     ]
     done = run_cli("compare", "a", "b", "--by", "acuracy", cwd=runs)
     assert (done.code, "no run has this metric; there are: accuracy" in done.err) == (2, True)
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from launcher.training.lock import RunLock
+
+RunLock(Path(sys.argv[1])).acquire(print)
+print(end=".", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_lock_of_a_dead_run_is_no_running_run(tmp_path: Path, run_cli: RunCli) -> None:
+    words = [sys.executable, "-c", OWNER, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}) as owner:
+        assert owner.stdout
+        owner.stdout.read(1)
+        assert run_cli("status", str(tmp_path)).out.startswith(f"{tmp_path}: running (by its lock)")
+        owner.kill()
+    assert (tmp_path / "LOCK").exists()
+    assert run_cli("status", str(tmp_path)).out.startswith(f"{tmp_path}: not finished")
 
 
 def test_status_without_slurm(runs: Path, run_cli: RunCli) -> None:

@@ -68,7 +68,6 @@ def train(
     with problems.collected():
         deadline = read_deadline(stop_at, os.environ)
     problems.raise_if_any()
-    check_assets(loaded, assets, recipe, overrides)
     set_threads(world)
     from launcher.training.interruption import StoppedError
     from launcher.training.runner import run
@@ -83,6 +82,7 @@ def train(
         stop_at=deadline,
     )
     try:
+        check_assets(loaded, assets, recipe, overrides)
         run(loaded, launch)
     except StoppedError as stopped:
         # Launchers print a traceback for any code but 0; scripts that read the marker ask for 0.

@@ -48,7 +48,7 @@ def submit(
         str | None, typer.Option(metavar="0-5%2", help="a sweep: a task for each line of @FILE or value of a grid")
     ] = None,
     chain: Annotated[int, typer.Option(min=1, metavar="N", help="N jobs, each continuing the one before")] = 1,
-    container: Annotated[str | None, typer.Option(metavar="IMAGE", help="x.sif (Apptainer), or x.sqsh (Pyxis)")] = None,
+    container: Annotated[str | None, typer.Option(metavar="IMAGE", help="an image of Apptainer, x.sif")] = None,
     run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="runs/<recipe> unless given")] = None,
     micro_batch: MicroBatch = None,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes each")] = None,
@@ -176,9 +176,8 @@ def status(
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    of = f" of {told.steps}" if told.steps else ""
     console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
-    console.print(f"saved step {told.step}{of}, {told.restarts} restarts", markup=False)
+    console.print(f"saved step {told.step}, {told.restarts} restarts", markup=False)
     if told.job is not None:
         console.print(f"job {told.job.job}: {told.job.state} {told.job.nodes}; log {told.job.log}", markup=False)
     if told.lives:

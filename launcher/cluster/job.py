@@ -14,12 +14,11 @@ from launcher.cluster.lives import (
     Verdict,
     append,
     job_name,
-    newest_step,
     rows_of,
-    this_life,
     verdict_of,
 )
 from launcher.errors import UserError
+from launcher.training.life import newest_step, this_life
 
 
 def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import UserError
+from launcher.training.life import this_life
 
 LIVES = "LIVES.jsonl"
 LIVES_WITHOUT_PROGRESS = 3
@@ -55,16 +56,6 @@ def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
     if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ.get("SLURM_JOB_ID")
-
-
-def life_number(environ: Mapping[str, str] = os.environ) -> int:
-    """1 for the first start of a job, 2 after its first requeue, and so on."""
-    return int(environ.get("SLURM_RESTART_COUNT") or 0) + 1
-
-
-def this_life(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What tells this life's rows and marker from those of others."""
-    return {"job": environ.get("SLURM_JOB_ID"), "life": life_number(environ)}
 
 
 def append(run_dir: Path, row: Mapping[str, Any]) -> None:
@@ -110,16 +101,6 @@ def rows_of(run_dir: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             found.append(row)
     return found
-
-
-def newest_step(run_dir: Path) -> int:
-    """The step of the newest complete checkpoint, 0 where there is none. By its name and manifest alone: quick."""
-    steps = [0]
-    for folder in (run_dir / "checkpoints").glob("step-*"):
-        text = folder.name.split("-")[1]
-        if text.isdigit() and (folder / "MANIFEST.json").is_file():
-            steps.append(int(text))
-    return max(steps)
 
 
 def verdict_of(

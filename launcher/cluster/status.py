@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cluster import slurm
-from launcher.cluster.lives import newest_step, rows_of
+from launcher.cluster.lives import rows_of
 from launcher.cluster.slurm import JobState, job_state
 from launcher.errors import UserError
+from launcher.training.life import newest_step
+from launcher.training.lock import RunLock
 
 LOOK_EVERY_SECONDS = 1.0
 CLEAN_STOP_SECONDS = 120.0
@@ -28,8 +30,6 @@ class Status:
     """In a word: finished, running, waiting, stopped, failed, ..."""
     why: str
     step: int
-    steps: int | None
-    """Planned over the run, where the run has told."""
     job: JobState | None
     lives: tuple[dict[str, Any], ...]
     """Rows of LIVES.jsonl."""
@@ -63,7 +63,7 @@ def status_of(run: str) -> Status:
     run_dir, job = find(run)
     rows = rows_of(run_dir)
     state, why = _state(run_dir, job, rows)
-    return Status(run_dir, state, why, newest_step(run_dir), _planned_steps(run_dir), job, tuple(rows))
+    return Status(run_dir, state, why, newest_step(run_dir), job, tuple(rows))
 
 
 def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> tuple[str, str]:
@@ -75,7 +75,7 @@ def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> t
         return "running", f"on {job.nodes}" if job.nodes else ""
     if job is not None and job.state in slurm.WAITS:
         return "waiting", " ".join(filter(None, [job.reason, f"after: {last}" if last else ""]))
-    if (run_dir / "LOCK").exists() and job is None:
+    if RunLock(run_dir).has_owner() and job is None:
         return "running", "by its lock"
     if ends and (ends[-1].get("event") == "failure" or ends[-1].get("cause") in ("error", "out of memory", "lost")):
         return "failed", last
@@ -84,13 +84,6 @@ def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> t
         return "stopped", str(told.get("reason", ""))
     except (OSError, ValueError):
         return (job.state.lower() if job else "not finished"), last
-
-
-def _planned_steps(run_dir: Path) -> int | None:
-    try:
-        return int(json.loads((run_dir / "environment.json").read_text())["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def follow(run: str, keep_on: bool) -> Iterator[str]:
@@ -116,7 +109,7 @@ def follow(run: str, keep_on: bool) -> Iterator[str]:
 
 def _is_over(run_dir: Path, job: JobState | None) -> bool:
     if job is None:
-        return not (run_dir / "LOCK").exists()
+        return not RunLock(run_dir).has_owner()
     now = job_state(job.job)
     return now is None or now.is_over
 
@@ -130,7 +123,7 @@ def stop_and_cancel(run: str, at_once: bool) -> str:
         slurm.cancel(waiting.job)
     running = [state for state in jobs if state.state in slurm.RUNS]
     if not running:
-        if (run_dir / "LOCK").exists() and not jobs:
+        if RunLock(run_dir).has_owner() and not jobs:
             (run_dir / "STOP").touch()
             return f"{run_dir}: asked to save and stop"
         return f"{run_dir}: {len(jobs)} waiting job{'' if len(jobs) == 1 else 's'} canceled" if jobs else "nothing runs"

@@ -112,7 +112,6 @@ def submit(
     `spec` names the recipe as the user did, `words` are all others of the training command. Raises UserError where
     Slurm does not take it.
     """
-    request.check()
     if dry_run:
         snapshot, recipe = None, spec
     else:

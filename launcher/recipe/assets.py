@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,7 @@ _WANTED = "wanted: a folder that 'python -m launcher fetch RECIPE --to DIR' has 
 
 def fetch_command(folder: Path) -> str:
     """The command that brings what is missing, as far as it is known where nobody knows the recipe's name."""
-    return f"python -m launcher fetch RECIPE --to {folder}"
+    return f"python -m launcher fetch RECIPE --to {shlex.quote(str(folder))}"
 
 
 def verify_assets(recipe: Recipe, tell: Callable[[str], None]) -> None:

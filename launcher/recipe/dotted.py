@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 
 def join(at: str, name: object) -> str:
     """The dotted name of the field or item `name` of what stands at `at` ("" is the recipe itself)."""
     return f"{at}.{name}" if at else str(name)
+
+
+def flat(value: Any, at: str = "") -> dict[str, Any]:
+    """Nested JSON as dotted names with scalars: {"optim": {"lr": 1}} -> {"optim.lr": 1}. Types of parts count, too."""
+    if isinstance(value, dict):
+        items = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        items = [(str(index), inner) for index, inner in enumerate(value)]
+    else:
+        return {at: value}
+    found: dict[str, Any] = {}
+    for key, inner in items:
+        found |= flat(inner, join(at, key))
+    return found
 
 
 def short(value: object) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import Problems, UserError
+from launcher.recipe.dotted import flat
 from launcher.training.stopping import mode_of
 
 
@@ -69,20 +70,6 @@ def _monitored(run_dir: Path) -> str | None:
         if best:
             return str(best["metric"]).removeprefix("ema_")
     return None
-
-
-def flat(value: Any, at: str = "") -> dict[str, Any]:
-    """Nested JSON as dotted names with scalars: {"optim": {"lr": 1}} -> {"optim.lr": 1}. Types of parts count, too."""
-    if isinstance(value, dict):
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list):
-        items = [(str(index), inner) for index, inner in enumerate(value)]
-    else:
-        return {at: value}
-    found: dict[str, Any] = {}
-    for key, inner in items:
-        found |= flat(inner, f"{at}.{key}" if at else key)
-    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.training.life import newest_step
+
 POLL_SECONDS = 0.02
 
 
@@ -59,8 +61,7 @@ def run_until_killed(command: Sequence[str], run_dir: Path, *, at_step: int, log
             list(command), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     while process.poll() is None:
-        names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
-        if any(int(name.split("-")[1]) >= at_step for name in names):
+        if newest_step(run_dir) >= at_step:
             _kill_session(process.pid)
             process.wait()
             return not (run_dir / "final").exists()

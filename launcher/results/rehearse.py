@@ -18,6 +18,7 @@ from launcher.results.comparing import furthest
 from launcher.results.killing import launch_command, run_until_killed
 from launcher.results.verify import Verification
 from launcher.training.interruption import MARKER, STOP_FILE
+from launcher.training.life import newest_step
 
 POLL_SECONDS = 0.02
 
@@ -55,7 +56,7 @@ class Rehearsal(Verification):
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
         asked = False
         while process.poll() is None:
-            if not asked and self.saved_step(run_dir) >= at_step:
+            if not asked and newest_step(run_dir) >= at_step:
                 (run_dir / STOP_FILE).write_text("time limit")
                 asked = True
             time.sleep(POLL_SECONDS)
@@ -69,7 +70,7 @@ class Rehearsal(Verification):
     def killed(self, command: list[str], at_step: int) -> Act:
         run_dir = self.folder / "job"
         killed = run_until_killed(command, run_dir, at_step=at_step, log=self.folder / "job.txt")
-        found = f"killed after step {self.saved_step(run_dir)}" if killed else "it was at its end before"
+        found = f"killed after step {newest_step(run_dir)}" if killed else "it was at its end before"
         return Act("started again, then kill -9", killed, found)
 
     def result(self, failed: str | None) -> list[Act]:
@@ -81,11 +82,6 @@ class Rehearsal(Verification):
         if difference or not same_rows:
             found = f"{name} differs by {difference:.1e}" if difference else "metrics.jsonl differs"
         return [Act("ends like the unbroken run", not difference and same_rows, found)]
-
-    @staticmethod
-    def saved_step(run_dir: Path) -> int:
-        names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
-        return max((int(name.split("-")[1]) for name in names), default=0)
 
 
 def rehearse(loaded: LoadedRecipe, *, processes: int, steps: int, tell: Callable[[str], None]) -> list[Act]:

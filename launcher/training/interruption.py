@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from launcher.training.life import this_life
+
 STOPPED_EXIT_CODE = 85
 """Saved and stopped before the end; the same command continues. Unused by shells, Python, and torch's launchers."""
 INTERRUPTED_EXIT_CODE = 130
@@ -134,7 +136,7 @@ def _asked_by_file(path: Path) -> int:
 def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: int) -> None:
     """Say in the run dir why the run stopped, for scripts that cannot see its exit code (launchers turn it into 1)."""
     told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    told |= {"job": os.environ.get("SLURM_JOB_ID"), "life": int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1}
+    told |= this_life()
     draft = run_dir / f".{MARKER}.writing"
     draft.write_text(json.dumps(told, indent=1))
     draft.replace(run_dir / MARKER)

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from launcher.errors import UserError
+from launcher.training.life import life_number, this_life
 
 BEAT_EVERY_SECONDS = 10.0
 STALE_AFTER_SECONDS = 90.0
@@ -42,8 +43,7 @@ class RunLock:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "process_started": psutil.Process().create_time(),
-                "job": os.environ.get("SLURM_JOB_ID"),
-                "life": _life(),
+                **this_life(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "token": self._token,
             }
@@ -73,6 +73,14 @@ class RunLock:
             draft.unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
         self._thread.start()
+
+    def has_owner(self) -> bool:
+        """Whether a living run holds the lock, as far as can be seen from here."""
+        try:
+            silence = time.time() - self.path.stat().st_mtime
+        except OSError:
+            return False
+        return _lives(self._read(), silence)
 
     def is_held(self) -> bool:
         """Whether the lock is still this run's. Another may have taken it over while this one was thought dead."""
@@ -117,14 +125,10 @@ class RunLock:
         return content if isinstance(content, dict) else {}
 
 
-def _life() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1
-
-
 def _is_earlier_life(holder: dict[str, Any]) -> bool:
     """Whether the holder is this very Slurm job, before it was started again."""
     job, life = os.environ.get("SLURM_JOB_ID"), holder.get("life")
-    return job is not None and holder.get("job") == job and isinstance(life, int) and life < _life()
+    return job is not None and holder.get("job") == job and isinstance(life, int) and life < life_number()
 
 
 def _process_lives(holder: dict[str, Any]) -> bool:

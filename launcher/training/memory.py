@@ -22,9 +22,8 @@ from launcher.training.state import PhaseState, Run
 
 def can_redo_steps(run: Run, state: PhaseState) -> bool:
     """Whether a step that runs out of memory is caught. Not where SyncBatchNorm joins the processes in each forward."""
-    if run.parts is None:
-        return False
-    return not any(isinstance(module, torch.nn.SyncBatchNorm) for module in state.model.modules())
+    joined = run.recipe.sync_batchnorm and state.resolved.phase.norm_statistics == "update"
+    return run.parts is not None and not joined
 
 
 def accumulate_what_fits(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_epoch: int) -> torch.Tensor:

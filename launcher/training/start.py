@@ -21,6 +21,7 @@ from accelerate.utils import (
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.assets import verify_assets
+from launcher.recipe.dotted import flat
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
@@ -167,7 +168,12 @@ def begin_run(
         parts=1 if launch.micro_batch_size == "auto" else None,
     )
     if recipe.trackers:
-        accelerator.init_trackers(rundir.path.name, config=_flat(to_json(recipe)))
+        # Trackers take scalars.
+        settings = {
+            name: value if isinstance(value, (bool, int, float)) else str(value)
+            for name, value in flat(to_json(recipe)).items()
+        }
+        accelerator.init_trackers(rundir.path.name, config=settings)
     where = f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {_workers(num_workers)} per process"
     if accelerator.device.type == "cuda":
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
@@ -240,17 +246,3 @@ def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launc
             "To run again, give another --run-dir"
         )
     return True
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    """A nested recipe as dotted names with scalars, as trackers take it."""
-    if isinstance(value, dict):
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list):
-        items = [(str(index), inner) for index, inner in enumerate(value)]
-    else:
-        return {at: value if isinstance(value, (bool, int, float, str)) else str(value)}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= _flat(inner, f"{at}.{key}" if at else key)
-    return flat

@@ -244,6 +244,9 @@ def test_submit_without_slurm(run_cli: RunCli, tmp_path: Path) -> None:
         "sbatch --parsable --job-name=tiny --nodes=2 --gpus-per-node=4 --mem=64G "
     )
     assert SCRIPT.read_text() in done.out
+    done = run_cli("submit", *words, f"--assets={tmp_path}", env=environ)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: --assets {tmp_path}: has no MANIFEST.json; wanted: a folder that ")
     done = run_python("-m", "launcher", "submit", *words[:-1], cwd=tmp_path, env=environ)
     assert done.code == 2
     assert done.err == (

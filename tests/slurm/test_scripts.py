@@ -35,6 +35,11 @@ COMMANDS = {
     """,
     "squeue": "echo 2030-01-01T00:00:00",
     "getent": "exit 2",
+    "apptainer": """
+        echo "apptainer $*" >>"$CALLS"
+        shift 5
+        exec "$@"
+    """,
 }
 
 
@@ -90,6 +95,21 @@ def test_processes_on_cpus(tmp_path: Path) -> None:
     (launched,) = [call for call in calls if call.startswith("accelerate ")]
     assert "--num_processes 4 " in launched
     assert launched.endswith("CPU=true CPUS=24")
+
+
+def test_a_container(tmp_path: Path) -> None:
+    """Everything of ours runs inside; Slurm's commands, which are not there, do not."""
+    code, calls, log = play(tmp_path, "r.py", **ONE, SLURM_GPUS_ON_NODE="2", LAUNCHER_CONTAINER="/i m.sif")
+    assert code == 0, log
+    inside = f"apptainer exec --nv --bind {tmp_path} /i m.sif "
+    entered = [call.removeprefix(inside) for call in calls if call.startswith("apptainer")]
+    assert [" ".join(call.split()[:5]) for call in entered] == [
+        "python -m launcher job begin",
+        "accelerate launch --multi_gpu --mixed_precision no",
+        "python -m launcher job end",
+    ]
+    outside = [call for call in calls if call.startswith(("python", "accelerate"))]
+    assert len(outside) == 3, "each once, from within"
 
 
 def test_tasks_and_gpus_that_do_not_fit(tmp_path: Path) -> None:

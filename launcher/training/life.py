@@ -1,0 +1,28 @@
+"""This start of a job among its starts, and how far its run has come. Imports nothing heavy: batch scripts ask, too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def life_number(environ: Mapping[str, str] = os.environ) -> int:
+    """1 for the first start of a Slurm job, 2 after its first requeue, and so on; 1 without Slurm."""
+    return int(environ.get("SLURM_RESTART_COUNT") or 0) + 1
+
+
+def this_life(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What tells this life's rows, lock and marker from those of others."""
+    return {"job": environ.get("SLURM_JOB_ID"), "life": life_number(environ)}
+
+
+def newest_step(run_dir: Path) -> int:
+    """The step of the newest complete checkpoint, 0 where there is none. By its name and manifest alone: quick."""
+    steps = [0]
+    for folder in (run_dir / "checkpoints").glob("step-*"):
+        text = folder.name.split("-")[1]
+        if text.isdigit() and (folder / "MANIFEST.json").is_file():
+            steps.append(int(text))
+    return max(steps)
