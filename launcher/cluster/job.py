@@ -13,6 +13,7 @@ from launcher.cluster.lives import (
     CONTINUE,
     Verdict,
     append,
+    is_of,
     job_name,
     rows_of,
     verdict_of,
@@ -45,7 +46,7 @@ def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:
 def end(run_dir: Path, exit_code: int, canceled: bool, environ: Mapping[str, str] = os.environ) -> Verdict:
     """How this life ended, written down, and whether there is to be another."""
     mine, rows = this_life(environ), rows_of(run_dir)
-    failures = [row for row in rows if row.get("event") == "failure" and _is_of(row, mine)]
+    failures = [row for row in rows if row.get("event") == "failure" and is_of(row, mine)]
     verdict = verdict_of(
         finished=(run_dir / "final/metrics.json").is_file(),
         canceled=canceled,
@@ -64,15 +65,11 @@ def _goes_on(end_row: Mapping[str, Any]) -> bool:
     return bool(end_row.get("again") or end_row.get("cause") in (*CONTINUE, "finished"))
 
 
-def _is_of(row: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
-    return all(row.get(key) == value for key, value in mine.items())
-
-
 def _marker(run_dir: Path, mine: Mapping[str, Any]) -> str | None:
     """The reason of the run's marker, where this life has written it."""
     try:
         told = json.loads((run_dir / "STOPPED.json").read_text())
-        return str(told["reason"]) if _is_of(told, mine) else None
+        return str(told["reason"]) if is_of(told, mine) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -68,10 +68,13 @@ def append(run_dir: Path, row: Mapping[str, Any]) -> None:
 
 
 def record_failure(run_dir: Path, error: Exception, environ: Mapping[str, str] = os.environ) -> None:
-    """Tell in the run dir what ended this process, for `job end` and `status`. Nothing where there is no run dir.
+    """Tell in the run dir what ended this process, for `job end` and `status`. Of what all see alike, the main process
+    tells.
 
-    Of what all processes see alike, the main one tells.
+    Only in a job whose batch script has announced this life there: a mistake leaves any other run dir as it is.
     """
+    if not any(row.get("event") == "begin" and is_of(row, this_life(environ)) for row in rows_of(run_dir)):
+        return
     if isinstance(error, UserError):
         row = {"kind": "mistake", "why": "; ".join(error.problems)}
     else:
@@ -80,10 +83,15 @@ def record_failure(run_dir: Path, error: Exception, environ: Mapping[str, str] =
         first = (str(error).strip().splitlines() or [""])[0]
         row = {"kind": kind, "why": f"{type(error).__name__}: {first}"}
     process = environ.get("RANK", "0")
-    if not run_dir.is_dir() or (process != "0" and (row["kind"] == "mistake" or _is_peer_gone(row))):
+    if process != "0" and (row["kind"] == "mistake" or _is_peer_gone(row)):
         return
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
         append(run_dir, {"event": "failure", **this_life(environ), "process": process, **row})
+
+
+def is_of(row: Mapping[str, Any], life: Mapping[str, Any]) -> bool:
+    """Whether a row, lock or marker was written in this life."""
+    return all(row.get(key) == value for key, value in life.items())
 
 
 def rows_of(run_dir: Path) -> list[dict[str, Any]]:

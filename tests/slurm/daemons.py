@@ -38,6 +38,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
+FirstJobId={ports[0]}
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 {binding}
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -69,6 +70,7 @@ MinJobAge=3600
 KillWait=30
 MessageTimeout=10
 """
+# FirstJobId: the port on which a job's processes meet comes from its id, and clusters on one machine share its ports.
 # ProctrackType: like cgroup, the usual choice, pgid does not deliver signals to what a task has started in a session of
 # its own; linuxproc would, and hide a launcher that passes nothing on. cred_expire is how long a requeued job waits.
 
