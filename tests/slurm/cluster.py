@@ -105,7 +105,10 @@ def cluster(*options: str) -> Iterator[Cluster]:
     words = [sys.executable, str(DAEMONS), str(folder), *options]
     if own_networks:
         words = ["unshare", "--net", "--mount", "--uts", *words]
-    daemons = subprocess.Popen(words, env=BEFORE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A session of its own: a signal to all of pytest's group must not end what is to clean up after it.
+    daemons = subprocess.Popen(
+        words, env=BEFORE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert daemons.stdin
     assert daemons.stdout
     try:

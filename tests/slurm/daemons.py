@@ -18,6 +18,7 @@ import os
 import secrets
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -290,6 +291,7 @@ def main() -> int:
     # slurmstepd forks twice, and jobs may start sessions of their own: all become children of this process.
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     daemons = Daemons(options)
     try:
         daemons.start()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 from cluster import Cluster, cluster
@@ -252,3 +254,28 @@ def test_submit_without_slurm(run_cli: RunCli, tmp_path: Path) -> None:
     assert done.err == (
         "error: sbatch: not found, so Slurm is not installed here; --dry-run shows what would be submitted\n"
     )
+
+
+GROUP_KILLED = """
+import os, signal, subprocess, sys
+from cluster import cluster
+
+with cluster("--nodes", "1") as slurm:
+    slurm.sbatch("--wrap", "setsid sleep 987654 & sleep 987654", cwd="/")
+    slurm.until(lambda: len(slurm.processes("n1")) >= 3)
+    print(slurm.folder, flush=True)
+    os.killpg(0, int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_cluster_outlives_its_tests(slurm: Cluster, number: signal.Signals) -> None:
+    """Nor does a job that has left its session."""
+    words = [sys.executable, "-c", GROUP_KILLED, str(int(number))]
+    environ = slurm.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, start_new_session=True, check=False)
+    assert done.returncode == -number, done.stderr
+    folder = Path(done.stdout.strip())
+    slurm.until(lambda: not folder.exists())
+    left = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    assert not [words for words in left if words and ("987654" in words or str(folder) in " ".join(words))]
