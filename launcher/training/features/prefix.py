@@ -1,0 +1,81 @@
+"""The frozen prefix as an inference engine: no graph of gradients, BatchNorm folded, weights cast once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from launcher.training.features.cut import Cut
+
+FOLDING_TOLERANCE = 1e-4
+"""Largest difference that folding BatchNorm may make, as a share of the largest output. Measured: 7e-7 for ResNet-50
+and 4e-7 for ResNet-18, in float32."""
+
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Of "float32" (or Accelerate's word for it, "no"), "bf16" and "fp16"."""
+    return _DTYPES["float32" if precision == "no" else precision]
+
+
+class Prefix:
+    """Images on the device to what crosses, with channels last, detached."""
+
+    def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager[None]]) -> None:
+        self.module = module
+        self._autocast = autocast
+
+    def dtypes(self, image_size: int) -> tuple[torch.dtype, ...]:
+        """Of what crosses; under autocast not all need be the same."""
+        device = next(self.module.parameters()).device
+        return tuple(tensor.dtype for tensor in self(torch.zeros(1, 3, image_size, image_size, device=device)))
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with self._autocast():
+            crossing: tuple[torch.Tensor, ...] = self.module(images)
+        return crossing
+
+
+def engine(
+    found: Cut, *, autocast: Callable[[], AbstractContextManager[None]], precision: str, fold: bool, image_size: int
+) -> tuple[Prefix, bool]:
+    """The prefix of a cut, and whether it holds copies of the weights (folded or cast) instead of the network's own.
+
+    With `fold` BatchNorm layers go into the convolutions before them, where the outputs on random images stay within
+    FOLDING_TOLERANCE: 7 % faster for ResNet-50 and 23 % for EfficientNet-B0 on 2 cores of an AMD EPYC, in float32.
+    Under autocast, weights of convolutions and linear layers are cast once instead of in each forward, which changes no
+    bit.
+    """
+    module = found.prefix.eval()
+    copied = False
+    if fold and isinstance(module, fx.GraphModule):
+        folded = fuse(module).to(memory_format=torch.channels_last).eval()
+        has_norms = any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules())
+        if has_norms and _is_near(module, folded, image_size):
+            module, copied = folded, True
+    if precision in ("bf16", "fp16"):
+        module, copied = module if copied else copy.deepcopy(module), True
+        for layer in module.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                layer.to(dtype_of(precision))
+    for parameter in module.parameters() if copied else ():
+        parameter.requires_grad_(False)
+    return Prefix(module, autocast), copied
+
+
+@torch.no_grad()
+def _is_near(module: nn.Module, folded: nn.Module, image_size: int) -> bool:
+    weight = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 3, image_size, image_size, generator=generator).to(weight.device)
+    return all(
+        bool((before - after).abs().max() <= FOLDING_TOLERANCE * before.abs().max())
+        for before, after in zip(module(images), folded(images), strict=True)
+    )

@@ -1,0 +1,112 @@
+"""A network as a graph of operations, and which of them depend on nothing that trains.
+
+The graph is torch.fx's, traced as torchvision's feature extraction does it: layers of `torch.nn` and of
+`torchvision.ops` stay whole, and so do the layers that timm has marked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchvision.ops
+from torch import fx, nn
+
+_STILL_IN_TRAINING = (
+    nn.modules.activation,
+    nn.modules.pooling,
+    nn.modules.padding,
+    nn.modules.flatten,
+    nn.modules.upsampling,
+    nn.modules.pixelshuffle,
+    nn.modules.channelshuffle,
+)
+"""Layers without parameters that compute the same in training mode (RReLU and attention apart)."""
+
+
+class WholeTracer(fx.Tracer):
+    """Keeps as one node: library layers, what `keeps` names, and the head, which need not be traceable."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=_timm_functions(), param_shapes_constant=True)
+        self._whole = (*_classes_of(torchvision.ops), *_timm_modules())
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (
+            module_qualified_name == "head"
+            or isinstance(m, self._whole)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+
+def traced(model: nn.Module) -> fx.GraphModule:
+    """The operations of `model` in its present modes (training or evaluation, for each module), on its own layers.
+
+    Raises whatever a network that cannot be traced raises: its forward asks for values of tensors.
+    """
+    graph = WholeTracer().trace(model)
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target is torch._assert:
+            graph.erase_node(node)
+    module = fx.GraphModule(model, graph)
+    for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
+        delattr(model, name)  # the tracer's; the graph has its own now
+    return module
+
+
+def moving(training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Module) -> set[str] | None:
+    """Names of the nodes that training may change: what trains, what draws at random, and all that follows from it.
+
+    `training` and `evaluation` are `model` traced in both modes. None where they are not the same operations.
+    """
+    if [_kind(node) for node in training.graph.nodes] != [_kind(node) for node in evaluation.graph.nodes]:
+        return None
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    found: set[str] = set()
+    for node, in_evaluation in zip(training.graph.nodes, evaluation.graph.nodes, strict=True):
+        if (
+            any(before.name in found for before in node.all_input_nodes)
+            or (node.op == "call_module" and _changes(modules[str(node.target)]))
+            or (node.op == "get_attr" and getattr(parameters.get(str(node.target)), "requires_grad", False))
+            or _arguments(node) != _arguments(in_evaluation)
+        ):
+            found.add(node.name)
+    return found
+
+
+def _changes(module: nn.Module) -> bool:
+    """Whether a module's output for the same input may change during a phase."""
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        return True
+    if not module.training or isinstance(module, nn.Identity):
+        return False
+    kind = sys.modules.get(type(module).__module__)
+    if isinstance(module, (nn.RReLU, nn.MultiheadAttention)) or kind not in _STILL_IN_TRAINING:
+        # Dropout, stochastic depth, BatchNorm without parameters; and what nobody knows.
+        return getattr(module, "p", 1.0) != 0.0
+    return False
+
+
+def _kind(node: fx.Node) -> tuple[str, str, str]:
+    return node.op, node.name, str(node.target)
+
+
+def _arguments(node: fx.Node) -> str:
+    return repr((node.args, node.kwargs))
+
+
+def _classes_of(package: Any) -> tuple[type[nn.Module], ...]:
+    return tuple(kind for kind in vars(package).values() if isinstance(kind, type) and issubclass(kind, nn.Module))
+
+
+def _timm_modules() -> tuple[type[nn.Module], ...]:
+    """The layers that timm has marked; none where it was not imported, for then it built no network either."""
+    layers = sys.modules.get("timm.layers")
+    return tuple(layers.get_notrace_modules()) if layers else ()
+
+
+def _timm_functions() -> tuple[Callable[..., Any], ...]:
+    layers = sys.modules.get("timm.layers")
+    return tuple(layers.get_notrace_functions()) if layers else ()
