@@ -124,11 +124,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def read_pixels(images: ImageSource, index: int) -> torch.Tensor:
     """The pixels of `to_rgb` of an image of a source: uint8 (3, height, width), channels last in memory."""
-    content = images.encoded(index) if hasattr(images, "encoded") else None
+    if hasattr(images, "stored_pixels"):  # a prepared copy
+        import torch
+
+        return torch.from_numpy(images.stored_pixels(index)).permute(2, 0, 1)
+    content = encoded_image(images, index)
     if not content:
         return pixels_of(to_rgb(images.read(index)))
     pixels = _plain_jpeg(content)
     return pixels_of(to_rgb(open_image(content, images.name(index)))) if pixels is None else pixels
+
+
+def encoded_image(images: ImageSource, index: int) -> bytes | None:
+    """The content of the image file, from a source that has it."""
+    encoded = getattr(images, "encoded", None)
+    content: bytes | None = encoded(index) if callable(encoded) else None
+    return content
 
 
 def pixels_of(image: Image.Image) -> torch.Tensor:

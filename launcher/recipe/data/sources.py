@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from launcher.recipe.data.decoding import open_image
+from launcher.recipe.data.decoding import encoded_image, open_image
 from launcher.recipe.protocols import ImageSource
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ class Subset:
         return self._images.read(int(self._indices[index]))
 
     def encoded(self, index: int) -> bytes | None:
-        inner = getattr(self._images, "encoded", None)  # a source need not have it
-        return inner(int(self._indices[index])) if inner else None
+        return encoded_image(self._images, int(self._indices[index]))
 
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))
