@@ -15,6 +15,7 @@ from launcher.cli.words import (
     AssetsFolder,
     MicroBatch,
     Overrides,
+    PreparedFolder,
     RecipeName,
     check_assets,
     load,
@@ -48,6 +49,7 @@ def train(
         str | None, typer.Option(metavar="TIME", help="save and stop before 18:30, 2026-05-01T18:30 or +2h30m")
     ] = None,
     assets: AssetsFolder = None,
+    prepared: PreparedFolder = None,
 ) -> None:
     """Train, or continue training; the same command again continues.
 
@@ -77,6 +79,7 @@ def train(
         resume=resume.value,
         micro_batch_size=read_micro_batch(micro_batch),
         num_workers=workers,
+        prepared=prepared,
         command=tuple(sys.argv[1:]),
         world=world,
         stop_at=deadline,
@@ -103,6 +106,7 @@ def plan(
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes to plan for, over all machines")] = 1,
     micro_batch: MicroBatch = None,
     assets: AssetsFolder = None,
+    prepared: PreparedFolder = None,
 ) -> None:
     """Show what training would do, and all that is wrong with it, without training."""
     use_assets(assets)
@@ -110,7 +114,7 @@ def plan(
     check_assets(loaded, assets, recipe, overrides)
     from launcher.results.plan import show
 
-    show(loaded, num_processes=processes, micro_batch_size=read_micro_batch(micro_batch))
+    show(loaded, num_processes=processes, micro_batch_size=read_micro_batch(micro_batch), prepared=prepared)
 
 
 @app.command()

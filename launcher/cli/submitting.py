@@ -14,6 +14,7 @@ from launcher.cli.words import (
     AssetsFolder,
     MicroBatch,
     Overrides,
+    PreparedFolder,
     RecipeName,
     check_assets,
     load,
@@ -53,6 +54,7 @@ def submit(
     micro_batch: MicroBatch = None,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes each")] = None,
     assets: AssetsFolder = None,
+    prepared: PreparedFolder = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print script and command, submit nothing")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="until the job is over, with its log")] = False,
 ) -> None:
@@ -97,6 +99,7 @@ def submit(
     more = ["--micro-batch", micro_batch] if micro_batch else []
     more += ["--workers", str(workers)] if workers is not None else []
     more += ["--assets", str(assets.absolute())] if assets is not None else []
+    more += ["--prepared", str(prepared.absolute())] if prepared is not None else []
     script = "sweep.sbatch" if array else "train.sbatch"
     submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, script=script, dry_run=dry_run)
     _tell(submission, dry_run)

@@ -39,6 +39,16 @@ AssetsFolder = Annotated[
     ),
 ]
 
+PreparedFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--prepared",
+        envvar="LAUNCHER_PREPARED",
+        metavar="DIR",
+        help="take the images from this copy, as 'prepare' made it; it must be of these very images",
+    ),
+]
+
 
 def use_assets(folder: Path | None) -> None:
     """Before the recipe is imported: it may import libraries that read once where their files are."""

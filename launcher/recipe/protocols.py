@@ -69,6 +69,9 @@ class ImageSource(Protocol):
         """What a person would look for: the path, or the data set's name and row."""
         ...
 
+    # It may also have `encoded(index) -> bytes | None`: the content of the image file that `read` decodes. JPEGs are
+    # then decoded by a faster way to the same pixels, where the extra `fast` is installed.
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -145,8 +148,22 @@ class Augmentation(Protocol):
     def build(self, preprocessing: Preprocessing) -> Callable[[PIL.Image.Image], torch.Tensor]:
         """A picklable transform from an RGB image to a normalised float32 (3, image_size, image_size).
 
-        All randomness must come from torch's global generator: it is seeded for each (seed, epoch, sample).
+        All randomness must come from torch's global generator: it is seeded for each (seed, epoch, sample). A transform
+        that is a `PixelTransform` as well is used as one; it need not be.
         """
+        ...
+
+
+@runtime_checkable
+class PixelTransform(Protocol):
+    """A transform whose pictures stay 8 bits, a quarter of float32, until their batch is on the device."""
+
+    def pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """RGB pixels, uint8 (3, height, width), to uint8 (3, image_size, image_size)."""
+        ...
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """A batch of these on its device, uint8 (N, 3, S, S), to normalised float32."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -28,7 +29,13 @@ STEPS_LOOKED_AT = 10_000
 """Of a longer phase, the learning rate is looked at in so many places."""
 
 
-def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | Literal["auto"] | None) -> None:
+def show(
+    loaded: LoadedRecipe,
+    *,
+    num_processes: int,
+    micro_batch_size: int | Literal["auto"] | None,
+    prepared: Path | None = None,
+) -> None:
     """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these."""
     import torch
 
@@ -38,7 +45,7 @@ def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | Li
         num_processes=num_processes,
         micro_batch_size=micro_batch_size,
         on_cpu=not torch.cuda.is_available(),
-        check_images=lambda recipe, splits: without_broken_images(recipe, splits, _tell),
+        check_images=lambda recipe, splits: without_broken_images(recipe, splits, _tell, prepared),
     )
     console = _console()
     for title, body in sections(loaded, found, console.width):

@@ -86,6 +86,8 @@ class Launch:
     """Unix time in seconds by which the run must have saved and stopped."""
     num_workers: int | None = None
     """Processes that load data, for each training process; None: from the CPU cores it may use."""
+    prepared: Path | None = None
+    """The folder of a prepared copy of the images; None: the images as they are."""
     command: tuple[str, ...] = ()
     """The words after `python -m launcher`."""
     world: World = dataclasses.field(default_factory=World)

@@ -83,7 +83,9 @@ class RunDir:
             before = json.loads(self.environment_json.read_text())["data"]
             if before != data:
                 changed = [
-                    f"{key}: {before.get(key)} then, {data[key]} now" for key in data if before.get(key) != data[key]
+                    f"{key}: {before.get(key)} then, {data.get(key)} now"
+                    for key in {**before, **data}
+                    if before.get(key) != data.get(key)
                 ]
                 raise UserError(
                     f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
@@ -127,8 +129,10 @@ class MetricsLog:
 
 
 def data_identity(splits: Splits) -> dict[str, Any]:
-    """What makes data the same data: names and targets of every sample, in order, and the classes."""
-    return {
+    """What makes data the same data: names and targets of every sample, in order, the classes, and the prepared copy
+    that the pixels are taken from, if they are."""
+    copy_id = getattr(splits.train.images, "copy_id", None)
+    return ({"prepared_copy": copy_id} if copy_id else {}) | {
         "names": list(splits.names),
         "train_samples": len(splits.train),
         "val_samples": len(splits.val),

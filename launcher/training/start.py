@@ -103,7 +103,7 @@ def begin_run(
                 micro_batch_size=launch.micro_batch_size,
                 on_cpu=accelerator.device.type == "cpu",
                 one_at_a_time=accelerator.local_main_process_first,
-                check_images=checked_together(accelerator, screen.line),
+                check_images=checked_together(accelerator, screen.line, launch.prepared),
             )
         problems.raise_if_any()
     _same_data_everywhere(accelerator, prepared)

@@ -36,7 +36,8 @@ def try_one_batch(
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            batch: Batch = collate([train[0, index] for index in range(min(2, len(splits.train)))])
+            drawn = [train[0, index] for index in range(min(2, len(splits.train)))]
+            batch: Batch = collate(drawn, train.transform).to(torch.device("cpu"))
             losses = task.loss(_outputs(model, batch, task.num_outputs, preprocessing), batch.targets)
             if losses.shape != (len(batch.targets),):
                 raise UserError(
@@ -46,7 +47,8 @@ def try_one_batch(
             torch.autograd.backward(losses.sum())
             build_optimizer(recipe.optim, model, lr_scales)
             with torch.no_grad():
-                batch = collate([val[index] for index in range(min(2, len(splits.val)))])
+                drawn = [val[index] for index in range(min(2, len(splits.val)))]
+                batch = collate(drawn, val.transform).to(torch.device("cpu"))
                 task.loss(model(batch.images), batch.targets)
                 # The names of the metrics depend on the targets (AUROC needs every class), so all of them are given.
                 targets = torch.as_tensor(splits.val.targets)

@@ -1,11 +1,15 @@
-"""Looking at every image once before training: the main process reads them, all processes act alike."""
+"""Looking at every image once before training, or at the prepared copy that stands for them: the main process reads,
+all processes act alike."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.errors import Problems, UserError
+from launcher.recipe.data.prepared import Copy, check_current, check_fits, read_copy, with_copy
 from launcher.recipe.data.verifying import Broken, find_broken, on_bad_image_of, verified
 from launcher.recipe.protocols import Splits
 from launcher.recipe.recipe import Recipe
@@ -17,12 +21,24 @@ if TYPE_CHECKING:
 TOLD_EVERY_SECONDS = 5.0
 
 
-def without_broken_images(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> Splits:
-    """Splits whose every image can be decoded; `tell` hears how far it is. Raises UserError as `verified` does."""
-    return verified(splits, _look(splits, tell), on_bad_image_of(recipe.data))
+def without_broken_images(
+    recipe: Recipe, splits: Splits, tell: Callable[[str], None], prepared: Path | None = None
+) -> Splits:
+    """Splits whose every image can be decoded; `tell` hears how far it is. Raises UserError as `verified` does.
+
+    With `prepared`, their images come from the prepared copy in that folder: raises UserError where it is of other
+    images, or too small for the recipe.
+    """
+    if prepared is None:
+        return verified(splits, _look(splits, tell), on_bad_image_of(recipe.data))
+    copy = _open(prepared, recipe, tell)
+    check_current(copy, splits)
+    return with_copy(copy, recipe, splits)
 
 
-def checked_together(accelerator: Accelerator, tell: Callable[[str], None]) -> Callable[[Recipe, Splits], Splits]:
+def checked_together(
+    accelerator: Accelerator, tell: Callable[[str], None], prepared: Path | None = None
+) -> Callable[[Recipe, Splits], Splits]:
     """`without_broken_images` for several processes: one of them reads, all get the same verdict."""
     from accelerate.utils import broadcast_object_list
 
@@ -32,7 +48,30 @@ def checked_together(accelerator: Accelerator, tell: Callable[[str], None]) -> C
         assert found[0] is not None
         return verified(splits, found[0], on_bad_image_of(recipe.data))
 
-    return check
+    def check_prepared(recipe: Recipe, splits: Splits) -> Splits:
+        assert prepared is not None
+        found = Problems()
+        with found.collected():
+            copy = _open(prepared, recipe, tell)
+            if accelerator.is_main_process:
+                check_current(copy, splits)
+        told = [found.found]
+        broadcast_object_list(told)
+        if told[0] or found.found:
+            raise UserError(*dict.fromkeys([*told[0], *found.found]))
+        return with_copy(copy, recipe, splits)
+
+    return check if prepared is None else check_prepared
+
+
+def _open(folder: Path, recipe: Recipe, tell: Callable[[str], None]) -> Copy:
+    copy = read_copy(folder)
+    check_fits(copy, recipe, recipe.backbone.preprocessing())
+    tell(
+        f"images from the prepared copy {copy.folder}, with shorter sides of {copy.kept}: resized once more than the "
+        "images themselves, so what is learned differs slightly"
+    )
+    return copy
 
 
 def _look(splits: Splits, tell: Callable[[str], None]) -> Broken:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launcher.recipe.data import CsvImages, HuggingFace, ImageFolder
-from launcher.recipe.data.decoding import BrokenImageError, open_image, to_rgb
-from launcher.recipe.protocols import Preprocessing, Split
+from launcher.recipe.data import CsvImages, HuggingFace, ImageFolder, decoding
+from launcher.recipe.data.decoding import BrokenImageError, open_image, read_pixels, to_rgb
+from launcher.recipe.data.sources import FileImages, Subset
+from launcher.recipe.protocols import ImageSource, Preprocessing, Split
 from launcher.recipe.transforms import evaluation
 
 
@@ -31,6 +32,8 @@ def awkward_images(folder: Path) -> list[Path]:
     exif = Image.Exif()
     exif[0x0112] = 6
     rgb.save(folder / "exif6.jpg", exif=exif, quality=95)
+    rgb.save(folder / "plain.jpg", quality=90)
+    rgb.convert("L").save(folder / "grey.jpg", quality=90)
     Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 109).save(folder / "grey16.png")
     rgba = rgb.convert("RGBA")
     rgba.putalpha(Image.fromarray(np.arange(600).reshape(20, 30).astype(np.uint8)))
@@ -195,6 +198,8 @@ def test_every_source_gives_the_same_tensors(tmp_path: Path, monkeypatch: pytest
             name = split.images.name(index)
             file = next(file.name for file in files if file.name in name)
             found[file] = transform(to_rgb(split.images.read(index))).numpy().tobytes()
+            pixels = transform.pixels(read_pixels(split.images, index))
+            assert transform.normalise(pixels[None])[0].numpy().tobytes() == found[file], name
         return found
 
     expected = {file.name: transform(to_rgb(open_image(file))).numpy().tobytes() for file in files}
@@ -204,3 +209,90 @@ def test_every_source_gives_the_same_tensors(tmp_path: Path, monkeypatch: pytest
         assert splits.names == ("things",)
         for split in (splits.train, splits.val):
             assert tensors(split) == expected, name
+
+
+class OnlyRead:
+    """A source of a user's own."""
+
+    def __init__(self, images: ImageSource) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int) -> Image.Image:
+        return self._images.read(index)
+
+    def name(self, index: int) -> str:
+        return self._images.name(index)
+
+
+def assert_same_pixels(images: FileImages) -> None:
+    """Through the faster way for JPEGs, and through `read` alone."""
+    for index in range(len(images)):
+        expected = np.asarray(to_rgb(images.read(index)))
+        last = Subset(images, np.array([index]))
+        for pixels in (read_pixels(images, index), read_pixels(OnlyRead(images), index), read_pixels(last, 0)):
+            assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected), images.name(index)
+        assert np.array_equal(read_pixels(Subset(OnlyRead(images), np.array([index])), 0).permute(1, 2, 0), expected)
+
+
+def test_jpegs_of_every_kind_have_the_same_pixels_either_way(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8))
+    for width, height in ((64, 48), (61, 47), (8, 8), (1, 1), (17, 130)):
+        picture = noise.resize((width, height), Image.Resampling.BICUBIC)
+        for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
+            for progressive in (False, True):
+                name = f"{width}x{height} {subsampling} {progressive}.jpg"
+                picture.save(tmp_path / name, subsampling=subsampling, progressive=progressive, quality=80)
+        picture.convert("L").save(tmp_path / f"{width}x{height} grey.jpg")
+        picture.save(tmp_path / f"{width}x{height} rgb.jpg", keep_rgb=True)  # not YCbCr inside
+        for orientation in (1, 3, 8, 9):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            picture.save(tmp_path / f"{width}x{height} turned {orientation}.jpg", exif=exif)
+    assert_same_pixels(FileImages(tmp_path, sorted(path.name for path in tmp_path.iterdir())))
+
+
+def test_photographs_have_the_same_pixels_either_way() -> None:
+    folder = Path(__file__).parents[3] / "shared" / "data" / "hymenoptera" / "val"
+    if not folder.is_dir():
+        pytest.skip(f"no photographs in {folder}")
+    assert_same_pixels(FileImages(folder, sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))[::3]))
+
+
+def test_simplejpeg_is_taken_for_plain_jpegs_alone(tmp_path: Path) -> None:
+    pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
+    taken = [
+        file.name for file in awkward_images(tmp_path / "images") if decoding._plain_jpeg(file.read_bytes()) is not None
+    ]
+    assert taken == ["grey.jpg", "plain.jpg"]
+
+
+def test_a_jpeg_is_broken_either_way_or_not_at_all(tmp_path: Path) -> None:
+    """Cut short anywhere, or with other bytes in it: where Pillow refuses it, so does the faster way, by name."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((120, 80)).save(tmp_path / "whole.jpg", quality=90)
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    draw = np.random.default_rng(1)
+    contents = [whole[:end] for end in range(0, len(whole), 97)]
+    for _ in range(150):
+        content = bytearray(whole)
+        content[int(draw.integers(len(whole)))] = int(draw.integers(256))
+        contents.append(bytes(content))
+    refused = 0
+    for content in contents:
+        (tmp_path / "broken.jpg").write_bytes(content)
+        images = FileImages(tmp_path, ["broken.jpg"])
+        try:
+            expected = np.asarray(to_rgb(images.read(0)))
+        except (OSError, ValueError):
+            refused += 1
+            with pytest.raises((OSError, ValueError)):
+                read_pixels(images, 0)
+        else:
+            assert np.array_equal(read_pixels(images, 0).permute(1, 2, 0), expected)
+    assert 30 < refused < len(contents) - 30
+    (tmp_path / "broken.jpg").unlink()
+    with pytest.raises(BrokenImageError, match=r"broken\.jpg: no such file"):
+        read_pixels(images, 0)

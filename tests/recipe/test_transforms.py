@@ -1,4 +1,10 @@
-"""Transforms: evaluation equal to torchvision's own, augmentation from torch's generator alone."""
+"""Transforms: evaluation as torchvision's own, the same crops as torchvision's, all from torch's generator alone.
+
+Sizes are changed by torch's kernel for 8 bits, torchvision's transforms change them with Pillow; the two round
+differently. Seen on 100 photographs of 500x375: the evaluation transform differs by 0.002 levels in the mean and 1 at
+most; random crops by up to 0.16 in the mean and 2 at most (bilinear), or 0.18 and, in 1 value of 3,000, more than 2
+(bicubic, where an overshoot is clipped between the two passes).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +17,10 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 
-from launcher.recipe.protocols import Augmentation, Preprocessing
+from launcher.recipe.data.decoding import pixels_of
+from launcher.recipe.protocols import Augmentation, PixelTransform, Preprocessing
 from launcher.recipe.transforms import Augment, evaluation
 
 SMALL = Preprocessing(image_size=32, resize_size=36)
@@ -46,7 +54,87 @@ def test_evaluation_equals_the_weights_own_transform(
         interpolation=theirs.interpolation.value,
     )
     image = photo(*size)
-    assert torch.equal(evaluation(preprocessing)(image), theirs(image))
+    ours, ideal = evaluation(preprocessing)(image), theirs(image)
+    assert ours.shape == ideal.shape
+    apart = levels(ours - ideal, preprocessing)
+    assert apart.max() <= (2 if preprocessing.interpolation == "bicubic" else 1) + 1e-3
+    # Half of the values that lie exactly between two levels go to the other one.
+    assert apart.mean() < 0.3
+    # Where no size is changed nothing is rounded.
+    same = Image.fromarray(np.asarray(image.resize((preprocessing.resize_size, preprocessing.resize_size))))
+    assert torch.equal(evaluation(preprocessing)(same), theirs(same))
+
+
+def levels(difference: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """A difference of normalised pictures in levels of 256."""
+    return (difference * torch.tensor(preprocessing.std).view(3, 1, 1) * 255).abs()
+
+
+def torchvisions(preprocessing: Preprocessing, min_scale: float, preset: str) -> v2.Compose:
+    """The same augmentation as torchvision does it, with Pillow."""
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    crop = v2.RandomResizedCrop(preprocessing.image_size, scale=(min_scale, 1.0), interpolation=interpolation)
+    more = {
+        "light": [],
+        "trivial": [v2.TrivialAugmentWide(interpolation=interpolation)],
+        "randaugment": [v2.RandAugment(interpolation=interpolation)],
+    }[preset]
+    normalised = [ConvertImageDtype(torch.float32), v2.Normalize(preprocessing.mean, preprocessing.std)]
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *more, v2.PILToTensor(), *normalised])
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_crops_are_those_of_torchvision(interpolation: str) -> None:
+    """A seed draws the same crop and mirror image; the generator is left in the same state."""
+    preprocessing = Preprocessing(image_size=32, resize_size=36, interpolation=interpolation)  # type: ignore[arg-type]
+    ours, theirs = Augment(min_scale=0.2).build(preprocessing), torchvisions(preprocessing, 0.2, "light")
+    image = photo()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        mine, state = ours(image), torch.get_rng_state()
+        torch.manual_seed(seed)
+        apart = levels(mine - theirs(image), preprocessing)
+        assert torch.equal(state, torch.get_rng_state())
+        if interpolation == "nearest":
+            assert apart.max() == 0
+        else:  # another crop is 30 levels and more away
+            assert apart.mean() < 0.5, seed
+            assert apart.max() < (2.5 if interpolation == "bilinear" else 20), seed
+
+
+@pytest.mark.parametrize("preset", ["trivial", "randaugment"])
+def test_operations_are_those_of_torchvision(preset: str) -> None:
+    """Drawn alike, and done on images: of a picture that keeps its size all bits are equal."""
+    preprocessing = Preprocessing(image_size=40, resize_size=40)
+    ours, theirs = Augment(preset=preset, min_scale=1.0).build(preprocessing), torchvisions(preprocessing, 1.0, preset)  # type: ignore[arg-type]
+    image = photo(40, 40)
+    whole = 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        mine = ours(image)
+        torch.manual_seed(seed)
+        whole += torch.equal(mine, theirs(image))
+    assert whole > 15  # the other crops have another aspect ratio, and change their size
+
+
+def test_a_batch_is_normalised_as_its_pictures_were() -> None:
+    """All 256 levels in each channel, bit for bit, and the layout in memory stays."""
+    preprocessing = Preprocessing(image_size=16, resize_size=16)
+    transform = evaluation(preprocessing)
+    assert isinstance(transform, PixelTransform)
+    batch = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(4, 3, 16, 16)
+    batch = torch.stack([batch[0], batch[0].flip(0), batch[0].flip(1), batch[0].flip(2)])
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    one_by_one = v2.Compose(
+        [ConvertImageDtype(torch.float32), v2.Normalize(list(preprocessing.mean), list(preprocessing.std))]
+    )
+    normalised = transform.normalise(batch)
+    assert normalised.dtype == torch.float32
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(normalised, torch.stack([one_by_one(picture) for picture in batch]))
+    assert batch.dtype == torch.uint8  # and is as it was
+    image = photo(16, 16)
+    assert torch.equal(transform(image), transform.normalise(transform.pixels(pixels_of(image))[None])[0])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -109,7 +197,17 @@ def test_erasing_paints_with_the_mean_colour() -> None:
     plain = evaluation(SMALL)(photo())
     changed = tensor != plain
     assert 0.02 < changed.float().mean() < 0.4
-    assert (tensor[changed] == 0).all()
+    assert levels(tensor, SMALL)[changed].max() <= 0.5  # the level next to the mean, whose normalised value is 0
+
+
+def test_erasing_draws_as_torchvision_does() -> None:
+    theirs = v2.RandomErasing(p=0.5)
+    ours, plain = Augment(preset="none", random_erasing=0.5).build(SMALL), evaluation(SMALL)(photo())
+    for seed in range(20):
+        torch.manual_seed(seed)
+        mine = ours(photo())
+        torch.manual_seed(seed)
+        assert levels(mine - theirs(plain), SMALL).max() <= 0.5
 
 
 @pytest.mark.parametrize(

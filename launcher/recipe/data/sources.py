@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from launcher.recipe.data.decoding import open_image
+from launcher.recipe.data.decoding import encoded_image, open_image
 from launcher.recipe.protocols import ImageSource
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ class FileImages:
 
     def read(self, index: int) -> Image.Image:
         return open_image(self.name(index))
+
+    def encoded(self, index: int) -> bytes | None:
+        try:
+            return Path(self._folder, self._paths[index]).read_bytes()
+        except OSError:  # `read` says what is wrong
+            return None
 
     def name(self, index: int) -> str:
         return str(Path(self._folder, self._paths[index]))
@@ -88,6 +94,9 @@ class TableImages:
         # Without bytes the path is a file; with them it is only the name that the file once had.
         return open_image(path if content is None and path else content or b"", name=self._name(index, path))
 
+    def encoded(self, index: int) -> bytes | None:
+        return self._cell(index)[0]
+
     def name(self, index: int) -> str:
         return self._name(index, self._cell(index)[1])
 
@@ -113,6 +122,9 @@ class Subset:
 
     def read(self, index: int) -> Image.Image:
         return self._images.read(int(self._indices[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        return encoded_image(self._images, int(self._indices[index]))
 
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))
