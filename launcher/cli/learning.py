@@ -102,6 +102,12 @@ def plan(
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes to plan for, over all machines")] = 1,
     micro_batch: MicroBatch = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T", help="of one allocation, 4:00:00: measure a few steps, and say how many the run needs"
+        ),
+    ] = None,
     assets: AssetsFolder = None,
 ) -> None:
     """Show what training would do, and all that is wrong with it, without training."""
@@ -110,7 +116,7 @@ def plan(
     check_assets(loaded, assets, recipe, overrides)
     from launcher.results.plan import show
 
-    show(loaded, num_processes=processes, micro_batch_size=read_micro_batch(micro_batch))
+    show(loaded, num_processes=processes, micro_batch_size=read_micro_batch(micro_batch), allocation=time)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.results.plan_data import data_lines
 from launcher.results.plan_notes import notes
+from launcher.results.plan_time import allocation_seconds, time_lines
 from launcher.training.preparation import Findings, ResolvedPhase, examine
 from launcher.training.progress import phase_summary, phase_table
 from launcher.training.verification import without_broken_images
@@ -28,8 +29,17 @@ STEPS_LOOKED_AT = 10_000
 """Of a longer phase, the learning rate is looked at in so many places."""
 
 
-def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | Literal["auto"] | None) -> None:
-    """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these."""
+def show(
+    loaded: LoadedRecipe,
+    *,
+    num_processes: int,
+    micro_batch_size: int | Literal["auto"] | None,
+    allocation: str | None = None,
+) -> None:
+    """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these.
+
+    `allocation` is the time of one on a cluster, as Slurm takes it: then a few steps are measured, too.
+    """
     import torch
 
     verify_assets(loaded.recipe, _tell)
@@ -40,6 +50,9 @@ def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | Li
         on_cpu=not torch.cuda.is_available(),
         check_images=lambda recipe, splits: without_broken_images(recipe, splits, _tell),
     )
+    if allocation is not None:
+        with found.problems.collected():
+            allocation_seconds(allocation)
     console = _console()
     for title, body in sections(loaded, found, console.width):
         console.print(Text(title, style="bold"))
@@ -47,6 +60,10 @@ def show(loaded: LoadedRecipe, *, num_processes: int, micro_batch_size: int | Li
             console.print(Padding(part, (0, 0, 0, 2), expand=False))
     sys.stdout.flush()  # what is wrong comes after it, where both go into one file
     found.problems.raise_if_any()
+    if allocation is not None:
+        console.print(Text("time", style="bold"))
+        for line in time_lines(found.prepared(), allocation):
+            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
 
 
 def sections(loaded: LoadedRecipe, found: Findings, width: int) -> Iterable[tuple[str, list[Any]]]:
