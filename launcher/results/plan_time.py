@@ -167,7 +167,7 @@ class _Trial:
         self.accelerator, self.prepared, self.resolved = accelerator, prepared, resolved
         model: nn.Module = copy.deepcopy(prepared.model)
         freeze(model, resolved.lr_scales)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
         self.model: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)
         self.optimizer = build_optimizer(prepared.recipe.optim, self.model, resolved.lr_scales)
 

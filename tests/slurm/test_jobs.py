@@ -84,26 +84,28 @@ def test_nodes_with_a_network_of_their_own(alone: Path, tmp_path: Path) -> None:
     assert furthest(job.run_dir, alone) < 1e-5
 
 
-def test_an_evaluation_after_the_training(slurm: Cluster, tmp_path: Path) -> None:
-    """Submitted with it, on two processes; and one after a training that fails, which is never begun."""
+def test_an_evaluation_after_the_training(slurm: Cluster, on_nodes: dict[tuple[int, int], Job], tmp_path: Path) -> None:
+    """On two processes; and one after a training that fails, which is never begun."""
     environ = ENVIRON | {"PATH": f"{Path(sys.executable).parent}:{slurm.environ['PATH']}"}
-    evaluation = (str(SCRIPT.with_name("evaluate.sbatch")), "run", "--workers=0")
+    training = on_nodes[1, 1]
+    evaluation = (str(SCRIPT.with_name("evaluate.sbatch")), str(training.run_dir), "--workers=0")
 
-    job = Job(slurm, tmp_path, words=WORDS)
-    options = (f"--dependency=afterok:{job.id}", "--ntasks-per-node=2")
+    options = (f"--dependency=afterok:{training.id}", "--ntasks-per-node=2", "--output=good.log")
     after = slurm.sbatch(*options, *evaluation, cwd=tmp_path, **environ)
     bad = slurm.sbatch("--output=bad.log", str(SCRIPT), "nothing.py", cwd=tmp_path, **environ)
     never = slurm.sbatch(f"--dependency=afterok:{bad}", *evaluation, cwd=tmp_path, **environ)
 
     assert slurm.wait(bad)["JobState"] == "FAILED"
     assert slurm.wait(never)["JobState"] == "CANCELLED"
-    state = slurm.wait(after)
-    assert state["JobState"] == "COMPLETED", job.log
-    assert state["StartTime"] >= slurm.job(job.id)["EndTime"]
-    found = json.loads((job.run_dir / "evaluation.json").read_text())
+    state, log = slurm.wait(after), (tmp_path / "good.log").read_text()
+    assert state["JobState"] == "COMPLETED", log
+    assert state["StartTime"] >= slurm.job(training.id)["EndTime"]
+    found, final = (
+        json.loads((training.run_dir / name).read_text()) for name in ("evaluation.json", "final/metrics.json")
+    )
     assert (found["samples"], found["processes"]) == (31, 2)
-    assert found["metrics"] == pytest.approx(json.loads((job.run_dir / "final/metrics.json").read_text()), abs=1e-6)
-    assert ["accuracy", f"{found['metrics']['accuracy']:.4f}"] in [line.split() for line in job.log.splitlines()]
+    assert found["metrics"] == pytest.approx(final, abs=1e-6)
+    assert ["accuracy", f"{found['metrics']['accuracy']:.4f}"] in [line.split() for line in log.splitlines()]
 
 
 def test_one_task_for_each_process_by_srun_alone(slurm: Cluster, alone: Path, tmp_path: Path) -> None:
