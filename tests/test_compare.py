@@ -74,7 +74,7 @@ def test_the_lock_of_a_dead_run_is_no_running_run(tmp_path: Path, run_cli: RunCl
 
 def test_status_without_slurm(runs: Path, run_cli: RunCli) -> None:
     done = run_cli("status", "a", cwd=runs)
-    assert done.out.splitlines() == ["a: finished", "saved step 12, 0 restarts"]
+    assert done.out.splitlines() == ["a: finished", "step 12 of 12 saved, 0 restarts"]
     done = run_cli("logs", "a", cwd=runs)
     assert "done: accuracy" in done.out
     done = run_cli("status", "nothing", cwd=runs)

@@ -105,6 +105,12 @@ def plan(
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes to plan for, over all machines")] = 1,
     micro_batch: MicroBatch = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T", help="of one allocation, 4:00:00: measure a few steps, and say how many the run needs"
+        ),
+    ] = None,
     assets: AssetsFolder = None,
     prepared: PreparedFolder = None,
 ) -> None:
@@ -114,7 +120,13 @@ def plan(
     check_assets(loaded, assets, recipe, overrides)
     from launcher.results.plan import show
 
-    show(loaded, num_processes=processes, micro_batch_size=read_micro_batch(micro_batch), prepared=prepared)
+    show(
+        loaded,
+        num_processes=processes,
+        micro_batch_size=read_micro_batch(micro_batch),
+        prepared=prepared,
+        allocation=time,
+    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""compare: what came out of runs."""
+"""compare, evaluate: what came out of runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
+from launcher.cli.words import AssetsFolder, use_assets
+from launcher.errors import Problems
 
 
 class Format(str, enum.Enum):
     table = "table"
     csv = "csv"
     json = "json"
+
+
+class SplitName(str, enum.Enum):
+    val = "val"
+    train = "train"
 
 
 @app.command()
@@ -46,6 +53,53 @@ def compare(
     for row in found.rows():
         table.add_row(*(_shown(cell) for cell in row))
     Console(highlight=False).print(table)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a run that has ended: runs/pets")],
+    split: Annotated[
+        SplitName, typer.Option(help="val: what it was validated on; train: the training images, not augmented")
+    ] = SplitName.val,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", min=1, metavar="M", help="images per device for each forward; as in training"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="data-loading processes for each process")
+    ] = None,
+    assets: AssetsFolder = None,
+) -> None:
+    """Evaluate the model of a finished run, each image once, on any number of processes.
+
+    Prints the metrics, and writes them to evaluation.json in the run dir (of training images: evaluation-train.json).
+    """
+    from launcher.cluster.world import check_world, set_threads
+
+    problems = Problems()
+    with problems.collected():
+        use_assets(assets)
+    with problems.collected():
+        world = check_world()
+    problems.raise_if_any()
+    set_threads(world)
+    from rich.console import Console
+
+    from launcher.results.evaluate import evaluate as run_evaluation
+    from launcher.results.evaluate import show, write
+    from launcher.results.finished import read_finished
+    from launcher.training.launch import Launch
+
+    found = run_evaluation(
+        read_finished(run),
+        Launch(run_dir=run, num_workers=workers, world=world),
+        split_name=split.value,
+        micro_batch_size=micro_batch,
+        tell=lambda line: print(line, flush=True),
+    )
+    if found is not None:
+        write(found)
+        show(found, Console(highlight=False))
 
 
 def _shown(cell: object) -> str:

@@ -172,6 +172,7 @@ def status(
         import json
 
         row = {"run_dir": str(told.run_dir), "state": told.state, "why": told.why, "step": told.step}
+        row |= {"steps": told.steps, "may_end_early": told.may_end_early}
         row |= {"restarts": told.restarts, "job": told.job.job if told.job else None, "lives": told.lives}
         print(json.dumps(row, indent=1))
         return
@@ -180,7 +181,7 @@ def status(
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
-    console.print(f"saved step {told.step}, {told.restarts} restarts", markup=False)
+    console.print(f"{told.progress} saved, {told.restarts} restarts", markup=False)
     if told.job is not None:
         console.print(f"job {told.job.job}: {told.job.state} {told.job.nodes}; log {told.job.log}", markup=False)
     if told.lives:

@@ -13,7 +13,7 @@ from launcher.cluster import slurm
 from launcher.cluster.lives import rows_of
 from launcher.cluster.slurm import JobState, job_state
 from launcher.errors import UserError
-from launcher.training.life import newest_step
+from launcher.training.life import newest_step, planned_steps
 from launcher.training.lock import RunLock
 
 LOOK_EVERY_SECONDS = 1.0
@@ -30,9 +30,21 @@ class Status:
     """In a word: finished, running, waiting, stopped, failed, ..."""
     why: str
     step: int
+    """The newest that is saved."""
     job: JobState | None
     lives: tuple[dict[str, Any], ...]
     """Rows of LIVES.jsonl."""
+    steps: int | None = None
+    """Of the whole run; None before it has begun."""
+    may_end_early: bool = False
+    """A phase with patience may leave some of the steps out."""
+
+    @property
+    def progress(self) -> str:
+        """In words: "step 120 of 400"."""
+        if self.steps is None:
+            return f"step {self.step}"
+        return f"step {self.step} of {'at most ' if self.may_end_early else ''}{self.steps}"
 
     @property
     def restarts(self) -> int:
@@ -63,7 +75,8 @@ def status_of(run: str) -> Status:
     run_dir, job = find(run)
     rows = rows_of(run_dir)
     state, why = _state(run_dir, job, rows)
-    return Status(run_dir, state, why, newest_step(run_dir), job, tuple(rows))
+    steps, may_end_early = planned_steps(run_dir) or (None, False)
+    return Status(run_dir, state, why, newest_step(run_dir), job, tuple(rows), steps, may_end_early)
 
 
 def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> tuple[str, str]:

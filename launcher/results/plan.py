@@ -19,6 +19,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.results.plan_data import data_lines
 from launcher.results.plan_notes import notes
+from launcher.results.plan_time import allocation_seconds, time_lines
 from launcher.training.preparation import Findings, ResolvedPhase, examine
 from launcher.training.progress import phase_summary, phase_table
 from launcher.training.verification import without_broken_images
@@ -35,8 +36,12 @@ def show(
     num_processes: int,
     micro_batch_size: int | Literal["auto"] | None,
     prepared: Path | None = None,
+    allocation: str | None = None,
 ) -> None:
-    """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these."""
+    """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these.
+
+    `allocation` is the time of one on a cluster, as Slurm takes it: then a few steps are measured, too.
+    """
     import torch
 
     verify_assets(loaded.recipe, _tell)
@@ -47,6 +52,9 @@ def show(
         on_cpu=not torch.cuda.is_available(),
         check_images=lambda recipe, splits: without_broken_images(recipe, splits, _tell, prepared),
     )
+    if allocation is not None:
+        with found.problems.collected():
+            allocation_seconds(allocation)
     console = _console()
     for title, body in sections(loaded, found, console.width):
         console.print(Text(title, style="bold"))
@@ -54,6 +62,10 @@ def show(
             console.print(Padding(part, (0, 0, 0, 2), expand=False))
     sys.stdout.flush()  # what is wrong comes after it, where both go into one file
     found.problems.raise_if_any()
+    if allocation is not None:
+        console.print(Text("time", style="bold"))
+        for line in time_lines(found.prepared(), allocation):
+            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
 
 
 def sections(loaded: LoadedRecipe, found: Findings, width: int) -> Iterable[tuple[str, list[Any]]]:

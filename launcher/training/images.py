@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -20,6 +20,8 @@ from launcher.recipe.protocols import PixelTransform, Split
 from launcher.training.sampling import Key, TrainingKeys, seed_for
 
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
+Sample: TypeAlias = tuple[torch.Tensor, Any, int]
+"""A picture, its target, and its index in the split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,13 @@ class Batch:
         return dataclasses.replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
-class TrainingImages(Dataset[tuple[torch.Tensor, Any, int]]):
+class TrainingImages(Dataset[Sample]):
     """Augmented images by (epoch, index); what is drawn depends on (seed, epoch, index) alone."""
 
     def __init__(self, split: Split, transform: Transform, seed: int) -> None:
         self.split, self.transform, self.seed = split, transform, seed
 
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, Any, int]:
+    def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         apply = _read(self.split, index, self.transform)
         # torch.manual_seed would format a stack trace for CUDA's sake at each call, which took two fifths of the
@@ -66,13 +68,13 @@ class TrainingImages(Dataset[tuple[torch.Tensor, Any, int]]):
             generator.set_state(before)
 
 
-class EvaluationImages(Dataset[tuple[torch.Tensor, Any, int]]):
+class EvaluationImages(Dataset[Sample]):
     """Images by index, through the evaluation transform."""
 
     def __init__(self, split: Split, transform: Transform) -> None:
         self.split, self.transform = split, transform
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any, int]:
+    def __getitem__(self, index: int) -> Sample:
         return _read(self.split, index, self.transform)(), self.split.targets[index], index
 
     def __len__(self) -> int:
@@ -86,7 +88,7 @@ def _read(split: Split, index: int, transform: Transform) -> Callable[[], torch.
     return functools.partial(transform, to_rgb(split.images.read(index)))
 
 
-def collate(samples: list[tuple[torch.Tensor, Any, int]], transform: Transform) -> Batch:
+def collate(samples: list[Sample], transform: Transform) -> Batch:
     """Samples of a data set, which `transform` was applied to, as a batch."""
     images, targets, indices = zip(*samples, strict=True)
     # Pictures with channels last are copied whole.
@@ -115,7 +117,7 @@ def training_loader(
 ) -> DataLoader[Batch]:
     """Micro-batches of this process in the order of `keys`; call `keys.start` before each iteration."""
     images = TrainingImages(split, transform, seed)
-    return _loader(images, transform, keys, num_workers=num_workers, pin_memory=pin_memory)
+    return loader_of(images, transform, keys, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def evaluation_loader(
@@ -132,18 +134,25 @@ def evaluation_loader(
     mine = list(range(process_index, len(split), num_processes))
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     images = EvaluationImages(split, transform)
-    return _loader(images, transform, batches, num_workers=num_workers, pin_memory=pin_memory)
+    return loader_of(images, transform, batches, num_workers=num_workers, pin_memory=pin_memory)
 
 
-def _loader(
-    dataset: Dataset[Any], transform: Transform, batches: Any, *, num_workers: int, pin_memory: bool
+def loader_of(
+    dataset: Dataset[Sample],
+    transform: Transform,
+    batches: Any,
+    *,
+    num_workers: int,
+    pin_memory: bool,
+    keep_workers: bool = True,
 ) -> DataLoader[Batch]:
+    """Batches of a data set, which applies `transform`, as `batches` gives their keys."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=functools.partial(collate, transform=transform),
         num_workers=num_workers,
-        persistent_workers=num_workers > 0,
+        persistent_workers=num_workers > 0 and keep_workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
     )

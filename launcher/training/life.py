@@ -1,7 +1,11 @@
-"""This start of a job among its starts, and how far its run has come. Imports nothing heavy: batch scripts ask, too."""
+"""This start of a job among its starts, how far its run has come, and how far it is to go.
+
+Imports nothing heavy: batch scripts ask, too.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,3 +30,16 @@ def newest_step(run_dir: Path) -> int:
         if text.isdigit() and (folder / "MANIFEST.json").is_file():
             steps.append(int(text))
     return max(steps)
+
+
+def planned_steps(run_dir: Path) -> tuple[int, bool] | None:
+    """Optimizer steps of the whole run, and whether they may be fewer (a phase with patience may end early); None for
+    a run that has not begun. By the files alone that it has written at its beginning."""
+    try:
+        recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
+        samples = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))["data"]["train_samples"]
+    except (OSError, ValueError, KeyError):
+        return None
+    phases = recipe["freeze_plan"]
+    steps_per_epoch = -(-samples // recipe["batch_size"])
+    return steps_per_epoch * sum(phase["epochs"] for phase in phases), any(phase["patience"] for phase in phases)

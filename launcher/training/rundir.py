@@ -78,15 +78,8 @@ class RunDir:
 
     def begin(self, recipe: Recipe, recipe_source: str, command: tuple[str, ...], splits: Splits) -> None:
         """Write down what runs. Raises UserError where the data are not those that the run began with."""
-        data = data_identity(splits)
         if self.environment_json.is_file():
-            before = json.loads(self.environment_json.read_text())["data"]
-            if before != data:
-                changed = [
-                    f"{key}: {before.get(key)} then, {data.get(key)} now"
-                    for key in {**before, **data}
-                    if before.get(key) != data.get(key)
-                ]
+            if changed := self.changes_of_data(splits):
                 raise UserError(
                     f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
                     "bring them back, or give another --run-dir"
@@ -95,10 +88,20 @@ class RunDir:
         as_json = json.dumps(to_json(recipe), indent=1)
         self.path.mkdir(parents=True, exist_ok=True)
         if splits.skipped:
-            _write(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
-        _write(self.environment_json, json.dumps({"data": data, "command": command, **environment()}, indent=1))
-        _write(self.path / "recipe.py", recipe_source)
-        _write(self.recipe_json, as_json)
+            write_whole(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
+        told = {"data": data_identity(splits), "command": command, "folder": str(Path.cwd()), **environment()}
+        write_whole(self.environment_json, json.dumps(told, indent=1))
+        write_whole(self.path / "recipe.py", recipe_source)
+        write_whole(self.recipe_json, as_json)
+
+    def changes_of_data(self, splits: Splits) -> list[str]:
+        """What of the data is not as it was when the run began; empty where all is."""
+        before, data = json.loads(self.environment_json.read_text())["data"], data_identity(splits)
+        return [
+            f"{key}: {before.get(key)} then, {data.get(key)} now"
+            for key in {**before, **data}
+            if before.get(key) != data.get(key)
+        ]
 
 
 class MetricsLog:
@@ -159,7 +162,8 @@ def environment() -> dict[str, Any]:
     return {"python": sys.version.split()[0], "platform": platform.platform(), "packages": packages}
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """A reader finds the old text or the new one, never half of it."""
     draft = path.with_name(f".{path.name}.writing")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)

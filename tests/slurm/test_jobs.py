@@ -84,6 +84,30 @@ def test_nodes_with_a_network_of_their_own(alone: Path, tmp_path: Path) -> None:
     assert furthest(job.run_dir, alone) < 1e-5
 
 
+def test_an_evaluation_after_the_training(slurm: Cluster, on_nodes: dict[tuple[int, int], Job], tmp_path: Path) -> None:
+    """On two processes; and one after a training that fails, which is never begun."""
+    environ = ENVIRON | {"PATH": f"{Path(sys.executable).parent}:{slurm.environ['PATH']}"}
+    training = on_nodes[1, 1]
+    evaluation = (str(SCRIPT.with_name("evaluate.sbatch")), str(training.run_dir), "--workers=0")
+
+    options = (f"--dependency=afterok:{training.id}", "--ntasks-per-node=2", "--output=good.log")
+    after = slurm.sbatch(*options, *evaluation, cwd=tmp_path, **environ)
+    bad = slurm.sbatch("--output=bad.log", str(SCRIPT), "nothing.py", cwd=tmp_path, **environ)
+    never = slurm.sbatch(f"--dependency=afterok:{bad}", *evaluation, cwd=tmp_path, **environ)
+
+    assert slurm.wait(bad)["JobState"] == "FAILED"
+    assert slurm.wait(never)["JobState"] == "CANCELLED"
+    state, log = slurm.wait(after), (tmp_path / "good.log").read_text()
+    assert state["JobState"] == "COMPLETED", log
+    assert state["StartTime"] >= slurm.job(training.id)["EndTime"]
+    found, final = (
+        json.loads((training.run_dir / name).read_text()) for name in ("evaluation.json", "final/metrics.json")
+    )
+    assert (found["samples"], found["processes"]) == (31, 2)
+    assert found["metrics"] == pytest.approx(final, abs=1e-6)
+    assert ["accuracy", f"{found['metrics']['accuracy']:.4f}"] in [line.split() for line in log.splitlines()]
+
+
 def test_one_task_for_each_process_by_srun_alone(slurm: Cluster, alone: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "launcher", *WORDS, "--run-dir", str(tmp_path / "run")]
     done = slurm.run("srun", "--nodes=2", "--ntasks-per-node=2", *words, cwd=tmp_path, **ENVIRON)
@@ -162,7 +186,7 @@ def test_what_was_submitted_runs_whatever_changes_meanwhile(slurm: Cluster, tmp_
     assert slurm.wait(job)["JobState"] == "COMPLETED", submit_like(slurm, tmp_path, "logs", job)
     assert json.loads((tmp_path / "runs/mine/recipe.json").read_text())["seed"] == 7
     told = submit_like(slurm, tmp_path, "status", job)
-    assert told.splitlines()[:2] == [f"{tmp_path}/runs/mine: finished", "saved step 6, 0 restarts"]
+    assert told.splitlines()[:2] == [f"{tmp_path}/runs/mine: finished", "step 6 of 6 saved, 0 restarts"]
     assert "done: accuracy" in submit_like(slurm, tmp_path, "logs", "runs/mine")
 
 
@@ -185,6 +209,19 @@ def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path)
     done = submit(slurm, tmp_path, f"{ROOT}/tests/tiny.py", "--partition=nowhere")
     assert done.stderr.startswith("error: sbatch: ")
     assert "nowhere" in done.stderr or "partition" in done.stderr
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    (assets / "MANIFEST.json").write_text('{"format": 1, "assets": {}}')
+    done = submit(slurm, tmp_path, f"{ROOT}/tests/cluster/needing.py:both", f"--assets={assets}")
+    bring = f"bring it, where there is network: python -m launcher fetch {ROOT}/tests/cluster/needing.py:both"
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: backbone.weights='DEFAULT': ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1 is not among the assets in "
+        f"{assets}; {bring} --to {assets}",
+        f"error: data.path='someone/pets': data set someone/pets is not among the assets in {assets}; "
+        f"{bring} --to {assets}",
+    ]
+    assert not (tmp_path / "runs").exists()
     assert slurm.run("squeue", "--noheader", "--states=all", "--format=%i").stdout == before
 
 

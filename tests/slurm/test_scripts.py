@@ -43,7 +43,7 @@ COMMANDS = {
 }
 
 
-def play(folder: Path, *words: str, **allocation: str) -> tuple[int, list[str], str]:
+def play(folder: Path, *words: str, script: str = "train.sbatch", **allocation: str) -> tuple[int, list[str], str]:
     """Exit code, what the commands were called with, and the log."""
     commands = folder / "commands"
     commands.mkdir()
@@ -54,7 +54,7 @@ def play(folder: Path, *words: str, **allocation: str) -> tuple[int, list[str], 
     environ = {"PATH": f"{commands}:/usr/bin:/bin", "CALLS": str(folder / "calls"), "FOLDER": str(folder)}
     environ |= {"SLURM_SUBMIT_DIR": str(folder), "SLURM_JOB_ID": "1234", "SLURM_CPUS_ON_NODE": "16"} | allocation
     done = subprocess.run(
-        ["bash", str(ROOT / "slurm/train.sbatch"), *words], env=environ, cwd=folder, capture_output=True, text=True
+        ["bash", str(ROOT / "slurm" / script), *words], env=environ, cwd=folder, capture_output=True, text=True
     )
     calls = folder / "calls"
     return done.returncode, calls.read_text().splitlines() if calls.exists() else [], done.stdout + done.stderr
@@ -130,6 +130,41 @@ def test_the_port_is_below_the_ephemeral_range_and_another_one_after_a_requeue(t
         ports.append(int(launched[launched.index("--main_process_port") + 1]))
     assert len(set(ports)) == 3
     assert all(10_000 <= port < 30_100 for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "processes", "use_cpu"),
+    [
+        ({}, 1, "true"),
+        ({"SLURM_NTASKS_PER_NODE": "2"}, 2, "true"),
+        ({"SLURM_GPUS_ON_NODE": "1"}, 1, ""),
+        ({"SLURM_GPUS_ON_NODE": "8"}, 8, ""),
+    ],
+)
+def test_an_evaluation_on_one_node(tmp_path: Path, allocation: dict[str, str], processes: int, use_cpu: str) -> None:
+    code, calls, log = play(tmp_path, "a b", "--workers=2", script="evaluate.sbatch", **ONE | allocation)
+    assert code == 0, log
+    srun, launched = calls
+    assert srun.startswith("srun --kill-on-bad-exit=1 --ntasks=1 ")
+    if processes == 1:
+        assert launched == "python -m launcher evaluate a b --workers=2"
+        return
+    assert launched == (
+        "accelerate launch --multi_gpu --mixed_precision no --dynamo_backend no --num_machines 1 "
+        f"--num_processes {processes} --main_process_port 0 -m launcher evaluate a b --workers=2; "
+        f"CPU={use_cpu} CPUS=16"
+    )
+
+
+def test_an_evaluation_that_would_leave_nodes_or_gpus_idle(tmp_path: Path) -> None:
+    for name, allocation in (
+        ("nodes", {**ONE, "SLURM_JOB_NUM_NODES": "2"}),
+        ("tasks", {**ONE, "SLURM_NTASKS_PER_NODE": "2", "SLURM_GPUS_ON_NODE": "4"}),
+    ):
+        (tmp_path / name).mkdir()
+        code, calls, log = play(tmp_path / name, "run", script="evaluate.sbatch", **allocation)
+        assert (code, calls) == (2, [])
+        assert log.startswith("error: --nodes=")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -53,9 +53,13 @@ class FileImages:
 
     def encoded(self, index: int) -> bytes | None:
         try:
-            return Path(self._folder, self._paths[index]).read_bytes()
+            return self.file(index).read_bytes()
         except OSError:  # `read` says what is wrong
             return None
+
+    def file(self, index: int) -> Path:
+        """Where the image is read from."""
+        return Path(self._folder, self._paths[index])
 
     def name(self, index: int) -> str:
         return str(Path(self._folder, self._paths[index]))

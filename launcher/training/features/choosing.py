@@ -1,4 +1,4 @@
-"""Where the outputs of a frozen prefix are kept: on disk, in memory, or nowhere. Decides about time, never about bits."""
+"""Where the outputs of a frozen prefix are kept: on disk, in memory, or nowhere. A question of time only."""
 
 from __future__ import annotations
 

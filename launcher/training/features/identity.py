@@ -148,4 +148,3 @@ def _versions(*names: str) -> dict[str, str]:
 
 def _hash(facts: Any) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-

@@ -50,6 +50,4 @@ class Layout:
 
     def rounded(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """As they would come back from rows: what is computed anew equals what was kept."""
-        return tuple(
-            tensor.to(self.dtype).to(given) for tensor, given in zip(tensors, self.given, strict=True)
-        )
+        return tuple(tensor.to(self.dtype).to(given) for tensor, given in zip(tensors, self.given, strict=True))

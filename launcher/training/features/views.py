@@ -5,14 +5,13 @@ Decided by the recipe alone, and so the same on every machine; whether what they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import PIL.Image
 import torch
 
 from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
-from launcher.training.images import EvaluationImages, Sample, TrainingImages
+from launcher.training.images import EvaluationImages, Sample, TrainingImages, Transform
 from launcher.training.sampling import Key
 
 
@@ -63,12 +62,11 @@ def check_cache(recipe: Recipe) -> None:
 class FixedViews(torch.utils.data.Dataset[Sample]):
     """Images by (epoch, index), in the view of that epoch: view v is what epoch v would draw."""
 
-    def __init__(
-        self, training: TrainingImages, evaluation: Callable[[PIL.Image.Image], torch.Tensor], views: int
-    ) -> None:
+    def __init__(self, training: TrainingImages, evaluation: Transform, views: int) -> None:
         self._training = training
         self._evaluation = EvaluationImages(training.split, evaluation)
         self._views = views
+        self.transform = training.transform if views else evaluation
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key

@@ -1,0 +1,167 @@
+"""A run that has ended, put together again from its run dir: recipe, data, task, and the network that it trained."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from launcher.errors import Problems, UserError
+from launcher.recipe.backbones import Timm, Torchvision
+from launcher.recipe.backbones.plain import plain_state_dict
+from launcher.recipe.loading import load_recipe
+from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Splits
+from launcher.recipe.recipe import Recipe
+from launcher.recipe.serialization import from_json
+from launcher.training.model import TransferModel, build_model
+from launcher.training.rundir import RunDir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What the run dir says."""
+
+    rundir: RunDir
+    recipe: Recipe
+    """As it was trained, but with a backbone that is built without the weights that the training began with."""
+    preprocessing: Preprocessing
+    metrics: dict[str, float]
+    """`final/metrics.json`: on the validation images, while it trained."""
+    step: int
+    """After which `final/` had its weights."""
+
+    @property
+    def weights(self) -> Path:
+        return self.rundir.final / "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """What the recipe builds, as it was at the end of the run."""
+
+    splits: Splits
+    task: BuiltTask
+    model: TransferModel
+    """With the weights of `final/`; on the CPU, in evaluation mode."""
+
+
+def read_finished(path: Path) -> FinishedRun:
+    """Raises UserError for a folder that is no run dir, a run that has not ended, and a recipe that cannot be read."""
+    rundir = RunDir(path)
+    if not rundir.recipe_json.is_file():
+        raise UserError(f"{path}: no run dir (it has no recipe.json)" if path.is_dir() else f"{path}: no such run dir")
+    if not rundir.finished:
+        raise UserError(f"{path}: this run has not ended; the command that began it continues it")
+    described = _json(rundir.final / "model.json")
+    recipe = _recipe(rundir)
+    return FinishedRun(
+        rundir=rundir,
+        recipe=dataclasses.replace(recipe, backbone=_as_trained(recipe.backbone, described, rundir.final)),
+        preprocessing=Preprocessing(**_json(rundir.final / "preprocess.json")),
+        metrics=_json(rundir.final / "metrics.json"),
+        step=int(described["step"]),
+    )
+
+
+def rebuild(
+    finished: FinishedRun,
+    *,
+    one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    check_images: Callable[[Recipe, Splits], Splits],
+) -> Rebuilt:
+    """Data, task and network. Raises UserError where the data are not those of the run, or the weights do not fit.
+
+    `one_at_a_time` wraps what may download; `check_images` finds the broken images that the run has left out, and is
+    asked only where it has left some out.
+    """
+    recipe, problems = finished.recipe, Problems()
+    with one_at_a_time(), problems.collected():
+        splits = recipe.data.build(recipe.task.target_kind, recipe.seed)
+    problems.raise_if_any()
+    if (finished.rundir.path / "skipped.txt").is_file():
+        splits = check_images(recipe, splits)
+    if changed := finished.rundir.changes_of_data(splits):
+        raise UserError(f"{finished.rundir.path}: the data are not those of the run ({'; '.join(changed)})")
+    task = recipe.task.build(splits)
+    with one_at_a_time(), problems.collected():
+        model = build_model(recipe.backbone, recipe.head, task.num_outputs, recipe.seed)
+        load_plain(model, finished.weights)
+    problems.raise_if_any()
+    return Rebuilt(splits=splits, task=task, model=model.eval())
+
+
+def load_plain(model: TransferModel, file: Path) -> None:
+    """Put the weights of a `final/model.safetensors` into the network: all of them, and nothing else.
+
+    Raises UserError for a broken file, and for tensors that are missing, left over or of another shape.
+    """
+    try:
+        stored = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    # Under the plain network's names, and not copied: what is written to them is written to the model.
+    own = plain_state_dict(model.backbone, model.backbone.state_dict(), model.head.state_dict())
+    wrong = [f"{name} is missing" for name in own if name not in stored]
+    wrong += [f"{name} is not of this network" for name in stored if name not in own]
+    for name in own.keys() & stored.keys():
+        if own[name].shape != stored[name].shape:
+            wrong.append(f"{name} is {tuple(stored[name].shape)}, not {tuple(own[name].shape)}")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{file}: does not fit the network of recipe.json: {'; '.join(sorted(wrong)[:3])}{more}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(stored[name])
+
+
+def _as_trained(backbone: Backbone, described: Mapping[str, Any], final: Path) -> Backbone:
+    """The same network out of `final/`: the weights that the training began with need not be on this machine."""
+    if not isinstance(backbone, (Torchvision, Timm)):
+        return backbone
+    # By its full name: without the tag of its first weights, timm might take another variant for meant.
+    backbone = dataclasses.replace(backbone, name=described["name"], weights=str(final.absolute()))
+    return dataclasses.replace(backbone, match_by_order=False) if isinstance(backbone, Timm) else backbone
+
+
+def _recipe(rundir: RunDir) -> Recipe:
+    data = _json(rundir.recipe_json)
+    try:
+        return cast(Recipe, from_json(data))
+    except UserError as error:
+        # Parts of the user's own lie in the recipe's file, or beside it.
+        if not _import_recipe(rundir):
+            raise UserError(
+                *(f"{rundir.recipe_json}: {problem}" for problem in error.problems),
+                f"{rundir.path}: the recipe's file was not found, either; go to the folder in which it was trained",
+            ) from error
+    try:
+        return cast(Recipe, from_json(data))
+    except UserError as error:
+        raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems)) from error
+
+
+def _import_recipe(rundir: RunDir) -> bool:
+    """Import the file that the run was started with, so that its classes are found; whether one was found."""
+    told = _json(rundir.environment_json)
+    for word in told.get("command", []):
+        if word.startswith("-") or "=" in word:
+            continue
+        for place in (word, str(Path(told.get("folder", ""), word))):
+            with contextlib.suppress(UserError):  # a command's name, or the value of an option
+                load_recipe(place)
+                return True
+    return False
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
