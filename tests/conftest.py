@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 # The tests start several processes on the same cores, and threads that wait actively take them from those that work:
 # with two busy processes on two cores a training step took 3 to 5 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Stored features are shared by all runs of a user; the tests have a folder of their own.
+os.environ["LAUNCHER_CACHE"] = tempfile.mkdtemp(prefix="launcher-tests-cache-")
+atexit.register(shutil.rmtree, os.environ["LAUNCHER_CACHE"], ignore_errors=True)
 
 # By pytest, by scikit-learn on import, and by torch when it first compiles or asks whether it could.
 SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR"}

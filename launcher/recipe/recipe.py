@@ -54,9 +54,9 @@ class Recipe:
     """BatchNorm statistics over all processes, for phases with norm_statistics="update". Needs GPUs."""
     cache: Literal["auto", "off", "memory", "disk"] = "auto"
     """Whether the outputs of the frozen part of the network are stored, and read in place of the pictures. Such a phase
-    trains on the evaluation view of each image, or on `cache_views`, instead of on fresh pictures in each epoch. "auto":
-    where nothing of the backbone trains, or where that changes nothing (augment.preset="none"); what is faster, disk,
-    memory, or to compute it anew, is measured. "memory", "disk": in each phase that freezes something. "off": never."""
+    trains on the evaluation view of each image, or on `cache_views`, instead of on fresh pictures in each epoch.
+    "auto": where nothing of the backbone trains, or where that changes nothing (augment.preset="none"); what is faster,
+    disk, memory or computing, is measured. "memory", "disk": in each phase that freezes something. "off": never."""
     cache_views: int | None = Field(default=None, ge=1)
     """How many augmented views of each training image are stored; epoch e takes view e mod cache_views."""
     cache_precision: Literal["float32", "bf16", "fp16"] | None = None

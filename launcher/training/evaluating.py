@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from launcher.recipe.protocols import BuiltTask, Split
+from launcher.training.features.batches import FeatureBatch
 from launcher.training.images import Batch
 
 if TYPE_CHECKING:
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 def outputs_of(
     accelerator: Accelerator,
     model: nn.Module,
-    loader: DataLoader[Batch],
+    loader: Iterable[Batch | FeatureBatch],
     num_samples: int,
     num_outputs: int,
     batch_size: int,
     between_batches: Callable[[], None],
+    prefix: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None,
 ) -> torch.Tensor:
     """Outputs of every sample of a split in the order of the split, float32 (num_samples, num_outputs), on the CPU.
 
     `between_batches` is called equally often on every process.
 
     `loader` is this process's share: samples process_index, process_index + num_processes, ... The same on every
-    process afterwards. `model` is not wrapped in DDP: shares may differ by one, and no forward waits for another.
+    process afterwards. `prefix`, where the network is in two parts, makes of pictures what `model` takes. `model` is
+    not wrapped in DDP: shares may differ by one, and no forward waits for another.
     """
     model.eval()
     rows = -(-num_samples // accelerator.num_processes)
@@ -43,7 +45,11 @@ def outputs_of(
         batch = next(batches, None)
         if batch is None:  # a share is one sample smaller than the largest, and may have one batch less
             continue
-        outputs = model(batch.to(accelerator.device).images)
+        batch = batch.to(accelerator.device)
+        if isinstance(batch, FeatureBatch):
+            outputs = model(*batch.features)
+        else:
+            outputs = model(batch.images) if prefix is None else model(*prefix(batch.images))
         mine[filled : filled + len(outputs)] = outputs.float()
         filled += len(outputs)
     next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next time

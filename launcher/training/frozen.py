@@ -34,15 +34,17 @@ def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[s
         return dict(zip(wanted, pool.map(fingerprint, [state[name] for name in wanted]), strict=True))
 
 
-def prove(accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str) -> None:
+def prove(
+    accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str, more: Mapping[str, str]
+) -> None:
     """Frozen tensors are what they were when the phase began, and all tensors are the same on all processes.
 
-    `frozen` holds the hashes from then. Called by all processes; each raises the same UserError, which names the
-    tensors and the processes.
+    `frozen` holds the hashes from then; `more` those of tensors outside of `model`, now. Called by all processes; each
+    raises the same UserError, which names the tensors and the processes.
     """
     from accelerate.utils import gather_object
 
-    now = fingerprints(model)
+    now = fingerprints(model) | dict(more)
     moved = [name for name in now if name in frozen and now[name] != frozen[name]]
     whole = hashlib.blake2b("".join(now.values()).encode(), digest_size=16).hexdigest()
     reports: list[tuple[str, list[str]]] = gather_object([(whole, moved)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from launcher.errors import UserError
+from launcher.training.features.batches import FeatureBatch
 from launcher.training.images import Batch
 from launcher.training.mixing import mix
 from launcher.training.sampling import epoch_order
@@ -15,21 +18,41 @@ SKIPS_OF_THE_SCALER = 30
 """Steps in a row that fp16's gradient scaler may skip while it looks for its scale; it halves it each time."""
 
 
-def mixed(run: Run, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch's images and targets, after MixUp or CutMix where the recipe has them."""
+def inputs_of(
+    run: Run, state: PhaseState, batch: Batch | FeatureBatch
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """What a step calls `state.wrapped` with for this batch, and its targets.
+
+    Pictures; or what the frozen prefix makes of them, read or computed. MixUp and CutMix, where the recipe has them,
+    mix fresh pictures. Where the pictures stay the same, MixUp mixes what crosses, as mixed pictures are not stored.
+    """
+    batch = batch.to(run.accelerator.device)
+    epoch = state.resolved.first_epoch + run.progress.epoch
+    if isinstance(batch, FeatureBatch):
+        return _mixed(run, batch.features, batch.indices, batch.targets, epoch)
+    if state.prefix is not None and state.source.fixed_views is not None:
+        return _mixed(run, state.prefix.of(batch.images), batch.indices, batch.targets, epoch)
+    (images,), targets = _mixed(run, (batch.images,), batch.indices, batch.targets, epoch)
+    return (images,) if state.prefix is None else state.prefix.of(images), targets
+
+
+def _mixed(
+    run: Run, tensors: tuple[torch.Tensor, ...], indices: torch.Tensor, targets: torch.Tensor, epoch: int
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """After MixUp or CutMix where the recipe has them."""
     mixup_alpha = getattr(run.recipe.augment, "mixup_alpha", None)
     cutmix_alpha = getattr(run.recipe.augment, "cutmix_alpha", None)
     if mixup_alpha is None and cutmix_alpha is None:
-        return batch.images, batch.targets
-    encoded = run.prepared.task.encode(batch.targets)
-    return mix(batch, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=run.recipe.seed, epoch=epoch)
+        return tensors, targets
+    encoded, seed = run.prepared.task.encode(targets), run.recipe.seed
+    return mix(tensors, indices, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=seed, epoch=epoch)
 
 
 def forward_backward(
-    run: Run, state: PhaseState, images: torch.Tensor, targets: torch.Tensor, taken: int, *, is_empty: bool
+    run: Run, state: PhaseState, inputs: Sequence[torch.Tensor], targets: torch.Tensor, taken: int, *, is_empty: bool
 ) -> torch.Tensor:
     """Add to the gradient what these samples give, of the `taken` of the global batch. Returns their sum of losses."""
-    losses = run.prepared.task.loss(state.wrapped(images), targets)
+    losses = run.prepared.task.loss(state.wrapped(*inputs), targets)
     # An empty micro-batch holds one sample, so that the processes stay in step; it weighs nothing.
     loss = losses.sum() * (0.0 if is_empty else 1.0)
     # DDP gives the mean over the processes of what is a sum over them; hence the factor.

@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -19,6 +19,7 @@ from launcher.recipe.data.decoding import read_pixels, to_rgb
 from launcher.recipe.protocols import PixelTransform, Split
 from launcher.training.sampling import Key, TrainingKeys, seed_for
 
+_T = TypeVar("_T")
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
 Sample: TypeAlias = tuple[torch.Tensor, Any, int]
 """A picture, its target, and its index in the split."""
@@ -138,7 +139,7 @@ def evaluation_loader(
 
 
 def loader_of(
-    dataset: Dataset[Sample],
+    dataset: Dataset[Any],
     transform: Transform,
     batches: Any,
     *,
@@ -170,7 +171,7 @@ def end_workers(loader: DataLoader[Batch]) -> None:
         loader._iterator = None
 
 
-def timed(loader: DataLoader[Batch], waited: list[float], clock: Callable[[], float]) -> Iterator[Batch]:
+def timed(loader: Iterable[_T], waited: list[float], clock: Callable[[], float]) -> Iterator[_T]:
     """The loader's batches; the seconds spent waiting for each are appended to `waited`."""
     iterator = iter(loader)
     while True:

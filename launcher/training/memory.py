@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from launcher.errors import UserError
-from launcher.training.gradients import forward_backward, mixed
+from launcher.training.features.batches import FeatureBatch
+from launcher.training.gradients import forward_backward, inputs_of
 from launcher.training.images import Batch
 from launcher.training.model import norm_layers_that_train
 from launcher.training.sampling import seed_micro_step
@@ -26,7 +27,9 @@ def can_redo_steps(run: Run, state: PhaseState) -> bool:
     return run.parts is not None and not joined
 
 
-def accumulate_what_fits(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_epoch: int) -> torch.Tensor:
+def accumulate_what_fits(
+    run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBatch], step_in_epoch: int
+) -> torch.Tensor:
     """Put a step's gradient, averaged over the processes, into the parameters. Returns this process's sum of losses.
 
     Raises UserError, on all processes, where the smallest part of a micro-batch does not fit.
@@ -47,7 +50,9 @@ def accumulate_what_fits(run: Run, state: PhaseState, batches: Iterator[Batch], 
     return loss_sum
 
 
-def _attempt(run: Run, state: PhaseState, kept: Sequence[Batch], step_in_epoch: int) -> torch.Tensor | None:
+def _attempt(
+    run: Run, state: PhaseState, kept: Sequence[Batch | FeatureBatch], step_in_epoch: int
+) -> torch.Tensor | None:
     """This process's gradient and sum of losses; None where it ran out of memory.
 
     The error holds the frames of the failed pass, and they its tensors: all is free only after this has returned.
@@ -58,21 +63,21 @@ def _attempt(run: Run, state: PhaseState, kept: Sequence[Batch], step_in_epoch: 
         return None
 
 
-def _accumulate(run: Run, state: PhaseState, kept: Sequence[Batch], step_in_epoch: int) -> torch.Tensor:
+def _accumulate(run: Run, state: PhaseState, kept: Sequence[Batch | FeatureBatch], step_in_epoch: int) -> torch.Tensor:
     accelerator, parts = run.accelerator, run.parts or 1
     taken, least = run.keys.taken(step_in_epoch), _least(state)
     loss_sum = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     micro_batches = run.keys.micro_batches(step_in_epoch)
     for micro_step, ((first, end), batch) in enumerate(zip(micro_batches, kept, strict=True)):
-        images, targets = mixed(run, batch.to(accelerator.device), state.resolved.first_epoch + run.progress.epoch)
+        inputs, targets = inputs_of(run, state, batch)
         # A short micro-batch, as the last of an epoch may be, cannot be cut into as many.
-        cuts = max(1, min(parts, len(images) // least))
-        pieces = zip(images.tensor_split(cuts), targets.tensor_split(cuts), strict=True)
-        for part, (some_images, some_targets) in enumerate(pieces):
+        cuts = max(1, min(parts, len(targets) // least))
+        pieces = zip(*(tensor.tensor_split(cuts) for tensor in (*inputs, targets)), strict=True)
+        for part, (*some, some_targets) in enumerate(pieces):
             drawn = micro_step * parts + part
             seed_micro_step(run.recipe.seed, run.progress.step, accelerator.process_index, drawn)
             with accelerator.no_sync(state.wrapped):
-                loss_sum += forward_backward(run, state, some_images, some_targets, taken, is_empty=first == end)
+                loss_sum += forward_backward(run, state, some, some_targets, taken, is_empty=first == end)
     return loss_sum
 
 

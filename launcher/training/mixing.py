@@ -7,41 +7,44 @@ depends on (seed, epoch, sample) alone. Micro-batches start at even positions, s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from launcher.training.images import Batch
 from launcher.training.sampling import seed_for
 
 
 def mix(
-    batch: Batch,
+    tensors: Sequence[torch.Tensor],
+    indices: torch.Tensor,
     encoded: torch.Tensor,
     *,
     mixup_alpha: float | None,
     cutmix_alpha: float | None,
     seed: int,
     epoch: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixed images (n, 3, S, S) and float targets (n, num_outputs). A last sample without a neighbour stays as it is.
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Mixed tensors, (n, ...) each, and float targets (n, num_outputs). A last sample without a neighbour stays.
 
+    `tensors` are images (n, 3, S, S), or for MixUp what is computed from them; `indices` say which samples they are of.
     With both alphas each sample takes one of the two by a fair draw.
     """
-    images, targets = batch.images.clone(), encoded.clone()
-    paired = len(images) - len(images) % 2
+    mixed, targets = tuple(tensor.clone() for tensor in tensors), encoded.clone()
+    paired = len(targets) - len(targets) % 2
     for place in range(paired):
         partner = place ^ 1
-        draw = np.random.Generator(np.random.PCG64(seed_for("mix", seed, epoch, int(batch.indices[place]))))
+        draw = np.random.Generator(np.random.PCG64(seed_for("mix", seed, epoch, int(indices[place]))))
         use_cutmix = cutmix_alpha is not None and (mixup_alpha is None or draw.random() < 0.5)
         alpha = (cutmix_alpha if use_cutmix else mixup_alpha) or 0.0
         share = float(draw.beta(alpha, alpha))  # of the sample itself
-        if use_cutmix:
-            share = _paste(images[place], batch.images[partner], share, draw)
-        else:
-            images[place] = share * batch.images[place] + (1 - share) * batch.images[partner]
+        for tensor, before in zip(mixed, tensors, strict=True):
+            if use_cutmix:
+                share = _paste(tensor[place], before[partner], share, draw)
+            else:
+                tensor[place] = share * before[place] + (1 - share) * before[partner]
         targets[place] = share * encoded[place] + (1 - share) * encoded[partner]
-    return images, targets
+    return mixed, targets
 
 
 def _paste(image: torch.Tensor, other: torch.Tensor, share: float, draw: np.random.Generator) -> float:

@@ -13,6 +13,7 @@ from launcher.recipe.phases import Phase, resolve_rules
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.training.batching import Batching, batching_for
+from launcher.training.features.views import check_cache, fixed_views
 from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, norm_layers_that_train
 from launcher.training.trial import try_one_batch, try_smallest_batch
 
@@ -42,6 +43,8 @@ class ResolvedPhase:
     """BatchNorm layers that train."""
     changing: frozenset[str]
     """Parameters and buffers that the phase may change."""
+    fixed_views: int | None
+    """How many views of each image the phase trains on: 0 the evaluation view alone, None fresh ones in each epoch."""
     first_epoch: int
     """Number of planned epochs before this phase: epochs are counted over the run, so no order is used twice."""
     steps_per_epoch: int
@@ -141,6 +144,8 @@ def examine(
     with problems.collected():
         _check_machine(recipe, on_cpu)
     with problems.collected():
+        check_cache(recipe)
+    with problems.collected():
         found.batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
         if _mixes(recipe) and found.batching.micro_batch_size % 2:
             raise UserError(
@@ -212,6 +217,7 @@ def resolve_phases(
                     total_parameters=sum(parameter.numel() for parameter in parameters.values()),
                     norm_layers=len(norm_layers_that_train(model)),
                     changing=frozenset(changing_tensors(model, phase.norm_statistics)),
+                    fixed_views=fixed_views(recipe, scales),
                     first_epoch=first_epoch,
                     steps_per_epoch=steps_per_epoch,
                 )

@@ -18,8 +18,10 @@ import torch
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training.checkpoint import State
 from launcher.training.evaluating import metrics_of, outputs_of
+from launcher.training.features.batches import FeatureBatch
+from launcher.training.features.storing import with_stored_features
 from launcher.training.final import finish
-from launcher.training.gradients import forward_backward, gradient_is_sound, mixed
+from launcher.training.gradients import forward_backward, gradient_is_sound, inputs_of
 from launcher.training.images import Batch, timed
 from launcher.training.interruption import Reason, StoppedError, write_marker
 from launcher.training.launch import Launch
@@ -81,6 +83,11 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
     progress, phase = run.progress, resolved.phase
     state = begin_phase(run, resolved, resumed)
     run.screen.phase_begins(run.prepared, resolved)
+    if state.prefix is not None and not progress.phase_ended:
+        try:
+            state.source = with_stored_features(run, resolved, state.prefix, state.source)
+        except StoppedError as stopped:
+            leave(run, stopped.reason)
     while not progress.phase_ended:
         begin = time.perf_counter()
         speed = train_epoch(run, state)
@@ -114,7 +121,7 @@ def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
     set_train_mode(state.model, resolved.phase.norm_statistics)
     run.keys.start(resolved.first_epoch + progress.epoch, first_step)
     waited: list[float] = []
-    batches = timed(run.train_loader, waited, time.perf_counter)
+    batches = timed(state.source.train, waited, time.perf_counter)
     begin, images, shown, speed = time.perf_counter(), 0, "", {}
     for step in range(first_step, steps):
         images += run.keys.taken(step)
@@ -139,7 +146,7 @@ def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
     return speed
 
 
-def train_step(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_epoch: int) -> None:
+def train_step(run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBatch], step_in_epoch: int) -> None:
     """One optimizer step: its gradient is the mean over the samples of the global batch, whatever the split."""
     recipe, progress, resolved = run.recipe, run.progress, state.resolved
     phase_step = progress.epoch * resolved.steps_per_epoch + step_in_epoch
@@ -162,19 +169,20 @@ def train_step(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_ep
     progress.step_in_epoch = step_in_epoch + 1
 
 
-def accumulate(run: Run, state: PhaseState, batches: Iterator[Batch], step_in_epoch: int) -> torch.Tensor:
+def accumulate(
+    run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBatch], step_in_epoch: int
+) -> torch.Tensor:
     """Put a step's gradient, averaged over the processes, into the parameters. Returns this process's sum of losses."""
     accelerator, progress = run.accelerator, run.progress
     taken = run.keys.taken(step_in_epoch)
     micro_batches = run.keys.micro_batches(step_in_epoch)
     loss_sum = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     for micro_step, (first, end) in enumerate(micro_batches):
-        batch = next(batches).to(accelerator.device)
-        images, targets = mixed(run, batch, state.resolved.first_epoch + progress.epoch)
+        inputs, targets = inputs_of(run, state, next(batches))
         seed_micro_step(run.recipe.seed, progress.step, accelerator.process_index, micro_step)
         is_last = micro_step == len(micro_batches) - 1
         with contextlib.nullcontext() if is_last else accelerator.no_sync(state.wrapped):
-            loss_sum += forward_backward(run, state, images, targets, taken, is_empty=first == end)
+            loss_sum += forward_backward(run, state, inputs, targets, taken, is_empty=first == end)
     return loss_sum
 
 
@@ -182,6 +190,11 @@ def stop(run: Run, state: PhaseState, reason: Reason) -> NoReturn:
     """Save this moment, and leave the loop. Called by all processes."""
     save(run, state)
     written(run)
+    leave(run, reason)
+
+
+def leave(run: Run, reason: Reason) -> NoReturn:
+    """Leave the loop where all is saved."""
     if run.accelerator.is_main_process:
         write_marker(run.rundir.path, reason, run.interruption.signal_name, run.progress.step)
     # The marker first: once a process has left, its launcher may end the others.
@@ -205,11 +218,16 @@ def evaluate(run: Run, state: PhaseState) -> dict[str, float]:
     task, val = run.prepared.task, run.prepared.splits.val
     model = run.accelerator.unwrap_model(state.wrapped, keep_fp32_wrapper=True)
     average_norm_statistics(run, state)
-    sizes = len(val), task.num_outputs, run.val_batch_size
-    outputs = outputs_of(run.accelerator, model, run.val_loader, *sizes, between_batches)
+    prefix = state.prefix.of if state.prefix else None
+
+    def outputs_now() -> torch.Tensor:
+        sizes = len(val), task.num_outputs, run.val_batch_size
+        return outputs_of(run.accelerator, model, state.source.val, *sizes, between_batches, prefix)
+
+    outputs = outputs_now()
     metrics = metrics_of(task, outputs, val)
     if state.average:
         with state.average.applied():
-            outputs = outputs_of(run.accelerator, model, run.val_loader, *sizes, between_batches)
+            outputs = outputs_now()
         metrics |= {f"ema_{name}": value for name, value in metrics_of(task, outputs, val).items()}
     return metrics

@@ -155,6 +155,8 @@ def begin_run(
             pin_memory=pin_memory,
         ),
         val_batch_size=prepared.batching.micro_batch_size,
+        num_workers=num_workers,
+        num_local_processes=launch.world.num_local_processes,
         lock=lock,
         interruption=Interruption(
             rundir.path,

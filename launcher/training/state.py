@@ -16,6 +16,7 @@ from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.features.phase import Frozen, Source, frozen_part, pictures
 from launcher.training.frozen import fingerprints, prove
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
@@ -52,6 +53,10 @@ class Run:
     train_loader: DataLoader[Batch]
     val_loader: DataLoader[Batch]
     val_batch_size: int
+    num_workers: int
+    """Data workers of this process."""
+    num_local_processes: int
+    """On this machine."""
     lock: RunLock | None
     """On the main process only."""
     interruption: Interruption
@@ -100,6 +105,10 @@ class PhaseState:
     """What is called in training: through it the gradients of all processes are averaged."""
     optimizer: AcceleratedOptimizer
     average: WeightAverage | None
+    source: Source
+    """Of batches: pictures, or what the frozen prefix makes of them."""
+    prefix: Frozen | None
+    """What of the network is frozen up to the first thing that trains; None: nothing, or it could not be cut off."""
     frozen: dict[str, str]
     """Hashes of all that the phase must not change."""
     scaler_skips: int = 0
@@ -115,7 +124,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     (Lightning-AI/pytorch-lightning#20340). `resumed` is the checkpoint that the run continues from, if any.
     """
     accelerator, recipe = run.accelerator, run.recipe
-    model: nn.Module = copy.deepcopy(run.model)
+    model = copy.deepcopy(run.model)
     # Convolutions are faster with channels last: EfficientNet-lite0 at 64 px in float32 trained 116 images/s instead of
     # 64 on one thread of an AMD EPYC.
     model = model.to(memory_format=torch.channels_last)
@@ -123,7 +132,14 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     if recipe.sync_batchnorm and resolved.phase.norm_statistics == "update":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
-    wrapped = accelerator.prepare_model(model)
+    model = model.to(accelerator.device)
+    prefix = frozen_part(accelerator, model, resolved, recipe, run.prepared.preprocessing.image_size)
+    if isinstance(prefix, str):
+        run.screen.line(f"{resolved.phase.name}: the whole network is computed in each step: {prefix}", style="yellow")
+        prefix = None
+    if prefix is not None:
+        frozen |= prefix.fingerprints()
+    wrapped = accelerator.prepare_model(model if prefix is None else prefix.tail)
     if isinstance(wrapped, DistributedDataParallel):
         # BatchNorm's buffers are averaged before they are used; rank 0's at each forward would override the others'.
         wrapped.broadcast_buffers = False
@@ -135,7 +151,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
             accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
         if average and resumed.ema is not None:
             average.load(resumed.ema)
-    return PhaseState(resolved, model, wrapped, optimizer, average, frozen)
+    return PhaseState(resolved, model, wrapped, optimizer, average, pictures(run, resolved), prefix, frozen)
 
 
 def read_losses(run: Run, state: PhaseState) -> float:
@@ -198,7 +214,8 @@ def save(run: Run, state: PhaseState) -> None:
     run.watchdog.beat("saving a checkpoint")
     read_losses(run, state)
     average_norm_statistics(run, state)
-    prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name)
+    more = state.prefix.fingerprints() if state.prefix else {}
+    prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, more)
     run.last_save = time.monotonic()
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
@@ -240,6 +257,7 @@ def end_phase(run: Run, state: PhaseState) -> None:
     """Take the phase's weights into the run: the last, or with patience the best. Called by all processes."""
     progress, phase = run.progress, state.resolved.phase
     best = progress.phase_best
+    state.source.close()
     written(run)
     if phase.patience is not None and best is not None and best.step != progress.step:
         checkpoints = run.rundir.checkpoints

@@ -56,7 +56,7 @@ def test_a_frozen_backbone_draws_nothing_and_learns_nothing() -> None:
     images = torch.randn(4, 3, 8, 8)
     assert torch.equal(model.backbone(images), model.backbone(images))
     model(images).sum().backward()
-    prove(Accelerator(cpu=True), model, before, "probe")
+    prove(Accelerator(cpu=True), model, before, "probe", {})
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {"head.1.weight", "head.1.bias"}
 
 
@@ -78,7 +78,7 @@ def test_a_nudged_frozen_tensor_is_named() -> None:
     with torch.no_grad():
         model.backbone[0][0].weight[0, 0, 0, 0] += 1e-7
     with pytest.raises(UserError, match=r"phase probe: 1 frozen tensor changed on process 0: backbone.0.0.weight"):
-        prove(Accelerator(cpu=True), model, before, "probe")
+        prove(Accelerator(cpu=True), model, before, "probe", {})
 
 
 def test_fingerprints_see_every_bit() -> None:

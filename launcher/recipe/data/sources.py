@@ -130,5 +130,11 @@ class Subset:
     def encoded(self, index: int) -> bytes | None:
         return encoded_image(self._images, int(self._indices[index]))
 
+    def file(self, index: int) -> Path | None:
+        """Where the image is read from, if that is a file of its own."""
+        of_source = getattr(self._images, "file", None)
+        found: Path | None = of_source(int(self._indices[index])) if of_source else None
+        return found
+
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))

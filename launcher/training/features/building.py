@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from accelerate.utils import gather_object
-from torch.utils.data import Dataset
 
 from launcher.training.features.prefix import Prefix
 from launcher.training.features.records import Layout
 from launcher.training.features.shards import BLOCK, InMemory, Shards
-from launcher.training.images import loader_of
+from launcher.training.features.views import FixedViews
+from launcher.training.images import EvaluationImages, collate, loader_of
 from launcher.training.interruption import StoppedError
 
 if TYPE_CHECKING:
     from launcher.training.state import Run
+
+Views: TypeAlias = FixedViews | EvaluationImages
+"""Images by (view, index), or by index."""
 
 
 class Builder:
@@ -34,7 +37,7 @@ class Builder:
     def close(self) -> None:
         self._run.screen.end_bar()
 
-    def in_memory(self, dataset: Dataset[Any], count: int, key_of: Callable[[int], Any]) -> InMemory:
+    def in_memory(self, dataset: Views, count: int, key_of: Callable[[int], Any]) -> InMemory:
         """The rows of `count` images on every process; each computes its share and takes the others' in."""
         accelerator = self._run.accelerator
         blocks = [range(begin, min(begin + BLOCK, count)) for begin in range(0, count, BLOCK)]
@@ -57,7 +60,7 @@ class Builder:
         return found
 
     def on_disk(
-        self, dataset: Dataset[Any], shards: Shards, key_of: Callable[[int], Any], mine: Sequence[int]
+        self, dataset: Views, shards: Shards, key_of: Callable[[int], Any], mine: Sequence[int]
     ) -> OSError | None:
         """Write the shards `mine`. Returns what the disk refused; the other processes go on then."""
         blocks = [
@@ -93,25 +96,30 @@ class Builder:
         self._done = min(self._total, self._done + blocks)
         run.screen.step(self._title, self._done, self._total, "")
 
-    def _rows(self, dataset: Dataset[Any], blocks: Sequence[range], key_of: Callable[[int], Any]) -> Iterator[Any]:
+    def _rows(self, dataset: Views, blocks: Sequence[range], key_of: Callable[[int], Any]) -> Iterator[Any]:
         """The rows of blocks of images, in order."""
         if not blocks:
             return
         run = self._run
         keys = [[key_of(index) for index in block] for block in blocks]
-        loader = loader_of(dataset, keys, num_workers=run.num_workers, pin_memory=run.pin_memory, keep_workers=False)
+        loader = loader_of(
+            dataset,
+            dataset.transform,
+            keys,
+            num_workers=run.num_workers,
+            pin_memory=run.accelerator.device.type == "cuda",
+            keep_workers=False,
+        )
         for batch in loader:
             yield self._layout.rows(self._prefix(batch.to(run.accelerator.device).images))
 
 
 def seconds_per_image(
-    dataset: Dataset[Any], keys: Sequence[Any], prefix: Prefix, device: torch.device, num_workers: int
+    dataset: Views, keys: Sequence[Any], prefix: Prefix, device: torch.device, num_workers: int
 ) -> float:
     """To read and decode an image and take it through the prefix, measured on some; workers read meanwhile."""
-    from launcher.training.images import collate
-
     begin = time.perf_counter()
-    batch = collate([dataset[key] for key in keys])
+    batch = collate([dataset[key] for key in keys], dataset.transform)
     reading = time.perf_counter() - begin
     images = batch.to(device).images
     prefix(images)  # the first pass chooses algorithms

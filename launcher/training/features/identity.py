@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import launcher.recipe
+from launcher.recipe.data.decoding import encoded_image
 from launcher.recipe.protocols import ImageSource, Split
 from launcher.recipe.serialization import to_json
 from launcher.training.features.cut import Cut
@@ -35,17 +36,14 @@ def content_digests(images: ImageSource, memory: Path, threads: int) -> Digests:
     Of files that have not changed since (size, times of content and of inode, device and inode), hashes are taken from
     `memory`, a folder.
     """
-    stored = getattr(images, "stored", None)
-    if stored is None:
-        return _in_threads(lambda index: _pixels(images, index), len(images), threads)
-    first = stored(0)
-    if not isinstance(first, Path):
-        return _in_threads(lambda index: _content(stored(index)), len(images), threads)
-    return _remembered(stored, len(images), memory, threads)
+    file = getattr(images, "file", None)
+    if file is not None and file(0) is not None:
+        return _remembered([os.fspath(file(index)) for index in range(len(images))], memory, threads)
+    return _in_threads(lambda index: _of_image(images, index), len(images), threads)
 
 
-def _remembered(stored: Any, count: int, memory: Path, threads: int) -> Digests:
-    paths = [os.fspath(stored(index)) for index in range(count)]
+def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Digests:
+    count = len(paths)
     name = hashlib.blake2b("\0".join(paths).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     file = memory / f"{name}.npz"
     stats = np.array([_stat(path) for path in paths], dtype=np.int64)
@@ -74,7 +72,7 @@ def _stat(path: str) -> tuple[int, ...]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_dev, found.st_ino
 
 
-def _in_threads(digest: Any, count: int, threads: int) -> Digests:
+def _in_threads(digest: Callable[[int], bytes], count: int, threads: int) -> Digests:
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         found = b"".join(pool.map(digest, range(count)))
     return np.frombuffer(found, dtype=np.uint8).reshape(count, 16)
@@ -84,7 +82,9 @@ def _content(content: Path | bytes) -> bytes:
     return hashlib.blake2b(content.read_bytes() if isinstance(content, Path) else content, digest_size=16).digest()
 
 
-def _pixels(images: ImageSource, index: int) -> bytes:
+def _of_image(images: ImageSource, index: int) -> bytes:
+    if (encoded := encoded_image(images, index)) is not None:
+        return _content(encoded)
     image = images.read(index)
     digest = hashlib.blake2b(image.tobytes(), digest_size=16)
     palette = image.getpalette() or []

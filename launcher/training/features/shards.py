@@ -18,6 +18,11 @@ LARGEST_SHARD_BYTES = 64 << 20
 _DIGEST_BYTES = 16
 
 
+def blocks_in(count: int) -> int:
+    """How many blocks so many images make."""
+    return -(-count // BLOCK)
+
+
 class Shards:
     """The rows of `num_samples` images in a folder. Several runs and processes may read and write it at once: a shard
     appears by renaming, and holds the hash of its rows in its last 16 bytes."""

@@ -1,0 +1,106 @@
+"""The decision about a phase's cache, and what follows from it: rows in memory or on disk, computed where they lack."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import UserError
+from launcher.recipe.transfer import readable_size
+from launcher.recipe.transforms import evaluation
+from launcher.training.features.building import Builder, Views
+from launcher.training.features.deciding import by_main, decided, record
+from launcher.training.features.disk import rows_on_disk
+from launcher.training.features.folder import cache_folder
+from launcher.training.features.identity import content_digests, features_name, transform_identity
+from launcher.training.features.parts import Part
+from launcher.training.features.phase import Frozen, Source, stored, views_of
+from launcher.training.features.shards import InMemory, Shards, blocks_in
+from launcher.training.images import EvaluationImages
+
+if TYPE_CHECKING:
+    from launcher.training.preparation import ResolvedPhase
+    from launcher.training.state import Run
+
+
+def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, source: Source) -> Source:
+    """The phase's batches from stored features, where the recipe or what was measured says so. Called by all processes.
+
+    Raises StoppedError where the run is asked to stop meanwhile, and UserError where what the recipe asks for has no
+    room.
+    """
+    if run.recipe.cache == "off":
+        return source
+    folder = cache_folder()
+    run.watchdog.beat("naming the stored features")
+    parts = _parts(run, resolved, frozen, folder)
+    row_bytes = frozen.layout.row_bytes
+    store, why = decided(run, resolved, frozen, parts, folder)
+    images = " + ".join(str(part.count) for part in parts)
+    total = readable_size(sum(part.count for part in parts) * row_bytes)
+    what = (
+        f"{resolved.phase.name}: outputs of what is frozen for {images} images x {readable_size(row_bytes)} = {total}"
+    )
+    if store == "none":
+        run.screen.line(f"{what}: not stored ({why})")
+        return source
+    run.screen.line(f"{what}: {'in memory' if store == 'memory' else f'stored in {folder}'} ({why})")
+    rows: list[InMemory | Shards] = []
+    begin = time.perf_counter()
+    for part in parts:
+        if store == "memory":
+            rows.append(_in_memory(run, frozen, part))
+            continue
+        try:
+            rows.append(rows_on_disk(run, frozen, part, folder))
+        except OSError as error:
+            if run.recipe.cache == "disk":
+                raise UserError(_refused(folder, error)) from error
+            run.screen.line(f"{_refused(folder, error)}; going on without", style="yellow")
+            record(run, resolved, "none", str(error))
+            return source
+    run.screen.line(f"{resolved.phase.name}: features are there after {time.perf_counter() - begin:.1f} s")
+    return stored(run, frozen, source, tuple(rows[:-1]), rows[-1])
+
+
+def _refused(folder: Path, error: OSError) -> str:
+    return (
+        f"features cannot be stored in {folder} ({error.strerror or error}); make room, name another folder by "
+        "LAUNCHER_CACHE, or use cache=memory or cache=off"
+    )
+
+
+def _parts(run: Run, resolved: ResolvedPhase, frozen: Frozen, folder: Path) -> list[Part]:
+    """What is to be stored; validation comes last. The main process reads the images' content for all."""
+    prepared, recipe = run.prepared, run.recipe
+    found: list[tuple[str, Views, Any, int | None, str]] = []
+    if resolved.fixed_views is not None:
+        views = views_of(run, resolved.fixed_views)
+        for view in range(max(1, resolved.fixed_views)):
+            augment = recipe.augment if resolved.fixed_views else None
+            identity = transform_identity(prepared.preprocessing, augment, recipe.seed, view)
+            title = f"features of view {view + 1}/{resolved.fixed_views}" if resolved.fixed_views else "features"
+            found.append((title, views, prepared.splits.train, view, identity))
+    val = EvaluationImages(prepared.splits.val, evaluation(prepared.preprocessing))
+    identity = transform_identity(prepared.preprocessing, None, recipe.seed, 0)
+    found.append(("features for validation", val, prepared.splits.val, None, identity))
+
+    def names() -> list[str]:
+        threads = max(1, run.num_workers)
+        digests = {id(split): content_digests(split.images, folder / "digests", threads) for _, _, split, _, _ in found}
+        return [features_name(frozen.identity, split, digests[id(split)], which) for _, _, split, _, which in found]
+
+    named = by_main(run, names)
+    return [
+        Part(title, images, len(split), view, name)
+        for (title, images, split, view, _), name in zip(found, named, strict=True)
+    ]
+
+
+def _in_memory(run: Run, frozen: Frozen, part: Part) -> InMemory:
+    builder = Builder(run, frozen.prefix, frozen.layout, part.title, blocks_in(part.count))
+    try:
+        return builder.in_memory(part.images, part.count, part.key_of)
+    finally:
+        builder.close()
