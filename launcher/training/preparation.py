@@ -13,7 +13,8 @@ from launcher.recipe.phases import Phase, resolve_rules
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.training.batching import Batching, batching_for
-from launcher.training.features.views import check_cache, fixed_views
+from launcher.training.features.cut import Uncut, cut
+from launcher.training.features.views import check_cache, fixed_views, in_words
 from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, norm_layers_that_train
 from launcher.training.trial import try_one_batch, try_smallest_batch
 
@@ -45,6 +46,8 @@ class ResolvedPhase:
     """Parameters and buffers that the phase may change."""
     fixed_views: int | None
     """How many views of each image the phase trains on: 0 the evaluation view alone, None fresh ones in each epoch."""
+    pictures: str | None
+    """In words, where the views stay that the recipe would draw afresh."""
     first_epoch: int
     """Number of planned epochs before this phase: epochs are counted over the run, so no order is used twice."""
     steps_per_epoch: int
@@ -184,6 +187,25 @@ def _try(prepared: Prepared) -> None:
         freeze(model, updating[-1].lr_scales)
         at, samples = f"freeze_plan.{updating[-1].number}", len(prepared.splits.train)
         try_smallest_batch(model, prepared.batching, samples, prepared.preprocessing, at)
+    _check_cuts(prepared)
+
+
+def _check_cuts(prepared: Prepared) -> None:
+    """Raises UserError where stored features are asked for and a network cannot be cut where a phase freezes it."""
+    if prepared.recipe.cache not in ("memory", "disk"):
+        return
+    problems = []
+    for resolved in prepared.phases:
+        if 0 < resolved.trainable_parameters < resolved.total_parameters:
+            freeze(prepared.model, resolved.lr_scales)
+            found = cut(prepared.model, resolved.phase.norm_statistics, prepared.preprocessing.image_size)
+            if isinstance(found, Uncut) and found.reason is not None:
+                problems.append(
+                    f"cache={prepared.recipe.cache!r}: nothing can be stored for freeze_plan.{resolved.number} "
+                    f"({resolved.phase.name}): {found.reason}; use cache='auto'"
+                )
+    if problems:
+        raise UserError(*problems)
 
 
 def resolve_phases(
@@ -207,6 +229,7 @@ def resolve_phases(
                 )
                 for scale in sorted({scale for scale in scales.values() if scale > 0}, reverse=True)
             ]
+            views = fixed_views(recipe, scales)
             resolved.append(
                 ResolvedPhase(
                     phase=phase,
@@ -217,7 +240,8 @@ def resolve_phases(
                     total_parameters=sum(parameter.numel() for parameter in parameters.values()),
                     norm_layers=len(norm_layers_that_train(model)),
                     changing=frozenset(changing_tensors(model, phase.norm_statistics)),
-                    fixed_views=fixed_views(recipe, scales),
+                    fixed_views=views,
+                    pictures=in_words(recipe, views),
                     first_epoch=first_epoch,
                     steps_per_epoch=steps_per_epoch,
                 )

@@ -201,6 +201,8 @@ def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[t
                 f"running statistics {kept}",
             )
         )
+    if resolved.pictures:
+        rows.append(("pictures", "", resolved.pictures))
     return title, rows
 
 

@@ -94,6 +94,12 @@ class RunDir:
         write_whole(self.path / "recipe.py", recipe_source)
         write_whole(self.recipe_json, as_json)
 
+    def add_timing(self, row: Mapping[str, Any]) -> None:
+        """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,
+        which holds none, does not."""
+        with (self.path / "timing.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
     def changes_of_data(self, splits: Splits) -> list[str]:
         """What of the data is not as it was when the run began; empty where all is."""
         before, data = json.loads(self.environment_json.read_text())["data"], data_identity(splits)

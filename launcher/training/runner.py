@@ -97,6 +97,9 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
             stop(run, state, stopped.reason)
         seconds = time.perf_counter() - begin
         progress.seconds += seconds
+        if run.accelerator.is_main_process:
+            row = {"phase": phase.name, "epoch": progress.epoch + 1, "seconds": seconds, **speed}
+            run.rundir.add_timing(row)
         is_best = record(run, state, metrics)
         train_loss = progress.loss_sum / max(1, progress.loss_samples)
         run.screen.epoch_ends(

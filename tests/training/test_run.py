@@ -50,6 +50,8 @@ def test_a_run_writes_what_it_promises(finished: Path) -> None:
         "recipe.py",
         "environment.json",
         "metrics.jsonl",
+        "timing.jsonl",
+        "cache.json",
         "log.txt",
         "checkpoints",
         "final",

@@ -38,6 +38,17 @@ def draws_nothing(recipe: Recipe) -> bool:
     return getattr(augment, "preset", None) == "none" and not getattr(augment, "random_erasing", 1.0)
 
 
+def in_words(recipe: Recipe, views: int | None) -> str | None:
+    """What a phase's pictures lack because they stay the same; None where they lack nothing."""
+    if views is None or draws_nothing(recipe):
+        return None
+    if views == 0:
+        return "the evaluation view: no augmentation while features are stored (cache=off, or cache_views=4)"
+    return (
+        f"{views} augmented view{'s' if views > 1 else ''} of each image, one after the other (cache=off: fresh ones)"
+    )
+
+
 def check_cache(recipe: Recipe) -> None:
     """Raises UserError for fields that contradict each other."""
     problems = []

@@ -1,0 +1,92 @@
+"""Training with most of a network frozen: this launcher against the loop of PyTorch's transfer-learning tutorial.
+
+    python benchmarks/frozen.py --root hymenoptera_data [--runs 3] [--epochs 20] [--plain-epochs 3]
+
+ResNet-50 with random weights (they take as long as others), ants and bees at 224 px, batches of 32, validation after
+each epoch; whole commands, start-up included. The head alone: from nothing, and with the features of an earlier run.
+The last block and the head. In each round all commands run, one after the other, so that a drift of the machine's
+speed falls on all. The plain loop, in its best settings (channels last, a data worker), does `--plain-epochs` epochs,
+and its start and its epochs are drawn out to `--epochs`: they all cost the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def plain(words: argparse.Namespace, trained: str) -> float:
+    """Seconds of the whole command for so many epochs."""
+    script = ROOT / "benchmarks" / "peers" / "plain.py"
+    options = ["--root", words.root, "--train", trained, "--epochs", str(words.plain_epochs), "--best"]
+    begin = time.perf_counter()
+    told = subprocess.run([sys.executable, script, *options], check=True, capture_output=True, text=True)
+    whole = time.perf_counter() - begin
+    epochs = json.loads(told.stdout)["epochs"]
+    return whole - sum(epochs) + statistics.mean(epochs) * words.epochs
+
+
+def ours(words: argparse.Namespace, recipe: str, cache: Path) -> tuple[float, float]:
+    """Seconds of the whole command, and of an epoch after the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "launcher",
+            f"benchmarks/recipes/frozen.py:{recipe}",
+            f"data.root={words.root}",
+        ]
+        command += [f"freeze_plan.0.epochs={words.epochs}", "--run-dir", str(Path(folder, "run")), "--workers", "1"]
+        begin = time.perf_counter()
+        subprocess.run(
+            command, check=True, capture_output=True, cwd=ROOT, env=os.environ | {"LAUNCHER_CACHE": str(cache)}
+        )
+        whole = time.perf_counter() - begin
+        rows = map(json.loads, Path(folder, "run", "timing.jsonl").read_text().splitlines())
+    return whole, statistics.median([row["seconds"] for row in rows][1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--plain-epochs", type=int, default=3)
+    words = parser.parse_args()
+    words.root = str(Path(words.root).absolute())
+    rows: dict[str, list[float]] = {}
+    for number in range(words.runs):
+        with tempfile.TemporaryDirectory() as cache:
+            head, last = plain(words, "head"), plain(words, "last")
+            cold, epoch = ours(words, "head", Path(cache))
+            warm, warm_epoch = ours(words, "head", Path(cache))
+            block, _ = ours(words, "last_block", Path(cache))
+        plain_epoch = head / words.epochs
+        ratios = {
+            "head, nothing stored": head / cold,
+            "head, features stored": head / warm,
+            "head, an epoch after the first": plain_epoch / min(epoch, warm_epoch),
+            "last block and head": last / block,
+        }
+        print(
+            f"round {number + 1}: plain {head:.0f} and {last:.0f} s; this launcher {cold:.1f}, {warm:.1f} and "
+            f"{block:.0f} s; epochs {plain_epoch:.1f} against {epoch:.3f} s",
+            flush=True,
+        )
+        for name, ratio in ratios.items():
+            rows.setdefault(name, []).append(ratio)
+    for name, found in rows.items():
+        print(f"{name:32} {statistics.median(found):8.1f} x   ({', '.join(f'{ratio:.1f}' for ratio in found)})")
+
+
+if __name__ == "__main__":
+    main()

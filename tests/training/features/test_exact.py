@@ -1,0 +1,161 @@
+"""Training from stored features gives the weights of training without: networks of seven families, and views."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from test_cut import FAMILIES
+from test_run import rows, train
+
+from launcher import Phase, Recipe, backbones, optim, transforms
+from launcher.training.features import storing
+
+SEVEN = ("resnet18", "densenet121", "convnext_tiny", "vit_b_16", "swin_t", "efficientnet_b0", "inception_v3")
+STILL = transforms.Augment(preset="none")
+
+
+def of_family(name: str) -> Recipe:
+    size, trainable, _ = FAMILIES[name]
+    rules = (("head", 1.0), *((f"backbone.{module}", 0.1) for module in trainable), ("backbone", 0.0))
+    return dataclasses.replace(
+        tiny.recipe,
+        backbone=backbones.Torchvision(name=name, weights=None, image_size=size),
+        data=tiny.StripeData(train=20, val=6),
+        freeze_plan=(Phase(name="last", rules=rules, epochs=2),),
+        optim=optim.SGD(lr=0.01),
+        augment=STILL,
+        batch_size=8,
+        final_weights="last",
+    )
+
+
+def difference(one: Path, other: Path) -> float:
+    first, second = (load_file(run_dir / "final" / "model.safetensors") for run_dir in (one, other))
+    assert first.keys() == second.keys()
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
+
+
+def store_of(run_dir: Path) -> dict[str, str]:
+    found = json.loads((run_dir / "cache.json").read_text())
+    return {phase: entry["store"] for phase, entry in found.items()}
+
+
+@pytest.mark.parametrize("name", SEVEN)
+def test_the_same_weights_with_and_without(name: str, tmp_path: Path) -> None:
+    recipe = of_family(name)
+    train(dataclasses.replace(recipe, cache="off"), tmp_path / "off")
+    train(dataclasses.replace(recipe, cache="disk"), tmp_path / "disk")
+    assert not (tmp_path / "off" / "cache.json").exists()
+    assert store_of(tmp_path / "disk") == {"last": "disk"}
+    assert difference(tmp_path / "off", tmp_path / "disk") < 1e-6
+    # Again, from what is there: to the bit.
+    train(dataclasses.replace(recipe, cache="disk"), tmp_path / "again")
+    assert "there already" in (tmp_path / "again" / "log.txt").read_text()
+    assert difference(tmp_path / "disk", tmp_path / "again") == 0
+
+
+def test_memory_and_disk_are_equal_to_the_bit(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(tiny.recipe, final_weights="last")
+    for store in ("memory", "disk"):
+        train(dataclasses.replace(recipe, cache=store), tmp_path / store)
+        assert store_of(tmp_path / store) == {"linear_probe": store}
+    assert difference(tmp_path / "memory", tmp_path / "disk") == 0
+    assert rows(tmp_path / "memory", "step") == rows(tmp_path / "disk", "step")
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_views_are_the_pictures_of_their_epochs(views: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many views as epochs nothing repeats: the same weights as from fresh pictures."""
+    plan = (dataclasses.replace(tiny.recipe.freeze_plan[0], epochs=3),)
+    recipe = dataclasses.replace(tiny.recipe, freeze_plan=plan, final_weights="last")
+    train(dataclasses.replace(recipe, cache="off"), tmp_path / "fresh")
+    train(dataclasses.replace(recipe, cache="memory", cache_views=views), tmp_path / "views")
+    if views == 3:
+        assert difference(tmp_path / "fresh", tmp_path / "views") < 1e-6
+    else:
+        assert difference(tmp_path / "fresh", tmp_path / "views") > 1e-6
+    # What is not stored but computed anew is the same.
+    monkeypatch.setattr(storing, "decided", lambda *_: ("none", "for the test"))
+    train(dataclasses.replace(recipe, cache="memory", cache_views=views), tmp_path / "anew")
+    assert difference(tmp_path / "views", tmp_path / "anew") < 1e-6
+
+
+def test_mixup_mixes_what_crosses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny.recipe.freeze_plan[:1]
+    augment = transforms.Augment(mixup_alpha=0.4)
+    recipe = dataclasses.replace(tiny.recipe, freeze_plan=plan, augment=augment, final_weights="last")
+    train(recipe, tmp_path / "stored")
+    train(dataclasses.replace(recipe, augment=transforms.Augment()), tmp_path / "plain")
+    monkeypatch.setattr(storing, "decided", lambda *_: ("none", "for the test"))
+    train(recipe, tmp_path / "anew")
+    assert difference(tmp_path / "stored", tmp_path / "anew") < 1e-6
+    assert difference(tmp_path / "stored", tmp_path / "plain") > 1e-4
+
+
+def test_in_half_precision_what_is_not_stored_is_rounded_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(tiny.recipe, final_weights="last", cache_precision="bf16", augment=STILL)
+    train(dataclasses.replace(recipe, cache="disk"), tmp_path / "stored")
+    train(dataclasses.replace(recipe, cache_precision=None), tmp_path / "exact")
+    monkeypatch.setattr(storing, "decided", lambda *_: ("none", "for the test"))
+    train(dataclasses.replace(recipe, cache="disk"), tmp_path / "anew")
+    assert difference(tmp_path / "stored", tmp_path / "anew") < 1e-6
+    assert difference(tmp_path / "stored", tmp_path / "exact") > 1e-6
+
+
+def test_the_trained_part_of_a_phase_with_fresh_pictures_has_validation_stored(tmp_path: Path) -> None:
+    rules = (("head", 1.0), ("backbone.block2", 0.5), ("backbone", 0.0))
+    recipe = dataclasses.replace(tiny.recipe, freeze_plan=(Phase(name="partly", rules=rules, epochs=3),))
+    train(recipe, tmp_path / "run")
+    train(dataclasses.replace(recipe, cache="off"), tmp_path / "off")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "partly: outputs of what is frozen for 31 images" in log
+    assert store_of(tmp_path / "run") == {"partly": "memory"}
+    for stored, anew in zip(rows(tmp_path / "run", "epoch"), rows(tmp_path / "off", "epoch"), strict=True):
+        assert stored["val"] == pytest.approx(anew["val"], abs=1e-5)
+
+
+def test_a_continued_run_decides_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny.recipe, tmp_path / "whole")
+    reads: list[Any] = []
+    real = storing.decided
+
+    def decided(*words: Any) -> Any:
+        reads.append(real(*words))
+        return reads[-1]
+
+    monkeypatch.setattr(storing, "decided", decided)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "cache.json").write_text('{"linear_probe": {"store": "none", "why": "as the test says"}}')
+    train(tiny.recipe, tmp_path / "run")
+    assert reads == [("none", "as this run began")]
+    assert difference(tmp_path / "whole", tmp_path / "run") < 1e-6
+
+
+def test_folding_stays_within_its_tolerance() -> None:
+    from test_cut import built
+
+    from launcher.training.features.cut import Cut, cut
+    from launcher.training.features.prefix import FOLDING_TOLERANCE, engine
+
+    model = built("resnet18", 32, ("layer4",))
+    found = cut(model, "keep", 32)
+    assert isinstance(found, Cut)
+    import contextlib
+
+    plain, is_copy = engine(found, autocast=contextlib.nullcontext, precision="no", fold=False, image_size=32)
+    assert not is_copy
+    folded, is_copy = engine(found, autocast=contextlib.nullcontext, precision="no", fold=True, image_size=32)
+    assert is_copy
+    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.module.modules()) == 0
+    images = torch.randn(8, 3, 32, 32)
+    (before,), (after,) = plain(images), folded(images)
+    assert 0 < (before - after).abs().max() <= FOLDING_TOLERANCE * before.abs().max()
