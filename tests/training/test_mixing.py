@@ -13,7 +13,10 @@ def batch_of(indices: list[int]) -> Batch:
 def mixed(indices: list[int], mixup: float | None, cutmix: float | None) -> tuple[torch.Tensor, torch.Tensor]:
     batch = batch_of(indices)
     encoded = torch.nn.functional.one_hot(batch.targets, 2).float()
-    return mix(batch, encoded, mixup_alpha=mixup, cutmix_alpha=cutmix, seed=0, epoch=3)
+    (images,), targets = mix(
+        (batch.images,), batch.indices, encoded, mixup_alpha=mixup, cutmix_alpha=cutmix, seed=0, epoch=3
+    )
+    return images, targets
 
 
 def test_mixup_blends_neighbours_and_targets_by_the_same_share() -> None:
@@ -43,6 +46,14 @@ def test_a_last_sample_without_neighbour_stays_and_an_epoch_draws_anew() -> None
     images, _ = mixed([10, 21, 30], 1.0, None)
     assert torch.equal(images[2], batch_of([30]).images[0])
     batch = batch_of([10, 21])
-    encoded = torch.eye(2)
-    draws = [mix(batch, encoded, mixup_alpha=1.0, cutmix_alpha=None, seed=0, epoch=e)[0] for e in range(2)]
+    given = (batch.images,), batch.indices, torch.eye(2)
+    draws = [mix(*given, mixup_alpha=1.0, cutmix_alpha=None, seed=0, epoch=e)[0][0] for e in range(2)]
     assert not torch.equal(draws[0], draws[1])
+
+
+def test_all_that_crosses_for_a_sample_is_blended_by_the_same_share() -> None:
+    indices = torch.tensor([10, 21])
+    vectors, maps = indices[:, None].float().expand(-1, 5), indices[:, None, None, None].float().expand(-1, 2, 3, 3)
+    (some, others), _ = mix((vectors, maps), indices, torch.eye(2), mixup_alpha=1.0, cutmix_alpha=None, seed=0, epoch=0)
+    for place in range(2):
+        assert torch.cat([some[place].flatten(), others[place].flatten()]).unique().numel() == 1

@@ -122,13 +122,13 @@ def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
-    original = runner.mixed
+    original = runner.inputs_of
 
-    def mixed(run: Any, batch: Any, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, targets = original(run, batch, epoch)
-        return (images * float("nan") if run.progress.step in at_steps else images), targets
+    def inputs_of(run: Any, state: Any, batch: Any) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        inputs, targets = original(run, state, batch)
+        return tuple(x * float("nan") if run.progress.step in at_steps else x for x in inputs), targets
 
-    monkeypatch.setattr(runner, "mixed", mixed)
+    monkeypatch.setattr(runner, "inputs_of", inputs_of)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

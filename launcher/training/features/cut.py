@@ -80,9 +80,10 @@ def cut(model: TransferModel, norm_statistics: NormStatistics, image_size: int) 
     set_train_mode(model, norm_statistics)
     try:
         training = traced(model)
+        in_training = {name for name, module in model.named_modules() if module.training}
         model.eval()
         evaluation = traced(model)
-        names = moving(training, evaluation, model)
+        names = moving(training, evaluation, model, in_training)
     except Exception as error:  # tracing runs the network's own code on values that are not there
         return _at_features(model, " ".join(f"{type(error).__name__}: {error}".split())[:200])
     if names is None:

@@ -15,7 +15,7 @@ from launcher.training.features.cut import Uncut, cut
 from launcher.training.features.identity import prefix_identity
 from launcher.training.features.prefix import Prefix, dtype_of, engine
 from launcher.training.features.records import Layout
-from launcher.training.features.views import FixedViews
+from launcher.training.features.views import FixedViews, draws_nothing
 from launcher.training.frozen import fingerprints
 from launcher.training.images import Batch, TrainingImages, end_workers, loader_of
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch.utils.data import DataLoader
 
+    from launcher.recipe.recipe import Recipe
     from launcher.training.model import TransferModel
     from launcher.training.preparation import ResolvedPhase
     from launcher.training.state import Run
@@ -56,7 +57,7 @@ class Frozen:
 
 
 def frozen_part(
-    accelerator: Accelerator, model: TransferModel, resolved: ResolvedPhase, recipe: object, image_size: int
+    accelerator: Accelerator, model: TransferModel, resolved: ResolvedPhase, recipe: Recipe, image_size: int
 ) -> Frozen | str | None:
     """The phase's network cut in two; None where nothing is frozen; or why it cannot be cut.
 
@@ -67,15 +68,16 @@ def frozen_part(
         return found.reason
     precision = str(accelerator.mixed_precision)
     fixed = resolved.fixed_views is not None
-    # Stored features are computed once: there exactness is worth more than a few percent.
+    # What is stored is computed once, and should be what it is without: there a few percent are not worth a rounding.
+    fold = not fixed and not draws_nothing(recipe)
     prefix, is_copy = engine(
-        found, autocast=accelerator.autocast, precision=precision, fold=not fixed, image_size=image_size
+        found, autocast=accelerator.autocast, precision=precision, fold=fold, image_size=image_size
     )
     given = prefix.dtypes(image_size)
-    asked = getattr(recipe, "cache_precision", None)
+    asked = recipe.cache_precision
     exact = torch.float32 if torch.float32 in given else given[0]
     layout = Layout(found.crossing, exact if asked is None else dtype_of(asked), given)
-    identity = prefix_identity(found, layout, f"{precision}{' folded' if not fixed else ''}", accelerator.device.type)
+    identity = prefix_identity(found, layout, f"{precision}{' folded' if fold else ''}", accelerator.device.type)
     return Frozen(prefix, layout, found.tail, identity, is_copy, rounds=asked is not None and fixed)
 
 

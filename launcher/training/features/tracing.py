@@ -7,7 +7,7 @@ The graph is torch.fx's, traced as torchvision's feature extraction does it: lay
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -56,10 +56,13 @@ def traced(model: nn.Module) -> fx.GraphModule:
     return module
 
 
-def moving(training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Module) -> set[str] | None:
+def moving(
+    training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Module, in_training: Collection[str]
+) -> set[str] | None:
     """Names of the nodes that training may change: what trains, what draws at random, and all that follows from it.
 
-    `training` and `evaluation` are `model` traced in both modes. None where they are not the same operations.
+    `training` and `evaluation` are `model` traced in both modes, `in_training` the modules that are then in training
+    mode. None where they are not the same operations.
     """
     if [_kind(node) for node in training.graph.nodes] != [_kind(node) for node in evaluation.graph.nodes]:
         return None
@@ -68,7 +71,7 @@ def moving(training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Modul
     for node, in_evaluation in zip(training.graph.nodes, evaluation.graph.nodes, strict=True):
         if (
             any(before.name in found for before in node.all_input_nodes)
-            or (node.op == "call_module" and _changes(modules[str(node.target)]))
+            or (node.op == "call_module" and _changes(modules[str(node.target)], str(node.target) in in_training))
             or (node.op == "get_attr" and getattr(parameters.get(str(node.target)), "requires_grad", False))
             or _arguments(node) != _arguments(in_evaluation)
         ):
@@ -76,11 +79,11 @@ def moving(training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Modul
     return found
 
 
-def _changes(module: nn.Module) -> bool:
+def _changes(module: nn.Module, in_training: bool) -> bool:
     """Whether a module's output for the same input may change during a phase."""
     if any(parameter.requires_grad for parameter in module.parameters()):
         return True
-    if not module.training or isinstance(module, nn.Identity):
+    if not in_training or isinstance(module, nn.Identity):
         return False
     kind = sys.modules.get(type(module).__module__)
     if isinstance(module, (nn.RReLU, nn.MultiheadAttention)) or kind not in _STILL_IN_TRAINING:

@@ -15,7 +15,7 @@ from launcher.training.model import TransferModel, build_model, freeze, set_trai
 
 # Name, image size, the modules that train beside the head, what crosses.
 FAMILIES = {
-    "alexnet": (63, ("classifier",), [(256 * 6 * 6,)]),
+    "alexnet": (63, ("classifier",), [(9216,)]),
     "convnext_tiny": (32, ("features.7",), [(768, 1, 1)]),
     "densenet121": (32, ("features.denseblock4", "features.norm5"), [(512, 1, 1)]),
     "efficientnet_b0": (32, ("features.7", "features.8"), [(192, 1, 1)]),
@@ -30,9 +30,9 @@ FAMILIES = {
     "resnext50_32x4d": (32, ("layer4",), [(1024, 2, 2)]),
     "shufflenet_v2_x0_5": (32, ("conv5",), [(192, 1, 1)]),
     "squeezenet1_1": (32, ("features.12",), [(512, 1, 1)]),
-    "swin_t": (32, ("features.7",), [(1, 1, 768)]),
+    "swin_t": (224, ("features.7",), [(7, 7, 768)]),
     "swin_v2_t": (256, ("features.7",), [(8, 8, 768)]),
-    "vgg11_bn": (32, ("classifier",), [(512 * 7 * 7,)]),
+    "vgg11_bn": (32, ("classifier",), [(25088,)]),
     "vit_b_16": (32, ("encoder.layers.encoder_layer_11", "encoder.ln"), [(5, 768)]),
 }
 

@@ -29,7 +29,7 @@ def of_family(name: str) -> Recipe:
         backbone=backbones.Torchvision(name=name, weights=None, image_size=size),
         data=tiny.StripeData(train=20, val=6),
         freeze_plan=(Phase(name="last", rules=rules, epochs=2),),
-        optim=optim.SGD(lr=0.01),
+        optim=optim.SGD(lr=1e-3),
         augment=STILL,
         batch_size=8,
         final_weights="last",
@@ -99,9 +99,7 @@ def test_mixup_mixes_what_crosses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert difference(tmp_path / "stored", tmp_path / "plain") > 1e-4
 
 
-def test_in_half_precision_what_is_not_stored_is_rounded_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_half_precision_what_is_not_stored_is_rounded_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(tiny.recipe, final_weights="last", cache_precision="bf16", augment=STILL)
     train(dataclasses.replace(recipe, cache="disk"), tmp_path / "stored")
     train(dataclasses.replace(recipe, cache_precision=None), tmp_path / "exact")
