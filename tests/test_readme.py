@@ -48,7 +48,7 @@ def commands() -> list[list[str]]:
         if "-m launcher" in line:
             words = shlex.split(line.rpartition("-m launcher")[2])
             if words[0] not in ("status", "logs", "cancel", "compare"):  # these take a run dir
-                found.append(words[words[0] in ("plan", "verify", "fetch", "submit", "rehearse") :])
+                found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
     return found
 
 

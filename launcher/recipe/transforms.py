@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelTransform:
+class PixelSteps:
     """Steps on pixels, uint8 (3, height, width) to uint8 (3, S, S), and the normalisation that batches get later.
 
     Called with an image, it does both at once, as any transform. Picklable.
@@ -81,8 +81,8 @@ class Augment:
     """Paste a rectangle of one image into another, likewise (https://arxiv.org/abs/1905.04899). With both, each batch
     gets one of the two."""
 
-    def build(self, preprocessing: Preprocessing) -> PixelTransform:
-        """See `PixelTransform`. Draws from torch's global generator alone.
+    def build(self, preprocessing: Preprocessing) -> PixelSteps:
+        """See `PixelSteps`. Draws from torch's global generator alone.
 
         MixUp and CutMix act on batches and are not part of it.
         """
@@ -102,7 +102,7 @@ class Augment:
         if self.random_erasing:
             colour = [float(round(255 * mean)) for mean in preprocessing.mean]
             steps.append(v2.RandomErasing(p=self.random_erasing, value=colour))
-        return PixelTransform(tuple(steps), preprocessing.mean, preprocessing.std)
+        return PixelSteps(tuple(steps), preprocessing.mean, preprocessing.std)
 
     def short_side(self, preprocessing: Preprocessing) -> int:
         """Length of the shorter side, in pixels, that a smaller copy of an image must keep: a crop of average area is
@@ -113,13 +113,13 @@ class Augment:
         return max(preprocessing.resize_size, round(preprocessing.image_size / math.sqrt(mean_area)))
 
 
-def evaluation(preprocessing: Preprocessing) -> PixelTransform:
+def evaluation(preprocessing: Preprocessing) -> PixelSteps:
     """The shorter side resized, the centre cropped: the same every time.
 
     Within one of 256 levels of what torchvision's `weights.transforms()` computes with Pillow (0.002 in the mean, on
     photographs); without a change of size equal to it bit for bit.
     """
-    return PixelTransform((functools.partial(_centre, preprocessing),), preprocessing.mean, preprocessing.std)
+    return PixelSteps((functools.partial(_centre, preprocessing),), preprocessing.mean, preprocessing.std)
 
 
 def shrunk(pixels: torch.Tensor, short_side: int, preprocessing: Preprocessing) -> torch.Tensor:
