@@ -47,8 +47,8 @@ def commands() -> list[list[str]]:
     for line in lines:
         if "-m launcher" in line:
             words = shlex.split(line.rpartition("-m launcher")[2])
-            if words[0] not in ("status", "logs", "cancel", "compare", "evaluate"):  # these take a run dir
-                found.append(words[words[0] in ("plan", "verify", "fetch", "submit", "rehearse") :])
+            if words[0] not in ("status", "logs", "cancel", "compare", "evaluate", "cache"):  # these take no recipe
+                found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
     return found
 
 

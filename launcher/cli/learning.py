@@ -18,6 +18,7 @@ from launcher.cli.words import (
     PreparedFolder,
     RecipeName,
     check_assets,
+    leave_prepared_copy,
     load,
     read_micro_batch,
     use_assets,
@@ -141,6 +142,7 @@ def verify(
 
     Exit code 0 where all hold, 1 where one is broken.
     """
+    leave_prepared_copy()
     use_assets(assets)
     problems = Problems()
     with problems.collected():

@@ -35,8 +35,9 @@ def prepare(
     """Copy a recipe's images, their shorter side resized once, as plain pixels: training then need not decode them.
 
     The copy is used with --prepared DIR, or LAUNCHER_PREPARED=DIR in the environment. Validation sees the very same
-    pixels; training images are resized once more than without it, so what is learned differs slightly. The copy takes
-    3 bytes a pixel. A run refuses a copy whose images have changed since, or which is too small for its recipe.
+    pixels; training images are resized once more than without it and cropped elsewhere, so what is learned differs
+    slightly. The copy takes 3 bytes a pixel. A run refuses a copy whose images have changed since, or which is too
+    small for its recipe.
     """
     use_assets(assets)
     loaded = load(recipe, overrides)

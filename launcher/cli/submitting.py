@@ -17,6 +17,7 @@ from launcher.cli.words import (
     PreparedFolder,
     RecipeName,
     check_assets,
+    leave_prepared_copy,
     load,
     read_micro_batch,
     use_assets,
@@ -236,6 +237,7 @@ def rehearse(
     from launcher.results.rehearse import rehearse as play
     from launcher.results.rehearse import show
 
+    leave_prepared_copy()
     loaded = load(recipe, overrides)
     acts = play(loaded, processes=processes, steps=steps, tell=lambda line: print(line, file=sys.stderr))
     if not show(acts, Console(highlight=False)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,11 +40,12 @@ AssetsFolder = Annotated[
     ),
 ]
 
+PREPARED_VARIABLE = "LAUNCHER_PREPARED"
 PreparedFolder = Annotated[
     Path | None,
     typer.Option(
         "--prepared",
-        envvar="LAUNCHER_PREPARED",
+        envvar=PREPARED_VARIABLE,
         metavar="DIR",
         help="take the images from this copy, as 'prepare' made it; it must be of these very images",
     ),
@@ -70,6 +72,11 @@ def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrid
     command = shlex.join(["python", "-m", "launcher", "fetch", recipe, *(overrides or []), "--to", str(folder)])
     if missing := missing_assets(loaded.recipe, folder, command):
         raise UserError(*missing)
+
+
+def leave_prepared_copy() -> None:
+    """For commands that train on some of the samples: a copy is of all of them, and the processes would refuse it."""
+    os.environ.pop(PREPARED_VARIABLE, None)
 
 
 def read_micro_batch(text: str | None) -> int | Literal["auto"] | None:

@@ -153,6 +153,9 @@ class Augmentation(Protocol):
         """
         ...
 
+    # It may also have `short_side(preprocessing) -> int`: the shorter side, in pixels, that a prepared copy of the
+    # images must keep. Else that is what the evaluation transform needs.
+
 
 @runtime_checkable
 class PixelTransform(Protocol):

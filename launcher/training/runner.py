@@ -43,6 +43,7 @@ from launcher.training.state import (
     save,
     written,
 )
+from launcher.training.waiting import tell_waiting
 
 LOSSES_READ_EVERY_STEPS = 10
 """Reading a loss waits for the device, so it is done for several steps at once."""
@@ -88,9 +89,11 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
             state.source = with_stored_features(run, resolved, state.prefix, state.source)
         except StoppedError as stopped:
             leave(run, stopped.reason)
+    advised = False
     while not progress.phase_ended:
         begin = time.perf_counter()
         speed = train_epoch(run, state)
+        advised = advised or tell_waiting(run, speed, time.perf_counter() - begin)
         try:
             metrics = evaluate(run, state)
         except StoppedError as stopped:

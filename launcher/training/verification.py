@@ -68,8 +68,8 @@ def _open(folder: Path, recipe: Recipe, tell: Callable[[str], None]) -> Copy:
     copy = read_copy(folder)
     check_fits(copy, recipe, recipe.backbone.preprocessing())
     tell(
-        f"images from the prepared copy {copy.folder}, with shorter sides of {copy.kept}: resized once more than the "
-        "images themselves, so what is learned differs slightly"
+        f"images from the prepared copy {copy.folder}, with shorter sides of {copy.kept}: training images are "
+        "resized once more than without it and cropped elsewhere, so what is learned differs slightly"
     )
     return copy
 

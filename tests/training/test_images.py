@@ -16,7 +16,7 @@ from test_run import train
 from launcher import transforms
 from launcher.recipe.data.decoding import to_rgb
 from launcher.recipe.protocols import Preprocessing, Split
-from launcher.recipe.transforms import Augment, PixelTransform, evaluation
+from launcher.recipe.transforms import Augment, PixelSteps, evaluation
 from launcher.training.batching import batching_for
 from launcher.training.images import Batch, end_workers, evaluation_loader, training_loader
 from launcher.training.sampling import TrainingKeys, seed_for
@@ -33,7 +33,7 @@ def split(count: int = 21) -> Split:
 class Own:
     """A transform of a user's own, made of ours: floats, one channel brighter."""
 
-    inner: PixelTransform
+    inner: PixelSteps
 
     def __call__(self, image: Any) -> torch.Tensor:
         return self.inner(image) + torch.tensor([0.5, 0.0, 0.0]).view(3, 1, 1)

@@ -6,6 +6,9 @@
     train.targets.npy  val.targets.npy
     train.names.json  val.names.json
 
+Plain pixels take 281 kB where a JPEG of quality 95 takes 41 kB (500x375 photographs, shorter side 259 px); that one
+would be 2.2 of 256 levels away in the mean, and its decoding alone as slow as all that is done to plain pixels.
+
 Nothing is read from a copy that was made of other files than those that the data part names now, so it is never stale:
 a file whose size and time of change are as they were is taken for the same, of any other the content is compared.
 """
