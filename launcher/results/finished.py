@@ -132,32 +132,28 @@ def _as_trained(backbone: Backbone, described: Mapping[str, Any], final: Path) -
 
 def _recipe(rundir: RunDir) -> Recipe:
     data = _json(rundir.recipe_json)
+    why_not = _import_recipe(rundir)
     try:
         return cast(Recipe, from_json(data))
     except UserError as error:
-        # Parts of the user's own lie in the recipe's file, or beside it.
-        if not _import_recipe(rundir):
-            raise UserError(
-                *(f"{rundir.recipe_json}: {problem}" for problem in error.problems),
-                f"{rundir.path}: the recipe's file was not found, either; go to the folder in which it was trained",
-            ) from error
-    try:
-        return cast(Recipe, from_json(data))
-    except UserError as error:
-        raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems)) from error
+        raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems), *why_not) from error
 
 
-def _import_recipe(rundir: RunDir) -> bool:
-    """Import the file that the run was started with, so that its classes are found; whether one was found."""
+def _import_recipe(rundir: RunDir) -> tuple[str, ...]:
+    """Import the file that the run was started with: parts of the user's own are in it, or beside it. Returns why that
+    could not be done, which matters only where they cannot be imported by their names, either."""
     told = _json(rundir.environment_json)
     for word in told.get("command", []):
         if word.startswith("-") or "=" in word:
             continue
-        for place in (word, str(Path(told.get("folder", ""), word))):
-            with contextlib.suppress(UserError):  # a command's name, or the value of an option
+        for place in dict.fromkeys((str(Path(told.get("folder", ""), word)), word)):
+            try:
                 load_recipe(place)
-                return True
-    return False
+                return ()
+            except UserError as error:  # a command's name, or the value of an option; or a file that cannot be imported
+                if Path(place).is_file():
+                    return error.problems
+    return (f"{rundir.path}: the recipe's file was not found; go to the folder in which it was trained",)
 
 
 def _json(file: Path) -> Any:
