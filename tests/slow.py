@@ -1,7 +1,7 @@
 """Recipes of `tiny` with steps that take a quarter of a second, or SECONDS_OF_A_STEP.
 
-Each step adds a byte to a file beside the run dir. Their values are those of `tiny`, so a run may go on with either
-file.
+Each step adds a byte to a file `steps` beside the run dir, and lasts as long as a file `hold` is there. Their values
+are those of `tiny`, so a run may go on with either file.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ def slow_down() -> None:
     def train_step(run, state, batches, step) -> None:
         quick_step(run, state, batches, step)
         time.sleep(float(os.environ.get("SECONDS_OF_A_STEP", "0.25")))
+        beside = run.rundir.path.parent
+        while (beside / "hold").exists():
+            time.sleep(0.05)
         if run.accelerator.is_main_process:
-            with (run.rundir.path.parent / "steps").open("a") as file:
+            with (beside / "steps").open("a") as file:
                 file.write(".")
 
     runner.train_step = train_step

@@ -192,6 +192,11 @@ def test_parts_of_the_recipes_own_file_are_found_from_anywhere(run_cli: RunCli, 
     assert done.code == 0, done.err
     done = run_cli("evaluate", str(project / "runs/mine"), "--workers", "0", cwd=elsewhere, env=ENVIRON)
     assert done.code == 0, done.err
+    (elsewhere / "mine.py").write_text("class Mine: ...")  # another file by this name
+    done = run_cli("evaluate", str(project / "runs/mine"), "--workers", "0", cwd=elsewhere, env=ENVIRON)
+    assert done.code == 2
+    assert f"its module name 'mine' is also that of {elsewhere}/mine.py" in done.err
+    (elsewhere / "mine.py").unlink()
     (project / "mine.py").unlink()
     done = run_cli("evaluate", str(project / "runs/mine"), "--workers", "0", cwd=elsewhere, env=ENVIRON)
     assert done.code == 2

@@ -90,7 +90,7 @@ def test_a_plan_measures_and_counts(run_cli: RunCli) -> None:
         f"  {number} in all; each allocation loses {number} to its start and {number} to the save before its end",
         told[3],
     )
-    assert told[4] == "  not counted: what processes wait for each other and for other data than here, and the queue"
+    assert told[4] == "  not counted: exchange between processes, slower disks than here, and waiting in the queue"
     assert told[5:] == ["  --time 1:00:00: 1 allocation of 1 h 0 min"]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import DataLoader
 
-from launcher.errors import UserError
+from launcher.errors import Problems, UserError
 from launcher.recipe.assets import verify_assets
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.transforms import evaluation as evaluation_transform
-from launcher.results.finished import FinishedRun, Rebuilt, rebuild
+from launcher.results.finished import FinishedRun, build_data, build_network, check_data
 from launcher.training.agreement import agreed
 from launcher.training.batching import batching_for
 from launcher.training.evaluating import metrics_of, outputs_of
-from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.images import Batch, end_workers, evaluation_loader
 from launcher.training.launch import Launch
+from launcher.training.model import TransferModel
 from launcher.training.rundir import write_whole
 from launcher.training.start import start_accelerator, workers_of
 from launcher.training.verification import checked_together
@@ -97,24 +100,35 @@ def evaluate(
         with agreed(accelerator):
             if accelerator.is_local_main_process:
                 verify_assets(finished.recipe, say)
+        with _one_at_a_time(accelerator):
+            splits = build_data(finished)
         with agreed(accelerator):
-            rebuilt = rebuild(
-                finished,
-                one_at_a_time=accelerator.local_main_process_first,
-                check_images=checked_together(accelerator, say),
-            )
-        split: Split = getattr(rebuilt.splits, split_name)
+            splits = check_data(finished, splits, checked_together(accelerator, say))
+            task = finished.recipe.task.build(splits)
+        with _one_at_a_time(accelerator):
+            model = build_network(finished, task.num_outputs)
+        split: Split = getattr(splits, split_name)
         say(f"{finished.rundir.path}: the weights of step {finished.step} on {len(split):,} images ({split_name})")
-        outputs = _outputs(accelerator, finished, rebuilt, split, workers_of(launch), micro_batch_size)
+        batch_size = micro_batch_size or batching_for(finished.recipe.batch_size, 1, None).micro_batch_size
+        loader = evaluation_loader(
+            split,
+            evaluation_transform(finished.preprocessing),
+            batch_size=batch_size,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=workers_of(launch),
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        outputs = _outputs(accelerator, model, loader, len(split), task.num_outputs, batch_size)
         if not accelerator.is_main_process:
             return None
         return Evaluation(
             run=finished,
             split_name=split_name,
             split=split,
-            task=rebuilt.task,
+            task=task,
             outputs=outputs,
-            metrics=metrics_of(rebuilt.task, outputs, split),
+            metrics=metrics_of(task, outputs, split),
             how={
                 "processes": accelerator.num_processes,
                 "device": accelerator.device.type,
@@ -127,31 +141,28 @@ def evaluate(
 
 def _outputs(
     accelerator: Accelerator,
-    finished: FinishedRun,
-    rebuilt: Rebuilt,
-    split: Split,
-    num_workers: int,
-    micro_batch_size: int | None,
+    model: TransferModel,
+    loader: DataLoader[Batch],
+    num_samples: int,
+    num_outputs: int,
+    batch_size: int,
 ) -> torch.Tensor:
-    batch_size = micro_batch_size or batching_for(finished.recipe.batch_size, 1, None).micro_batch_size
     # As in training: the same layout in memory, and the same precision around each forward.
-    model = rebuilt.model.to(memory_format=torch.channels_last)
-    model = accelerator.prepare_model(model, evaluation_mode=True)
-    loader = evaluation_loader(
-        split,
-        evaluation_transform(finished.preprocessing),
-        batch_size=batch_size,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    placed = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
     try:
-        return outputs_of(
-            accelerator, model, loader, len(split), rebuilt.task.num_outputs, batch_size, between_batches=lambda: None
-        )
+        return outputs_of(accelerator, placed, loader, num_samples, num_outputs, batch_size, lambda: None)
     finally:
         end_workers(loader)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(accelerator: Accelerator) -> Iterator[None]:
+    """For what may download: the first process of each machine before its others. A UserError is raised by all."""
+    problems = Problems()
+    with agreed(accelerator):
+        with accelerator.local_main_process_first(), problems.collected():
+            yield
+        problems.raise_if_any()
 
 
 def write(evaluation: Evaluation) -> None:

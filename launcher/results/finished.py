@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -13,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from launcher.errors import Problems, UserError
+from launcher.errors import UserError
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import load_recipe
-from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Splits
+from launcher.recipe.protocols import Backbone, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
 from launcher.training.model import TransferModel, build_model
@@ -42,16 +41,6 @@ class FinishedRun:
         return self.rundir.final / "model.safetensors"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rebuilt:
-    """What the recipe builds, as it was at the end of the run."""
-
-    splits: Splits
-    task: BuiltTask
-    model: TransferModel
-    """With the weights of `final/`; on the CPU, in evaluation mode."""
-
-
 def read_finished(path: Path) -> FinishedRun:
     """Raises UserError for a folder that is no run dir, a run that has not ended, and a recipe that cannot be read."""
     rundir = RunDir(path)
@@ -70,31 +59,29 @@ def read_finished(path: Path) -> FinishedRun:
     )
 
 
-def rebuild(
-    finished: FinishedRun,
-    *,
-    one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
-    check_images: Callable[[Recipe, Splits], Splits],
-) -> Rebuilt:
-    """Data, task and network. Raises UserError where the data are not those of the run, or the weights do not fit.
+def build_data(finished: FinishedRun) -> Splits:
+    """As the recipe's data part makes them; the same on every process."""
+    return finished.recipe.data.build(finished.recipe.task.target_kind, finished.recipe.seed)
 
-    `one_at_a_time` wraps what may download; `check_images` finds the broken images that the run has left out, and is
-    asked only where it has left some out.
-    """
-    recipe, problems = finished.recipe, Problems()
-    with one_at_a_time(), problems.collected():
-        splits = recipe.data.build(recipe.task.target_kind, recipe.seed)
-    problems.raise_if_any()
+
+def check_data(finished: FinishedRun, splits: Splits, check_images: Callable[[Recipe, Splits], Splits]) -> Splits:
+    """The splits that the run had: without the broken images that it left out, which `check_images` finds. It is asked
+    only where there were some. Raises UserError where the data are other ones."""
     if (finished.rundir.path / "skipped.txt").is_file():
-        splits = check_images(recipe, splits)
+        splits = check_images(finished.recipe, splits)
     if changed := finished.rundir.changes_of_data(splits):
         raise UserError(f"{finished.rundir.path}: the data are not those of the run ({'; '.join(changed)})")
-    task = recipe.task.build(splits)
-    with one_at_a_time(), problems.collected():
-        model = build_model(recipe.backbone, recipe.head, task.num_outputs, recipe.seed)
-        load_plain(model, finished.weights)
-    problems.raise_if_any()
-    return Rebuilt(splits=splits, task=task, model=model.eval())
+    return splits
+
+
+def build_network(finished: FinishedRun, num_outputs: int) -> TransferModel:
+    """The network with the weights of `final/`, on the CPU and in evaluation mode. Raises UserError where they do not
+    fit."""
+    recipe = finished.recipe
+    model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+    load_plain(model, finished.weights)
+    model.eval()
+    return model
 
 
 def load_plain(model: TransferModel, file: Path) -> None:
@@ -132,32 +119,28 @@ def _as_trained(backbone: Backbone, described: Mapping[str, Any], final: Path) -
 
 def _recipe(rundir: RunDir) -> Recipe:
     data = _json(rundir.recipe_json)
+    why_not = _import_recipe(rundir)
     try:
         return cast(Recipe, from_json(data))
     except UserError as error:
-        # Parts of the user's own lie in the recipe's file, or beside it.
-        if not _import_recipe(rundir):
-            raise UserError(
-                *(f"{rundir.recipe_json}: {problem}" for problem in error.problems),
-                f"{rundir.path}: the recipe's file was not found, either; go to the folder in which it was trained",
-            ) from error
-    try:
-        return cast(Recipe, from_json(data))
-    except UserError as error:
-        raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems)) from error
+        raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems), *why_not) from error
 
 
-def _import_recipe(rundir: RunDir) -> bool:
-    """Import the file that the run was started with, so that its classes are found; whether one was found."""
+def _import_recipe(rundir: RunDir) -> tuple[str, ...]:
+    """Import the file that the run was started with: parts of the user's own are in it, or beside it. Returns why that
+    could not be done, which matters only where they cannot be imported by their names, either."""
     told = _json(rundir.environment_json)
     for word in told.get("command", []):
         if word.startswith("-") or "=" in word:
             continue
-        for place in (word, str(Path(told.get("folder", ""), word))):
-            with contextlib.suppress(UserError):  # a command's name, or the value of an option
+        for place in dict.fromkeys((str(Path(told.get("folder", ""), word)), word)):
+            try:
                 load_recipe(place)
-                return True
-    return False
+                return ()
+            except UserError as error:  # a command's name, or the value of an option; or a file that cannot be imported
+                if Path(place).is_file():
+                    return error.problems
+    return (f"{rundir.path}: the recipe's file was not found; go to the folder in which it was trained",)
 
 
 def _json(file: Path) -> Any:

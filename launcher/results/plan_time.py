@@ -116,7 +116,7 @@ def time_lines(prepared: Prepared, text: str) -> Iterable[str]:
         f"{most}{duration(cost.seconds)} in all; each allocation loses {duration(cost.start)} to its start and "
         f"{duration(cost.reserve)} to the save before its end"
     )
-    yield "not counted: what processes wait for each other and for other data than here, and the queue"
+    yield "not counted: exchange between processes, slower disks than here, and waiting in the queue"
     count = cost.allocations(allocation)
     yield f"--time {text}: {most}{count:,} allocation{'' if count == 1 else 's'} of {duration(allocation)}"
 

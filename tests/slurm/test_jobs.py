@@ -140,8 +140,10 @@ def test_words_arrive_as_typed(slurm: Cluster, tmp_path: Path) -> None:
 def test_jobs_on_the_same_node_do_not_meet(slurm: Cluster, tmp_path: Path) -> None:
     """Two with run dirs of their own, each of two processes; and a third that wants the first one's."""
     options = ("--nodelist=n1", "--ntasks-per-node=2")
-    first, second = (Job(slurm, tmp_path / name, *options, SECONDS_OF_A_STEP="1") for name in ("first", "second"))
+    first, second = (Job(slurm, tmp_path / name, *options) for name in ("first", "second"))
     first.at_step(1)
+    hold = first.folder / "hold"
+    hold.touch()  # at work until the third has been there
     third = slurm.sbatch(
         "--nodelist=n2",
         "--output=third.log",
@@ -154,6 +156,7 @@ def test_jobs_on_the_same_node_do_not_meet(slurm: Cluster, tmp_path: Path) -> No
     )
     assert slurm.wait(third)["JobState"] == "FAILED"
     assert "another run is at work in it (process " in (tmp_path / "third.log").read_text()
+    hold.unlink()
     for job in (first, second):
         assert job.end()["JobState"] == "COMPLETED", job.log
     assert (first.run_dir / "metrics.jsonl").read_bytes() == (second.run_dir / "metrics.jsonl").read_bytes()
@@ -221,7 +224,7 @@ def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path)
         f"error: data.path='someone/pets': data set someone/pets is not among the assets in {assets}; "
         f"{bring} --to {assets}",
     ]
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs/needing").exists()
     assert slurm.run("squeue", "--noheader", "--states=all", "--format=%i").stdout == before
 
 

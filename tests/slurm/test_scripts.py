@@ -26,7 +26,7 @@ COMMANDS = {
           "-m launcher job end"*) echo finished ;;
         esac
     """,
-    "accelerate": 'echo "accelerate $*; CPU=${ACCELERATE_USE_CPU:-} CPUS=$SRUN_CPUS_PER_TASK" >>"$CALLS"',
+    "accelerate-launch": 'echo "accelerate-launch $*; CPU=${ACCELERATE_USE_CPU:-} CPUS=$SRUN_CPUS_PER_TASK" >>"$CALLS"',
     "scontrol": """
         case "$1 $2" in
           "show hostnames") for ((node = 1; node <= SLURM_JOB_NUM_NODES; node++)); do echo "localhost.$node"; done ;;
@@ -71,14 +71,14 @@ def test_any_allocation(tmp_path: Path, nodes: int, gpus: int) -> None:
     assert srun.startswith(f"srun --kill-on-bad-exit=1 --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 ")
     assert srun.endswith(" r.py a=b c")
     processes = nodes * max(1, gpus)
-    launched = [call for call in calls if call.startswith("accelerate ")]
+    launched = [call for call in calls if call.startswith("accelerate-launch ")]
     if processes == 1:
         assert launched == []
         assert "python -m launcher r.py a=b c" in calls
         return
     cpu = "" if gpus else "true"
     assert launched == [
-        "accelerate launch --multi_gpu --mixed_precision no --dynamo_backend no "
+        "accelerate-launch --multi_gpu --mixed_precision no --dynamo_backend no "
         f"--num_machines {nodes} --num_processes {processes} --machine_rank {rank} "
         "--main_process_ip 10.0.0.9 --main_process_port 18639 --rdzv_backend static -m launcher r.py a=b c; "
         f"CPU={cpu} CPUS=16"
@@ -92,7 +92,7 @@ ONE = {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "n1"}
 def test_processes_on_cpus(tmp_path: Path) -> None:
     more = {"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "6"}
     _, calls, _ = play(tmp_path, "r.py", **ONE, **more)
-    (launched,) = [call for call in calls if call.startswith("accelerate ")]
+    (launched,) = [call for call in calls if call.startswith("accelerate-launch ")]
     assert "--num_processes 4 " in launched
     assert launched.endswith("CPU=true CPUS=24")
 
@@ -105,7 +105,7 @@ def test_a_container(tmp_path: Path) -> None:
     entered = [call.removeprefix(inside) for call in calls if call.startswith("apptainer")]
     assert [" ".join(call.split()[:5]) for call in entered] == [
         "python -m launcher job begin",
-        "accelerate launch --multi_gpu --mixed_precision no",
+        "accelerate-launch --multi_gpu --mixed_precision no --dynamo_backend",
         "python -m launcher job end",
     ]
     outside = [call for call in calls if call.startswith(("python", "accelerate"))]
@@ -126,7 +126,7 @@ def test_the_port_is_below_the_ephemeral_range_and_another_one_after_a_requeue(t
         folder.mkdir()
         more = {"SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": restarts}
         _, calls, _ = play(folder, "r.py", **ONE | more)
-        (launched,) = [call.split() for call in calls if call.startswith("accelerate ")]
+        (launched,) = [call.split() for call in calls if call.startswith("accelerate-launch ")]
         ports.append(int(launched[launched.index("--main_process_port") + 1]))
     assert len(set(ports)) == 3
     assert all(10_000 <= port < 30_100 for port in ports)
@@ -150,7 +150,7 @@ def test_an_evaluation_on_one_node(tmp_path: Path, allocation: dict[str, str], p
         assert launched == "python -m launcher evaluate a b --workers=2"
         return
     assert launched == (
-        "accelerate launch --multi_gpu --mixed_precision no --dynamo_backend no --num_machines 1 "
+        "accelerate-launch --multi_gpu --mixed_precision no --dynamo_backend no --num_machines 1 "
         f"--num_processes {processes} --main_process_port 0 -m launcher evaluate a b --workers=2; "
         f"CPU={use_cpu} CPUS=16"
     )
