@@ -48,8 +48,12 @@ class Recipe:
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of an exponential moving average of the weights. With it, the averaged weights are evaluated
     beside the raw ones, decide what is best, and are what `final/` holds."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Accelerate's word: "no" is float32. "fp16" needs a GPU."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
+    """Accelerate's word: "no" is float32. "fp16" needs a GPU. "auto": float32 or bf16, whichever is faster where the
+    run begins; the run keeps it, and other machines may come to the other."""
+    compile: bool = False
+    """Compile the network with torch.compile, anew for each phase: minutes at first, then faster steps. Needs a C++
+    compiler on CPUs. A run that is stopped and continued is then equal to rounding."""
     sync_batchnorm: bool = False
     """BatchNorm statistics over all processes, for phases with norm_statistics="update". Needs GPUs."""
     cache: Literal["auto", "off", "memory", "disk"] = "auto"

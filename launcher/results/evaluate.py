@@ -20,6 +20,7 @@ from launcher.recipe.assets import verify_assets
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.transforms import evaluation as evaluation_transform
 from launcher.results.finished import FinishedRun, build_data, build_network, check_data
+from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.batching import batching_for
 from launcher.training.evaluating import metrics_of, outputs_of
@@ -27,7 +28,7 @@ from launcher.training.images import Batch, end_workers, evaluation_loader
 from launcher.training.launch import Launch
 from launcher.training.model import TransferModel
 from launcher.training.rundir import write_whole
-from launcher.training.start import start_accelerator, workers_of
+from launcher.training.start import workers_of
 from launcher.training.verification import checked_together
 
 SAME = 1e-4

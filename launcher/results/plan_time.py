@@ -19,6 +19,7 @@ from torch import nn
 
 from launcher.errors import UserError
 from launcher.recipe.transforms import evaluation
+from launcher.training.accelerating import start_accelerator
 from launcher.training.checkpoint import Checkpoints, Progress, State
 from launcher.training.images import Batch, EvaluationImages, Sample, TrainingImages, Transform, collate
 from launcher.training.interruption import SECONDS_TO_LEAVE
@@ -27,7 +28,7 @@ from launcher.training.model import cpu_state, freeze, set_train_mode
 from launcher.training.optimizing import build_optimizer, optimizer_state
 from launcher.training.preparation import Prepared, ResolvedPhase
 from launcher.training.progress import duration
-from launcher.training.start import start_accelerator, workers_of
+from launcher.training.start import workers_of
 
 TIMED = 3
 """Repetitions, after a first one that is not counted: it allocates, and reads what is cold."""

@@ -16,6 +16,7 @@ from typing import NoReturn
 import torch
 
 from launcher.recipe.loading import LoadedRecipe
+from launcher.training.accelerating import start_accelerator
 from launcher.training.checkpoint import State
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.features.batches import FeatureBatch
@@ -31,7 +32,7 @@ from launcher.training.optimizing import set_learning_rates
 from launcher.training.preparation import ResolvedPhase
 from launcher.training.rundir import RunDir
 from launcher.training.sampling import seed_micro_step
-from launcher.training.start import begin_run, run_dir_of, say_finished, start_accelerator
+from launcher.training.start import begin_run, run_dir_of, say_finished
 from launcher.training.state import (
     PhaseState,
     Run,
@@ -56,7 +57,9 @@ def run(loaded: LoadedRecipe, launch: Launch) -> None:
     try:
         if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch):
             return
-        train(*begin_run(accelerator, rundir, loaded, launch), loaded)
+        begun, resumed = begin_run(accelerator, rundir, loaded, launch)
+        accelerator = begun.accelerator
+        train(begun, resumed, loaded)
     finally:
         # A process that leaves while gloo's threads are at work is aborted now and then ("terminate called without an
         # active exception"), and its launcher calls the run a failure.

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.util
+import functools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    gather_object,
-)
+from accelerate.utils import broadcast_object_list, gather_object
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.assets import verify_assets
@@ -26,6 +18,7 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.recipe.transforms import evaluation
+from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
 from launcher.training.fitting import fitted
@@ -34,6 +27,7 @@ from launcher.training.interruption import Interruption, clear_markers
 from launcher.training.launch import Launch
 from launcher.training.lock import RunLock
 from launcher.training.model import cpu_state
+from launcher.training.precision import with_fastest_precision
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir, data_identity
@@ -42,31 +36,6 @@ from launcher.training.state import Run
 from launcher.training.verification import checked_together
 from launcher.training.watchdog import Watchdog
 from launcher.training.writing import BackgroundWriter
-
-
-def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path) -> Accelerator:
-    """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own."""
-    if recipe.deterministic:
-        # cuBLAS reads this when it is first used; without it torch refuses its matrix products.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    accelerator = Accelerator(
-        cpu=launch.world.use_cpu,
-        mixed_precision=recipe.mixed_precision,
-        gradient_accumulation_steps=1,
-        step_scheduler_with_optimizer=False,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            # The watchdog ends what is stuck in training; looking at a million images before it may take an hour.
-            InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2)),
-        ],
-        # `prepare` tells those that are not installed; Accelerate would leave them out.
-        log_with=[name for name in recipe.trackers if importlib.util.find_spec(name)] or None,
-        project_dir=str(run_dir),
-    )
-    launch.world.check(accelerator, mixed_precision=recipe.mixed_precision)
-    return accelerator
 
 
 def run_dir_of(launch: Launch, loaded: LoadedRecipe) -> Path:
@@ -119,6 +88,9 @@ def begin_run(
                 screen.open_log(rundir.log_txt)
                 clear_markers(rundir.path)
         resumed = _resume(accelerator, rundir, prepared, screen, launch)
+        if recipe.mixed_precision == "auto":
+            restart = functools.partial(start_accelerator, recipe, launch, rundir.path)
+            accelerator = with_fastest_precision(accelerator, prepared, rundir, screen, restart)
     except BaseException:
         if lock:
             lock.release()
@@ -176,7 +148,9 @@ def begin_run(
             for name, value in flat(to_json(recipe)).items()
         }
         accelerator.init_trackers(rundir.path.name, config=settings)
-    where = f"{accelerator.device.type}, mixed_precision={recipe.mixed_precision}, {_workers(num_workers)} per process"
+    where = (
+        f"{accelerator.device.type}, mixed_precision={accelerator.mixed_precision}, {_workers(num_workers)} per process"
+    )
     if accelerator.device.type == "cuda":
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
         where += f"; a run that is stopped and continued is equal {exact}"

@@ -139,7 +139,11 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         prefix = None
     if prefix is not None:
         frozen |= prefix.fingerprints()
-    wrapped = accelerator.prepare_model(model if prefix is None else prefix.tail)
+    trained = model if prefix is None else prefix.tail
+    if recipe.compile:
+        for part in (trained, *([prefix.prefix.module] if prefix else [])):
+            part.compile()  # in place: the names of parameters stay
+    wrapped = accelerator.prepare_model(trained)
     if isinstance(wrapped, DistributedDataParallel):
         # BatchNorm's buffers are averaged before they are used; rank 0's at each forward would override the others'.
         wrapped.broadcast_buffers = False
