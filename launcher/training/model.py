@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -86,3 +87,11 @@ def cpu_state(model: nn.Module, names: Collection[str] | None = None) -> dict[st
     return {
         name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if names is None or name in names
     }
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `cpu_state` gave, or a checkpoint holds. Raises RuntimeError where names or shapes differ."""
+    state = OrderedDict(tensors)
+    # The versions of the modules' layouts, which files do not hold: torchvision's MNASNet refuses a state without.
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state)

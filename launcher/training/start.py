@@ -26,7 +26,7 @@ from launcher.training.images import evaluation_loader, training_loader
 from launcher.training.interruption import Interruption, clear_markers
 from launcher.training.launch import Launch
 from launcher.training.lock import RunLock
-from launcher.training.model import cpu_state
+from launcher.training.model import cpu_state, load_state
 from launcher.training.precision import with_fastest_precision
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.progress import Screen
@@ -199,7 +199,7 @@ def _resume(
     state: State | None = None
     with agreed(accelerator):
         state = checkpoints.load(choice[0])
-        prepared.model.load_state_dict(state.model)
+        load_state(prepared.model, state.model)
     assert state is not None
     phase = prepared.phases[state.progress.phase].phase
     screen.line(

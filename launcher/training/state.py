@@ -21,7 +21,7 @@ from launcher.training.frozen import fingerprints, prove
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
-from launcher.training.model import TransferModel, cpu_state, freeze, norm_layers_that_train
+from launcher.training.model import TransferModel, cpu_state, freeze, load_state, norm_layers_that_train
 from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
 from launcher.training.preparation import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
@@ -265,10 +265,10 @@ def end_phase(run: Run, state: PhaseState) -> None:
     written(run)
     if phase.patience is not None and best is not None and best.step != progress.step:
         checkpoints = run.rundir.checkpoints
-        run.model.load_state_dict(checkpoints.load(checkpoints.of_step(best.step)).model)
+        load_state(run.model, checkpoints.load(checkpoints.of_step(best.step)).model)
         run.screen.line(f"weights of epoch {best.epoch} restored ({best.metric} {best.value:.4f})")
     else:
-        run.model.load_state_dict(cpu_state(state.model))
+        load_state(run.model, cpu_state(state.model))
     run.accelerator.wait_for_everyone()  # the next save may prune what another process is still reading
     run.accelerator.free_memory()
     progress.phase += 1

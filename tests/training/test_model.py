@@ -8,7 +8,15 @@ from launcher import backbones, heads
 from launcher.errors import UserError
 from launcher.recipe.phases import NormStatistics
 from launcher.training.frozen import fingerprint, fingerprints, prove
-from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, set_train_mode
+from launcher.training.model import (
+    TransferModel,
+    build_model,
+    changing_tensors,
+    cpu_state,
+    freeze,
+    load_state,
+    set_train_mode,
+)
 
 
 def convnext_like() -> TransferModel:
@@ -120,3 +128,13 @@ def test_real_frozen_networks_stand_still(name: str) -> None:
     moved = {key for key in before if before[key] != after[key]}
     assert "head.bias" in moved  # a random EfficientNet's features are all but zero, and so is its head's gradient
     assert moved <= {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "resnet18"])
+def test_a_copy_of_the_state_goes_back_into_the_network(name: str) -> None:
+    """Also into one that asks for the version of its layout, which a file does not hold."""
+    one, other = (
+        build_model(backbones.Torchvision(name=name, weights=None), heads.Linear(), 3, seed) for seed in (0, 1)
+    )
+    load_state(one, cpu_state(other))
+    assert fingerprints(one) == fingerprints(other)
