@@ -88,7 +88,7 @@ def _of_image(images: ImageSource, index: int) -> bytes:
     image = images.read(index)
     digest = hashlib.blake2b(image.tobytes(), digest_size=16)
     palette = image.getpalette() or []
-    digest.update(repr((image.mode, image.size, palette, image.info.get("transparency"), image.getexif())).encode())
+    digest.update(repr((image.mode, image.size, palette, image.info.get("transparency"), dict(image.getexif()))).encode())
     return digest.digest()
 
 
