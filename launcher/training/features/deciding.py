@@ -21,13 +21,13 @@ from launcher.training.features.choosing import Estimate, Store, choose
 from launcher.training.features.folder import limit_bytes, make_room
 from launcher.training.features.parts import Part, shards_of
 from launcher.training.features.phase import Frozen
-from launcher.training.features.shards import BLOCK
 
 if TYPE_CHECKING:
     from launcher.training.preparation import ResolvedPhase
     from launcher.training.state import Run
 
 LOOKED_AT_DISK_BYTES = 16 << 20
+MEASURED_IMAGES = 8
 _T = TypeVar("_T")
 
 
@@ -84,7 +84,7 @@ def _new_decision(
             )
         return "disk", "as the recipe says"
     sample = parts[0]
-    keys = [sample.key_of(index) for index in range(min(BLOCK, sample.count))]
+    keys = [sample.key_of(index) for index in range(min(MEASURED_IMAGES, sample.count))]
     seconds = seconds_per_image(sample.images, keys, frozen.prefix, run.accelerator.device, run.num_workers)
     estimate = Estimate(
         passes=resolved.phase.epochs / max(1, resolved.fixed_views or 1),

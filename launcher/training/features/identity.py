@@ -87,8 +87,8 @@ def _of_image(images: ImageSource, index: int) -> bytes:
         return _content(encoded)
     image = images.read(index)
     digest = hashlib.blake2b(image.tobytes(), digest_size=16)
-    palette = image.getpalette() or []
-    digest.update(repr((image.mode, image.size, palette, image.info.get("transparency"), dict(image.getexif()))).encode())
+    about = image.mode, image.size, image.getpalette(), image.info.get("transparency"), dict(image.getexif())
+    digest.update(repr(about).encode())
     return digest.digest()
 
 

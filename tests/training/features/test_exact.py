@@ -15,10 +15,29 @@ from test_cut import FAMILIES
 from test_run import rows, train
 
 from launcher import Phase, Recipe, backbones, optim, transforms
+from launcher.recipe.part import part
+from launcher.recipe.transforms import evaluation
 from launcher.training.features import storing
 
 SEVEN = ("resnet18", "densenet121", "convnext_tiny", "vit_b_16", "swin_t", "efficientnet_b0", "inception_v3")
 STILL = transforms.Augment(preset="none")
+
+
+@part
+class Calibrated(backbones.Torchvision):
+    """Random weights whose BatchNorm layers have seen some images: without, a deep network's outputs reach millions."""
+
+    def build(self) -> torch.nn.Module:
+        network = super().build()
+        see = evaluation(self.preprocessing())
+        images = torch.stack([see(picture) for picture in map(tiny.Stripes(20, 0).read, range(20))])
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = 0.9
+        network.train()
+        with torch.no_grad():
+            network(images)
+        return network
 
 
 def of_family(name: str) -> Recipe:
@@ -26,7 +45,7 @@ def of_family(name: str) -> Recipe:
     rules = (("head", 1.0), *((f"backbone.{module}", 0.1) for module in trainable), ("backbone", 0.0))
     return dataclasses.replace(
         tiny.recipe,
-        backbone=backbones.Torchvision(name=name, weights=None, image_size=size),
+        backbone=Calibrated(name=name, weights=None, image_size=size),
         data=tiny.StripeData(train=20, val=6),
         freeze_plan=(Phase(name="last", rules=rules, epochs=2),),
         optim=optim.SGD(lr=1e-3),
