@@ -26,5 +26,17 @@ class Repeated:
         return dataclasses.replace(whole, train=_picked(whole.train, train), val=_picked(whole.val, val))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """The training samples of another data part so many times; its validation samples as they are."""
+
+    data: Data
+    times: int
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        whole = self.data.build(target_kind, seed)
+        return dataclasses.replace(whole, train=_picked(whole.train, np.tile(np.arange(len(whole.train)), self.times)))
+
+
 def _picked(split: Split, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Split:
     return Split(Subset(split.images, rows), split.targets[rows])

@@ -94,6 +94,14 @@ def test_a_plan_measures_and_counts(run_cli: RunCli) -> None:
     assert told[5:] == ["  --time 1:00:00: 1 allocation of 1 h 0 min"]
 
 
+def test_a_plan_counts_features_once(run_cli: RunCli) -> None:
+    """Where they are stored: the frozen part is in the cost of the phase, and not in that of its steps."""
+    done = run_cli("plan", f"{TINY}:recipe", "--time", "1:00:00", env=ENVIRON)
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"\n    linear_probe: \d\S* s for features \+ 6 steps x ", done.out)
+    assert re.search(r"\n    full_finetune: 6 steps x ", done.out)
+
+
 def test_a_plan_with_a_time_that_cannot_be(run_cli: RunCli) -> None:
     done = run_cli("plan", TINY, "batch_size=33", "--processes", "2", "--time", "soon", env=ENVIRON)
     assert done.code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from benchmarks.repeated import Times
 from launcher import Phase, Recipe, backbones, data, heads, optim, phases, tasks
 
 head = Recipe(
@@ -25,3 +26,7 @@ last_block = dataclasses.replace(head, freeze_plan=(Phase(name="last_block", rul
 partly = dataclasses.replace(last_block, cache="off")
 
 everything = dataclasses.replace(head, freeze_plan=phases.full_finetune(epochs=1, backbone_lr_scale=1.0))
+
+repeated = dataclasses.replace(
+    head, data=Times(data=head.data, times=1), freeze_plan=phases.linear_probe(epochs=5), cache="disk"
+)

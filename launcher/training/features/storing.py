@@ -60,7 +60,13 @@ def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, sour
             run.screen.line(f"{_refused(folder, error)}; going on without", style="yellow")
             record(run, resolved, "none", str(error))
             return source
-    run.screen.line(f"{resolved.phase.name}: features are there after {time.perf_counter() - begin:.1f} s")
+    seconds = time.perf_counter() - begin
+    run.screen.line(f"{resolved.phase.name}: features are there after {seconds:.1f} s")
+    if run.accelerator.is_main_process:
+        images_in_all = sum(part.count for part in parts)
+        run.rundir.add_timing(
+            {"phase": resolved.phase.name, "features": store, "images": images_in_all, "seconds": seconds}
+        )
     return stored(run, frozen, source, tuple(rows[:-1]), rows[-1])
 
 
