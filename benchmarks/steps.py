@@ -78,11 +78,10 @@ def main() -> None:
     for name in ways:
         if name != "launcher":
             ratios = [mine[0] / theirs[0] for mine, theirs in zip(found["launcher"], found[name], strict=True)]
-            memory = statistics.median(row[1] for row in found["launcher"]) / statistics.median(
-                r[1] for r in found[name]
-            )
+            ours_mb, theirs_mb = (statistics.median(row[1] for row in found[way]) for way in ("launcher", name))
             each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(f"launcher / {name}: {statistics.median(ratios):.2f} x images/s ({each}), {memory:.2f} x memory")
+            speed, memory = statistics.median(ratios), ours_mb / theirs_mb
+            print(f"launcher / {name}: {speed:.2f} x images/s ({each}), {memory:.2f} x memory")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from launcher.recipe.phases import NormStatistics
-from launcher.training.features.tracing import moving, traced
+from launcher.training.features.tracing import frozen_nodes, traced
 from launcher.training.model import TransferModel, set_train_mode
 
 
@@ -83,15 +83,13 @@ def cut(model: TransferModel, norm_statistics: NormStatistics, image_size: int) 
         in_training = {name for name, module in model.named_modules() if module.training}
         model.eval()
         evaluation = traced(model)
-        names = moving(training, evaluation, model, in_training)
+        frozen = frozen_nodes(training, evaluation, model, in_training)
     except Exception as error:  # tracing runs the network's own code on values that are not there
         return _at_features(model, " ".join(f"{type(error).__name__}: {error}".split())[:200])
-    if names is None:
-        return _at_features(model, "it computes other things in training than in evaluation")
     two = _images(2, model, image_size)
     try:
         values = _values(evaluation, two[:1]), _values(evaluation, two)
-        found = _cut(model, training, evaluation, names, values)
+        found = _cut(model, training, evaluation, frozen, values)
     except _NoCutError as error:
         return Uncut(str(error) or None)
     model.eval()
@@ -109,34 +107,30 @@ def _cut(
     model: TransferModel,
     training: fx.GraphModule,
     evaluation: fx.GraphModule,
-    names: set[str],
+    frozen: set[str],
     values: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> Cut:
     nodes = {node.name: node for node in evaluation.graph.nodes}
-    kinds = {name: _kind(values[0][name], values[1][name]) for name in nodes if name not in names and name in values[0]}
-    known = {name: values[0][name] for name in nodes if kinds.get(name) == "number"}
-    needed, crossing = set(names), []
-    to_visit = [nodes[name] for name in nodes if name in names]
-    while to_visit:
-        for before in to_visit.pop().all_input_nodes:
-            if before.name in needed or before.name in crossing or kinds[before.name] == "number":
-                continue
-            if kinds[before.name] == "batched":
-                crossing.append(before.name)
-            else:
-                needed.add(before.name)
-                to_visit.append(before)
+    kinds = {name: _kind(values[0][name], values[1][name]) for name in frozen}
+    known = {name: values[0][name] for name in frozen if kinds[name] == "number"}
+    # Both tails take the same tensors, though one may need fewer.
+    needed = [_needed(whole.graph, kinds) for whole in (training, evaluation)]
+    crossing = sorted(needed[0][1] | needed[1][1], key=list(nodes).index)
     images = next(node.name for node in nodes.values() if node.op == "placeholder")
     if images in crossing:
         raise _NoCutError  # the first layer trains
-    crossing.sort(key=list(nodes).index)
+    modules = dict(model.named_modules())
     for name in reversed(crossing[1:]):
-        if _is_cheap(nodes[name], dict(model.named_modules()), [*crossing, *known]):
+        if _is_cheap(nodes[name], modules, [*crossing, *known]):
             crossing.remove(name)
-            needed.add(name)
+            for names, _ in needed:
+                names.add(name)
     batch = [name for name, value in known.items() if value != values[1][name]]
     prefix = _graph_of_prefix(evaluation.graph, crossing)
-    tails = [_graph_of_tail(whole.graph, crossing, needed, known, batch) for whole in (training, evaluation)]
+    tails = [
+        _graph_of_tail(whole.graph, crossing, names, known, batch)
+        for whole, (names, _) in zip((training, evaluation), needed, strict=True)
+    ]
     of_backbone = any(str(node.target).startswith("backbone") for node in tails[1].nodes if node.op != "placeholder")
     return Cut(
         prefix=fx.GraphModule(evaluation, prefix),
@@ -145,6 +139,22 @@ def _cut(
         operations=_in_words(prefix, model),
         whole_backbone=not of_backbone,
     )
+
+
+def _needed(graph: fx.Graph, kinds: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """Nodes that the tail computes: what is not frozen, and what is no tensor of each image; and what crosses."""
+    needed, crossing = {node.name for node in graph.nodes if node.name not in kinds}, set[str]()
+    to_visit = [node for node in graph.nodes if node.name in needed]
+    while to_visit:
+        for before in to_visit.pop().all_input_nodes:
+            if before.name in needed or before.name in crossing or kinds[before.name] == "number":
+                continue
+            if kinds[before.name] == "batched":
+                crossing.add(before.name)
+            else:
+                needed.add(before.name)
+                to_visit.append(before)
+    return needed, crossing
 
 
 def _kind(of_one: Any, of_two: Any) -> str:

@@ -56,25 +56,28 @@ def traced(model: nn.Module) -> fx.GraphModule:
     return module
 
 
-def moving(
+def frozen_nodes(
     training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Module, in_training: Collection[str]
-) -> set[str] | None:
-    """Names of the nodes that training may change: what trains, what draws at random, and all that follows from it.
+) -> set[str]:
+    """Names of the nodes whose outputs for the same image stay the same during a phase, in training and evaluation.
 
     `training` and `evaluation` are `model` traced in both modes, `in_training` the modules that are then in training
-    mode. None where they are not the same operations.
+    mode. A node is frozen where both graphs have it, on inputs that are frozen, and it neither trains nor draws at
+    random. Where the graphs part (timm leaves stochastic depth out of evaluation), names may mean other nodes: the same
+    operation on the same inputs is the same node.
     """
-    if [_kind(node) for node in training.graph.nodes] != [_kind(node) for node in evaluation.graph.nodes]:
-        return None
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    twins = {node.name: node for node in evaluation.graph.nodes}
     found: set[str] = set()
-    for node, in_evaluation in zip(training.graph.nodes, evaluation.graph.nodes, strict=True):
-        if (
-            any(before.name in found for before in node.all_input_nodes)
+    for node in training.graph.nodes:
+        twin = twins.get(node.name)
+        trains = (
+            node.op == "output"
             or (node.op == "call_module" and _changes(modules[str(node.target)], str(node.target) in in_training))
             or (node.op == "get_attr" and getattr(parameters.get(str(node.target)), "requires_grad", False))
-            or _arguments(node) != _arguments(in_evaluation)
-        ):
+        )
+        same = twin is not None and _described(node) == _described(twin)
+        if same and not trains and all(before.name in found for before in node.all_input_nodes):
             found.add(node.name)
     return found
 
@@ -92,12 +95,8 @@ def _changes(module: nn.Module, in_training: bool) -> bool:
     return False
 
 
-def _kind(node: fx.Node) -> tuple[str, str, str]:
-    return node.op, node.name, str(node.target)
-
-
-def _arguments(node: fx.Node) -> str:
-    return repr((node.args, node.kwargs))
+def _described(node: fx.Node) -> tuple[str, ...]:
+    return node.op, str(node.target), repr(node.args), repr(node.kwargs)
 
 
 def _classes_of(package: Any) -> tuple[type[nn.Module], ...]:

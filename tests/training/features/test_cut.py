@@ -113,6 +113,37 @@ def test_a_first_layer_that_trains_is_no_cut() -> None:
     assert cut(model, "keep", 32) == Uncut(None)
 
 
+@pytest.mark.parametrize(
+    ("name", "trainable", "shapes"),
+    [
+        ("tf_efficientnet_lite0", ("blocks.6", "conv_head", "bn2"), [(192, 7, 7)]),
+        ("vit_tiny_patch16_224", ("blocks.11", "norm"), [(197, 192)]),
+        # Its stochastic depth is an operation in training only, so its two graphs part.
+        ("swin_tiny_patch4_window7_224", ("layers.3",), [(7, 7, 1536)]),
+        ("coatnet_nano_rw_224", ("stages.3",), [(256, 7, 7), (14, 14, 256)]),
+    ],
+)
+def test_networks_of_timm(name: str, trainable: tuple[str, ...], shapes: list[tuple[int, ...]]) -> None:
+    backbone = backbones.Timm(name=name, weights=None)
+    model = build_model(backbone, heads.Linear(), 5, 0)
+    patterns = ("head", *(f"backbone.{module}" for module in trainable))
+    freeze(model, {n: float(any(matches(p, n) for p in patterns)) for n, _ in model.named_parameters()})
+    found = cut(model, "keep", 224)
+    assert isinstance(found, Cut), found
+    assert [crossing.shape for crossing in found.crossing] == shapes
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        crossing = found.prefix(images)
+    set_train_mode(model, "keep")
+    torch.manual_seed(1)
+    whole = gradients(model, model(images))
+    torch.manual_seed(1)
+    parts = gradients(model, found.tail(*crossing))
+    assert whole.keys() == parts.keys()
+    for parameter, gradient in whole.items():
+        assert (parts[parameter] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), parameter
+
+
 class Wilful(nn.Module):
     """Looks at its values, so it cannot be traced."""
 
