@@ -42,7 +42,7 @@ def ours(words: argparse.Namespace, recipe: str, cache: Path) -> tuple[float, fl
             sys.executable,
             "-m",
             "launcher",
-            f"benchmarks/recipes/frozen.py:{recipe}",
+            f"benchmarks/recipes/ants_and_bees.py:{recipe}",
             f"data.root={words.root}",
         ]
         command += [f"freeze_plan.0.epochs={words.epochs}", "--run-dir", str(Path(folder, "run")), "--workers", "1"]

@@ -29,7 +29,7 @@ def main() -> None:
     for times in map(int, words.times.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             run_dir = Path(folder, "run")
-            command = [sys.executable, "-m", "launcher", "benchmarks/recipes/frozen.py:repeated"]
+            command = [sys.executable, "-m", "launcher", "benchmarks/recipes/ants_and_bees.py:repeated"]
             command += [f"data.data.root={Path(words.root).absolute()}", f"data.times={times}"]
             command += [f"backbone.name={words.model}", "--workers", "1", "--run-dir", str(run_dir)]
             told = {"LAUNCHER_CACHE": str(Path(folder, "cache"))}

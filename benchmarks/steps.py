@@ -46,7 +46,11 @@ def ours(words: argparse.Namespace, processes: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         command = [sys.executable, *(launcher if processes > 1 else []), "-m", "launcher"]
-        command += [f"benchmarks/recipes/frozen.py:{recipe}", f"data.root={words.root}", f"backbone.name={words.model}"]
+        command += [
+            f"benchmarks/recipes/ants_and_bees.py:{recipe}",
+            f"data.root={words.root}",
+            f"backbone.name={words.model}",
+        ]
         command += [f"freeze_plan.0.epochs={words.epochs}", "--workers", "1", "--run-dir", folder]
         _, memory = run(command)
         rows = map(json.loads, Path(folder, "timing.jsonl").read_text().splitlines())
