@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -26,27 +26,34 @@ from launcher.training.frozen import fingerprints
 _RECIPE = Path(launcher.recipe.__file__).parent
 FORMAT = 1
 """To be raised when the same inputs give other rows."""
+CHUNK = 256
+"""Images whose hashes are computed between two looks at the rest of the world."""
 
 Digests = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def content_digests(images: ImageSource, memory: Path, threads: int) -> Digests:
+def content_digests(images: ImageSource, memory: Path, threads: int) -> Generator[int, None, Digests]:
     """uint8 (N, 16): a hash of what each image is read from; of its pixels, where a source does not tell.
 
-    Of files that have not changed since (size, times of content and of inode, device and inode), hashes are taken from
-    `memory`, a folder.
+    Returned in the end; on the way the number of images that are done is yielded now and then, for reading a million
+    takes long. Of files that have not changed since (size, times of content and of inode, device and inode), hashes are
+    taken from `memory`, a folder. Raises OSError for a file that cannot be read.
     """
     file = getattr(images, "file", None)
     if file is not None and file(0) is not None:
-        return _remembered([os.fspath(file(index)) for index in range(len(images))], memory, threads)
-    return _in_threads(lambda index: _of_image(images, index), len(images), threads)
+        return (yield from _remembered([os.fspath(file(index)) for index in range(len(images))], memory, threads))
+    return (yield from _in_threads(lambda index: _of_image(images, index), len(images), threads))
 
 
-def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Digests:
+def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Generator[int, None, Digests]:
     count = len(paths)
     name = hashlib.blake2b("\0".join(paths).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     file = memory / f"{name}.npz"
-    stats = np.array([_stat(path) for path in paths], dtype=np.int64)
+    stats = np.zeros((count, len(_stat(paths[0]))), dtype=np.int64)
+    for index, path in enumerate(paths):
+        stats[index] = _stat(path)
+        if index % CHUNK == 0:
+            yield 0
     known, digests = np.zeros(count, dtype=bool), np.zeros((count, 16), dtype=np.uint8)
     try:
         with np.load(file, allow_pickle=False) as before:
@@ -56,7 +63,7 @@ def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Digests:
         pass
     unknown = np.flatnonzero(~known)
     if len(unknown):
-        digests[unknown] = _in_threads(lambda n: _content(Path(paths[unknown[n]])), len(unknown), threads)
+        digests[unknown] = yield from _in_threads(lambda n: _content(Path(paths[unknown[n]])), len(unknown), threads)
         draft = file.with_name(f".{file.stem}.{os.getpid()}.npz")
         try:
             memory.mkdir(parents=True, exist_ok=True)
@@ -72,9 +79,12 @@ def _stat(path: str) -> tuple[int, ...]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_dev, found.st_ino
 
 
-def _in_threads(digest: Callable[[int], bytes], count: int, threads: int) -> Digests:
+def _in_threads(digest: Callable[[int], bytes], count: int, threads: int) -> Generator[int, None, Digests]:
+    found = b""
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        found = b"".join(pool.map(digest, range(count)))
+        for begin in range(0, count, CHUNK):
+            found += b"".join(pool.map(digest, range(begin, min(begin + CHUNK, count))))
+            yield min(begin + CHUNK, count)
     return np.frombuffer(found, dtype=np.uint8).reshape(count, 16)
 
 

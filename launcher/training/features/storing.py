@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import UserError
+from launcher.errors import Problems, UserError
+from launcher.recipe.protocols import Split
 from launcher.recipe.transfer import readable_size
 from launcher.recipe.transforms import evaluation
+from launcher.training.agreement import agreed
 from launcher.training.features.building import Builder, Views
 from launcher.training.features.deciding import by_main, decided, record
 from launcher.training.features.disk import rows_on_disk
 from launcher.training.features.folder import cache_folder
-from launcher.training.features.identity import content_digests, features_name, transform_identity
+from launcher.training.features.identity import Digests, content_digests, features_name, transform_identity
 from launcher.training.features.parts import Part
 from launcher.training.features.phase import Frozen, Source, stored, views_of
 from launcher.training.features.shards import InMemory, Shards, blocks_in
 from launcher.training.images import EvaluationImages
+from launcher.training.interruption import StoppedError
 
 if TYPE_CHECKING:
     from launcher.training.preparation import ResolvedPhase
     from launcher.training.state import Run
+
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, source: Source) -> Source:
@@ -92,16 +98,54 @@ def _parts(run: Run, resolved: ResolvedPhase, frozen: Frozen, folder: Path) -> l
     identity = transform_identity(prepared.preprocessing, None, recipe.seed, 0)
     found.append(("features for validation", val, prepared.splits.val, None, identity))
 
-    def names() -> list[str]:
-        threads = max(1, run.num_workers)
-        digests = {id(split): content_digests(split.images, folder / "digests", threads) for _, _, split, _, _ in found}
-        return [features_name(frozen.identity, split, digests[id(split)], which) for _, _, split, _, which in found]
-
-    named = by_main(run, names)
+    splits = {id(split): split for _, _, split, _, _ in found}
+    digests = _digests(run, splits, folder)
+    named = by_main(
+        run,
+        lambda: [features_name(frozen.identity, split, digests[id(split)], which) for _, _, split, _, which in found],
+    )
     return [
         Part(title, images, len(split), view, name)
         for (title, images, split, view, _), name in zip(found, named, strict=True)
     ]
+
+
+def _digests(run: Run, splits: Mapping[int, Split], folder: Path) -> dict[int, Digests]:
+    """Hashes of all images, on the main process; the others keep step with it, alive and ready to stop."""
+    digests: dict[int, Digests] = {}
+
+    def read() -> Iterator[None]:
+        for key, split in splits.items():
+            steps = content_digests(split.images, folder / "digests", run.num_workers)
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    digests[key] = done.value
+                    break
+                yield
+
+    reading = read()
+    problems = Problems()
+    while True:
+        run.watchdog.beat("reading the content of the images")
+        reason, _ = run.interruption.agreed()
+        if reason:
+            raise StoppedError(reason)
+        finished = False
+        if run.accelerator.is_main_process:
+            until = time.monotonic() + SECONDS_BETWEEN_LOOKS
+            try:
+                while not finished and time.monotonic() < until:
+                    finished = next(reading, "done") == "done"
+            except OSError as error:
+                problems.found.append(f"data: {error.filename or error}: cannot be read ({error.strerror or error})")
+                finished = True
+        if run.interruption.anywhere(finished):
+            break
+    with agreed(run.accelerator):
+        problems.raise_if_any()
+    return digests
 
 
 def _in_memory(run: Run, frozen: Frozen, part: Part) -> InMemory:

@@ -144,16 +144,25 @@ def test_one_image_replaced_misses_whatever_its_size_and_time(
 
 def test_hashes_of_files_are_remembered_as_long_as_the_files_stay(photos: Path, tmp_path: Path) -> None:
     splits = data.ImageFolder(root=str(photos)).build("class", 0)
-    first = content_digests(splits.train.images, tmp_path / "memory", 2)
+
+    def content() -> Any:
+        steps = content_digests(splits.train.images, tmp_path / "memory", 2)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value
+
+    first = content()
     assert len(np.unique(first, axis=0)) == len(first) == 12
     (remembered,) = (tmp_path / "memory").iterdir()
     with np.load(remembered) as file:
         stats = file["stats"]
     np.savez(remembered, stats=stats, digests=np.zeros_like(first))
-    assert not content_digests(splits.train.images, tmp_path / "memory", 2).any()  # it did not read them again
+    assert not content().any()  # it did not read them again
     victim = Path(splits.train.images.name(5))
     victim.write_bytes(victim.read_bytes())  # the same content, another time
-    again = content_digests(splits.train.images, tmp_path / "memory", 2)
+    again = content()
     assert again[5].tolist() == first[5].tolist()
     assert not np.delete(again, 5, axis=0).any()
 
@@ -174,6 +183,23 @@ def test_a_damaged_shard_is_computed_again(damage: str, recipe: Recipe, tmp_path
     log = (tmp_path / "second" / "log.txt").read_text()
     assert (f"{victim}: damaged; computing it again" in log) == (damage == "flipped")
     assert difference(tmp_path / "first", tmp_path / "second") == 0
+
+
+def test_an_image_that_cannot_be_read_any_more_is_named(
+    recipe: Recipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launcher.training.features import identity
+
+    victim = photos / "train" / "dogs" / "3.png"
+
+    def content(file: Any) -> bytes:
+        raise OSError(5, "Input/output error", str(victim))
+
+    monkeypatch.setattr(identity, "_content", content)
+    monkeypatch.setattr(identity, "_hashes", lambda _: [])
+    with pytest.raises(UserError) as told:
+        train(recipe, tmp_path / "run")
+    assert list(told.value.problems) == [f"data: {victim}: cannot be read (Input/output error)"]
 
 
 def test_a_full_disk_ends_a_run_that_asks_for_the_disk_with_one_line(
