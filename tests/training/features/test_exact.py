@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -11,13 +12,17 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from test_cut import FAMILIES
+from test_cut import FAMILIES, built
 from test_run import rows, train
 
-from launcher import Phase, Recipe, backbones, optim, transforms
+from launcher import Phase, Recipe, backbones, heads, optim, transforms
 from launcher.recipe.part import part
 from launcher.recipe.transforms import evaluation
 from launcher.training.features import storing
+from launcher.training.features.cut import Cut, cut
+from launcher.training.features.prefix import FOLDING_TOLERANCE, engine, with_folded_norms
+from launcher.training.frozen import fingerprints
+from launcher.training.model import build_model, freeze
 
 SEVEN = ("resnet18", "densenet121", "convnext_tiny", "vit_b_16", "swin_t", "efficientnet_b0", "inception_v3")
 STILL = transforms.Augment(preset="none")
@@ -157,22 +162,46 @@ def test_a_continued_run_decides_as_it_began(tmp_path: Path, monkeypatch: pytest
     assert difference(tmp_path / "whole", tmp_path / "run") < 1e-6
 
 
-def test_folding_stays_within_its_tolerance() -> None:
-    from test_cut import built
-
-    from launcher.training.features.cut import Cut, cut
-    from launcher.training.features.prefix import FOLDING_TOLERANCE, engine
-
-    model = built("resnet18", 32, ("layer4",))
-    found = cut(model, "keep", 32)
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_folding_stays_within_its_tolerance(library: str) -> None:
+    if library == "torchvision":
+        model, size = built("resnet18", 32, ("layer4",)), 32
+    else:  # norms that hold their activations, convolutions that pad as TensorFlow does
+        model = build_model(backbones.Timm(name="tf_efficientnet_lite0", weights=None), heads.Linear(), 3, 0)
+        trains = ("head", "backbone.conv_head", "backbone.bn2")
+        freeze(model, {name: float(name.startswith(trains)) for name, _ in model.named_parameters()})
+        size = 64
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.5, 2)
+                layer.weight.uniform_(0.5, 1.5)
+                layer.bias.normal_(0, 0.1)
+    found = cut(model, "keep", size)
     assert isinstance(found, Cut)
-    import contextlib
-
-    plain, is_copy = engine(found, autocast=contextlib.nullcontext, precision="no", fold=False, image_size=32)
+    before = fingerprints(model)
+    plain, is_copy = engine(found, autocast=contextlib.nullcontext, precision="no", fold=False, image_size=size)
     assert not is_copy
-    folded, is_copy = engine(found, autocast=contextlib.nullcontext, precision="no", fold=True, image_size=32)
+    folded, is_copy = engine(found, autocast=contextlib.nullcontext, precision="no", fold=True, image_size=size)
     assert is_copy
     assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.module.modules()) == 0
-    images = torch.randn(8, 3, 32, 32)
-    (before,), (after,) = plain(images), folded(images)
-    assert 0 < (before - after).abs().max() <= FOLDING_TOLERANCE * before.abs().max()
+    images = torch.randn(8, 3, size, size)
+    (exact,), (near,) = plain(images), folded(images)
+    assert 0 < (exact - near).abs().max() <= FOLDING_TOLERANCE * exact.abs().max()
+    assert fingerprints(model) == before
+
+
+def test_a_norm_between_other_things_is_not_folded() -> None:
+    class Norms(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shared = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 1)
+            self.norm, self.after_shared = torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.first(images)
+            maps = maps + self.norm(maps)  # the convolution's own output is used, too
+            return self.after_shared(self.shared(self.shared(maps)))  # one convolution, called twice
+
+    assert with_folded_norms(torch.fx.symbolic_trace(Norms().eval())) is None
