@@ -19,8 +19,6 @@ class Drifting(tiny.TinyBackbone):
         network = super().build()
 
         def strike(module: Any, *_: Any) -> None:
-            if not torch.is_grad_enabled():
-                return
             conv, norm = module.block1[0], module.block1[1]  # of the copy that a phase trains
             with torch.no_grad():
                 if self.fault == "norm in training mode":

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from launcher.recipe.phases import NormStatistics
-from launcher.training.features.tracing import frozen_nodes, traced
+from launcher.training.features.tracing import frozen_nodes, hooked, traced
 from launcher.training.model import TransferModel, set_train_mode
 
 
@@ -77,6 +77,8 @@ def cut(model: TransferModel, norm_statistics: NormStatistics, image_size: int) 
     """
     if next(iter(model.parameters())).requires_grad and all(p.requires_grad for p in model.parameters()):
         return Uncut(None)
+    if (name := hooked(model)) is not None:
+        return _at_features(model, f"{name} has hooks")
     set_train_mode(model, norm_statistics)
     try:
         training = traced(model)

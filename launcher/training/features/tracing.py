@@ -56,6 +56,16 @@ def traced(model: nn.Module) -> fx.GraphModule:
     return module
 
 
+def hooked(model: nn.Module) -> str | None:
+    """Name of a module that a graph would take apart although it has hooks, which a graph does not call."""
+    tracer = WholeTracer()
+    for name, module in model.named_modules():
+        has_hooks = module._forward_hooks or module._forward_pre_hooks
+        if has_hooks and not tracer.is_leaf_module(module, name):
+            return str(name)
+    return None
+
+
 def frozen_nodes(
     training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Module, in_training: Collection[str]
 ) -> set[str]:

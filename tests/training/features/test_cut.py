@@ -174,6 +174,28 @@ def test_a_network_that_cannot_be_traced_is_cut_at_its_features_or_says_why() ->
     assert "Wilful cannot be cut where it is frozen" in uncut.reason
 
 
+def test_hooks_are_called_as_without() -> None:
+    """A graph calls those of whole layers; a module that it would take apart stays in one piece for its hooks."""
+    model = built("resnet18", 32, ("layer4",))
+    seen: list[str] = []
+    model.backbone.layer2[0].conv1.register_forward_hook(lambda *_: seen.append("layer"))
+    found = cut(model, "keep", 32)
+    assert isinstance(found, Cut)
+    seen.clear()
+    found.prefix(torch.zeros(1, 3, 32, 32))
+    assert seen == ["layer"]
+    model.backbone.layer2.register_forward_hook(lambda *_: seen.append("block"))
+    uncut = cut(model, "keep", 32)
+    assert isinstance(uncut, Uncut)
+    assert uncut.reason == "ResNet cannot be cut where it is frozen: backbone.layer2 has hooks"
+    freeze(model, {name: float(name.startswith("head")) for name, _ in model.named_parameters()})
+    found = cut(model, "keep", 32)
+    assert isinstance(found, Cut)
+    seen.clear()
+    found.prefix(torch.zeros(1, 3, 32, 32))
+    assert seen == ["layer", "block"]
+
+
 def test_what_draws_at_random_is_not_in_the_prefix() -> None:
     """A dropout between two frozen layers that belongs to a module which trains draws anew in each step."""
 
