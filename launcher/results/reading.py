@@ -120,8 +120,6 @@ def _residuals(errors: npt.NDArray[np.float64], name_of: Callable[[int], str]) -
     return {
         "mean": float(errors.mean()),
         "standard_deviation": float(errors.std()),
-        "quantiles": {
-            f"{q:g}": float(value) for q, value in zip(QUANTILES, np.quantile(errors, QUANTILES), strict=True)
-        },
+        "quantiles": {f"{share:g}": value for share, value in zip(QUANTILES, quantiles, strict=True)},
         "largest": [{"index": int(i), "name": name_of(int(i)), "residual": float(errors[i])} for i in largest],
     }
