@@ -12,10 +12,10 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
 
-from launcher.errors import Problems
+from launcher.errors import Problems, UserError
 from launcher.recipe.assets import verify_assets
 from launcher.recipe.data.folder import read_labelled
-from launcher.recipe.data.targets import refuse
+from launcher.recipe.data.targets import MEANING
 from launcher.recipe.data.verifying import broken_images, on_bad_image_of, whole
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.transforms import evaluation as evaluation_transform
@@ -142,7 +142,9 @@ def _other_data(
     """The run's own images are not needed, nor anything else that it began with."""
     recipe = finished.recipe
     with agreed(accelerator):
-        refuse("--data", "class", recipe.task.target_kind)
+        if recipe.task.target_kind != "class":
+            reads = MEANING[recipe.task.target_kind]
+            raise UserError(f"--data: class folders give {MEANING['class']}, but the task reads {reads}; use --split")
         split, left_out = read_labelled("--data", str(folder), finished.names)
         task = build_task_alone(finished, split)
     if left_out:
