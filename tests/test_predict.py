@@ -190,6 +190,20 @@ def test_which_files_a_word_stands_for(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_images(["**/*.png"]).images == ["[odd].png", "a.png", "b/2.png"]
 
 
+def test_a_reader_that_leaves(finished: Path, images: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m launcher predict {finished} images/deeper/*.gif --as csv --batch 1"
+    done = subprocess.run(  # closed before anything is written
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        env=os.environ | ENVIRON,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_too_narrow_to_be_enlarged_is_not_read(finished: Path, tmp_path: Path, run_cli: RunCli) -> None:
     PIL.Image.new("L", (600_000, 1)).save(tmp_path / "line.png")
     done = run_cli("predict", str(finished), "line.png", env=ENVIRON)

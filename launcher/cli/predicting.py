@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 SOME_UNREADABLE = 3
 """Exit code where some images could not be read; all others were predicted."""
+BROKEN_PIPE = 141
+"""Exit code where the reader of stdout has left, as shells have it: 128 + SIGPIPE."""
 
 
 class As(str, enum.Enum):
@@ -103,6 +106,9 @@ def predict(
                 teller.advance(len(part.names), len(part.broken))
         rows.close()
         output.finish()
+    except BrokenPipeError:  # `... | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
+        raise typer.Exit(BROKEN_PIPE) from None
     except BaseException:
         output.abandon()
         raise
