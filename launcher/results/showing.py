@@ -52,12 +52,14 @@ def _show_details(details: dict[str, Any], console: Console) -> None:
         if found["fitted"] == "never":
             console.print(
                 f"calibration error (ECE) {found['before']['ece']:.4f}; no temperature yet: it is fitted by evaluating "
-                "the validation images"
+                "the validation images",
+                soft_wrap=True,
             )
         else:
             console.print(
                 f"calibration error (ECE) {found['before']['ece']:.4f}, {found['after']['ece']:.4f} with temperature "
-                f"{found['temperature']:.4g}, fitted {found['fitted']}"
+                f"{found['temperature']:.4g}, fitted {found['fitted']}",
+                soft_wrap=True,
             )
     if "labels" in details:
         rows = {
