@@ -119,8 +119,8 @@ def test_one_process_and_two_print_and_write_the_same(finished: Path) -> None:
     metrics = metrics_of_final(finished)
     assert told[1] == told[2]
     assert told[1][0] == first
-    assert told[1][-1] == f"written to {finished}/evaluation.json"
-    assert ["accuracy", f"{metrics['accuracy']:.4f}"] in [line.split() for line in told[1]]
+    assert told[1][-1] == f"written to {finished}/evaluation.json and evaluation.parquet"
+    assert ["accuracy", f"{metrics['accuracy']:.4f}"] in [line.split()[:2] for line in told[1]]
     for processes, found in written.items():
         assert found["metrics"] == pytest.approx(metrics, abs=1e-6)
         assert found["metrics"]["accuracy"] == metrics["accuracy"]

@@ -19,7 +19,7 @@ MAX_LINES = 300
 BELOW = {
     "errors": set(),
     "recipe": {"errors"},
-    "launcher": {"recipe"},  # launcher/__init__.py: the names that a recipe's author uses
+    "launcher": {"recipe", "results"},  # launcher/__init__.py: what a recipe's author uses, and load() a run's user
     "training": {"recipe", "errors"},
     "cluster": {"training", "recipe", "errors"},
     "results": {"training", "recipe", "errors"},

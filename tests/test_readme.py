@@ -47,7 +47,8 @@ def commands() -> list[list[str]]:
     for line in lines:
         if "-m launcher" in line:
             words = shlex.split(line.rpartition("-m launcher")[2])
-            if words[0] not in ("status", "logs", "cancel", "compare", "evaluate", "cache"):  # these take no recipe
+            # these take no recipe
+            if words[0] not in ("status", "logs", "cancel", "compare", "evaluate", "predict", "cache"):
                 found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
     return found
 
@@ -143,6 +144,11 @@ def test_python_of_the_guarantees_and_of_final_runs(capsys: pytest.CaptureFixtur
     PIL.Image.new("L", (8, 8)).save("digit.png")
     exec(python("# predict.py"), {})  # noqa: S102
     assert capsys.readouterr().out.strip() in {str(digit) for digit in range(10)}
+
+    exec(python("import launcher"), {})  # noqa: S102
+    digit, probability = capsys.readouterr().out.split()
+    assert digit in {str(digit) for digit in range(10)}
+    assert 0.1 < float(probability) <= 1
 
     (line,) = (block.text for block in blocks(ENGLISH) if block.text.startswith("python -c"))
     program = shlex.split(line)[2]

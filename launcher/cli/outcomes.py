@@ -61,6 +61,11 @@ def evaluate(
     split: Annotated[
         SplitName, typer.Option(help="val: what it was validated on; train: the training images, not augmented")
     ] = SplitName.val,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="other images, in a folder for each class of the model, in place of a split"),
+    ] = None,
+    flips: Annotated[bool, typer.Option("--flips", help="mean over each image and its mirror image")] = False,
     micro_batch: Annotated[
         int | None,
         typer.Option("--micro-batch", min=1, metavar="M", help="images per device for each forward; as in training"),
@@ -72,7 +77,10 @@ def evaluate(
 ) -> None:
     """Evaluate the model of a finished run, each image once, on any number of processes.
 
-    Prints the metrics, and writes them to evaluation.json in the run dir (of training images: evaluation-train.json).
+    Prints the metrics with 95 % intervals, and writes them to evaluation.json in the run dir, with what there is to
+    know of each class; the prediction for each image to evaluation.parquet. (Of training images evaluation-train.*, of
+    other ones evaluation-data-NAME.*, with flips evaluation-flips.*.) A temperature that calibrates the probabilities,
+    or a threshold for each label, is fitted on the validation images and kept in final/calibration.json.
     """
     from launcher.cluster.world import check_world, set_threads
 
@@ -81,19 +89,24 @@ def evaluate(
         use_assets(assets)
     with problems.collected():
         world = check_world()
+    if data is not None and split is not SplitName.val:
+        problems.found.append("--data and --split: both say which images; give one of them")
     problems.raise_if_any()
     set_threads(world)
     from rich.console import Console
 
     from launcher.results.evaluate import evaluate as run_evaluation
-    from launcher.results.evaluate import show, write
+    from launcher.results.evaluation import write
     from launcher.results.finished import read_finished
+    from launcher.results.showing import show
     from launcher.training.launch import Launch
 
     found = run_evaluation(
         read_finished(run),
         Launch(run_dir=run, num_workers=workers, world=world),
         split_name=split.value,
+        data=data,
+        flips=flips,
         micro_batch_size=micro_batch,
         tell=lambda line: print(line, flush=True),
     )

@@ -3,83 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.table import Table
+from accelerate.utils import broadcast_object_list
+from torch import nn
 from torch.utils.data import DataLoader
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.assets import verify_assets
+from launcher.recipe.data.folder import read_labelled
+from launcher.recipe.data.targets import MEANING
+from launcher.recipe.data.verifying import broken_images, on_bad_image_of, whole
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.transforms import evaluation as evaluation_transform
-from launcher.results.finished import FinishedRun, build_data, build_network, check_data
+from launcher.results.calibration import read_calibration
+from launcher.results.evaluation import Evaluation as Evaluation
+from launcher.results.evaluation import Subject
+from launcher.results.finished import FinishedRun, build_data, build_network, build_task_alone, check_data
+from launcher.results.intervals import intervals
+from launcher.results.reading import details_of
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.batching import batching_for
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.images import Batch, end_workers, evaluation_loader
-from launcher.training.launch import Launch
-from launcher.training.model import TransferModel
-from launcher.training.rundir import write_whole
+from launcher.training.launch import Launch, usable_cpus
 from launcher.training.start import workers_of
 from launcher.training.verification import checked_together
-
-SAME = 1e-4
-"""Metrics that differ by less, relative to their size, are the same: another number of processes rounds otherwise."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A model's outputs on a split, and what they are worth."""
-
-    run: FinishedRun
-    split_name: str
-    split: Split
-    task: BuiltTask
-    outputs: torch.Tensor
-    """float32 (samples, outputs), on the CPU, in the order of the split."""
-    metrics: dict[str, float]
-    how: dict[str, Any]
-    """On which processes and device."""
-
-    def to_json(self) -> dict[str, Any]:
-        recipe = self.run.recipe
-        weights = {
-            "file": str(self.run.weights.relative_to(self.run.rundir.path)),
-            "step": self.run.step,
-            "chosen": recipe.final_weights,
-            "averaged": recipe.ema_decay is not None,
-        }
-        return {
-            "split": self.split_name,
-            "samples": len(self.split),
-            "metrics": self.metrics,
-            "weights": weights,
-            **self.how,
-        }
-
-    @property
-    def file(self) -> Path:
-        name = "evaluation.json" if self.split_name == "val" else f"evaluation-{self.split_name}.json"
-        return self.run.rundir.path / name
-
-    def unlike_training(self) -> dict[str, float]:
-        """Validation metrics that are not those of the run itself, with what they were: something has changed."""
-        if self.split_name != "val":
-            return {}
-        then = self.run.metrics
-        return {
-            name: then[name]
-            for name, value in self.metrics.items()
-            if name in then and abs(value - then[name]) > SAME * max(1.0, abs(then[name]))
-        }
 
 
 def evaluate(
@@ -87,29 +40,30 @@ def evaluate(
     launch: Launch,
     *,
     split_name: str = "val",
+    data: Path | None = None,
+    flips: bool = False,
     micro_batch_size: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Evaluation | None:
     """Called by every process; the evaluation on the main one, None on the others.
 
-    `micro_batch_size` is how many images a device computes at a time, as in training on one process unless given.
+    `data` is a folder with a folder for each class, in the place of a split of the run's own. With `flips` the outputs
+    are the means over each image and its mirror image. `micro_batch_size` is how many images a device computes at a
+    time, as in training on one process unless given.
+
     Raises UserError for what the user can put right.
     """
     accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
     try:
         say = tell if accelerator.is_main_process else lambda _: None
-        with agreed(accelerator):
-            if accelerator.is_local_main_process:
-                verify_assets(finished.recipe, say)
+        if data is None:
+            split, task, names = _own_data(accelerator, finished, split_name, say)
+        else:
+            split, task, names = _other_data(accelerator, finished, data, say)
         with _one_at_a_time(accelerator):
-            splits = build_data(finished)
-        with agreed(accelerator):
-            splits = check_data(finished, splits, checked_together(accelerator, say))
-            task = finished.recipe.task.build(splits)
-        with _one_at_a_time(accelerator):
-            model = build_network(finished, task.num_outputs)
-        split: Split = getattr(splits, split_name)
-        say(f"{finished.rundir.path}: the weights of step {finished.step} on {len(split):,} images ({split_name})")
+            model: nn.Module = build_network(finished, task.num_outputs)
+        subject = Subject(split_name=split_name, data=data, flips=flips)
+        say(f"{finished.rundir.path}: the weights of step {finished.step} on {len(split):,} images ({subject})")
         batch_size = micro_batch_size or batching_for(finished.recipe.batch_size, 1, None).micro_batch_size
         loader = evaluation_loader(
             split,
@@ -120,16 +74,31 @@ def evaluate(
             num_workers=workers_of(launch),
             pin_memory=accelerator.device.type == "cuda",
         )
+        if flips:
+            model = WithFlips(model)
         outputs = _outputs(accelerator, model, loader, len(split), task.num_outputs, batch_size)
         if not accelerator.is_main_process:
             return None
+        targets = torch.as_tensor(split.targets)
+        metrics = metrics_of(task, outputs, split)
         return Evaluation(
             run=finished,
-            split_name=split_name,
+            subject=subject,
             split=split,
+            names=names,
             task=task,
             outputs=outputs,
-            metrics=metrics_of(task, outputs, split),
+            metrics=metrics,
+            intervals=intervals(task, outputs, targets, metrics, finished.recipe.seed),
+            details=details_of(
+                task,
+                outputs,
+                targets,
+                names,
+                split.images.name,
+                # What belongs to the model is fitted on the validation images, and judged on all others.
+                None if subject.is_validation else read_calibration(finished.rundir.final),
+            ),
             how={
                 "processes": accelerator.num_processes,
                 "device": accelerator.device.type,
@@ -140,9 +109,58 @@ def evaluate(
         accelerator.end_training()
 
 
+class WithFlips(nn.Module):
+    """A network that sees each image and its mirror image, and gives the mean of the two outputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean: torch.Tensor = (self.model(images).float() + self.model(images.flip(3)).float()) / 2
+        return mean
+
+
+def _own_data(
+    accelerator: Accelerator, finished: FinishedRun, split_name: str, say: Callable[[str], None]
+) -> tuple[Split, BuiltTask, tuple[str, ...]]:
+    with agreed(accelerator):
+        if accelerator.is_local_main_process:
+            verify_assets(finished.recipe, say)
+    with _one_at_a_time(accelerator):
+        splits = build_data(finished)
+    with agreed(accelerator):
+        splits = check_data(finished, splits, checked_together(accelerator, say))
+        task = finished.recipe.task.build(splits)
+    split: Split = getattr(splits, split_name)
+    return split, task, splits.names
+
+
+def _other_data(
+    accelerator: Accelerator, finished: FinishedRun, folder: Path, say: Callable[[str], None]
+) -> tuple[Split, BuiltTask, tuple[str, ...]]:
+    """The run's own images are not needed, nor anything else that it began with."""
+    recipe = finished.recipe
+    with agreed(accelerator):
+        if recipe.task.target_kind != "class":
+            reads = MEANING[recipe.task.target_kind]
+            raise UserError(f"--data: class folders give {MEANING['class']}, but the task reads {reads}; use --split")
+        split, left_out = read_labelled("--data", str(folder), finished.names)
+        task = build_task_alone(finished, split)
+    if left_out:
+        say(f"--data: {len(left_out)} files left out: {'; '.join(left_out)}")
+    with agreed(accelerator):
+        found = [broken_images(split.images, usable_cpus()) if accelerator.is_main_process else []]
+        broadcast_object_list(found)
+        split, lines = whole("--data", split, found[0], on_bad_image_of(recipe.data))
+    if lines:
+        say(f"--data: {len(lines)} images that cannot be read are left out: {'; '.join(lines)}")
+    return split, task, finished.names
+
+
 def _outputs(
     accelerator: Accelerator,
-    model: TransferModel,
+    model: nn.Module,
     loader: DataLoader[Batch],
     num_samples: int,
     num_outputs: int,
@@ -164,32 +182,3 @@ def _one_at_a_time(accelerator: Accelerator) -> Iterator[None]:
         with accelerator.local_main_process_first(), problems.collected():
             yield
         problems.raise_if_any()
-
-
-def write(evaluation: Evaluation) -> None:
-    """Into the run dir. Raises UserError where it cannot be written."""
-    try:
-        write_whole(evaluation.file, json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{evaluation.file}: cannot be written ({error.strerror})") from error
-
-
-def show(evaluation: Evaluation, console: Console) -> None:
-    """Print the metrics; those of single classes are in the file."""
-    then = evaluation.unlike_training()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("metric")
-    table.add_column(evaluation.split_name, justify="right")
-    if then:
-        table.add_column("in the run", justify="right")
-    for name, value in evaluation.metrics.items():
-        if "/" not in name:
-            cells = [name, f"{value:.4f}"] + ([f"{evaluation.run.metrics[name]:.4f}"] if name in then else [])
-            table.add_row(*cells)
-    console.print(table)
-    if then:
-        console.print(
-            "not the metrics of the run itself: the images, or the code of the recipe, are not what they were",
-            style="yellow",
-        )
-    console.print(f"written to {evaluation.file}", markup=False)

@@ -16,9 +16,10 @@ from launcher.errors import UserError
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import load_recipe
-from launcher.recipe.protocols import Backbone, Preprocessing, Splits
+from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
+from launcher.recipe.tasks import Classification
 from launcher.training.model import TransferModel, build_model
 from launcher.training.rundir import RunDir
 
@@ -35,6 +36,10 @@ class FinishedRun:
     """`final/metrics.json`: on the validation images, while it trained."""
     step: int
     """After which `final/` had its weights."""
+    names: tuple[str, ...]
+    """`final/classes.json`: of classes, labels or targets, in the order of the outputs."""
+    described: Mapping[str, Any]
+    """`final/model.json`."""
 
     @property
     def weights(self) -> Path:
@@ -56,6 +61,8 @@ def read_finished(path: Path) -> FinishedRun:
         preprocessing=Preprocessing(**_json(rundir.final / "preprocess.json")),
         metrics=_json(rundir.final / "metrics.json"),
         step=int(described["step"]),
+        names=tuple(_json(rundir.final / "classes.json")),
+        described=described,
     )
 
 
@@ -82,6 +89,15 @@ def build_network(finished: FinishedRun, num_outputs: int) -> TransferModel:
     load_plain(model, finished.weights)
     model.eval()
     return model
+
+
+def build_task_alone(finished: FinishedRun, split: Split) -> BuiltTask:
+    """The task without the images that the run was trained on: the weights that they give to classes count in
+    training alone. Raises UserError where it cannot be had so."""
+    task = finished.recipe.task
+    if isinstance(task, Classification):
+        task = dataclasses.replace(task, class_weights=None)
+    return task.build(Splits(split, split, finished.names))
 
 
 def load_plain(model: TransferModel, file: Path) -> None:

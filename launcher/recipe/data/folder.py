@@ -65,6 +65,31 @@ def read_folders(
         raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
 
 
+def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split, list[str]]:
+    """Images in a folder for each class, of which some may be absent, with the places of the classes in `names`; and
+    what was left out. Raises UserError for a class that is not among them."""
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+        raise UserError(f"{field}: {folder} {what}; it should hold one folder of images per class")
+    skipped: list[str] = []
+    try:
+        if not _subfolders(folder):
+            raise UserError(
+                f"{field}: {folder} has no class folders, so no classes to compare with; for images without them: "
+                "python -m launcher predict RUN_DIR FOLDER"
+            )
+        classes = _read_classes(field, folder, skipped)
+    except OSError as error:
+        raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
+    if unknown := [name for name in classes if name not in names]:
+        raise UserError(
+            f"{field}: {folder} has {len(unknown)} class folder(s) that the model does not know: "
+            f"{listed([repr(name) for name in unknown])}; it knows {listed([repr(name) for name in names], most=10)}"
+        )
+    return _split(folder, names, classes), skipped
+
+
 def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None) -> Splits:
     train_folder = _part(field, folder, (train,), required=True) if train else _part(field, folder, _TRAIN_NAMES)
     val_folder = _part(field, folder, _also(val), required=True) if val else _part(field, folder, _VAL_NAMES)

@@ -108,6 +108,20 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
     return Splits(train, val, splits.names, (*splits.skipped, *lines))
 
 
+def whole(
+    field: str, split: Split, broken: list[tuple[int, str]], on_bad_image: Literal["stop", "skip"]
+) -> tuple[Split, list[str]]:
+    """A split of its own without the broken images, and a line for each of them. Raises UserError with "stop" for any,
+    and where none is left."""
+    lines = [f"{one_line(split.images.name(index))} ({reason})" for index, reason in broken]
+    if lines and (on_bad_image == "stop" or len(lines) == len(split)):
+        raise UserError(
+            f"{field}: {len(lines)} of {len(split)} images cannot be read: {listed(lines, most=5)}; "
+            "repair or remove them"
+        )
+    return _without(split, tuple(broken)), lines
+
+
 def _without(split: Split, found: tuple[tuple[int, str], ...]) -> Split:
     if not found:
         return split

@@ -1,0 +1,139 @@
+"""predict: what a finished run's model says of images."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.cli.app import app
+from launcher.errors import Problems, UserError
+
+if TYPE_CHECKING:
+    from launcher.results.loaded import LoadedModel
+
+SOME_UNREADABLE = 3
+"""Exit code where some images could not be read; all others were predicted."""
+BROKEN_PIPE = 141
+"""Exit code where the reader of stdout has left, as shells have it: 128 + SIGPIPE."""
+
+
+class As(str, enum.Enum):
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a run that has ended: runs/pets")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATHS...", help="images, folders with all below them, 'patterns/**/*.jpg'")
+    ],
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="so many of the likeliest classes")] = 3,
+    as_: Annotated[
+        As | None, typer.Option("--as", help="for people, spreadsheets, or programs; as --to ends, or a table")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="where to; else it is printed")] = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="images that the device computes at a time")] = 64,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; else the best that is here")
+    ] = None,
+) -> None:
+    """Predict images with the model of a finished run, on one device. Its training data are not needed.
+
+    Exit code 0: all were predicted. 3: some could not be read; they are listed on stderr, and the others were
+    predicted. 2: a mistake, and nothing was done. Probabilities are calibrated where the run has been evaluated.
+    """
+    from launcher.cluster.world import check_world, set_threads
+
+    problems = Problems()
+    form = As.table
+    with problems.collected():
+        form = _form(as_, to)
+    with problems.collected():
+        world = check_world()
+        if world.num_processes > 1:
+            raise UserError(f"predict runs on one process, not {world.num_processes}; start it with python -m launcher")
+    problems.raise_if_any()
+    set_threads(world)
+
+    from rich.console import Console
+
+    from launcher.results.finished import read_finished
+    from launcher.results.inputs import find_images
+    from launcher.results.loaded import model_of
+    from launcher.results.predict import device_named, precision_on
+    from launcher.results.predict import predict as run_prediction
+    from launcher.results.predictions import Output, Rows, TableRows, rows_in
+    from launcher.results.telling import Teller
+
+    with problems.collected():
+        finished = read_finished(run)
+    with problems.collected():
+        found = find_images(paths)
+    with problems.collected():
+        on = device_named(device)
+    problems.raise_if_any()
+    model = model_of(finished)
+    output = Output(to, sys.stdout.buffer)
+    try:
+        rows: Rows
+        if form is As.table:
+            rows = TableRows(model, top, Console(highlight=False))
+        else:
+            rows = rows_in(form.value, model, top)(output.stream)
+        with Teller(len(found.images)) as teller:
+            teller.say(_how(model, run))
+            for path in found.left_out:
+                teller.name("left out (not an image)", path)
+            for part in run_prediction(
+                model,
+                found.images,
+                device=on,
+                precision=precision_on(on, finished),
+                batch_size=batch,
+                num_threads=world.num_cpus,
+            ):
+                rows.add(part.names, part.results)
+                for path, reason in part.broken:
+                    teller.name("cannot be read", path, reason)
+                teller.advance(len(part.names), len(part.broken))
+        rows.close()
+        output.finish()
+    except BrokenPipeError:  # `... | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
+        raise typer.Exit(BROKEN_PIPE) from None
+    except BaseException:
+        output.abandon()
+        raise
+    teller.end(to)
+    if teller.broken:
+        raise typer.Exit(SOME_UNREADABLE)
+
+
+def _form(as_: As | None, to: Path | None) -> As:
+    if as_ is None and to is not None:
+        as_ = next((form for form in As if to.suffix == f".{form.value}" and form is not As.table), None)
+        if as_ is None:
+            raise UserError(f"--to {to}: which format? say --as csv, --as jsonl or --as parquet")
+    if as_ is As.parquet and to is None:
+        raise UserError("--as parquet: is not for the screen; give --to FILE")
+    if as_ is As.table and to is not None:
+        raise UserError(f"--as table: is for the screen; for {to} say --as csv, --as jsonl or --as parquet")
+    return as_ or As.table
+
+
+def _how(model: LoadedModel, run: Path) -> str:
+    if model.kind not in ("classification", "multi-label"):
+        return ""
+    if not model.calibrated:
+        return f"not calibrated; to calibrate: python -m launcher evaluate {run}"
+    if model.kind == "multi-label":
+        return f"labels from the thresholds in {run}/final/calibration.json"
+    return f"probabilities calibrated with temperature {model.temperature:.4g} ({run}/final/calibration.json)"

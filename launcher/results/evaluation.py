@@ -1,0 +1,141 @@
+"""What an evaluation found, and the files that it leaves in the run dir."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from launcher.errors import UserError
+from launcher.recipe.protocols import BuiltTask, Split
+from launcher.results.calibration import write_calibration
+from launcher.results.finished import FinishedRun
+from launcher.results.intervals import Interval
+from launcher.results.intervals import to_json as intervals_to_json
+from launcher.results.reading import calibration_to_store
+
+SAME = 1e-4
+"""Metrics that differ by less, relative to their size, are the same: another number of processes rounds otherwise."""
+
+_NUMBERS = re.compile(r"\[\n\s*([-+.\dEe,\s]+?)\n\s*\]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What was evaluated."""
+
+    split_name: str
+    data: Path | None = None
+    """A folder in the place of a split of the run's own."""
+    flips: bool = False
+
+    def __str__(self) -> str:
+        return (str(self.data) if self.data else self.split_name) + (", with flips" if self.flips else "")
+
+    @property
+    def is_validation(self) -> bool:
+        """The validation images, as the model is used: what is fitted to its outputs is fitted on these."""
+        return self.data is None and self.split_name == "val" and not self.flips
+
+    @property
+    def stem(self) -> str:
+        """The name of the files, without ending."""
+        name = "" if self.split_name == "val" else f"-{self.split_name}"
+        if self.data is not None:
+            name = f"-data-{self.data.absolute().name}"
+        return f"evaluation{name}" + ("-flips" if self.flips else "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A model's outputs on a split, and what they are worth."""
+
+    run: FinishedRun
+    subject: Subject
+    split: Split
+    names: tuple[str, ...]
+    """Of classes, labels or targets."""
+    task: BuiltTask
+    outputs: torch.Tensor
+    """float32 (samples, outputs), on the CPU, in the order of the split."""
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    details: dict[str, Any]
+    """See `reading.details_of`."""
+    how: dict[str, Any]
+    """On which processes and device."""
+
+    def to_json(self) -> dict[str, Any]:
+        recipe = self.run.recipe
+        weights = {
+            "file": str(self.run.weights.relative_to(self.run.rundir.path)),
+            "step": self.run.step,
+            "chosen": recipe.final_weights,
+            "averaged": recipe.ema_decay is not None,
+        }
+        where = {"data": str(self.subject.data)} if self.subject.data else {"split": self.subject.split_name}
+        return {
+            **where,
+            "flips": self.subject.flips,
+            "samples": len(self.split),
+            "metrics": self.metrics,
+            "intervals": intervals_to_json(self.intervals, recipe.seed),
+            "weights": weights,
+            **self.how,
+            **self.details,
+        }
+
+    @property
+    def file(self) -> Path:
+        return self.run.rundir.path / f"{self.subject.stem}.json"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.file.with_suffix(".parquet")
+
+    def unlike_training(self) -> dict[str, float]:
+        """Validation metrics that are not those of the run itself, with what they were: something has changed."""
+        if not self.subject.is_validation:
+            return {}
+        then = self.run.metrics
+        return {
+            name: then[name]
+            for name, value in self.metrics.items()
+            if name in then and abs(value - then[name]) > SAME * max(1.0, abs(then[name]))
+        }
+
+
+def write(evaluation: Evaluation) -> None:
+    """`evaluation.json` and `evaluation.parquet` in the run dir, and of validation images `final/calibration.json`.
+
+    A reader finds each as it was before or as it is now. Raises UserError where one cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    from launcher.results.columns import table_of
+
+    # A class may be a folder whose name is not valid text; escaped, it still is JSON. Numbers go on one line, not on
+    # one line each: a confusion matrix of 100 classes has 10,000.
+    text = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False) + "\n"
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+    table = table_of(evaluation.task, evaluation.outputs, evaluation.split, evaluation.names)
+    file = evaluation.file
+    try:
+        draft = file.with_name(f".{file.name}.writing")
+        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
+        draft.replace(file)
+        file = evaluation.samples_file
+        draft = file.with_name(f".{file.name}.writing")
+        with draft.open("wb") as stream:
+            pq.write_table(table, stream, compression="zstd")
+        draft.replace(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+    stored = calibration_to_store(evaluation.details) if evaluation.subject.is_validation else None
+    if stored is not None:
+        told = {"fitted_on": "val", "samples": len(evaluation.split), "names": list(evaluation.names)}
+        write_calibration(evaluation.run.rundir.final, stored | told)

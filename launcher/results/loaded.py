@@ -1,0 +1,99 @@
+"""A finished run's network as a plain module, with what it takes to use it; its data are not needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+
+from launcher.errors import UserError
+from launcher.recipe.data.decoding import to_rgb
+from launcher.recipe.protocols import Preprocessing
+from launcher.recipe.transforms import PixelSteps
+from launcher.recipe.transforms import evaluation as evaluation_transform
+from launcher.results.calibration import read_calibration
+from launcher.results.finished import FinishedRun, build_network, read_finished
+from launcher.training.model import TransferModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """A picture of any mode, as a file has it, to what the network takes: normalised float32 (3, S, S). Picklable.
+
+    Upright, opaque, its shorter side resized, its centre cropped: as in validation.
+    """
+
+    about: Preprocessing
+
+    @property
+    def steps(self) -> PixelSteps:
+        """For pixels, and for batches of them."""
+        return evaluation_transform(self.about)
+
+    def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
+        return self.steps(to_rgb(image))
+
+
+class LoadedModel(TransferModel):
+    """Images (N, 3, S, S) to outputs (N, num_outputs)."""
+
+    preprocessing: Preprocess
+    classes: tuple[str, ...]
+    """Names of the outputs: of classes, labels, or targets."""
+    kind: str
+    """"classification", "multi-label", "regression", or what a task of the user's own says."""
+    temperature: float
+    """1.0 where none was fitted: `python -m launcher evaluate RUN_DIR` does so."""
+    thresholds: tuple[float, ...]
+    """Of a multi-label model: the probability from which each label is given; 0.5 where none was fitted."""
+    calibrated: bool
+    """Whether there is a `final/calibration.json`."""
+    mean: torch.Tensor | None = None
+    std: torch.Tensor | None = None
+    """Of a regression: one output's unit."""
+
+    def interpret(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs as a person reads them: calibrated probabilities of classes, probabilities of labels, values in the
+        units of the targets; others as they are."""
+        outputs = outputs.float()
+        if self.kind == "classification":
+            return (outputs / self.temperature).softmax(1)
+        if self.kind == "multi-label":
+            return outputs.sigmoid()
+        if self.mean is not None and self.std is not None:
+            return outputs * self.std.to(outputs.device) + self.mean.to(outputs.device)
+        return outputs
+
+
+def load(run_dir: Path) -> LoadedModel:
+    """Raises UserError for a folder that is no finished run, and for files that do not fit each other."""
+    return model_of(read_finished(run_dir))
+
+
+def model_of(finished: FinishedRun) -> LoadedModel:
+    described = finished.described
+    try:
+        about: dict[str, Any] = described["task"]
+        kind, num_outputs = str(about.get("kind")), int(described["num_outputs"])
+        scale = [torch.tensor(about[name], dtype=torch.float32) for name in ("mean", "std")] if "std" in about else []
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{finished.rundir.final}/model.json: does not describe a model ({error!r})") from error
+    stored = read_calibration(finished.rundir.final)
+    thresholds = tuple(stored.get("thresholds", [0.5] * len(finished.names)))
+    if len(thresholds) != len(finished.names):
+        raise UserError(
+            f"{finished.rundir.final}/calibration.json: {len(thresholds)} thresholds for {len(finished.names)} labels; "
+            "remove it, and evaluate again"
+        )
+    network = build_network(finished, num_outputs)
+    model = LoadedModel(network.backbone, network.head)
+    model.preprocessing = Preprocess(finished.preprocessing)
+    model.classes, model.kind = finished.names, kind
+    model.temperature, model.thresholds = float(stored.get("temperature", 1.0)), thresholds
+    model.calibrated = bool(stored)
+    if scale and kind == "regression":
+        model.mean, model.std = scale
+    return model.eval()

@@ -1,0 +1,202 @@
+"""Predictions as rows: a table for people, CSV, JSON lines, or parquet.
+
+Names of files need not be valid text. CSV keeps their bytes as they are; JSON has such bytes as \\udc80 to \\udcff,
+which Python reads as the file's name; parquet has the text with escapes, and the bytes in a column of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launcher.errors import UserError
+from launcher.recipe.data.targets import one_line
+from launcher.results.columns import as_text, name_columns
+from launcher.results.loaded import LoadedModel
+
+FileFormat = Literal["csv", "jsonl", "parquet"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    name: str
+    values: list[Any]
+    type: Literal["string", "float", "int8"]
+
+
+class Rows(Protocol):
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None: ...
+
+    def close(self) -> None:
+        """All rows have been added."""
+        ...
+
+
+def columns_of(model: LoadedModel, results: torch.Tensor, top: int) -> list[Column]:
+    """Classification: class_1, probability_1, and so on to `top`, the likeliest first. Multi-label: for each label
+    prediction/LABEL, 1 from its threshold on, and probability/LABEL. Else prediction/NAME."""
+    names = model.classes
+    if model.kind == "classification":
+        values, indices = results.topk(min(top, results.shape[1]), dim=1)
+        found = []
+        for place in range(values.shape[1]):
+            found.append(Column(f"class_{place + 1}", [names[i] for i in indices[:, place].tolist()], "string"))
+            found.append(Column(f"probability_{place + 1}", values[:, place].tolist(), "float"))
+        return found
+    found = []
+    for i, name in enumerate(names if len(names) == results.shape[1] else map(str, range(results.shape[1]))):
+        column = results[:, i]
+        if model.kind == "multi-label":
+            given = column.double() >= model.thresholds[i]
+            found.append(Column(f"prediction/{name}", given.to(torch.int8).tolist(), "int8"))
+            found.append(Column(f"probability/{name}", column.tolist(), "float"))
+        else:
+            found.append(Column(f"prediction/{name}", column.tolist(), "float"))
+    return found
+
+
+class TextRows:
+    """CSV or JSON lines, written as they come."""
+
+    def __init__(self, form: Literal["csv", "jsonl"], model: LoadedModel, top: int, stream: BinaryIO) -> None:
+        self._form, self._model, self._top, self._stream = form, model, top, stream
+        if form == "csv":
+            empty = torch.zeros(0, len(model.classes))
+            self._write_csv([["name", *(column.name for column in columns_of(model, empty, top))]])
+
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None:
+        columns = columns_of(self._model, results, self._top)
+        rows = zip(names, *(column.values for column in columns), strict=True)
+        if self._form == "csv":
+            self._write_csv([list(row) for row in rows])
+        else:
+            keys = ["name", *(column.name for column in columns)]
+            lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) + "\n" for row in rows]
+            self._stream.write("".join(lines).encode("utf-8", "backslashreplace"))
+        self._stream.flush()
+
+    def _write_csv(self, rows: Sequence[Sequence[Any]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self._stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class ParquetRows:
+    def __init__(self, model: LoadedModel, top: int, stream: BinaryIO) -> None:
+        import pyarrow.parquet as pq
+
+        self._model, self._top = model, top
+        empty = self._table([], torch.zeros(0, len(model.classes)))
+        self._writer: Any = pq.ParquetWriter(stream, empty.schema, compression="zstd")
+
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None:
+        self._writer.write_table(self._table(names, results))
+
+    def _table(self, names: Sequence[str], results: torch.Tensor) -> Any:
+        import pyarrow as pa
+
+        types = {"string": pa.string(), "float": pa.float32(), "int8": pa.int8()}
+        columns = name_columns(names)
+        for column in columns_of(self._model, results, self._top):
+            values = [as_text(value) for value in column.values] if column.type == "string" else column.values
+            columns[as_text(column.name)] = pa.array(values, types[column.type])
+        return pa.table(columns)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class TableRows:
+    """For people: printed when all are there, as wide as it needs to be."""
+
+    def __init__(self, model: LoadedModel, top: int, console: Console) -> None:
+        self._model, self._top, self._console = model, top, console
+        self._table = Table(box=None, padding=(0, 2, 0, 0))
+        self._table.add_column("image", overflow="fold")
+        if model.kind == "classification":
+            for place in range(min(top, len(model.classes))):
+                self._table.add_column("prediction" if place == 0 else f"{place + 1}.")
+        elif model.kind == "multi-label":
+            self._table.add_column("labels")
+        else:
+            for name in model.classes:
+                self._table.add_column(escape(one_line(name)), justify="right")
+
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None:
+        columns = columns_of(self._model, results, self._top)
+        for row, name in enumerate(names):
+            cells = self._cells([(column.name, column.values[row]) for column in columns])
+            self._table.add_row(escape(one_line(name)), *cells)
+
+    def _cells(self, row: list[tuple[str, Any]]) -> list[str]:
+        pairs = [(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
+        if self._model.kind == "classification":
+            return [f"{escape(one_line(name[1]))} {probability[1]:.1%}" for name, probability in pairs]
+        if self._model.kind == "multi-label":
+            given = [
+                f"{escape(one_line(label[0].partition('/')[2]))} {probability[1]:.1%}"
+                for label, probability in pairs
+                if label[1]
+            ]
+            return [", ".join(given) or "none"]
+        return [f"{value:.5g}" for _, value in row]
+
+    def close(self) -> None:
+        self._console.print(self._table)
+
+
+class Output:
+    """A file that appears when it is whole; or a stream, which is used as it is."""
+
+    def __init__(self, to: Path | None, stream: BinaryIO) -> None:
+        """Raises UserError where the file cannot be written."""
+        self._to, self._draft = to, to.with_name(f".{to.name}.writing") if to else None
+        with self._told():
+            self.stream = self._draft.open("wb") if self._draft else stream
+
+    def finish(self) -> None:
+        if self._to is not None and self._draft is not None:
+            with self._told():
+                self.stream.close()
+                self._draft.replace(self._to)
+
+    def abandon(self) -> None:
+        if self._draft is not None:
+            self.stream.close()
+            self._draft.unlink(missing_ok=True)
+
+    def _told(self) -> Any:
+        return _Told(self._to)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """What the operating system refuses is a mistake of the user's."""
+
+    file: Path | None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, OSError) and self.file is not None:
+            raise UserError(f"--to {self.file}: cannot be written ({error.strerror or error})") from error
+
+
+def rows_in(form: FileFormat, model: LoadedModel, top: int) -> Callable[[BinaryIO], Rows]:
+    """What makes the rows of a stream."""
+    if form == "parquet":
+        return lambda stream: ParquetRows(model, top, stream)
+    return lambda stream: TextRows(form, model, top, stream)

@@ -1,0 +1,85 @@
+"""An evaluation on the screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launcher.recipe.data.targets import one_line
+from launcher.results.evaluation import Evaluation
+from launcher.results.intervals import LEVEL
+
+MOST_CLASSES = 20
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """Print the metrics with their intervals, and what is known of the classes; all numbers are in the file."""
+    then = evaluation.unlike_training()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("metric")
+    table.add_column("data" if evaluation.subject.data else evaluation.subject.split_name, justify="right")
+    table.add_column(f"{LEVEL:.0%} interval", justify="right")
+    if then:
+        table.add_column("in the run", justify="right")
+    for name, value in evaluation.metrics.items():
+        if "/" not in name:
+            interval = evaluation.intervals.get(name)
+            cells = [name, f"{value:.4f}", f"{interval.low:.4f} to {interval.high:.4f}" if interval else "-"]
+            table.add_row(*cells, *([f"{evaluation.run.metrics[name]:.4f}"] if name in then else []))
+    console.print(table)
+    if then:
+        console.print(
+            "not the metrics of the run itself: the images, or the code of the recipe, are not what they were",
+            style="yellow",
+        )
+    _show_details(evaluation.details, console)
+    names = f"{evaluation.file} and {evaluation.samples_file.name}"
+    console.print(f"written to {one_line(names)}", markup=False, soft_wrap=True)
+
+
+def _show_details(details: dict[str, Any], console: Console) -> None:
+    if "classes" in details:
+        of_classes = details["classes"]
+        columns = ("precision", "recall", "f1", "support")
+        _show_rows(
+            "class", columns, {name: [scores[c] for c in columns] for name, scores in of_classes.items()}, console
+        )
+    if "calibration" in details:
+        found = details["calibration"]
+        if found["fitted"] == "never":
+            console.print(
+                f"calibration error (ECE) {found['before']['ece']:.4f}; no temperature yet: it is fitted by evaluating "
+                "the validation images",
+                soft_wrap=True,
+            )
+        else:
+            console.print(
+                f"calibration error (ECE) {found['before']['ece']:.4f}, {found['after']['ece']:.4f} with temperature "
+                f"{found['temperature']:.4g}, fitted {found['fitted']}",
+                soft_wrap=True,
+            )
+    if "labels" in details:
+        rows = {
+            name: [*(label["at_threshold"][c] for c in ("precision", "recall", "f1", "support")), label["threshold"]]
+            for name, label in details["labels"].items()
+        }
+        _show_rows("label", ("precision", "recall", "f1", "support", "from probability"), rows, console)
+    if "residuals" in details:
+        rows = {name: [r["mean"], r["standard_deviation"]] for name, r in details["residuals"].items()}
+        _show_rows("residual", ("mean", "standard deviation"), rows, console)
+
+
+def _show_rows(what: str, columns: tuple[str, ...], rows: dict[str, list[Any]], console: Console) -> None:
+    if len(rows) > MOST_CLASSES:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(what)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows.items():
+        shown = ["-" if c is None else f"{c:.4f}" if isinstance(c, float) else f"{c:,}" for c in cells]
+        table.add_row(escape(one_line(name)), *shown)
+    console.print(table)

@@ -1,0 +1,60 @@
+"""How far a prediction is, on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from launcher.recipe.data.targets import one_line
+
+TOLD_EVERY_SECONDS = 10.0
+
+
+class Teller:
+    def __init__(self, total: int) -> None:
+        self.done = self.broken = 0
+        self._total, self._told = total, time.monotonic()
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(
+            *columns,
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+            redirect_stdout=False,
+        )
+        self._task = self._bar.add_task("predicting", total=total)
+
+    def __enter__(self) -> Teller:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        if line:
+            self._console.print(one_line(line), markup=False)
+
+    def name(self, what: str, path: str, reason: str = "") -> None:
+        """A file that was not predicted."""
+        self.say(f"{what}: {path}" + (f" ({reason})" if reason else ""))
+
+    def advance(self, predicted: int, broken: int) -> None:
+        self.done += predicted
+        self.broken += broken
+        self._bar.advance(self._task, predicted + broken)
+        if self._bar.disable and time.monotonic() - self._told > TOLD_EVERY_SECONDS:
+            self._told = time.monotonic()
+            self.say(f"{self.done + self.broken:,} of {self._total:,}")
+
+    def end(self, to: Path | None) -> None:
+        where = f", in {to}" if to else ""
+        unread = f"; {self.broken:,} could not be read" if self.broken else ""
+        self.say(f"{self.done:,} images predicted{where}{unread}")
