@@ -91,7 +91,7 @@ MISTAKES = [
     ),
     Mistake(
         "wrong choice",
-        "wrong.py:9: Recipe.mixed_precision='fp8': input should be 'no', 'bf16' or 'fp16'",
+        "wrong.py:9: Recipe.mixed_precision='fp8': input should be 'auto', 'no', 'bf16' or 'fp16'",
         changes="mixed_precision='fp8'",
     ),
     Mistake(
