@@ -43,10 +43,8 @@ def in_words(recipe: Recipe, views: int | None) -> str | None:
     if views is None or draws_nothing(recipe):
         return None
     if views == 0:
-        return "the evaluation view: no augmentation while features are stored (cache=off, or cache_views=4)"
-    return (
-        f"{views} augmented view{'s' if views > 1 else ''} of each image, one after the other (cache=off: fresh ones)"
-    )
+        return "evaluation view, no augmentation (else: cache_views=4, or cache=off)"
+    return f"{views} augmented view{'s' if views > 1 else ''} of each image in turn (cache=off: fresh ones)"
 
 
 def check_cache(recipe: Recipe) -> None:
