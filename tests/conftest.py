@@ -25,7 +25,12 @@ os.environ["LAUNCHER_CACHE"] = tempfile.mkdtemp(prefix="launcher-tests-cache-")
 atexit.register(shutil.rmtree, os.environ["LAUNCHER_CACHE"], ignore_errors=True)
 
 # By pytest, by scikit-learn on import, and by torch when it first compiles or asks whether it could.
-SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR"}
+SET_BY_LIBRARIES = {
+    "PYTEST_CURRENT_TEST",
+    "KMP_DUPLICATE_LIB_OK",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
+}
 
 
 @pytest.fixture(autouse=True)
