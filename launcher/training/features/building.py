@@ -24,7 +24,7 @@ Views: TypeAlias = FixedViews | EvaluationImages
 
 
 class Builder:
-    """Takes blocks of images through the prefix. `build_*` are called by all processes.
+    """Takes blocks of images through the prefix. `in_memory` and `on_disk` are called by all processes.
 
     Raises StoppedError where the run is asked to stop meanwhile; whole shards stay.
     """
