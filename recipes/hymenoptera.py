@@ -5,7 +5,8 @@
 The data: https://download.pytorch.org/tutorial/hymenoptera_data.zip, unpacked. The weights come with the extra `demo`.
 
 Expected: 96.1 % validation accuracy (147 of 153; the head alone, on stored features; the fine-tuning that follows came
-to 95.4 and 94.8 %, one image being 0.65 points) in 63 s from the first phase on, 2 cores of an AMD EPYC, no GPU; one run.
+to 95.4 and 94.8 %, one image being 0.65 points), 63 s after the first phase began, on 2 cores of an AMD EPYC, no GPU;
+one run.
 """
 
 from __future__ import annotations

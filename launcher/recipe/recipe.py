@@ -52,7 +52,8 @@ class Recipe:
     """Accelerate's word: "no" is float32. "fp16" needs a GPU. "auto": float32 or bf16, whichever is faster where the
     run begins; the run keeps it, and other machines may come to the other."""
     compile: bool = False
-    """Compile the network with torch.compile, anew for each phase, which takes a while. Needs a C++ compiler on CPUs. A run that is stopped and continued is then equal to rounding."""
+    """Compile the network with torch.compile, anew for each phase, which takes a while. Needs a C++ compiler on CPUs. A
+    run that is stopped and continued is then equal to rounding."""
     sync_batchnorm: bool = False
     """BatchNorm statistics over all processes, for phases with norm_statistics="update". Needs GPUs."""
     cache: Literal["auto", "off", "memory", "disk"] = "auto"

@@ -58,8 +58,6 @@ class Cut:
     crossing: tuple[Crossing, ...]
     operations: str
     """What the prefix computes, in words that stay the same as long as that does; of its weights it says nothing."""
-    whole_backbone: bool
-    """Nothing of the backbone is in the tail."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +131,11 @@ def _cut(
         _graph_of_tail(whole.graph, crossing, names, known, batch)
         for whole, (names, _) in zip((training, evaluation), needed, strict=True)
     ]
-    of_backbone = any(str(node.target).startswith("backbone") for node in tails[1].nodes if node.op != "placeholder")
     return Cut(
         prefix=fx.GraphModule(evaluation, prefix),
         tail=Tail(model, fx.GraphModule(training, tails[0]), fx.GraphModule(evaluation, tails[1])),
         crossing=tuple(Crossing(name, tuple(values[0][name].shape[1:])) for name in crossing),
         operations=_in_words(prefix, model),
-        whole_backbone=not of_backbone,
     )
 
 
@@ -249,7 +245,6 @@ def _at_features(model: TransferModel, reason: str) -> Cut | Uncut:
         tail=Tail(model, fx.GraphModule(model, graph), fx.GraphModule(model, graph)),
         crossing=(Crossing("features", (width,)),),
         operations=repr(model.backbone),
-        whole_backbone=True,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,8 +38,8 @@ class Frozen:
     layout: Layout
     tail: nn.Module
     """Parameters under the names of the whole network, behind "model."."""
-    identity: str
-    """Of all that the prefix's outputs depend on, apart from the images."""
+    identity: Callable[[], str]
+    """Of all that the prefix's outputs depend on, apart from the images. Hashes the weights."""
     is_copy: bool
     """The prefix holds weights of its own: folded, or of another precision."""
     rounds: bool
@@ -77,7 +78,8 @@ def frozen_part(
     asked = recipe.cache_precision
     exact = torch.float32 if torch.float32 in given else given[0]
     layout = Layout(found.crossing, exact if asked is None else dtype_of(asked), given)
-    identity = prefix_identity(found, layout, f"{precision}{' folded' if fold else ''}", accelerator.device.type)
+    computed = f"{precision}{' folded' if fold else ''}"
+    identity = functools.partial(prefix_identity, found, layout, computed, accelerator.device.type)
     return Frozen(prefix, layout, found.tail, identity, is_copy, rounds=asked is not None and fixed)
 
 

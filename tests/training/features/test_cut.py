@@ -59,7 +59,6 @@ def test_a_partly_frozen_network_of_each_family(name: str) -> None:
     found = cut(model, "keep", size)
     assert isinstance(found, Cut), found
     assert (set(model.state_dict()), set(vars(model))) == before
-    assert not found.whole_backbone
     assert [crossing.shape for crossing in found.crossing] == shapes
     images = torch.randn(3, 3, size, size)
     with torch.no_grad():
@@ -85,7 +84,6 @@ def test_with_all_of_the_backbone_frozen_its_features_cross(name: str) -> None:
     model = built(name, size, (), dropout=0.5)
     found = cut(model, "keep", size)
     assert isinstance(found, Cut)
-    assert found.whole_backbone
     assert [crossing.shape for crossing in found.crossing] == [(model.backbone.num_features,)]
 
 
@@ -164,7 +162,6 @@ def test_a_network_that_cannot_be_traced_is_cut_at_its_features_or_says_why() ->
     freeze(model, {name: float(name.startswith("head")) for name, _ in model.named_parameters()})
     found = cut(model, "keep", 16)
     assert isinstance(found, Cut)
-    assert found.whole_backbone
     images = torch.randn(3, 3, 16, 16)
     assert torch.equal(found.tail(*found.prefix(images)), model(images))
     freeze(model, {name: float("first" not in name) for name, _ in model.named_parameters()})
