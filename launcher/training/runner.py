@@ -88,10 +88,12 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
     state = begin_phase(run, resolved, resumed)
     run.screen.phase_begins(run.prepared, resolved)
     if state.prefix is not None and not progress.phase_ended:
+        begin = time.perf_counter()
         try:
             state.source = with_stored_features(run, resolved, state.prefix, state.source)
         except StoppedError as stopped:
             leave(run, stopped.reason)
+        progress.seconds += time.perf_counter() - begin
     advised = False
     while not progress.phase_ended:
         begin = time.perf_counter()

@@ -21,8 +21,8 @@ _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Of "float32" (or Accelerate's word for it, "no"), "bf16" and "fp16"."""
-    return _DTYPES["float32" if precision == "no" else precision]
+    """Of "float32", "bf16" and "fp16"."""
+    return _DTYPES[precision]
 
 
 class Prefix:

@@ -100,10 +100,12 @@ def _parts(run: Run, resolved: ResolvedPhase, frozen: Frozen, folder: Path) -> l
 
     splits = {id(split): split for _, _, split, _, _ in found}
     digests = _digests(run, splits, folder)
-    named = by_main(
-        run,
-        lambda: [features_name(frozen.identity, split, digests[id(split)], which) for _, _, split, _, which in found],
-    )
+
+    def names() -> list[str]:
+        prefix = frozen.identity()
+        return [features_name(prefix, split, digests[id(split)], which) for _, _, split, _, which in found]
+
+    named = by_main(run, names)
     return [
         Part(title, images, len(split), view, name)
         for (title, images, split, view, _), name in zip(found, named, strict=True)
