@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,23 @@ def test_folding_stays_within_its_tolerance(library: str) -> None:
     (exact,), (near,) = plain(images), folded(images)
     assert 0 < (exact - near).abs().max() <= FOLDING_TOLERANCE * exact.abs().max()
     assert fingerprints(model) == before
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+def test_weights_that_are_cast_once_change_no_bit(name: str) -> None:
+    """What autocast does in each forward."""
+    size, trains, _ = FAMILIES[name]
+    model = built(name, size, trains)
+    found = cut(model, "keep", size)
+    assert isinstance(found, Cut)
+    bf16 = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    once, is_copy = engine(found, autocast=bf16, precision="bf16", fold=False, image_size=size)
+    assert is_copy
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad(), bf16():
+        each_time = found.prefix(images)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(once(images), each_time, strict=True))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_a_norm_between_other_things_is_not_folded() -> None:
