@@ -54,7 +54,7 @@ def ours(words: argparse.Namespace, processes: int) -> tuple[float, float]:
         command += [f"freeze_plan.0.epochs={words.epochs}", "--workers", "1", "--run-dir", folder]
         _, memory = run(command)
         rows = map(json.loads, Path(folder, "timing.jsonl").read_text().splitlines())
-        return max(float(row["images/s"]) for row in rows if "epoch" in row), memory
+        return max(row["images_per_second"] for row in rows if "epoch" in row), memory
 
 
 def main() -> None:

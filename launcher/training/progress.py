@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
 import os
@@ -116,7 +117,7 @@ class Screen:
         epoch: int,
         train_loss: float,
         metrics: Mapping[str, float],
-        speed: Mapping[str, str],
+        speed: Speed | None,
         seconds: float,
         monitored: str,
         is_best: bool,
@@ -131,7 +132,7 @@ class Screen:
         cells = {"epoch": f"{epoch}/{resolved.phase.epochs}", "train loss": f"{train_loss:.4f}"}
         cells |= {"val loss": f"{metrics['loss']:.4f}"} if "loss" in metrics else {}
         cells |= {name: f"{value:.4f}" for name, value in shown.items()}
-        cells |= {**speed, "time": duration(seconds)}
+        cells |= {**(speed.shown() if speed else {}), "time": duration(seconds)}
         droppable = [*reversed([name for name in shown if name != monitored]), "data wait", "images/s"]
         fitting = self._fitting(cells, droppable) if self.live else cells
         header = _row(cells, names=True)
@@ -163,6 +164,18 @@ class Screen:
         if splits.skipped:
             self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
         self.line(f"{prepared.batching}; {where}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast an epoch was trained."""
+
+    images_per_second: float
+    waited_share: float
+    """Of the time, for batches."""
+
+    def shown(self) -> dict[str, str]:
+        return {"images/s": f"{self.images_per_second:.0f}", "data wait": f"{self.waited_share:.0%}"}
 
 
 BEST = "  * best"

@@ -9,6 +9,7 @@ A start of a run goes, in this order:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import NoReturn
@@ -30,6 +31,7 @@ from launcher.training.memory import accumulate_what_fits, can_redo_steps
 from launcher.training.model import set_train_mode
 from launcher.training.optimizing import set_learning_rates
 from launcher.training.preparation import ResolvedPhase
+from launcher.training.progress import Speed
 from launcher.training.rundir import RunDir
 from launcher.training.sampling import seed_micro_step
 from launcher.training.start import begin_run, run_dir_of, say_finished
@@ -106,8 +108,8 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
         seconds = time.perf_counter() - begin
         progress.seconds += seconds
         if run.accelerator.is_main_process:
-            row = {"phase": phase.name, "epoch": progress.epoch + 1, "seconds": seconds, **speed}
-            run.rundir.add_timing(row)
+            how_fast = dataclasses.asdict(speed) if speed else {}
+            run.rundir.add_timing({"phase": phase.name, "epoch": progress.epoch + 1, "seconds": seconds, **how_fast})
         is_best = record(run, state, metrics)
         train_loss = progress.loss_sum / max(1, progress.loss_samples)
         run.screen.epoch_ends(
@@ -123,8 +125,8 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
     end_phase(run, state)
 
 
-def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
-    """The rest of the current epoch. Returns how fast it went, to be shown."""
+def train_epoch(run: Run, state: PhaseState) -> Speed | None:
+    """The rest of the current epoch. Returns how fast it went; None where nothing was left of it."""
     resolved, progress = state.resolved, run.progress
     first_step, steps = progress.step_in_epoch, resolved.steps_per_epoch
     title = f"{resolved.phase.name} {progress.epoch + 1}/{resolved.phase.epochs}"
@@ -133,7 +135,7 @@ def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
     run.keys.start(resolved.first_epoch + progress.epoch, first_step)
     waited: list[float] = []
     batches = timed(state.source.train, waited, time.perf_counter)
-    begin, images, shown, speed = time.perf_counter(), 0, "", {}
+    begin, images, shown, speed = time.perf_counter(), 0, "", None
     for step in range(first_step, steps):
         images += run.keys.taken(step)
         run.watchdog.beat(f"step {progress.step + 1}")
@@ -142,9 +144,9 @@ def train_epoch(run: Run, state: PhaseState) -> dict[str, str]:
         at_end = step + 1 == steps
         if len(state.unread) >= LOSSES_READ_EVERY_STEPS or at_end:
             loss, seconds = read_losses(run, state), time.perf_counter() - begin
-            speed = {"images/s": f"{images / seconds:.0f}", "data wait": f"{100 * sum(waited) / seconds:.0f}%"}
-            lr = state.optimizer.param_groups[0]["lr"]
-            shown = f"loss {loss:.4f}  lr {lr:.2e}  {speed['images/s']} images/s  data wait {speed['data wait']}"
+            speed = Speed(images / seconds, sum(waited) / seconds)
+            lr, told = state.optimizer.param_groups[0]["lr"], speed.shown()
+            shown = f"loss {loss:.4f}  lr {lr:.2e}  {told['images/s']} images/s  data wait {told['data wait']}"
         run.screen.step(title, step + 1, steps, shown)
         run.interruption.seconds_of_a_step = time.perf_counter() - step_begin
         reason, save_is_due = run.interruption.agreed(run.save_is_due())

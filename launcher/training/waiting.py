@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 
 from launcher.recipe.data.prepared import need_of
 from launcher.training.launch import usable_cpus
+from launcher.training.progress import Speed
 from launcher.training.state import Run
 
 WORTH_A_WORD = 0.15
@@ -48,9 +48,9 @@ def advice(
     return f"data: the device waited {share:.0%} of the epoch; {', '.join(helpful)}"
 
 
-def tell_waiting(run: Run, speed: Mapping[str, str], seconds: float) -> bool:
+def tell_waiting(run: Run, speed: Speed | None, seconds: float) -> bool:
     """Give the advice after an epoch of `seconds` that went with this `speed`, where there is some. Whether it was."""
-    share = int(speed.get("data wait", "0%").rstrip("%")) / 100
+    share = speed.waited_share if speed else 0.0
     if share < WORTH_A_WORD or share * seconds < WORTH_SECONDS or not run.accelerator.is_main_process:
         return False
     images = run.prepared.splits.train.images

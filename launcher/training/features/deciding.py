@@ -21,6 +21,7 @@ from launcher.training.features.choosing import Estimate, Store, choose
 from launcher.training.features.folder import limit_bytes, make_room
 from launcher.training.features.parts import Part, shards_of
 from launcher.training.features.phase import Frozen
+from launcher.training.rundir import write_whole
 
 if TYPE_CHECKING:
     from launcher.training.preparation import ResolvedPhase
@@ -46,7 +47,7 @@ def decided(run: Run, resolved: ResolvedPhase, frozen: Frozen, parts: list[Part]
     """As an earlier start of this run has decided; as the recipe says; what is there already; or what is faster."""
 
     def decide() -> tuple[Store, str]:
-        before = _recorded(run).get(resolved.phase.name)
+        before = _recorded(run).get(str(resolved.number))
         if before is not None:
             return before["store"], "as this run began"
         store, why = _new_decision(run, resolved, frozen, parts, folder)
@@ -112,11 +113,10 @@ def _recorded(run: Run) -> dict[str, Any]:
 def record(run: Run, resolved: ResolvedPhase, store: Store, why: str) -> None:
     """A run that is continued decides as it did: what is stored is computed in other batches, and rounded otherwise."""
     if run.accelerator.is_main_process:
-        all_of_them = _recorded(run) | {resolved.phase.name: {"store": store, "why": why}}
-        file = run.rundir.path / "cache.json"
-        draft = file.with_name(".cache.json.writing")
-        draft.write_text(json.dumps(all_of_them, indent=1))
-        draft.replace(file)
+        # By number: two phases may have one name.
+        decision = {"phase": resolved.phase.name, "store": store, "why": why}
+        all_of_them = _recorded(run) | {str(resolved.number): decision}
+        write_whole(run.rundir.path / "cache.json", json.dumps(all_of_them, indent=1))
 
 
 def _free(folder: Path) -> tuple[bool, int]:

@@ -69,7 +69,7 @@ def difference(one: Path, other: Path) -> float:
 
 def store_of(run_dir: Path) -> dict[str, str]:
     found = json.loads((run_dir / "cache.json").read_text())
-    return {phase: entry["store"] for phase, entry in found.items()}
+    return {entry["phase"]: entry["store"] for entry in found.values()}
 
 
 @pytest.mark.parametrize("name", SEVEN)
@@ -157,7 +157,9 @@ def test_a_continued_run_decides_as_it_began(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(storing, "decided", decided)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "cache.json").write_text('{"linear_probe": {"store": "none", "why": "as the test says"}}')
+    (tmp_path / "run" / "cache.json").write_text(
+        '{"0": {"phase": "linear_probe", "store": "none", "why": "as the test says"}}'
+    )
     train(tiny.recipe, tmp_path / "run")
     assert reads == [("none", "as this run began")]
     assert difference(tmp_path / "whole", tmp_path / "run") < 1e-6
