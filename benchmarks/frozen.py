@@ -7,6 +7,10 @@ each epoch; whole commands, start-up included. The head alone: from nothing, and
 The last block and the head. In each round all commands run, one after the other, so that a drift of the machine's
 speed falls on all. The plain loop, in its best settings (channels last, a data worker), does `--plain-epochs` epochs,
 and its start and its epochs are drawn out to `--epochs`: they all cost the same.
+
+Seen on 2 cores of an AMD EPYC in one round, the plain loop drawn out from one epoch: the head 13.8 times as fast from
+nothing (59 s) and 49 times with the features of an earlier run (16.5 s), an epoch after the first 913 times (0.044
+against 40.5 s); the last block and the head 3.0 times (284 s).
 """
 
 from __future__ import annotations
