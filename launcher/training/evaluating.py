@@ -11,6 +11,7 @@ from torch import nn
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.images import Batch
+from launcher.training.pieces import in_pieces
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,7 +50,7 @@ def outputs_of(
         if isinstance(batch, FeatureBatch):
             outputs = model(*batch.features)
         else:
-            outputs = model(batch.images) if prefix is None else model(*prefix(batch.images))
+            outputs = in_pieces(model, batch.images) if prefix is None else model(*prefix(batch.images))
         mine[filled : filled + len(outputs)] = outputs.float()
         filled += len(outputs)
     next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next time

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
+from launcher.training.pieces import give_back
 from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
 from launcher.training.state import Run
@@ -24,6 +25,7 @@ def finish(run: Run, loaded: LoadedRecipe) -> None:
     step = chosen_step(run)
     metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None) if run.metrics else {}
     if run.accelerator.is_main_process:
+        give_back()
         write_final(run, step, metrics)
         run.screen.line(summary(run, step, metrics, loaded), style="bold green")
     run.accelerator.wait_for_everyone()

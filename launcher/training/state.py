@@ -21,8 +21,16 @@ from launcher.training.frozen import fingerprints, prove
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
-from launcher.training.model import TransferModel, cpu_state, freeze, load_state, norm_layers_that_train
+from launcher.training.model import (
+    TransferModel,
+    cpu_state,
+    freeze,
+    load_state,
+    norm_layers_that_train,
+    share_tensors,
+)
 from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
+from launcher.training.pieces import give_back
 from launcher.training.preparation import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir
@@ -133,6 +141,8 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
     model = model.to(accelerator.device)
+    if accelerator.device.type == "cpu":  # otherwise the phase's copy alone is on the device
+        share_tensors(run.model, model)
     prefix = frozen_part(accelerator, model, resolved, recipe, run.prepared.preprocessing.image_size)
     if isinstance(prefix, str):
         run.screen.line(f"{resolved.phase.name}: the whole network is computed in each step: {prefix}", style="yellow")
@@ -155,6 +165,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
             accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
         if average and resumed.ema is not None:
             average.load(resumed.ema)
+    give_back()
     return PhaseState(resolved, model, wrapped, optimizer, average, pictures(run, resolved), prefix, frozen)
 
 
@@ -220,6 +231,7 @@ def save(run: Run, state: PhaseState) -> None:
     average_norm_statistics(run, state)
     more = state.prefix.fingerprints() if state.prefix else {}
     prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, more)
+    give_back()
     run.last_save = time.monotonic()
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
