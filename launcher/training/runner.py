@@ -20,6 +20,7 @@ import torch
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training.accelerating import start_accelerator
 from launcher.training.checkpoint import State
+from launcher.training.closed_form import in_closed_form, start_head
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
@@ -93,10 +94,13 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
     progress, phase = run.progress, resolved.phase
     state = begin_phase(run, resolved, resumed)
     run.screen.phase_begins(run.prepared, resolved)
-    if state.prefix is not None and not progress.phase_ended:
+    if not progress.phase_ended:
         begin = time.perf_counter()
         try:
-            state.source = with_stored_features(run, resolved, state.prefix, state.source)
+            if state.prefix is not None:
+                state.source = with_stored_features(run, resolved, state.prefix, state.source)
+            if progress.step == 0 and in_closed_form(run.recipe.head):
+                start_head(run, state)
         except StoppedError as stopped:
             leave(run, stopped.reason)
         progress.seconds += time.perf_counter() - begin
