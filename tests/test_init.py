@@ -126,7 +126,7 @@ def test_class_folders_without_validation(capsys: pytest.CaptureFixture[str]) ->
     recipe = init("pets")
     out = capsys.readouterr().out
     assert "40 training, 10 validation (a random part)" in out
-    assert "2 classes (cat 19, dog 21)" in out
+    assert "2 classes (cat: 19, dog: 21)" in out
     assert "1 file is left out" in out
     text = Path("recipe.py").read_text()
     assert 'root="pets"' in text
@@ -155,7 +155,7 @@ def test_train_val_and_test_folders(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_table_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    names = images(Path("faces/photos"), 30)
+    names = images(Path("faces/photos/all"), 30)
     rows = {"id": range(30), "file": names, "age": [20 + 1.5 * row for row in range(30)]}
     written_csv(Path("faces/ages.csv"), rows)
     recipe = init("faces/ages.csv")
@@ -163,7 +163,7 @@ def test_a_table_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tasks.Regression()" in text
     assert 'image_column="file",' in text
     assert 'label_column="age",' in text
-    assert 'root="faces/photos",' in text
+    assert 'root="faces/photos/all",' in text
     assert "age 20 to" in text
     assert is_formatted(Path("recipe.py"))
     assert trains(recipe)["mae"] > 0
@@ -584,6 +584,7 @@ def test_weights_that_are_not_here_are_named_and_said_to_be_downloaded() -> None
     assert recipe.backbone.name == "convnext_tiny"
     assert recipe.backbone.weights == "IMAGENET1K_V1"
     assert recipe.mixed_precision == "auto"
+    assert "init pets --for gpu" in Path("recipe.py").read_text()
     assert "its weights (109 MB) are downloaded at the first start" in _unwrapped(Path("recipe.py").read_text())
 
 
@@ -664,7 +665,7 @@ def test_every_recipe_that_can_come_out_is_formatted() -> None:
         for where in (CPU, GPU, dataclasses.replace(GPU, gpus=8)):
             for shortest in (8, 500):
                 pictures = Pictures(200, ("x/1.png (empty)",), shortest, shortest, shortest, False)
-                text = recipe_text(decide(data, pictures, where), "For x.", f"recipe_{number}.py", "x")
+                text = recipe_text(decide(data, pictures, where), "For x.", f"recipe_{number}.py", ["x"])
                 Path(f"recipe_{number}_{where.gpus}_{shortest}.py").write_text(text)
                 compile(text, "recipe.py", "exec")
                 longest = max(

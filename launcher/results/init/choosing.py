@@ -217,14 +217,14 @@ def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Dec
     target, bounds = (STEPS_ON_GPU, EPOCHS_ON_GPU) if machine.gpus else (STEPS_ON_CPU, EPOCHS_ON_CPU)
     epochs = _epochs(target, steps, bounds)
     if amount < SOME:
-        scale, how = 0.03, "few: the head first, then everything, the backbone in very small steps"
+        scale, how = 0.03, "few images: the head first, then everything, the backbone in very small steps"
     elif amount < MANY:
         scale, how = 0.1, "enough to fine-tune: the head first, then everything, the backbone at a tenth of the rate"
     else:
         probe, scale, how = (
             min(probe, 3),
             0.3,
-            "many: the head briefly, then everything, the backbone at 0.3 of the rate",
+            "many images: the head briefly, then everything, the backbone at 0.3 of the rate",
         )
     if found.target_kind == "values" and scale < 0.1:
         scale, how = 0.1, "the head first, then everything; numbers need more of the backbone than classes do"

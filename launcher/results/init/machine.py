@@ -19,6 +19,7 @@ SECONDS = 10.0
 class Machine:
     gpus: int
     gpu_name: str
+    """Empty for one that is not on this machine."""
     gpu_gigabytes: float | None
     """Memory of the smallest GPU; None where it is not known."""
     cpus: int
@@ -27,6 +28,8 @@ class Machine:
         cores = f"{self.cpus} CPU core{'s' if self.cpus > 1 else ''}"
         if not self.gpus:
             return f"no GPU, {cores}"
+        if not self.gpu_name:
+            return "a GPU"
         memory = f" with {self.gpu_gigabytes:.0f} GB" if self.gpu_gigabytes else ""
         return f"{self.gpus} x {self.gpu_name}{memory}, {cores}"
 
@@ -35,7 +38,7 @@ def machine(asked: Literal["here", "cpu", "gpu"] = "here") -> Machine:
     """This machine; "cpu" leaves its GPUs out; "gpu" takes one for granted where none is here, as on a login node."""
     cpus = usable_cpus()
     found = _none(cpus) if asked == "cpu" else _nvidia(cpus) or _others(cpus) or _none(cpus)
-    return Machine(1, "GPU", None, cpus) if asked == "gpu" and not found.gpus else found
+    return Machine(1, "", None, cpus) if asked == "gpu" and not found.gpus else found
 
 
 def _none(cpus: int) -> Machine:

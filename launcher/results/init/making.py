@@ -57,7 +57,8 @@ def make_recipe(
     here = machine(hardware)
     decisions = decide(found, pictures, here)
     file = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-    write(recipe_text(decisions, summary(found, pictures, here), file, source), path, overwrite)
+    words = [source, *(["--name", name] if name else []), *(["--for", hardware] if hardware != "here" else [])]
+    write(recipe_text(decisions, summary(found, here), file, words), path, overwrite)
     return Made(found, pictures, here, decisions, Path(file))
 
 
@@ -81,7 +82,7 @@ def look_for(source: str, name: str | None, tell: Callable[[str], None]) -> Foun
     return data_set(source, f"data set {source} of the Hugging Face hub", name)
 
 
-def summary(found: Found, pictures: Pictures, here: Machine) -> str:
+def summary(found: Found, here: Machine) -> str:
     """One sentence on what the recipe was written for."""
     return (
         f"For the {found.title}: {len(found.splits.train):,} training and {len(found.splits.val):,} validation images, "
@@ -90,10 +91,10 @@ def summary(found: Found, pictures: Pictures, here: Machine) -> str:
 
 
 def targets_shown(found: Found, most: int = 6) -> str:
-    """The outputs with the number of training images of each: "2 classes (ants 123, bees 121)"."""
+    """The outputs with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
     names = [one_line(name) for name in found.splits.names]
     what = {"class": "class", "labels": "label", "values": "number"}[found.target_kind]
     many = f"{what}{'' if len(names) == 1 else 'es' if what == 'class' else 's'}"
     if found.target_kind != "values":
-        names = [f"{name} {count:,}" for name, count in zip(names, counts_of_classes(found), strict=True)]
+        names = [f"{name}: {count:,}" for name, count in zip(names, counts_of_classes(found), strict=True)]
     return f"{len(names):,} {many} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"

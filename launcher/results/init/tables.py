@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,14 +129,20 @@ def _images(file: Path, header: Sequence[str], columns: dict[str, list[str]]) ->
 def _roots(file: Path) -> Iterator[Path]:
     """Folders that the paths of a table may start from, the likeliest first."""
     yield file.parent
-    try:
-        with os.scandir(file.parent) as entries:
-            inner = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:
-        inner = []
-    yield from (file.parent / name for name in inner[:FOLDERS_TRIED])
+    inner = sorted(_folders_in(file.parent))
+    yield from (folders := [file.parent / name for name in inner[:FOLDERS_TRIED]])
+    below = (folder / name for folder in folders for name in sorted(_folders_in(folder)))
+    yield from itertools.islice(below, FOLDERS_TRIED)
     yield file.parent.parent
     yield Path.cwd()
+
+
+def _folders_in(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
 
 
 def _is_file(root: Path, cell: str) -> bool:

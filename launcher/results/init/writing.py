@@ -19,8 +19,8 @@ WIDTH = 88
 """Of lines: the formatters' default. What fits it, or is broken with a comma at its end, stays so at any width."""
 
 
-def recipe_text(decisions: Sequence[Decision], summary: str, file: str, source: str) -> str:
-    """The whole file. `file` is its name, `source` what `init` was given, `summary` one sentence on the data."""
+def recipe_text(decisions: Sequence[Decision], summary: str, file: str, words: Sequence[str]) -> str:
+    """The whole file. `file` is its name, `words` what `init` was given, `summary` one sentence on the data."""
     parts = {"Recipe"} | {
         call.name.partition(".")[0]
         for decision in decisions
@@ -29,7 +29,7 @@ def recipe_text(decisions: Sequence[Decision], summary: str, file: str, source: 
     }
     about = textwrap.wrap(_in_docstring(summary), WIDTH, break_long_words=False, break_on_hyphens=False)
     lines = [
-        '"""' + _in_docstring(f"Written by: {shlex.join(['python', '-m', 'launcher', 'init', source])}"),
+        '"""' + _in_docstring(f"Written by: {shlex.join(['python', '-m', 'launcher', 'init', *words])}"),
         "",
         *about,
         "",
