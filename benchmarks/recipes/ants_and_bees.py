@@ -6,6 +6,7 @@ import dataclasses
 
 from benchmarks.repeated import Times
 from launcher import Phase, Recipe, backbones, data, heads, optim, phases, tasks
+from recipes import hymenoptera
 
 head = Recipe(
     backbone=backbones.Torchvision(name="resnet50", weights=None),
@@ -16,6 +17,9 @@ head = Recipe(
     optim=optim.SGD(lr=1e-7),  # random weights would not bear more, and the time is the same
     batch_size=32,
 )
+
+# The real weights of recipes/hymenoptera.py, the head alone.
+probe = dataclasses.replace(hymenoptera.recipe, freeze_plan=phases.linear_probe(epochs=20))
 
 LAST = (("head", 1.0), ("backbone.layer4", 1.0), ("backbone", 0.0))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast, gather_object
@@ -21,9 +21,12 @@ from launcher.training.features.batches import FeatureLoader
 from launcher.training.images import end_workers, evaluation_loader
 from launcher.training.interruption import StoppedError
 from launcher.training.pieces import in_pieces
-from launcher.training.ridge import Moments, Ridge
+from launcher.training.ridge import Moments, Ridge, RidgeOfMoments, RidgeOfSamples
 from launcher.training.sampling import epoch_order, seed_for
 from launcher.training.state import PhaseState, Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 HELD_OUT = 0.2
 """Share of the training images on which L2 and scale are chosen."""
@@ -95,36 +98,24 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
     aside = torch.zeros(total, dtype=torch.bool)
     aside[torch.from_numpy(epoch_order(total, seed_for("held out", recipe.seed), 0)[:count])] = True
 
-    device = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
-    fitted, held = (Moments(head.in_features, head.out_features, device) for _ in range(2))
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    samples, with_bias = Samples(head, aside, splits.train.targets), head.bias is not None
     for features, targets, indices in features_of_training(run, state):
-        goals, held_out = goals_of(task, kind, targets), aside[indices]
-        for moments, mask in ((fitted, ~held_out), (held, held_out)):
-            if mask.any():
-                moments.add(features[mask], goals[mask])
-        if held_out.any():
-            kept.append((features[held_out].float().cpu(), targets[held_out].cpu()))
-    for moments in (fitted, held):
-        moments.apply(lambda value: accelerator.reduce(value.to(accelerator.device), "sum").to(device))
+        samples.add(features, goals_of(task, kind, targets), targets, indices)
+    fitted, whole = samples.ridges(accelerator, with_bias=with_bias)
 
-    mine = torch.cat([part[0] for part in kept]) if kept else torch.zeros(0, head.in_features)
-    targets = torch.cat([part[1] for part in kept]) if kept else torch.as_tensor(splits.train.targets[:0])
-    with_bias = head.bias is not None
     scales = SCALES if kind != "values" else torch.ones(1, dtype=torch.float64)
+    features, targets = samples.held_out()
     losses = torch.zeros(len(RELATIVE_L2S), len(scales), dtype=torch.float64)
     tried = []
-    for row, (weight, bias) in zip(losses, Ridge(fitted, with_bias=with_bias).fits(RELATIVE_L2S), strict=True):
-        outputs = mine @ weight.float().cpu().T + bias.float().cpu()
+    for row, (weight, bias) in zip(losses, fitted.fits(RELATIVE_L2S * fitted.mean_eigenvalue), strict=True):
+        outputs = features @ weight.float().T + bias.float()
         tried.append(outputs)
         for column, scale in enumerate(scales.tolist()):
             row[column] = task.loss(outputs * scale, targets).double().sum()
     losses = accelerator.reduce(losses.to(accelerator.device), "sum").cpu() / count
     losses = losses.nan_to_num(nan=torch.inf)
     best, column = divmod(int(losses.argmin()), len(scales))
-    scale = float(scales[column])
-    whole = Ridge(fitted + held, with_bias=with_bias)
-    l2 = float(RELATIVE_L2S[best]) * whole.scale_of_l2
+    scale, l2 = float(scales[column]), float(RELATIVE_L2S[best]) * whole.mean_eigenvalue
     weight, bias = whole.fit(l2)
     return Chosen(
         weight=(weight * scale).float().cpu(),
@@ -134,9 +125,54 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
         fitted=total - count,
         held_out=count,
         loss=float(losses[best, column]),
-        outputs=tried[best] * scale,
-        targets=targets,
+        outputs=(tried[best] * scale).cpu(),
+        targets=targets.cpu(),
     )
+
+
+class Samples:
+    """This process's share of the features: those held out, and the rest in sums, or where they are few as they are."""
+
+    def __init__(self, head: LinearHead, aside: torch.Tensor, targets: Any) -> None:
+        self._aside, self._few = aside, len(aside) <= head.in_features
+        self._rows: list[tuple[torch.Tensor, ...]] = []
+        device = head.weight.device if head.weight.device.type == "cuda" else torch.device("cpu")
+        self._device = device
+        self._fitted, self._held = (Moments(head.in_features, head.out_features, device) for _ in range(2))
+        none = torch.zeros(0, head.in_features, device=device), torch.as_tensor(targets[:0]).to(device)
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = [none]
+
+    def add(self, features: torch.Tensor, goals: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor) -> None:
+        features, held = features.to(self._device).float(), self._aside[indices].to(self._device)
+        goals, targets = goals.to(self._device), targets.to(self._device)
+        self._kept.append((features[held], targets[held]))
+        if self._few:
+            self._rows.append((indices, features.cpu(), goals.cpu()))
+            return
+        self._fitted.add(features[~held], goals[~held])
+        self._held.add(features[held], goals[held])
+
+    def held_out(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and targets."""
+        features, targets = zip(*self._kept, strict=True)
+        return torch.cat(features), torch.cat(targets)
+
+    def ridges(self, accelerator: Accelerator, *, with_bias: bool) -> tuple[Ridge, Ridge]:
+        """Of what is not held out, and of all, over all processes. Called by all of them."""
+        if self._few:
+            everyones = gather_object(self._rows)
+            indices, features, goals = (torch.cat([row[number] for row in everyones]) for number in range(3))
+            order = indices.argsort()  # the same bits on any number of processes
+            indices, features, goals = indices[order], features[order].to(self._device), goals[order].to(self._device)
+            rest = ~self._aside[indices].to(self._device)
+            fitted = RidgeOfSamples(features[rest], goals[rest], with_bias=with_bias)
+            return fitted, RidgeOfSamples(features, goals, with_bias=with_bias)
+        for moments in (self._fitted, self._held):
+            moments.apply(lambda value: accelerator.reduce(value.to(accelerator.device), "sum").to(self._device))
+        return (
+            RidgeOfMoments(self._fitted, with_bias=with_bias),
+            RidgeOfMoments(self._fitted + self._held, with_bias=with_bias),
+        )
 
 
 def held_out_metrics(run: Run, chosen: Chosen) -> dict[str, float]:

@@ -1,12 +1,14 @@
-"""Ridge regression from sums over samples: for a grid of L2 by one eigendecomposition.
+"""Ridge regression for a grid of L2 by one eigendecomposition.
 
-As big_vision's few-shot evaluator does (https://arxiv.org/abs/2010.11929, appendix). The sums can be taken over batches
-and processes, so no more than a matrix of the features' width is held.
+As big_vision's few-shot evaluator does (https://arxiv.org/abs/2010.11929, appendix). From sums over samples, which can
+be taken over batches and processes, so that no more than a matrix of the features' width is held; or from fewer samples
+than that, where a matrix of the samples' number does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 
@@ -29,7 +31,7 @@ class Moments:
         sums["xy"].addmm_(x.T, y)
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Of each sum, such as to add up those of all processes."""
+        """To each sum, such as to add up those of all processes."""
         self.sums = {name: function(value) for name, value in self.sums.items()}
 
     def __add__(self, other: Moments) -> Moments:
@@ -38,29 +40,75 @@ class Moments:
         return both
 
 
-class Ridge:
-    """The fits of min |y - x W - b|^2 + l2 |W|^2 for any L2; b, which is not penalised, only `with_bias`."""
+class Ridge(Protocol):
+    """The fits of min |y - x W - b|^2 + l2 |W|^2 for any L2; b, which is not penalised, may be left out."""
 
-    def __init__(self, moments: Moments, *, with_bias: bool = True) -> None:
-        count, x, y, xx, xy = (moments.sums[name] for name in ("count", "x", "y", "xx", "xy"))
-        self._mean_x, self._mean_y = x / count, y / count
-        if with_bias:
-            xx = xx - torch.outer(x, self._mean_x)
-            xy = xy - torch.outer(x, self._mean_y)
-        else:
-            self._mean_x, self._mean_y = torch.zeros_like(x), torch.zeros_like(y)
-        values, self._vectors = torch.linalg.eigh(xx)
-        self._values = values.clamp(min=0)  # rounding makes some of the smallest negative
-        self._projected = self._vectors.T @ xy
-        self.scale_of_l2 = float(self._values.mean())
-        """The mean eigenvalue: an L2 of this size weighs as much as the data in an average direction."""
+    mean_eigenvalue: float
+    """Of the features' scatter: an L2 of this size weighs as much as the data in an average direction."""
+
+    def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Weight (k, d) and bias (k,) for several L2, in float64; an L2 is what scikit-learn's Ridge calls alpha."""
+        ...
 
     def fit(self, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (k, d) and bias (k,), in float64; `l2` as the alpha of scikit-learn's Ridge."""
-        weight = self._vectors @ (self._projected / (self._values + l2).unsqueeze(1))
+        """For one, without an eigendecomposition."""
+        ...
+
+
+class RidgeOfMoments:
+    def __init__(self, moments: Moments, *, with_bias: bool = True) -> None:
+        count, x, y, xx, xy = (moments.sums[name] for name in ("count", "x", "y", "xx", "xy"))
+        if with_bias:
+            self._mean_x, self._mean_y = x / count, y / count
+            self._xx, self._xy = xx - torch.outer(x, self._mean_x), xy - torch.outer(x, self._mean_y)
+        else:
+            self._mean_x, self._mean_y = torch.zeros_like(x), torch.zeros_like(y)
+            self._xx, self._xy = xx, xy
+        self.mean_eigenvalue = float(self._xx.diagonal().mean())
+
+    def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        values, vectors = torch.linalg.eigh(self._xx)
+        values = values.clamp(min=0)  # rounding makes some of the smallest negative
+        projected = vectors.T @ self._xy
+        for l2 in l2s.tolist():
+            yield self._with_bias(vectors @ (projected / (values + l2).unsqueeze(1)))
+
+    def fit(self, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._with_bias(_solved(self._xx, l2, self._xy))
+
+    def _with_bias(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return weight.T, self._mean_y - self._mean_x @ weight
 
-    def fits(self, relative_l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Those for several L2, each a multiple of `scale_of_l2`."""
-        for relative in relative_l2s.tolist():
-            yield self.fit(relative * self.scale_of_l2)
+
+class RidgeOfSamples:
+    """Of features (N, d) and goals (N, k), N at most d or so: the same by the products of samples with each other."""
+
+    def __init__(self, features: torch.Tensor, goals: torch.Tensor, *, with_bias: bool = True) -> None:
+        self._x, self._y = features.double(), goals.double()
+        self._mean_x, self._mean_y = torch.zeros_like(self._x[0]), torch.zeros_like(self._y[0])
+        if with_bias:
+            self._mean_x, self._mean_y = self._x.mean(dim=0), self._y.mean(dim=0)
+            self._x, self._y = self._x - self._mean_x, self._y - self._mean_y
+        self._products = self._x @ self._x.T
+        self.mean_eigenvalue = float(self._products.diagonal().sum()) / self._x.shape[1]
+
+    def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        values, vectors = torch.linalg.eigh(self._products)
+        values = values.clamp(min=0)
+        projected = vectors.T @ self._y
+        for l2 in l2s.tolist():
+            yield self._with_bias(vectors @ (projected / (values + l2).unsqueeze(1)))
+
+    def fit(self, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._with_bias(_solved(self._products, l2, self._y))
+
+    def _with_bias(self, dual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = self._x.T @ dual
+        return weight.T, self._mean_y - self._mean_x @ weight
+
+
+def _solved(matrix: torch.Tensor, l2: float, goals: torch.Tensor) -> torch.Tensor:
+    """Of (matrix + l2) w = goals, the matrix positive semidefinite."""
+    penalised = matrix.clone()
+    penalised.diagonal().add_(l2)
+    return torch.cholesky_solve(goals, torch.linalg.cholesky(penalised))

@@ -20,7 +20,7 @@ from launcher import Phase, Recipe, heads, optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.recipe.transforms import evaluation
 from launcher.training.model import build_model
-from launcher.training.ridge import Moments, Ridge
+from launcher.training.ridge import Moments, RidgeOfMoments, RidgeOfSamples
 
 STILL = dataclasses.replace(
     tiny.recipe,
@@ -42,12 +42,18 @@ def test_the_solution_is_that_of_scikit_learn(count: int, width: int, with_bias:
     for begin in range(0, count, 7):
         part = slice(begin, begin + 7)
         (one if begin % 2 else other).add(torch.from_numpy(x[part]), torch.from_numpy(y[part]))
-    ridge = Ridge(one + other, with_bias=with_bias)
-    for alpha in (1e-3, 1.0, 1e3, 1e6):
-        theirs = TheirRidge(alpha=alpha, fit_intercept=with_bias).fit(x, y)
-        weight, bias = ridge.fit(alpha)
-        np.testing.assert_allclose(weight.numpy(), theirs.coef_, rtol=1e-4, atol=1e-8)
-        np.testing.assert_allclose(bias.numpy(), theirs.intercept_, rtol=1e-4, atol=1e-8)
+    alphas = (1e-3, 1.0, 1e3, 1e6)
+    ways = (
+        RidgeOfMoments(one + other, with_bias=with_bias),
+        RidgeOfSamples(torch.from_numpy(x), torch.from_numpy(y), with_bias=with_bias),
+    )
+    for ridge in ways:
+        for alpha, found in zip(alphas, ridge.fits(torch.tensor(alphas, dtype=torch.float64)), strict=True):
+            theirs = TheirRidge(alpha=alpha, fit_intercept=with_bias).fit(x, y)
+            for weight, bias in (found, ridge.fit(alpha)):
+                np.testing.assert_allclose(weight.numpy(), theirs.coef_, rtol=1e-4, atol=1e-8)
+                np.testing.assert_allclose(bias.numpy(), theirs.intercept_, rtol=1e-4, atol=1e-8)
+    assert ways[0].mean_eigenvalue == pytest.approx(ways[1].mean_eigenvalue)
 
 
 def told(run_dir: Path) -> dict[str, Any]:
@@ -74,10 +80,11 @@ GOALS = {
 
 
 @pytest.mark.parametrize("kind", GOALS)
-@pytest.mark.parametrize("cache", ["memory", "off"])
-def test_a_run_starts_from_the_solution(kind: str, cache: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cache", "width"), [("memory", 8), ("off", 8), ("memory", 64)])
+def test_a_run_starts_from_the_solution(kind: str, cache: Any, width: int, tmp_path: Path) -> None:
+    """With less features than images, and with more (two for each of the width)."""
     task, goals = GOALS[kind]
-    recipe = dataclasses.replace(STILL, task=task, cache=cache, ema_decay=0.5)
+    recipe = dataclasses.replace(STILL, task=task, cache=cache, ema_decay=0.5, backbone=tiny.TinyBackbone(width=width))
     train(recipe, tmp_path / "run")
     row = told(tmp_path / "run")
     features, targets = features_and_targets(recipe)
@@ -92,12 +99,18 @@ def test_a_run_starts_from_the_solution(kind: str, cache: Any, tmp_path: Path) -
 
 def test_the_same_on_two_processes(tmp_path: Path) -> None:
     words = ("head.init=ridge", "optim.lr=1e-30", "final_weights=last", "freeze_plan.0.epochs=1", "--workers=0")
-    for cache in ("memory", "off"):
+    for cache, width in (("memory", 8), ("off", 64)):
         one = dataclasses.replace(
-            STILL, head=heads.Linear(init="ridge"), freeze_plan=tiny.recipe.freeze_plan, batch_size=30, cache=cache
+            STILL,
+            head=heads.Linear(init="ridge"),
+            freeze_plan=tiny.recipe.freeze_plan,
+            backbone=tiny.TinyBackbone(width=width),
+            batch_size=30,
+            cache=cache,
         )
         train(one, tmp_path / f"one-{cache}")
-        done = start("torchrun", *words, "batch_size=30", f"cache={cache}", "--run-dir", str(tmp_path / cache))
+        more = ("batch_size=30", f"cache={cache}", f"backbone.width={width}", "--run-dir", str(tmp_path / cache))
+        done = start("torchrun", *words, *more)
         assert done.returncode == 0, done.stderr
         assert "head in closed form from 72 images" in done.stdout
         ours, theirs = (load_file(tmp_path / name / "final/model.safetensors") for name in (cache, f"one-{cache}"))
