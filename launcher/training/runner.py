@@ -228,8 +228,8 @@ def leave(run: Run, reason: Reason) -> NoReturn:
 
 
 def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tensor]:
-    """Validation metrics of the weights, and of their average (where kept) under "ema_*"; and the outputs of the weights
-    that `final/` would hold: of the average, or of the weights.
+    """Validation metrics of the weights, and of their average (where kept) under "ema_*"; and the outputs of those that
+    `final/` would hold.
 
     Raises StoppedError where the run is asked to stop meanwhile. Nothing of the evaluation is kept then: the end of the
     epoch's training is what is to be saved.

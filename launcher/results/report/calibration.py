@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from launcher.results.report.charts import Chart, Dot, Frame, Line, Tick
@@ -32,18 +33,15 @@ def _frame() -> Frame:
     return Frame(x_low=0.0, x_high=1.0, y_low=0.0, y_high=1.0)
 
 
-def _ticks(frame: Frame) -> dict[str, list[Tick]]:
-    values = (0.0, 0.25, 0.5, 0.75, 1.0)
-    return {
-        "x_ticks": [Tick(frame.x(value), f"{value:g}") for value in values],
-        "y_ticks": [Tick(frame.y(value), f"{value:g}") for value in values],
-    }
+def _ticks(place: Callable[[float], float]) -> list[Tick]:
+    return [Tick(place(value), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)]
 
 
 def _reliability(found: dict[str, Any]) -> Chart:
     frame = _frame()
     lines = [Line("", "ideal", frame.path([(0.0, 0.0), (1.0, 1.0)]))]
-    for when, name, look in (("before", "as the network gives them", "train"), ("after", "with temperature", "val")):
+    kinds = (("before", "as the network gives them", "train thin"), ("after", "with temperature", "val thin"))
+    for when, name, look in kinds:
         bins = found[when]["bins"]
         most = max((bin["samples"] for bin in bins), default=1)
         dots = tuple(
@@ -61,7 +59,8 @@ def _reliability(found: dict[str, Any]) -> Chart:
         f"Expected calibration error {found['before']['ece']:.4f}, with temperature {found['after']['ece']:.4f}.",
         "probability of the predicted class",
         lines=lines,
-        **_ticks(frame),
+        x_ticks=_ticks(frame.x),
+        y_ticks=_ticks(frame.y),
     )
 
 
@@ -82,5 +81,6 @@ def _confidence(found: dict[str, Any]) -> Chart:
         "How the confidences are spread, before and after the temperature.",
         "probability of the predicted class",
         bars=bars,
-        **_ticks(frame),
+        x_ticks=_ticks(frame.x),
+        y_ticks=_ticks(frame.y),
     )

@@ -166,7 +166,7 @@ class Frame:
         anchor = "end" if at_x + 6 + 6 * len(label) > self.width - RIGHT else "start"
         if anchor == "end" and at_x - 6 - 6 * len(label) < self.left:
             anchor = "middle"
-        below = at_y - 9 < TOP
+        below = at_y - 20 < TOP
         return Mark(at_x, at_y, label, anchor, at_y + 17 if below else at_y - 9)
 
 
@@ -179,12 +179,18 @@ def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     values = [index * step for index in range(first, first + most + 2) if index * step <= high + 1e-9 * step]
-    if max(map(abs, values), default=0) < 1e-3 or max(map(abs, values), default=0) >= 1e5:
-        return [(value, "0" if value == 0 else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")) for value in values]
+    largest = max(map(abs, values), default=0)
+    if largest < 1e-3 or largest >= 1e5:
+        return [(value, _short(value)) for value in values]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     if round(step, digits) != step and abs(round(step, digits) - step) > 1e-9 * step:
         digits += 1
     return [(value, f"{value:.{digits}f}") for value in values]
+
+
+def _short(value: float) -> str:
+    """With an exponent, as short as it can be: 2e-5."""
+    return "0" if value == 0 else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def number(value: float) -> str:

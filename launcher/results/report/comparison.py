@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from launcher.recipe.dotted import flat
 from launcher.results.report.charts import Chart, Frame, Line, number, padded
@@ -18,7 +17,7 @@ from launcher.training.progress import duration
 
 LOOKS = 6
 """Colours for runs; more than that use them again."""
-METRICS = 6
+METRICS = 5
 CLASSES = 30
 
 
@@ -45,12 +44,14 @@ def _table(runs: Sequence[Facts], titles: Sequence[str]) -> dict[str, Any]:
     first = runs[0].monitor
     names = [name for name in (first, *(n for n in names if n != first)) if name][:METRICS]
     best = {name: _best(runs, name) for name in names}
+    # Where all have the same, none is better.
+    best = {name: value for name, value in best.items() if len({run.metrics.get(name) for run in runs}) > 1}
     rows = []
     for place, (run, title) in enumerate(zip(runs, titles, strict=True)):
         cells = [
             {
                 "text": shown(name, run.metrics[name]) if name in run.metrics else "–",
-                "best": name in run.metrics and run.metrics[name] == best[name] and len(runs) > 1,
+                "best": name in run.metrics and run.metrics[name] == best.get(name),
             }
             for name in names
         ]
@@ -153,8 +154,6 @@ def _agreement(runs: Sequence[Facts], titles: Sequence[str]) -> list[dict[str, A
 
 def _sign_test(one: int, other: int) -> str:
     """McNemar's exact test: how likely a difference as large as this is, if the two are equally good."""
-    import math
-
     total, less = one + other, min(one, other)
     if total == 0:
         return "1"
@@ -169,14 +168,13 @@ def _classes(runs: Sequence[Facts]) -> list[dict[str, Any]]:
     """F1 of each class in each run; those first that differ most."""
     tables = [_f1(run) for run in runs]
     names = [name for name in tables[0] if all(name in table for table in tables)]
-    rows = []
-    for name in names:
-        values = [table[name] for table in tables]
-        known = [value for value in values if value is not None]
-        spread = max(known) - min(known) if len(known) > 1 else 0.0
-        rows.append({"name": name, "values": values, "spread": spread})
-    rows.sort(key=lambda row: -float(np.float64(row["spread"])))
-    return rows[:CLASSES]
+    rows = [{"name": name, "values": [table[name] for table in tables]} for name in names]
+    return sorted(rows, key=lambda row: -_spread(row["values"]))[:CLASSES]
+
+
+def _spread(values: Any) -> float:
+    known = [value for value in values if value is not None]
+    return max(known) - min(known) if known else 0.0
 
 
 def _f1(run: Facts) -> dict[str, float | None]:

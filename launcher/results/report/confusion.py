@@ -25,7 +25,7 @@ class Cell:
     key: str
     count: int
     shade: float
-    """0 to 1, of the row's images."""
+    """0 to 1, by the share of the row's images; of mistakes its root, so that few are seen."""
     right: bool
     label: str
 
@@ -83,9 +83,9 @@ def section(facts: Facts) -> Section | None:
 def _cell(t: int, p: int, members: dict[tuple[int, int], list[int]], support: Any, classes: tuple[str, ...]) -> Cell:
     number = len(members.get((t, p), ()))
     label = f"{classes[t]} taken for {classes[p]}" if t != p else f"{classes[t]}, right"
-    return Cell(
-        f"{t}-{p}", number, round(number / max(1, int(support[t])), 3), t == p, f"{label}: {count(number, 'image')}"
-    )
+    share = number / max(1, int(support[t]))
+    shade = round(share if t == p else share**0.5, 3)
+    return Cell(f"{t}-{p}", number, shade, t == p, f"{label}: {count(number, 'image')}")
 
 
 def _data(
@@ -106,7 +106,7 @@ def _data(
         for index in indices:
             picture = facts.pictures.of(index)
             images[index] = [
-                samples.names[index],
+                samples.short(index),
                 f"{percent(float(confidence[index]))} %",
                 picture.uri if picture else "",
                 int(bool(picture and picture.is_small)),
@@ -115,4 +115,4 @@ def _data(
     for (t, p), indices in chosen.items():
         said = f"{samples.classes[t]} taken for {samples.classes[p]}" if t != p else f"{samples.classes[t]}, right"
         told[f"{t}-{p}"] = {"title": said, "total": len(members[t, p]), "images": indices}
-    return {"cells": told, "images": images}
+    return {"cells": told, "images": images, "folder": samples.folder}

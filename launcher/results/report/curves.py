@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from launcher.results.report.charts import Band, Chart, Dot, Frame, Line, Point, padded, thinned, ticks
-from launcher.results.report.charts import Tick as Tick
+from launcher.results.report.charts import Band, Chart, Dot, Frame, Line, Point, Tick, padded, thinned, ticks
 from launcher.results.report.facts import Epoch, Facts
 from launcher.results.report.page import Section
-from launcher.results.report.words import metric_name, shown, value_of
+from launcher.results.report.words import SHARES, metric_name, value_of
 
 
 def section(facts: Facts) -> Section | None:
@@ -33,7 +32,7 @@ def bands(facts: Facts, frame: Frame) -> list[Band]:
             continue
         name = next(epoch.phase for epoch in facts.epochs if epoch.number == number)
         begin, end = frame.x(min(own) - 1), frame.x(max(own))
-        label = name.replace("_", " ")
+        label = name
         if len(label) * 5.4 > end - begin - 4:
             label = str(number + 1) if end - begin > 10 else ""
         found.append(Band(begin, round(end - begin, 1), label, f"phase {number + 1}: {name}"))
@@ -58,28 +57,27 @@ def _loss(facts: Facts) -> Chart | None:
     val = [(epoch, facts.validated(epoch, "loss")) for epoch in facts.epochs]
     points = [(float(epoch.count), value) for epoch, value in val if value is not None]
     lines = thinned(by_step)
-    means = [(float(epoch.count), epoch.train_loss) for epoch in facts.epochs]
-    frame = _frame(facts, [y for _, y in (*lines, *points, *means)])
-    drawn = [
-        Line("train", "train", frame.path(lines)),
-        Line("", "train", "", _dots(frame, facts.epochs, [y for _, y in means], "train loss")),
-    ]
+    frame = _frame(facts, [y for _, y in (*lines, *points)])
+    drawn = [Line("training", "train", frame.path(lines))]
     if points:
         drawn.append(
             Line("validation", "val", frame.path(points), _dots(frame, facts.epochs, [y for _, y in points], "loss"))
         )
-    summary = f"Loss over {len(facts.epochs)} epochs; training ended at {means[-1][1]:.4g}"
+    summary = f"Loss over {len(facts.epochs)} epochs; training ended at {facts.epochs[-1].train_loss:.4g}"
     summary += f", validation at {points[-1][1]:.4g}." if points else "."
     return frame.chart("Loss", summary, "epoch", x_ticks=epoch_ticks(frame), lines=drawn, bands=bands(facts, frame))
 
 
 def _metric(facts: Facts) -> Chart | None:
     metric = facts.monitor
+    unit = 100.0 if metric in SHARES else 1.0
     found = [(epoch, facts.validated(epoch, metric)) for epoch in facts.epochs]
-    points = [(float(epoch.count), value) for epoch, value in found if value is not None]
+    points = [(float(epoch.count), unit * value) for epoch, value in found if value is not None]
     if not points:
         return None
-    raw = [(float(epoch.count), epoch.val.get(metric, math.nan)) for epoch in facts.epochs] if facts.averaged else []
+    raw: list[Point] = []
+    if facts.averaged:
+        raw = [(float(epoch.count), unit * epoch.val.get(metric, math.nan)) for epoch in facts.epochs]
     frame = _frame(facts, [y for _, y in (*points, *raw)])
     name = metric_name(metric)
     drawn = [Line("without averaging", "train", frame.path(raw))] if raw else []
@@ -93,11 +91,11 @@ def _metric(facts: Facts) -> Chart | None:
     )
     kept = facts.kept
     value = facts.validated(kept, metric) if kept else None
-    marks = [frame.mark(kept.count, value, shown(metric, value))] if kept and value is not None else []
+    marks = [frame.mark(kept.count, unit * value, value_of(metric, value))] if kept and value is not None else []
     summary = f"Validation {name} over {len(points)} epochs"
     summary += f"; kept is epoch {kept.count} with {value_of(metric, value)}." if kept and value is not None else "."
     return frame.chart(
-        f"Validation {name}",
+        f"Validation {name}{', %' if unit > 1 else ''}",
         summary,
         "epoch",
         x_ticks=epoch_ticks(frame),

@@ -25,8 +25,9 @@ def section(facts: Facts) -> Section:
             )
         )
         lines.append(("data workers", f"{machine['data_workers']} per process"))
-    lines += [("Python", told.get("python", "–")), ("platform", told.get("platform", "–"))]
-    lines += [(name, version) for name, version in told.get("packages", {}).items()]
+    lines.append(("platform", told.get("platform", "–")))
+    versions = {"python": told.get("python", "–")} | told.get("packages", {})
+    lines.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return Section(
         "environment",
         "To repeat it",
@@ -46,7 +47,7 @@ def command(facts: Facts, *, again: bool) -> str:
     words = [str(word) for word in facts.environment.get("command", [])]
     processes = int(facts.plan.get("machine", {}).get("processes", 1))
     if again:
-        words = _without_run_dir(words) + ["--run-dir", f"{facts.path}-again"]
+        words = [*_without_run_dir(words), "--run-dir", f"{facts.path}-again"]
     start = ["python", "-m", "launcher"]
     if processes > 1:
         start = ["torchrun", "--standalone", "--nproc_per_node", str(processes), "-m", "launcher"]

@@ -123,7 +123,7 @@ def read_facts(
     try:
         samples = read_samples(path / "evaluation.parquet", kind)
     except FileNotFoundError:
-        told.append("There are no predictions for each image, so that nothing can be said of single images and classes.")
+        told.append("There are no predictions for each image: nothing can be said of single images.")
     except (OSError, ValueError, KeyError) as error:
         told.append(f"evaluation.parquet cannot be read ({error}): nothing can be said of single images.")
     rows = _rows(path / "metrics.jsonl")

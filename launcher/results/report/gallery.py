@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,17 +14,21 @@ from launcher.results.report.samples import Samples
 from launcher.results.report.words import count, percent
 
 MISTAKES, UNCERTAIN = 24, 12
+LABELS_NAMED = 3
+"""In a caption."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    sample: int
     name: str
+    short: str
     picture: Picture | None
     truth: str
     said: str
     how: str
     right: bool
+    faults: tuple[tuple[str, str], ...] = ()
+    """Of labels: what kind of mistake, and which."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +63,8 @@ def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
     def card(index: int, how: str) -> Card:
         target, given = int(samples.targets[index]), int(samples.predictions[index])
         return Card(
-            index,
             samples.names[index],
+            samples.short(index),
             facts.pictures.of(index),
             samples.classes[target],
             samples.classes[given],
@@ -104,22 +109,24 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
     least = far.min(1)
     unsure = [int(i) for i in np.argsort(least, kind="stable")[:UNCERTAIN]]
 
-    def card(index: int, which: list[int]) -> Card:
-        row = samples.probabilities[index]
-        has = [samples.classes[i] for i in np.flatnonzero(samples.targets[index])]
-        said = [
-            f"{'not ' if not given[index, i] else ''}{samples.classes[i]} ({percent(row[i], 0)} %)" for i in which
-        ]
-        right = not wrong[index].any()
-        return Card(
-            index,
-            samples.names[index],
-            facts.pictures.of(index),
-            ", ".join(has) or "no label",
-            ", ".join(said),
-            "",
-            right,
-        )
+    def named(index: int, which: Sequence[int]) -> str:
+        """The farthest from their thresholds first."""
+        order = sorted(which, key=lambda i: -far[index, i])
+        told = [f"{samples.classes[i]} {percent(samples.probabilities[index, i], 0)} %" for i in order[:LABELS_NAMED]]
+        return ", ".join(told) + (f" and {len(order) - LABELS_NAMED} more" if len(order) > LABELS_NAMED else "")
+
+    def card(index: int, how: str = "") -> Card:
+        truth = samples.targets[index]
+        has = ", ".join(samples.classes[i] for i in np.flatnonzero(truth)) or "no label"
+        missed, extra = np.flatnonzero(truth & ~given[index]).tolist(), np.flatnonzero(~truth & given[index]).tolist()
+        faults = [("missed", named(index, missed))] if missed else []
+        faults += [("wrongly given", named(index, extra))] if extra else []
+        picture = facts.pictures.of(index)
+        return Card(samples.names[index], samples.short(index), picture, has, has, how, not faults, tuple(faults))
+
+    def nearest(index: int) -> str:
+        i = int(far[index].argmin())
+        return f"{samples.classes[i]}: {samples.probabilities[index, i]:.3f}, given from {thresholds[i]:.3f}"
 
     shelves = []
     if order:
@@ -127,7 +134,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
             Shelf(
                 "Most confident mistakes",
                 "Images with a label that is given or missed wrongly, the farthest beyond its threshold first.",
-                [card(i, [int(j) for j in np.flatnonzero(wrong[i])]) for i in order[:MISTAKES]],
+                [card(i) for i in order[:MISTAKES]],
                 _more(len(order), MISTAKES, "image with a mistake", "images with a mistake"),
             )
         )
@@ -135,7 +142,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
         Shelf(
             "Least certain",
             "A label is nearest to its threshold.",
-            [card(i, [int(far[i].argmin())]) for i in unsure],
+            [dataclasses.replace(card(i, nearest(i)), faults=()) for i in unsure],
             "",
         )
     )
@@ -159,7 +166,13 @@ def _of_losses(facts: Facts, samples: Samples) -> list[Shelf]:
             truth = ", ".join(f"{n} {v:.4g}".strip() for n, v in zip(names, samples.targets[index], strict=True))
             said = ", ".join(f"{n} {v:.4g}".strip() for n, v in zip(names, samples.predictions[index], strict=True))
         return Card(
-            index, samples.names[index], facts.pictures.of(index), truth, said, f"loss {samples.loss[index]:.3g}", False
+            samples.names[index],
+            samples.short(index),
+            facts.pictures.of(index),
+            truth,
+            said,
+            f"loss {samples.loss[index]:.3g}",
+            False,
         )
 
     return [

@@ -58,11 +58,16 @@ def _card(facts: Facts, number: int, phase: dict[str, Any]) -> PhaseCard:
             (group["what"], f"{group['parameters']:,}", f"{group['lr']:.3g} (scale {group['lr_scale']:g})")
             for group in phase["trains"]
         ],
-        f"{frozen:,} ({percent(frozen / max(1, phase['total_parameters']))} %)" if frozen else "nothing",
+        f"{frozen:,} ({_nearly(frozen / max(1, phase['total_parameters']))} %)" if frozen else "nothing",
         notes,
         proof,
         holds,
     )
+
+
+def _nearly(share: float) -> str:
+    """Not 100 where it is a little less."""
+    return next((text for digits in (1, 2) if not (text := percent(share, digits)).startswith("100")), ">99.99")
 
 
 def _proof(facts: Facts, number: int) -> tuple[str, bool]:
@@ -75,8 +80,8 @@ def _proof(facts: Facts, number: int) -> tuple[str, bool]:
         return "Nothing was frozen.", True
     if len(digests) == 1:
         return (
-            f"{count(tensors, 'frozen tensor')} hashed at the beginning and at {checked}: not one bit moved "
-            f"(BLAKE2 {rows[0]['digest'][:12]}…).",
+            f"{count(tensors, 'tensor')} that must stand still, hashed at the beginning and at {checked}: not one bit "
+            f"moved (BLAKE2 {rows[0]['digest'][:12]}…).",
             True,
         )
-    return f"{count(tensors, 'frozen tensor')}: the hashes of {checked} are not all the same.", False
+    return f"{count(tensors, 'tensor')} that must stand still: the hashes of {checked} are not all the same.", False

@@ -106,5 +106,7 @@ def size_of(source: ImageSource, index: int) -> tuple[int, int]:
     content = encoded_image(source, index)
     if content:
         with PIL.Image.open(io.BytesIO(content)) as image:
-            return image.size
-    return source.read(index).size
+            width, height = image.size
+    else:
+        width, height = source.read(index).size
+    return width, height

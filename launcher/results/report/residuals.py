@@ -36,7 +36,7 @@ def section(facts: Facts) -> Section | None:
             "charts": charts,
             "columns": ["mean", "std", *quantiles],
             "rows": rows,
-            "largest": _largest(found),
+            "largest": _largest(found, samples.folder),
             "more": max(0, len(samples.classes) - TARGETS),
         },
     )
@@ -89,8 +89,8 @@ def _spread(samples: Samples, column: int, name: str) -> Chart:
     )
 
 
-def _largest(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _largest(found: dict[str, Any], folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     return [
-        (name, [(str(row["name"]), number(row["residual"])) for row in rows["largest"]])
+        (name, [(str(row["name"]).removeprefix(folder), number(row["residual"])) for row in rows["largest"]])
         for name, rows in list(found.items())[:TARGETS]
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +39,15 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """What all names begin with, up to a slash."""
+        return common_folder(self.names)
+
+    def short(self, index: int) -> str:
+        """A sample's name without it."""
+        return self.names[index][len(self.folder) :]
 
 
 def read_samples(file: Path, kind: str) -> Samples:
@@ -81,3 +92,12 @@ def read_samples(file: Path, kind: str) -> Samples:
 
 def _floats(column: Any) -> Floats:
     return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def common_folder(names: list[str]) -> str:
+    """What all names of files begin with, up to a slash; pictures are told apart by the rest."""
+    if len(names) < 2:
+        return ""
+    pairs = zip(min(names), max(names), strict=False)
+    shared = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return shared[: shared.rfind("/") + 1]

@@ -27,7 +27,7 @@ for (const box of document.querySelectorAll("[data-confusion]")) {
       picture.append(make("span", "none", "no picture"));
     }
     const file = make("div", "file", name);
-    file.title = name;
+    file.title = data.folder + name;
     item.append(picture, make("div", "how", confidence), file);
     return item;
   };
@@ -48,7 +48,12 @@ for (const box of document.querySelectorAll("[data-confusion]")) {
     shown.append(title, list);
   };
 
-  for (const button of buttons) button.addEventListener("click", () => open(button.dataset.cell));
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      open(button.dataset.cell);
+      shown.scrollIntoView({ block: "nearest" }); // below a long list they would not be seen
+    });
+  }
 
   // One cell can be reached with Tab, the others from it with the arrow keys.
   if (cells.length) {

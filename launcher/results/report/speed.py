@@ -67,7 +67,7 @@ def spent_in(facts: Facts) -> list[Spent]:
     last: dict[Any, dict[str, Any]] = {}
     for row in facts.timing:
         key = row.get("number", row.get("phase"))
-        phase = found.setdefault(key, Spent(str(row.get("phase", "")).replace("_", " ")))
+        phase = found.setdefault(key, Spent(str(row.get("phase", ""))))
         if "features" in row:
             phase.features += row["seconds"]
         elif "epoch" in row:

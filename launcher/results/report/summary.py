@@ -5,19 +5,28 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import numpy as np
+
+from launcher.results.report.charts import number
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
+from launcher.results.report.speed import spent_in
 from launcher.results.report.words import SHARES, count, metric_name, part_name, percent, shown, unit_of, value_of
 from launcher.training.progress import duration
 
-TILES = 5
+OTHER_METRICS = 3
+"""Beside the one that the run went by; all of them are in evaluation.json."""
+FIRST = ("macro_f1", "auroc", "rmse", "r2", "exact_match", "loss")
+"""Which of them a reader would miss most."""
+WAITED_TOO_LONG = 0.15
+"""Of the whole time, from which on it is told."""
 
 
 def section(facts: Facts) -> Section:
     metric = facts.monitor
     value, interval = facts.metrics.get(metric), facts.interval(metric)
     kept = facts.kept
-    where = f"{kept.phase.replace('_', ' ')}, epoch {kept.in_phase}" if kept else ""
+    where = f"{kept.phase}, epoch {kept.in_phase}" if kept else ""
     if kept:
         where = ("the best: " if facts.recipe.get("final_weights", "best") == "best" else "the last: ") + where
     return Section(
@@ -50,7 +59,7 @@ def samples_in(facts: Facts) -> int:
 def sentence(facts: Facts) -> str:
     """What was trained on what."""
     recipe, data = facts.recipe, facts.environment.get("data", {})
-    phases = " then ".join(dict.fromkeys(str(p.get("name")).replace("_", " ") for p in recipe.get("freeze_plan", [])))
+    phases = " then ".join(dict.fromkeys(str(p.get("name")) for p in recipe.get("freeze_plan", [])))
     trained = count(int(data.get("train_samples", 0)), "training image")
     kinds = {"classification": ("class", "classes"), "multi-label": ("label", "labels")}
     of = count(len(facts.names), *kinds.get(facts.kind, ("target", "targets")))
@@ -75,9 +84,10 @@ def _when(facts: Facts) -> str:
 
 def _tiles(facts: Facts) -> list[dict[str, str]]:
     tiles = [{"label": "training took", "value": duration(facts.seconds), "note": _pace(facts)}]
-    for name, value in facts.metrics.items():
-        if "/" in name or name == facts.monitor or len(tiles) > TILES:
-            continue
+    others = [name for name in facts.metrics if "/" not in name and name != facts.monitor]
+    others.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    for name in others[:OTHER_METRICS]:
+        value = facts.metrics[name]
         interval = facts.interval(name)
         note = f"{shown(name, interval[0])} to {shown(name, interval[1])}" if interval else ""
         tiles.append({"label": metric_name(name), "value": value_of(name, value), "note": note})
@@ -141,8 +151,14 @@ def findings(facts: Facts) -> list[str]:
                 f"{count(int(wrong.sum()), 'image')} of {len(samples):,} {'is' if wrong.sum() == 1 else 'are'} "
                 f"classified wrongly; most often {samples.classes[target]} as {samples.classes[given]} ({most})."
             )
-    found += _of_training(facts)
-    return found
+    if samples is not None and samples.kind == "regression" and len(samples):
+        for column, name in enumerate(samples.classes[:3]):
+            errors = np.abs(samples.predictions[:, column] - samples.targets[:, column])
+            found.append(
+                f"Half of the predictions of {name} are within {number(float(np.median(errors)))} of the target, "
+                f"95 % within {number(float(np.quantile(errors, 0.95)))}."
+            )
+    return found + _of_training(facts)
 
 
 def _of_training(facts: Facts) -> list[str]:
@@ -151,12 +167,13 @@ def _of_training(facts: Facts) -> list[str]:
     if kept and last and kept.count == last.count and len(facts.epochs) > 1:
         found.append("The best epoch is the last one: longer training may help.")
     elif kept and last and kept.number < last.number:
-        found.append(f"The best epoch is one of {kept.phase.replace('_', ' ')}: what was trained after it did not help.")
-    waits = [row["waited_share"] for row in facts.timing if "waited_share" in row]
-    if waits and facts.seconds > 30 and max(waits) > 0.2:
-        found.append(f"In an epoch, up to {max(waits):.0%} of the time went into waiting for images.")
+        found.append(f"The best epoch is one of {kept.phase}: what was trained after it did not help.")
+    spent = spent_in(facts)
+    waited = sum(phase.waiting for phase in spent) / (sum(phase.seconds for phase in spent) or 1.0)
+    if waited > WAITED_TOO_LONG:
+        found.append(f"{waited:.0%} of the time went into waiting for images.")
     if facts.skipped:
-        found.append(f"{count(len(facts.skipped), 'file')} of the data could not be read and {'was' if len(facts.skipped) == 1 else 'were'} left out.")
+        found.append(f"Left out of the data, because they could not be read: {count(len(facts.skipped), 'file')}.")
     return found
 
 
