@@ -95,7 +95,11 @@ def test_the_end_of_a_run_is_told_in_plain_lines(finished: Path) -> None:
     assert told["weakest"].count("(F1 ") == 3
     assert told["report"] == str(finished / FILE)
     assert told["model"] == str(finished / "final")
-    assert told["next"] == f"python -m launcher evaluate {finished}"
+    assert told["next"] == f"python -m launcher predict {finished} IMAGES"
+    assert [line.split()[3] for line in last if "python -m" in line and not line.startswith("next")] == [
+        "evaluate",
+        "report",
+    ]
 
 
 def test_nothing_is_evaluated_again_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_a_run_without_a_report(
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert main([str(ROOT / "tests/tiny.py"), "--workers", "0", "--no-report", "--run-dir", "run"]) == 0
     assert not {FILE, "evaluation.json", "evaluation.parquet"} & {path.name for path in (tmp_path / "run").iterdir()}
-    assert "next     python -m launcher report run" in capsys.readouterr().out
+    assert capsys.readouterr().out.rstrip().endswith("python -m launcher report run")
     # ... until it is asked for, with all that it would have had.
     assert main(["report", "run", "--workers", "0"]) == 0
     assert capsys.readouterr().out.startswith("written to run/report.html (")

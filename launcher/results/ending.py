@@ -80,8 +80,11 @@ def _lines(facts: Facts, report: Path | None) -> list[tuple[str, str]]:
     if report:
         lines.append(("report", str(report)))
     lines.append(("model", str(facts.path / "final")))
-    commands = ["evaluate {}", "predict {} IMAGES"] if facts.samples else ["report {}", "predict {} IMAGES"]
-    lines += [("next" if not i else "", f"python -m launcher {c.format(path)}") for i, c in enumerate(commands)]
+    commands = [f"predict {path} IMAGES"]
+    if facts.kind == "classification":
+        commands.append(f"evaluate {path} --data FOLDER")
+    commands.append(f"report {path} OTHER_RUN --to comparison.html" if report else f"report {path}")
+    lines += [("" if number else "next", f"python -m launcher {words}") for number, words in enumerate(commands)]
     return lines
 
 

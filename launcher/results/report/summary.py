@@ -171,7 +171,7 @@ def _of_training(facts: Facts) -> list[str]:
     spent = spent_in(facts)
     waited = sum(phase.waiting for phase in spent) / (sum(phase.seconds for phase in spent) or 1.0)
     if waited > WAITED_TOO_LONG:
-        found.append(f"{waited:.0%} of the time went into waiting for images.")
+        found.append(f"{100 * waited:.0f} % of the time went into waiting for images.")
     if facts.skipped:
         found.append(f"Left out of the data, because they could not be read: {count(len(facts.skipped), 'file')}.")
     return found
