@@ -13,6 +13,7 @@ import PIL.Image
 import tiny
 
 from launcher import Recipe, Split, Splits, data, phases, tasks
+from launcher.recipe.built_tasks import BuiltClassification
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.ending import end
 from launcher.results.evaluation import Subject, judged, write
@@ -55,6 +56,30 @@ def of_hostile_names(root: Path) -> Recipe:
 short = dataclasses.replace(tiny.recipe, freeze_plan=phases.full_finetune(epochs=2))
 of_labels = dataclasses.replace(short, task=tasks.MultiLabel())
 of_values = dataclasses.replace(short, task=tasks.Regression())
+
+
+class BuiltOwn(BuiltClassification):
+    """Outputs that only its author can read."""
+
+    monitor = "score"
+
+    def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
+        found = super().metrics(outputs, targets)
+        return {"score": found["accuracy"] / 2, "loss": found["loss"]}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "of my own"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnTask:
+    target_kind: Any = "class"
+
+    def build(self, splits: Splits) -> BuiltOwn:
+        return BuiltOwn(tasks.Classification(), splits)
+
+
+of_a_task_of_ones_own = dataclasses.replace(short, task=OwnTask())
 
 
 @dataclasses.dataclass(frozen=True)

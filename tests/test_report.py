@@ -197,12 +197,11 @@ def test_the_wildest_names_are_text(hostile: Path) -> None:
             {"residuals"},
             ["Largest of period", "Half of the predictions of phase", "mean absolute"],
         ),
+        (reporting.of_a_task_of_ones_own, set(), ["Largest losses", "score on 31 validation images"]),
     ],
-    ids=["labels", "values"],
+    ids=["labels", "values", "own"],
 )
-def test_labels_and_values_have_reports_of_their_own(
-    tmp_path: Path, recipe: Any, own: set[str], says: list[str]
-) -> None:
+def test_other_tasks_have_reports_of_their_own(tmp_path: Path, recipe: Any, own: set[str], says: list[str]) -> None:
     train(recipe, tmp_path / "run")
     page = parsed(tmp_path / "run")
     assert set(sections_of(page)) == {*SECTIONS, *own}
