@@ -30,7 +30,7 @@ def find_recipe(place: str) -> Place:
     it under its name because the name has a dot or belongs to another module.
     """
     if place.endswith(".py") or "/" in place or os.sep in place or (place and Path(place).is_dir()):
-        return _by_path(_existing(Path(place)))
+        return place_of(_existing(Path(place)))
     return Place(_by_name(place), place, Path.cwd())
 
 
@@ -64,7 +64,8 @@ def _recipes_in(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.glob("*.py") if file.name != "__init__.py")
 
 
-def _by_path(path: Path) -> Place:
+def place_of(path: Path) -> Place:
+    """The module that a file (absolute; it need not be there yet) is or would be. Raises UserError as `find_recipe`."""
     root, pieces = path.parent, [path.stem]
     while (root / "__init__.py").is_file():
         pieces.insert(0, root.name)

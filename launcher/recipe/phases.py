@@ -42,9 +42,10 @@ class Phase:
     """Metric that decides what is best, e.g. "macro_f1" or "loss". None: the task's own choice."""
 
 
-def linear_probe(*, epochs: int, patience: int | None = None) -> tuple[Phase, ...]:
+def linear_probe(*, epochs: int, patience: int | None = None, monitor: str | None = None) -> tuple[Phase, ...]:
     """Train the head alone."""
-    return (Phase(name="linear_probe", rules=(("head", 1.0), ("backbone", 0.0)), epochs=epochs, patience=patience),)
+    rules = (("head", 1.0), ("backbone", 0.0))
+    return (Phase(name="linear_probe", rules=rules, epochs=epochs, patience=patience, monitor=monitor),)
 
 
 def full_finetune(
@@ -53,11 +54,19 @@ def full_finetune(
     backbone_lr_scale: float = 0.1,
     norm_statistics: NormStatistics = "keep",
     patience: int | None = None,
+    monitor: str | None = None,
 ) -> tuple[Phase, ...]:
     """Train everything, the backbone at `backbone_lr_scale` of the head's rate."""
     rules = (("head", 1.0), ("backbone", backbone_lr_scale))
     return (
-        Phase(name="full_finetune", rules=rules, epochs=epochs, norm_statistics=norm_statistics, patience=patience),
+        Phase(
+            name="full_finetune",
+            rules=rules,
+            epochs=epochs,
+            norm_statistics=norm_statistics,
+            patience=patience,
+            monitor=monitor,
+        ),
     )
 
 
@@ -69,6 +78,7 @@ def gradual_unfreeze(
     depth_decay: float = 1.0,
     norm_statistics: NormStatistics = "keep",
     patience: int | None = None,
+    monitor: str | None = None,
 ) -> tuple[Phase, ...]:
     """One phase of `epochs` for each of `modules`, from the output to the input; each adds one to what trains.
 
@@ -86,6 +96,7 @@ def gradual_unfreeze(
                 epochs=epochs,
                 norm_statistics=norm_statistics,
                 patience=patience,
+                monitor=monitor,
             ),
         )
     return plan
@@ -98,6 +109,7 @@ def layer_decay(
     decay: float = 0.75,
     norm_statistics: NormStatistics = "keep",
     patience: int | None = None,
+    monitor: str | None = None,
 ) -> tuple[Phase, ...]:
     """Train everything, each of `layers` (from the input to the output) at `decay` of the rate of the next.
 
@@ -110,7 +122,12 @@ def layer_decay(
     rules.append(("backbone", decay ** (len(ordered) + 1)))
     return (
         Phase(
-            name="layer_decay", rules=tuple(rules), epochs=epochs, norm_statistics=norm_statistics, patience=patience
+            name="layer_decay",
+            rules=tuple(rules),
+            epochs=epochs,
+            norm_statistics=norm_statistics,
+            patience=patience,
+            monitor=monitor,
         ),
     )
 

@@ -17,7 +17,7 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import furthest
 from launcher.results.killing import launch_command, run_until_killed
 from launcher.results.verify import Verification
-from launcher.training.interruption import MARKER, STOP_FILE
+from launcher.training.interruption import MARKER, ask_to_stop
 from launcher.training.life import newest_step
 
 POLL_SECONDS = 0.02
@@ -57,7 +57,7 @@ class Rehearsal(Verification):
         asked = False
         while process.poll() is None:
             if not asked and newest_step(run_dir) >= at_step:
-                (run_dir / STOP_FILE).write_text("time limit")
+                ask_to_stop(run_dir, "time limit")
                 asked = True
             time.sleep(POLL_SECONDS)
         what = "warned before the time is up: saves and stops"

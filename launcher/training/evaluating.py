@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,19 @@ from torch import nn
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.images import Batch
+from launcher.training.pieces import in_pieces
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptOutputs:
+    """On the validation images, of the weights that `final/` would hold if the run ended now."""
+
+    step: int
+    outputs: torch.Tensor
+    """float32 (samples, num_outputs), on the CPU."""
 
 
 @torch.no_grad()
@@ -49,7 +60,7 @@ def outputs_of(
         if isinstance(batch, FeatureBatch):
             outputs = model(*batch.features)
         else:
-            outputs = model(batch.images) if prefix is None else model(*prefix(batch.images))
+            outputs = in_pieces(model, batch.images) if prefix is None else model(*prefix(batch.images))
         mine[filled : filled + len(outputs)] = outputs.float()
         filled += len(outputs)
     next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next time

@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
-from launcher.training.evaluating import outputs_of
+from launcher.training.evaluating import KeptOutputs, outputs_of
 from launcher.training.interruption import StoppedError
 from launcher.training.model import load_state
+from launcher.training.pieces import give_back
 from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
-from launcher.training.state import KeptOutputs, Run
+from launcher.training.state import Run
 
 
 def finish(run: Run, loaded: LoadedRecipe) -> None:
@@ -29,6 +30,7 @@ def finish(run: Run, loaded: LoadedRecipe) -> None:
     step = chosen_step(run)
     metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None) if run.metrics else {}
     if run.accelerator.is_main_process:
+        give_back()
         write_final(run, step, metrics)
         run.screen.line(summary(run, step, metrics, loaded), style="bold green")
     run.accelerator.wait_for_everyone()

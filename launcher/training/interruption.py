@@ -133,6 +133,13 @@ def _asked_by_file(path: Path) -> int:
     return _REASONS.index(reason) if reason in _REASONS[2:] else 1
 
 
+def ask_to_stop(run_dir: Path, reason: Reason) -> None:
+    """By the file. Moved into place: seen empty, it would ask without its reason."""
+    draft = run_dir / f".{STOP_FILE}.{os.getpid()}"
+    draft.write_text(reason)
+    draft.replace(run_dir / STOP_FILE)
+
+
 def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: int) -> None:
     """Say in the run dir why the run stopped, for scripts that cannot see its exit code (launchers turn it into 1)."""
     told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

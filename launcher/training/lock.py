@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from launcher.errors import UserError
+from launcher.training.interruption import ask_to_stop
 from launcher.training.life import life_number, this_life
 
 BEAT_EVERY_SECONDS = 10.0
@@ -97,7 +98,7 @@ class RunLock:
         tell(f"an earlier start of this job is still at work on {holder.get('host')}; asking it to stop")
         end = time.monotonic() + EARLIER_LIFE_MAY_TAKE_SECONDS
         while time.monotonic() < end and self._read().get("token") == holder.get("token") and _process_lives(holder):
-            (self.path.parent / "STOP").write_text("preempted")
+            ask_to_stop(self.path.parent, "preempted")
             time.sleep(0.5)
 
     def release(self) -> None:

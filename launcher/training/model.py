@@ -89,6 +89,13 @@ def cpu_state(model: nn.Module, names: Collection[str] | None = None) -> dict[st
     }
 
 
+def share_tensors(model: nn.Module, other: nn.Module) -> None:
+    """Make a model's tensors those of its copy, so that the memory is used once: they change together from then on."""
+    theirs = other.state_dict()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = theirs[name].data
+
+
 def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put back what `cpu_state` gave, or a checkpoint holds. Raises RuntimeError where names or shapes differ."""
     state = OrderedDict(tensors)

@@ -97,6 +97,12 @@ class WeightAverage:
             else:
                 self.values[name].copy_(live)
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """From the weights as they are now."""
+        for name, live in self._live.items():
+            self.values[name].copy_(live)
+
     def load(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, value in self.values.items():
             value.copy_(values[name])

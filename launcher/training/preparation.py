@@ -173,6 +173,8 @@ def examine(
         batching, splits = found.batching, found.splits
         steps_per_epoch = batching.steps_per_epoch(len(splits.train)) if batching and splits else 1
         found.phases = tuple(resolve_phases(recipe, found.model, steps_per_epoch, problems))
+        with problems.collected():
+            _check_head(recipe, found.phases)
     if not problems.found:
         with problems.collected():
             _try(found.prepared())
@@ -248,6 +250,17 @@ def resolve_phases(
             )
         first_epoch += phase.epochs
     return resolved
+
+
+def _check_head(recipe: Recipe, phases: tuple[ResolvedPhase, ...]) -> None:
+    """Raises UserError where the first phase does not train a head in closed form: checkpoints would not hold it."""
+    if getattr(recipe.head, "init", None) != "ridge" or not phases or phases[0].number != 0:
+        return
+    if all(scale == 0 for name, scale in phases[0].lr_scales.items() if name.startswith("head.")):
+        raise UserError(
+            f"head.init='ridge': freeze_plan.0 ({phases[0].phase.name}) does not train the head; give it a rate there, "
+            "or use init='normal'"
+        )
 
 
 def _mixes(recipe: Recipe) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -19,6 +20,7 @@ import torch
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training.accelerating import start_accelerator
 from launcher.training.checkpoint import State
+from launcher.training.closed_form import in_closed_form, start_head
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
@@ -75,6 +77,9 @@ def run(loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards = lambda ru
 
 def train(run: Run, resumed: State | None, loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards) -> None:
     """All phases from where the run stands, and the end. Raises StoppedError where it is asked to stop before."""
+    # What is imported stays: collections, of which each phase ends with two, leave it alone (0.2 s each), and the pages
+    # that data workers share with this process stay shared.
+    gc.freeze()
     outputs: torch.Tensor | None = None
     try:
         with run.interruption, run.watchdog:
@@ -99,10 +104,13 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
     progress, phase = run.progress, resolved.phase
     state = begin_phase(run, resolved, resumed)
     run.screen.phase_begins(run.prepared, resolved)
-    if state.prefix is not None and not progress.phase_ended:
+    if not progress.phase_ended:
         begin = time.perf_counter()
         try:
-            state.source = with_stored_features(run, resolved, state.prefix, state.source)
+            if state.prefix is not None:
+                state.source = with_stored_features(run, resolved, state.prefix, state.source)
+            if progress.step == 0 and in_closed_form(run.recipe.head):
+                start_head(run, state)
         except StoppedError as stopped:
             leave(run, stopped.reason)
         progress.seconds += time.perf_counter() - begin

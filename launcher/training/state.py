@@ -16,13 +16,22 @@ from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.evaluating import KeptOutputs
 from launcher.training.features.phase import Frozen, Source, frozen_part, pictures
 from launcher.training.frozen import Proof, fingerprints, proof_of, prove
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
-from launcher.training.model import TransferModel, cpu_state, freeze, load_state, norm_layers_that_train
+from launcher.training.model import (
+    TransferModel,
+    cpu_state,
+    freeze,
+    load_state,
+    norm_layers_that_train,
+    share_tensors,
+)
 from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
+from launcher.training.pieces import give_back
 from launcher.training.preparation import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir
@@ -34,15 +43,6 @@ from launcher.training.writing import BackgroundWriter
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
-
-
-@dataclasses.dataclass(frozen=True)
-class KeptOutputs:
-    """On the validation images, of the weights that `final/` would hold if the run ended now."""
-
-    step: int
-    outputs: torch.Tensor
-    """float32 (samples, num_outputs), on the CPU."""
 
 
 @dataclasses.dataclass
@@ -144,6 +144,8 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
     model = model.to(accelerator.device)
+    if accelerator.device.type == "cpu":  # otherwise the phase's copy alone is on the device
+        share_tensors(run.model, model)
     prefix = frozen_part(accelerator, model, resolved, recipe, run.prepared.preprocessing.image_size)
     if isinstance(prefix, str):
         run.screen.line(f"{resolved.phase.name}: the whole network is computed in each step: {prefix}", style="yellow")
@@ -167,6 +169,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         if average and resumed.ema is not None:
             average.load(resumed.ema)
     _write_proof(run, resolved, "begins", proof_of(frozen))
+    give_back()
     return PhaseState(resolved, model, wrapped, optimizer, average, pictures(run, resolved), prefix, frozen)
 
 
@@ -239,6 +242,7 @@ def save(run: Run, state: PhaseState) -> None:
     more = state.prefix.fingerprints() if state.prefix else {}
     proof = prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, more)
     _write_proof(run, state.resolved, "checkpoint", proof)
+    give_back()
     run.last_save = time.monotonic()
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:

@@ -43,6 +43,15 @@ class Job:
         self.slurm.until(lambda: self.steps >= number or self.is_over())
         assert self.steps >= number, self.log
 
+    def begins_again(self, restarts: int, steps: int) -> None:
+        """Waits until it has done some steps since its last restart."""
+        self.slurm.until(lambda: self.is_restarted(restarts) or self.is_over())
+        self.at_step(self.steps + steps)
+
+    def is_restarted(self, times: int) -> bool:
+        told = self.slurm.job(self.id)
+        return told["JobState"] == "RUNNING" and int(told["Restarts"]) == times
+
     def is_over(self) -> bool:
         return self.slurm.job(self.id)["JobState"] not in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING")
 
@@ -67,11 +76,24 @@ def unbroken(slurm: Cluster, folder: Path) -> Job:
     return Job(slurm, folder, "--nodelist", "n[15-16]", "--nodes", "2", SECONDS_OF_A_STEP="0")
 
 
-def warned(slurm: Cluster, folder: Path) -> Job:
-    """The warning before the time is up (--signal=B:USR1@180), which scancel can send, too."""
-    job = Job(slurm, folder, "--nodelist", "n[1-2]", "--nodes", "2")
-    job.at_step(4)
+def harmed_four_times(slurm: Cluster, folder: Path) -> Job:
+    """The warning before the time is up (--signal=B:USR1@180), which scancel can send, too; an operator's requeue; a
+    preemption by a higher partition, without a time of grace; a process that is killed."""
+    where = ("--partition", "low", "--nodelist", "n[1-2]", "--nodes", "2", "--exclusive")
+    job = Job(slurm, folder, *where, SECONDS_OF_A_STEP="0.5")
+    job.at_step(1)
     slurm.run("scancel", "--batch", "--signal=USR1", job.id)
+    job.begins_again(1, steps=1)
+    slurm.run("scontrol", "requeue", job.id)
+    job.begins_again(2, steps=1)
+    slurm.sbatch("--partition", "high", "--nodelist", "n1", "--exclusive", "--wrap", "sleep 1", cwd=folder)
+    job.begins_again(3, steps=3)  # a lost process ends the job unless a step was saved since the last start
+    hold = folder / "hold"
+    hold.touch()
+    ranks = [process for process in slurm.processes("n2") if "-u" in process.cmdline()]
+    assert ranks, job.log
+    ranks[0].kill()
+    hold.unlink()
     return job
 
 
@@ -80,22 +102,6 @@ def warned_while_it_starts(slurm: Cluster, folder: Path) -> Job:
     job = Job(slurm, folder, "--nodelist", "n3")
     slurm.until(lambda: (folder / "run/LIVES.jsonl").exists())
     slurm.run("scancel", "--batch", "--signal=USR1", job.id)
-    return job
-
-
-def requeued(slurm: Cluster, folder: Path) -> Job:
-    """By an operator."""
-    job = Job(slurm, folder, "--nodelist", "n[4-5]", "--nodes", "2")
-    job.at_step(4)
-    slurm.run("scontrol", "requeue", job.id)
-    return job
-
-
-def preempted(slurm: Cluster, folder: Path) -> Job:
-    """By a higher partition, without a time of grace."""
-    job = Job(slurm, folder, "--partition", "low", "--nodelist", "n[6-7]", "--nodes", "2", "--exclusive")
-    job.at_step(5)
-    slurm.sbatch("--partition", "high", "--nodelist", "n6", "--exclusive", "--wrap", "sleep 1", cwd=folder)
     return job
 
 
@@ -111,15 +117,6 @@ def out_of_time(slurm: Cluster, folder: Path) -> Job:
     """Slurm's shortest time is a minute; it may warn half a minute early, and the run looks at the clock itself."""
     job = Job(slurm, folder, "--time=1", "--signal=B:USR1@1", "--nodelist=n9", SECONDS_OF_A_STEP="5")
     slurm.wait(job.id)
-    return job
-
-
-def rank_killed(slurm: Cluster, folder: Path) -> Job:
-    job = Job(slurm, folder, "--nodelist", "n[10-11]", "--nodes", "2")
-    job.at_step(5)
-    ranks = [process for process in slurm.processes("n11") if "-u" in process.cmdline()]
-    assert ranks, job.log
-    ranks[0].kill()
     return job
 
 
@@ -148,15 +145,12 @@ def daemon_killed(_: Cluster, folder: Path) -> Job:
 
 
 STORIES = (
+    harmed_four_times,
     out_of_time,
     daemon_killed,
     unbroken,
-    warned,
     warned_while_it_starts,
-    requeued,
-    preempted,
     preempted_with_grace,
-    rank_killed,
     canceled,
     not_a_number,
 )

@@ -74,6 +74,11 @@ class HuggingFace:
         val_table = self._table(tables, val_name, target_kind)
         return Splits(train_split, Split(val_table.images, val_table.targets(names)), names)
 
+    def tables(self) -> Mapping[str, datasets.Dataset]:
+        """All splits as `datasets` reads them, for whoever wants to see the columns first. Raises UserError as `build`;
+        a folder of class folders is not for `datasets`, and has none."""
+        return self._load(Path(self.path).expanduser().absolute())
+
     def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
         columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
         return ImageTable(f"{self.path}:{split}", tables[split], target_kind, self.image_column, columns)

@@ -98,10 +98,11 @@ class Facts:
 
     @property
     def seconds(self) -> float:
-        """That training took: features, training and validation; of an epoch that was trained again, the last time."""
+        """That training took: what comes before the first steps, training and validation; of an epoch that was trained
+        again, the last time."""
         last = {(row.get("number"), row.get("phase"), row.get("epoch")): row for row in self.timing if "epoch" in row}
-        features = sum(row["seconds"] for row in self.timing if "features" in row)
-        return float(features + sum(row["seconds"] for row in last.values()))
+        before = sum(row["seconds"] for row in self.timing if "epoch" not in row)
+        return float(before + sum(row["seconds"] for row in last.values()))
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         found = self.evaluation.get("intervals", {}).get("of", {}).get(metric)

@@ -10,7 +10,7 @@ from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
 from launcher.training.progress import duration
 
-PARTS = ("features", "training", "waiting for images", "validation and saving")
+PARTS = ("before the first step", "training", "waiting for images", "validation and saving")
 
 
 @dataclasses.dataclass
@@ -19,7 +19,7 @@ class Spent:
 
     name: str
     epochs: int = 0
-    features: float = 0.0
+    before: float = 0.0
     training: float = 0.0
     waiting: float = 0.0
     rest: float = 0.0
@@ -27,7 +27,7 @@ class Spent:
 
     @property
     def seconds(self) -> float:
-        return self.features + self.training + self.waiting + self.rest
+        return self.before + self.training + self.waiting + self.rest
 
 
 def section(facts: Facts) -> Section | None:
@@ -35,7 +35,7 @@ def section(facts: Facts) -> Section | None:
     total = sum(phase.seconds for phase in spent)
     if not total:
         return None
-    parts = [sum(values) for values in zip(*((p.features, p.training, p.waiting, p.rest) for p in spent), strict=True)]
+    parts = [sum(values) for values in zip(*((p.before, p.training, p.waiting, p.rest) for p in spent), strict=True)]
     return Section(
         "speed",
         "Where the time went",
@@ -53,7 +53,7 @@ def section(facts: Facts) -> Section | None:
                     "time": duration(phase.seconds),
                     "rate": f"{statistics.median(phase.rates):,.0f}" if phase.rates else "–",
                     "wait": f"{100 * phase.waiting / max(1e-9, phase.training + phase.waiting):.0f} %",
-                    "features": duration(phase.features) if phase.features else "–",
+                    "before": duration(phase.before) if phase.before else "–",
                 }
                 for phase in spent
             ],
@@ -68,10 +68,10 @@ def spent_in(facts: Facts) -> list[Spent]:
     for row in facts.timing:
         key = row.get("number", row.get("phase"))
         phase = found.setdefault(key, Spent(str(row.get("phase", ""))))
-        if "features" in row:
-            phase.features += row["seconds"]
-        elif "epoch" in row:
+        if "epoch" in row:
             last[key, row["epoch"]] = row
+        else:  # features of what is frozen, a head in closed form
+            phase.before += row["seconds"]
     for (key, _), row in last.items():
         phase, rate = found[key], row.get("images_per_second", 0.0)
         phase.epochs += 1

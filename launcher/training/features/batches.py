@@ -55,6 +55,10 @@ class FeatureLoader:
         self._keys, self._views, self._layout, self._targets = keys, views, layout, targets
         self._pin_memory = pin_memory
 
+    def of(self, keys: Iterable[Sequence[tuple[int, int]]]) -> FeatureLoader:
+        """The same features by other keys."""
+        return FeatureLoader(keys, self._views, self._layout, self._targets, pin_memory=self._pin_memory)
+
     def __iter__(self) -> Iterator[FeatureBatch]:
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = None

@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from launcher.training.features.cut import Cut
+from launcher.training.pieces import in_pieces
 
 FOLDING_TOLERANCE = 1e-4
 """Largest difference that folding BatchNorm may make, as a share of the largest output. Measured: 7e-7 for ResNet-50
@@ -40,8 +41,7 @@ class Prefix:
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with self._autocast():
-            crossing: tuple[torch.Tensor, ...] = self.module(images)
-        return crossing
+            return in_pieces(self.module, images)
 
 
 def engine(

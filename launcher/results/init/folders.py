@@ -1,0 +1,129 @@
+"""Folders of images: class folders, with or without train and val above them, or a table beside the images."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from launcher.errors import UserError
+from launcher.recipe.data.decoding import SUFFIXES
+from launcher.recipe.data.local_tables import is_for_datasets
+from launcher.recipe.data.targets import listed, one_line
+from launcher.results.init.found import Found, find, path_text
+from launcher.results.init.hub_sets import data_set
+from launcher.results.init.tables import TABLES, table
+
+TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+NO_CLASSES = {*TRAIN, *VAL, *TEST, "images", "image", "img", "imgs", "labels", "annotations", "masks"}
+"""Names of folders that say where images are, not what they show."""
+
+
+def folder(at: Path) -> Found:
+    """What lies in a folder. Raises UserError for one that no data part reads, with what would be right."""
+    try:
+        with os.scandir(at) as entries:
+            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{at}: cannot be read: {error.strerror or error}") from error
+    if not names:
+        raise UserError(f"{at}: an empty folder; it should hold one folder of images per class, or a table of images")
+    inner = [name for name, is_folder in names if is_folder]
+    beside = [name for name, is_folder in names if not is_folder and Path(name).suffix.lower() in TABLES]
+    pictures = any(Path(name).suffix.lower() in SUFFIXES for name, is_folder in names if not is_folder)
+    if pictures and len(beside) == 1 and beside[0].endswith(".parquet"):
+        return table(at / beside[0])  # `datasets` would read the images alone
+    if is_for_datasets(at):
+        return data_set(path_text(at), f"data set {path_text(at)}")
+    if beside:
+        train, val = _train_and_val(at, beside)
+        try:
+            return table(at / train, at / val if val else None)
+        except UserError:
+            if len([name for name in inner if name.lower() not in NO_CLASSES]) < 2:
+                raise
+            found = _class_folders(at, inner)
+            remark = f"{train} beside the class folders is not used: its rows name no images"
+            return _with_remark(found, remark)
+    return _class_folders(at, inner)
+
+
+def _train_and_val(at: Path, tables: list[str]) -> tuple[str, str | None]:
+    """Which tables to train and to validate on: a single one; train.csv and val.csv by their names."""
+
+    def named(words: tuple[str, ...]) -> list[str]:
+        return [name for name in tables if Path(name).stem.lower() in words]
+
+    if len(tables) == 1:
+        return tables[0], None
+    train, val = named(TRAIN), named(VAL)
+    if len(train) != 1 or len(val) > 1:
+        raise UserError(
+            f"{at}: holds several tables: {listed(tables, most=5)}; name the one with the images and their targets"
+        )
+    return train[0], val[0] if val else None
+
+
+def _class_folders(at: Path, inner: list[str]) -> Found:
+    if not inner:
+        loose = sum(1 for name in os.listdir(at) if Path(name).suffix.lower() in SUFFIXES)  # noqa: PTH208
+        what = f"{loose} images without labels" if loose else "neither images nor a table"
+        raise UserError(
+            f"{at}: has {what}; expected one folder of images per class ({at.name}/<class>/<image>), or a CSV file "
+            "of image paths and targets beside the images"
+        )
+    nested = {name: name.lower() for name in inner if _has_folders(at / name)}
+    train, val = (next((n for n, low in nested.items() if low in words), None) for words in (TRAIN, VAL))
+    if train is None and val is None:
+        unlabelled = [name for name in inner if name.lower() in NO_CLASSES]
+        if unlabelled and len(inner) - len(unlabelled) < 2:
+            raise UserError(
+                f"{at}: images in {listed([repr(name) for name in unlabelled])} are in no class folders; expected "
+                f"{at.name}/train/<class>/<image>, or a CSV file of image paths and targets beside the images"
+            )
+    found = find(
+        f"image folder {path_text(at)}",
+        "ImageFolder",
+        {"root": path_text(at)},
+        "class",
+        f"{val}/" if train and val else None,
+        tuple(_remarks(at, inner, train, val)),
+    )
+    if len(found.splits.names) == 1:
+        where = at / train if train else at
+        raise UserError(
+            f"{where}: has one class folder, {found.splits.names[0]!r}, so there is nothing to tell apart; expected "
+            "two or more, one for each class"
+        )
+    return _with_remark(found, _skipped(found.splits.skipped)) if found.splits.skipped else found
+
+
+def _remarks(at: Path, inner: list[str], train: str | None, val: str | None) -> list[str]:
+    remarks = []
+    if train:
+        flat = [name for name in inner if name.lower() in VAL and name != val]
+        if flat and not val:
+            remarks.append(f"{flat[0]}/ has no class folders, so its images are not used")
+        tests = [name for name in inner if name.lower() in TEST]
+        if tests:
+            command = shlex.join(
+                ["python", "-m", "launcher", "evaluate", "RUN_DIR", "--data", path_text(at / tests[0])]
+            )
+            remarks.append(f"{tests[0]}/ is kept for the end ({command})")
+    return remarks
+
+
+def _skipped(skipped: tuple[str, ...]) -> str:
+    count = len(skipped)
+    return f"{count} {'file is' if count == 1 else 'files are'} left out: {listed(list(map(one_line, skipped)), 2)}"
+
+
+def _has_folders(at: Path) -> bool:
+    with os.scandir(at) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+
+
+def _with_remark(found: Found, remark: str) -> Found:
+    import dataclasses
+
+    return dataclasses.replace(found, remarks=(*found.remarks, remark))

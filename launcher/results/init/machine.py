@@ -1,0 +1,70 @@
+"""The hardware of this machine, asked without torch: importing it takes seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+import subprocess
+from typing import Literal
+
+from launcher.training.launch import usable_cpus
+
+SECONDS = 10.0
+"""How long nvidia-smi may take; on a machine at rest it wakes the driver first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    gpus: int
+    gpu_name: str
+    """Empty for one that is not on this machine."""
+    gpu_gigabytes: float | None
+    """Memory of the smallest GPU; None where it is not known."""
+    cpus: int
+
+    def __str__(self) -> str:
+        cores = f"{self.cpus} CPU core{'s' if self.cpus > 1 else ''}"
+        if not self.gpus:
+            return f"no GPU, {cores}"
+        if not self.gpu_name:
+            return "a GPU"
+        memory = f" with {self.gpu_gigabytes:.0f} GB" if self.gpu_gigabytes else ""
+        return f"{self.gpus} x {self.gpu_name}{memory}, {cores}"
+
+
+def machine(asked: Literal["here", "cpu", "gpu"] = "here") -> Machine:
+    """This machine; "cpu" leaves its GPUs out; "gpu" takes one for granted where none is here, as on a login node."""
+    cpus = usable_cpus()
+    found = _none(cpus) if asked == "cpu" else _nvidia(cpus) or _others(cpus) or _none(cpus)
+    return Machine(1, "", None, cpus) if asked == "gpu" and not found.gpus else found
+
+
+def _none(cpus: int) -> Machine:
+    return Machine(0, "", None, cpus)
+
+
+def _nvidia(cpus: int) -> Machine | None:
+    program = shutil.which("nvidia-smi")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if program is None or visible in ("", "-1", "NoDevFiles"):
+        return None
+    words = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=True)  # noqa: S603
+        lines = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
+        gpus = [(name.strip(), float(mebibytes) / 1024) for name, _, mebibytes in lines]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    if visible is not None:
+        gpus = gpus[: len(visible.split(","))]
+    return Machine(len(gpus), gpus[0][0], min(size for _, size in gpus), cpus) if gpus else None
+
+
+def _others(cpus: int) -> Machine | None:
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return Machine(1, "Apple GPU", None, cpus)
+    if shutil.which("rocm-smi") and os.path.exists("/dev/kfd"):  # noqa: PTH110
+        return Machine(1, "AMD GPU", None, cpus)
+    return None
