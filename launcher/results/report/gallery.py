@@ -81,7 +81,7 @@ def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
         shelves.append(
             Shelf(
                 "Most confident mistakes",
-                "Wrong, with the highest probability for the wrong class. Often these are wrong labels.",
+                "Wrong, with the highest probability for the wrong class: the place to look for wrong labels.",
                 [card(int(i), f"{percent(confidence[i])} %") for i in wrong[:MISTAKES]],
                 _more(len(wrong), MISTAKES, "mistake"),
             )
