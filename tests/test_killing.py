@@ -56,7 +56,7 @@ def test_killed_in_the_middle_of_a_file(
     unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str, continues_at: int | None
 ) -> None:
     run_dir = tmp_path / "run"
-    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--run-dir", str(run_dir))
+    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--no-report", "--run-dir", str(run_dir))
     died = run_python(*words, cwd=tmp_path, env=PATHS | {"DIES_AT": at})
     assert died.code == -signal.SIGKILL, died.err
     folder, _, file = at.partition(" ")
@@ -70,7 +70,7 @@ def test_killed_in_the_middle_of_a_file(
 
 
 def test_killed_and_given_the_same_command_again(unbroken: Path, tmp_path: Path) -> None:
-    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--run-dir", "run")
+    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--no-report", "--run-dir", "run")
     died = run_python(*words, cwd=tmp_path, env=PATHS | {"DIES_AT": "step-000008 optimizer.pt"})
     assert died.code == -signal.SIGKILL, died.err
     done = run_python(*words, cwd=tmp_path, env=PATHS)

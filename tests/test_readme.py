@@ -48,7 +48,17 @@ def commands() -> list[list[str]]:
         if "-m launcher" in line:
             words = shlex.split(line.rpartition("-m launcher")[2])
             # these take no recipe
-            if words[0] not in ("status", "logs", "cancel", "compare", "evaluate", "predict", "cache", "init"):
+            if words[0] not in (
+                "status",
+                "logs",
+                "cancel",
+                "compare",
+                "evaluate",
+                "predict",
+                "report",
+                "cache",
+                "init",
+            ):
                 found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
     return found
 

@@ -6,7 +6,7 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,11 @@ from launcher.cli.words import (
     use_assets,
 )
 from launcher.errors import Problems
+
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.training.state import Run
 
 
 class Resume(str, enum.Enum):
@@ -51,6 +56,9 @@ def train(
     ] = None,
     assets: AssetsFolder = None,
     prepared: PreparedFolder = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="end with an evaluation in full and report.html, or without")
+    ] = True,
 ) -> None:
     """Train, or continue training; the same command again continues.
 
@@ -81,13 +89,14 @@ def train(
         micro_batch_size=read_micro_batch(micro_batch),
         num_workers=workers,
         prepared=prepared,
+        evaluate_final=report,
         command=tuple(sys.argv[1:]),
         world=world,
         stop_at=deadline,
     )
     try:
         check_assets(loaded, assets, recipe, overrides)
-        run(loaded, launch)
+        run(loaded, launch, _end)
     except StoppedError as stopped:
         # Launchers print a traceback for any code but 0; scripts that read the marker ask for 0.
         code = os.environ.get("LAUNCHER_STOPPED_EXIT_CODE", "")
@@ -98,6 +107,12 @@ def train(
 
         record_failure(run_dir_of(launch, loaded), error)
         raise
+
+
+def _end(run: Run, outputs: torch.Tensor | None) -> None:
+    from launcher.results.ending import end  # what it imports is needed now and not before
+
+    end(run, outputs)
 
 
 @app.command()

@@ -19,16 +19,13 @@ from launcher.recipe.data.targets import MEANING
 from launcher.recipe.data.verifying import broken_images, on_bad_image_of, whole
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.transforms import evaluation as evaluation_transform
-from launcher.results.calibration import read_calibration
 from launcher.results.evaluation import Evaluation as Evaluation
-from launcher.results.evaluation import Subject
+from launcher.results.evaluation import Subject, judged
 from launcher.results.finished import FinishedRun, build_data, build_network, build_task_alone, check_data
-from launcher.results.intervals import intervals
-from launcher.results.reading import details_of
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.batching import batching_for
-from launcher.training.evaluating import metrics_of, outputs_of
+from launcher.training.evaluating import outputs_of
 from launcher.training.images import Batch, end_workers, evaluation_loader
 from launcher.training.launch import Launch, usable_cpus
 from launcher.training.start import workers_of
@@ -79,31 +76,8 @@ def evaluate(
         outputs = _outputs(accelerator, model, loader, len(split), task.num_outputs, batch_size)
         if not accelerator.is_main_process:
             return None
-        targets = torch.as_tensor(split.targets)
-        metrics = metrics_of(task, outputs, split)
-        return Evaluation(
-            run=finished,
-            subject=subject,
-            split=split,
-            names=names,
-            task=task,
-            outputs=outputs,
-            metrics=metrics,
-            intervals=intervals(task, outputs, targets, metrics, finished.recipe.seed),
-            details=details_of(
-                task,
-                outputs,
-                targets,
-                names,
-                split.images.name,
-                # What belongs to the model is fitted on the validation images, and judged on all others.
-                None if subject.is_validation else read_calibration(finished.rundir.final),
-            ),
-            how={
-                "processes": accelerator.num_processes,
-                "device": accelerator.device.type,
-                "mixed_precision": finished.recipe.mixed_precision,
-            },
+        return judged(
+            finished, subject, split, names, task, outputs, accelerator.num_processes, accelerator.device.type
         )
     finally:
         accelerator.end_training()

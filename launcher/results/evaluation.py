@@ -12,11 +12,12 @@ import torch
 
 from launcher.errors import UserError
 from launcher.recipe.protocols import BuiltTask, Split
-from launcher.results.calibration import write_calibration
+from launcher.results.calibration import read_calibration, write_calibration
 from launcher.results.finished import FinishedRun
-from launcher.results.intervals import Interval
+from launcher.results.intervals import Interval, intervals
 from launcher.results.intervals import to_json as intervals_to_json
-from launcher.results.reading import calibration_to_store
+from launcher.results.reading import calibration_to_store, details_of
+from launcher.training.evaluating import metrics_of
 
 SAME = 1e-4
 """Metrics that differ by less, relative to their size, are the same: another number of processes rounds otherwise."""
@@ -107,6 +108,41 @@ class Evaluation:
             for name, value in self.metrics.items()
             if name in then and abs(value - then[name]) > SAME * max(1.0, abs(then[name]))
         }
+
+
+def judged(
+    finished: FinishedRun,
+    subject: Subject,
+    split: Split,
+    names: tuple[str, ...],
+    task: BuiltTask,
+    outputs: torch.Tensor,
+    processes: int,
+    device: str,
+) -> Evaluation:
+    """What outputs, float32 (samples, num_outputs), are worth."""
+    targets = torch.as_tensor(split.targets)
+    metrics = metrics_of(task, outputs, split)
+    return Evaluation(
+        run=finished,
+        subject=subject,
+        split=split,
+        names=names,
+        task=task,
+        outputs=outputs,
+        metrics=metrics,
+        intervals=intervals(task, outputs, targets, metrics, finished.recipe.seed),
+        details=details_of(
+            task,
+            outputs,
+            targets,
+            names,
+            split.images.name,
+            # What belongs to the model is fitted on the validation images, and judged on all others.
+            None if subject.is_validation else read_calibration(finished.rundir.final),
+        ),
+        how={"processes": processes, "device": device, "mixed_precision": finished.recipe.mixed_precision},
+    )
 
 
 def write(evaluation: Evaluation) -> None:

@@ -108,8 +108,9 @@ def _kill_session(leader: int) -> None:
 
 
 def launch_command(recipe: str, run_dir: Path, *words: str, processes: int = 1) -> list[str]:
-    """The command that trains `recipe` on this machine's CPUs or GPUs with so many processes."""
+    """The command that trains `recipe` on this machine's CPUs or GPUs with so many processes; what it looks at is the
+    training, so there is no report."""
     head = [sys.executable, "-m"]
     if processes > 1:
         head += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    return [*head, "launcher", recipe, *words, "--run-dir", str(run_dir)]
+    return [*head, "launcher", recipe, *words, "--no-report", "--run-dir", str(run_dir)]

@@ -85,7 +85,8 @@ def start_head(run: Run, state: PhaseState) -> None:
         f"{chosen.held_out} others of the training images (loss {chosen.loss:.4f}{shown}); {seconds:.1f} s"
     )
     if run.accelerator.is_main_process:
-        row = {"head": "ridge", "seconds": seconds, "l2": chosen.l2, "scale": chosen.scale}
+        phase = {"number": state.resolved.number, "phase": state.resolved.phase.name}
+        row = phase | {"head": "ridge", "seconds": seconds, "l2": chosen.l2, "scale": chosen.scale}
         run.rundir.add_timing(row | {"held_out": chosen.held_out, "loss": chosen.loss})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,15 @@ from launcher.training.pieces import in_pieces
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptOutputs:
+    """On the validation images, of the weights that `final/` would hold if the run ended now."""
+
+    step: int
+    outputs: torch.Tensor
+    """float32 (samples, num_outputs), on the CPU."""
 
 
 @torch.no_grad()

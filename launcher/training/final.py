@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shlex
@@ -9,11 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
+from launcher.training.evaluating import KeptOutputs, outputs_of
+from launcher.training.interruption import StoppedError
+from launcher.training.model import load_state
 from launcher.training.pieces import give_back
 from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
@@ -34,6 +39,39 @@ def finish(run: Run, loaded: LoadedRecipe) -> None:
 def chosen_step(run: Run) -> int:
     best = run.progress.run_best
     return best.step if run.recipe.final_weights == "best" and best is not None else run.progress.step
+
+
+def keep_outputs(run: Run, outputs: torch.Tensor) -> None:
+    """Called after each evaluation has been recorded: those of the weights that `final/` would now hold are kept, so
+    that nothing needs to be evaluated again at the end."""
+    if run.accelerator.is_main_process and chosen_step(run) == run.progress.step:
+        run.kept = KeptOutputs(run.progress.step, outputs)
+
+
+def final_outputs(run: Run) -> torch.Tensor | None:
+    """Outputs of the weights of `final/` on the validation images, on the main process: as they were kept, or computed
+    again where an earlier start of the run has evaluated them. Called by all processes. None where the run is asked to
+    stop meanwhile.
+    """
+    step = chosen_step(run)
+    if run.interruption.anywhere(run.kept is not None and run.kept.step == step):
+        return run.kept.outputs if run.kept else None
+    state = run.rundir.checkpoints.load(run.rundir.checkpoints.of_step(step), only_model=True)
+    model = copy.deepcopy(run.model)
+    load_state(model, state.model | (state.ema or {}))
+    placed = run.accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
+
+    def between_batches() -> None:
+        run.watchdog.beat("evaluation of the final weights")
+        reason, _ = run.interruption.agreed()
+        if reason:
+            raise StoppedError(reason)
+
+    sizes = len(run.prepared.splits.val), run.prepared.task.num_outputs, run.val_batch_size
+    try:
+        return outputs_of(run.accelerator, placed, run.val_loader, *sizes, between_batches)
+    except StoppedError:
+        return None
 
 
 def metrics_at(rundir: RunDir, step: int, *, averaged: bool) -> dict[str, float]:

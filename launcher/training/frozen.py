@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
 
 NAMED = 5
 """Tensors that an error names; the rest is counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What was compared at one moment; the same digest as before: nothing has moved."""
+
+    tensors: int
+    """That are frozen: parameters and buffers."""
+    digest: str
+    """Of all their hashes."""
+
+
+def proof_of(frozen: Mapping[str, str]) -> Proof:
+    """`frozen`: hashes of what must not change, by name."""
+    told = "".join(f"{name}\0{frozen[name]}\0" for name in sorted(frozen))
+    return Proof(len(frozen), hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest())
 
 
 def fingerprint(tensor: torch.Tensor) -> str:
@@ -36,11 +53,11 @@ def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[s
 
 def prove(
     accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str, more: Mapping[str, str]
-) -> None:
+) -> Proof:
     """Frozen tensors are what they were when the phase began, and all tensors are the same on all processes.
 
     `frozen` holds the hashes from then; `more` those of tensors outside of `model`, now. Called by all processes; each
-    raises the same UserError, which names the tensors and the processes.
+    raises the same UserError, which names the tensors and the processes. Returns what was found of the frozen ones.
     """
     from accelerate.utils import gather_object
 
@@ -66,6 +83,7 @@ def prove(
                 )
     if problems:
         raise UserError(*problems)
+    return proof_of({name: now[name] for name in frozen if name in now})
 
 
 def _tensors(count: int, kind: str = "") -> str:

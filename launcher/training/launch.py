@@ -88,6 +88,8 @@ class Launch:
     """Processes that load data, for each training process; None: from the CPU cores it may use."""
     prepared: Path | None = None
     """The folder of a prepared copy of the images; None: the images as they are."""
+    evaluate_final: bool = False
+    """Whether the outputs of the final weights are wanted when the run has ended."""
     command: tuple[str, ...] = ()
     """The words after `python -m launcher`."""
     world: World = dataclasses.field(default_factory=World)

@@ -61,6 +61,13 @@ class Screen:
         else:
             self.console.print(stamped, markup=False)
 
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Names on the left, the rest on the right."""
+        widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+        for number, row in enumerate((header, *rows)):
+            cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+            self.line("  ".join((f"{row[0]:<{widths[0]}}", *cells)).rstrip(), style=None if number else "bold")
+
     def phase_begins(self, prepared: Prepared, resolved: ResolvedPhase) -> None:
         """The table of what trains in a phase."""
         self.end_bar()
@@ -196,7 +203,7 @@ def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[t
     )
     rows = [
         (
-            _span(group.names, resolved.lr_scales),
+            span(group.names, resolved.lr_scales),
             f"{group.parameters:,} parameters",
             f"lr {group.lr:.3g} (scale {group.lr_scale:g})",
         )
@@ -229,7 +236,7 @@ def phase_table(rows: list[tuple[str, str, str]]) -> Table:
     return table
 
 
-def _span(names: Sequence[str], all_names: Collection[str]) -> str:
+def span(names: Sequence[str], all_names: Collection[str]) -> str:
     """A short name for some of a network's parameters: the module that holds just these, or the modules that do."""
     pieces = [name.split(".") for name in names]
     same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*pieces, strict=False))

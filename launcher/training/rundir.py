@@ -97,7 +97,14 @@ class RunDir:
     def add_timing(self, row: Mapping[str, Any]) -> None:
         """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,
         which holds none, does not."""
-        with (self.path / "timing.jsonl").open("a", encoding="utf-8") as file:
+        self._append("timing.jsonl", row)
+
+    def add_proof(self, row: Mapping[str, Any]) -> None:
+        """Append to proofs.jsonl: what was hashed of the frozen weights, when a phase began and at each checkpoint."""
+        self._append("proofs.jsonl", row)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def changes_of_data(self, splits: Splits) -> list[str]:

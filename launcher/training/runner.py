@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import torch
@@ -24,7 +24,7 @@ from launcher.training.closed_form import in_closed_form, start_head
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
-from launcher.training.final import finish
+from launcher.training.final import final_outputs, finish, keep_outputs
 from launcher.training.gradients import forward_backward, gradient_is_sound, inputs_of
 from launcher.training.images import Batch, timed
 from launcher.training.interruption import Reason, StoppedError, write_marker
@@ -54,7 +54,12 @@ LOSSES_READ_EVERY_STEPS = 10
 """Reading a loss waits for the device, so it is done for several steps at once."""
 
 
-def run(loaded: LoadedRecipe, launch: Launch) -> None:
+Afterwards = Callable[[Run, torch.Tensor | None], None]
+"""What the main process does with a run that has ended, and the outputs of its final weights on the validation images:
+None unless `Launch.evaluate_final`, and where they could not be had."""
+
+
+def run(loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards = lambda run, outputs: None) -> None:
     """Train a recipe to its end, from where the run dir says. Raises UserError for what the user can put right."""
     rundir = RunDir(run_dir_of(launch, loaded))
     accelerator = start_accelerator(loaded.recipe, launch, rundir.path)
@@ -63,24 +68,29 @@ def run(loaded: LoadedRecipe, launch: Launch) -> None:
             return
         begun, resumed = begin_run(accelerator, rundir, loaded, launch)
         accelerator = begun.accelerator
-        train(begun, resumed, loaded)
+        train(begun, resumed, loaded, launch, afterwards)
     finally:
         # A process that leaves while gloo's threads are at work is aborted now and then ("terminate called without an
         # active exception"), and its launcher calls the run a failure.
         accelerator.end_training()
 
 
-def train(run: Run, resumed: State | None, loaded: LoadedRecipe) -> None:
+def train(run: Run, resumed: State | None, loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards) -> None:
     """All phases from where the run stands, and the end. Raises StoppedError where it is asked to stop before."""
     # What is imported stays: collections, of which each phase ends with two, leave it alone (0.2 s each), and the pages
     # that data workers share with this process stay shared.
     gc.freeze()
+    outputs: torch.Tensor | None = None
     try:
         with run.interruption, run.watchdog:
             for resolved in run.prepared.phases[run.progress.phase :]:
                 run_phase(run, resolved, resumed)
                 resumed = None
             finish(run, loaded)
+            if launch.evaluate_final:
+                outputs = final_outputs(run)
+        if run.accelerator.is_main_process:
+            afterwards(run, outputs)
     except StoppedError as stopped:
         signal_name = f" ({run.interruption.signal_name})" if run.interruption.signal_name else ""
         run.screen.line(f"{stopped.reason}{signal_name}: saved at step {run.progress.step}; the same command continues")
@@ -110,15 +120,17 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
         speed = train_epoch(run, state)
         advised = advised or tell_waiting(run, speed, time.perf_counter() - begin)
         try:
-            metrics = evaluate(run, state)
+            metrics, outputs = evaluate(run, state)
         except StoppedError as stopped:
             stop(run, state, stopped.reason)
         seconds = time.perf_counter() - begin
         progress.seconds += seconds
         if run.accelerator.is_main_process:
             how_fast = dataclasses.asdict(speed) if speed else {}
-            run.rundir.add_timing({"phase": phase.name, "epoch": progress.epoch + 1, "seconds": seconds, **how_fast})
+            row = {"number": resolved.number, "phase": phase.name, "epoch": progress.epoch + 1, "seconds": seconds}
+            run.rundir.add_timing(row | how_fast)
         is_best = record(run, state, metrics)
+        keep_outputs(run, outputs)
         train_loss = progress.loss_sum / max(1, progress.loss_samples)
         run.screen.epoch_ends(
             resolved, progress.epoch + 1, train_loss, metrics, speed, seconds, run.monitored(resolved), is_best
@@ -223,8 +235,9 @@ def leave(run: Run, reason: Reason) -> NoReturn:
     raise StoppedError(reason)
 
 
-def evaluate(run: Run, state: PhaseState) -> dict[str, float]:
-    """Validation metrics of the weights, and of their average (where kept) under "ema_*".
+def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tensor]:
+    """Validation metrics of the weights, and of their average (where kept) under "ema_*"; and the outputs of those that
+    `final/` would hold.
 
     Raises StoppedError where the run is asked to stop meanwhile. Nothing of the evaluation is kept then: the end of the
     epoch's training is what is to be saved.
@@ -251,4 +264,4 @@ def evaluate(run: Run, state: PhaseState) -> dict[str, float]:
         with state.average.applied():
             outputs = outputs_now()
         metrics |= {f"ema_{name}": value for name, value in metrics_of(task, outputs, val).items()}
-    return metrics
+    return metrics, outputs

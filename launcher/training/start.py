@@ -27,6 +27,7 @@ from launcher.training.interruption import Interruption, clear_markers
 from launcher.training.launch import Launch
 from launcher.training.lock import RunLock
 from launcher.training.model import cpu_state, load_state
+from launcher.training.planned import write_plan
 from launcher.training.precision import with_fastest_precision
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.progress import Screen
@@ -91,6 +92,8 @@ def begin_run(
         if recipe.mixed_precision == "auto":
             restart = functools.partial(start_accelerator, recipe, launch, rundir.path)
             accelerator = with_fastest_precision(accelerator, prepared, rundir, screen, restart)
+        if is_main:
+            write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
     except BaseException:
         if lock:
             lock.release()

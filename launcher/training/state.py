@@ -16,8 +16,9 @@ from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.evaluating import KeptOutputs
 from launcher.training.features.phase import Frozen, Source, frozen_part, pictures
-from launcher.training.frozen import fingerprints, prove
+from launcher.training.frozen import Proof, fingerprints, proof_of, prove
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
@@ -70,6 +71,8 @@ class Run:
     interruption: Interruption
     watchdog: Watchdog
     writer: BackgroundWriter
+    kept: KeptOutputs | None = None
+    """On the main process only."""
     parts: int | None = None
     """How many parts each micro-batch is computed in, one after the other; more after a step that ran out of memory.
     None: without `--micro-batch auto`, such a step ends the run."""
@@ -165,8 +168,15 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
             accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
         if average and resumed.ema is not None:
             average.load(resumed.ema)
+    _write_proof(run, resolved, "begins", proof_of(frozen))
     give_back()
     return PhaseState(resolved, model, wrapped, optimizer, average, pictures(run, resolved), prefix, frozen)
+
+
+def _write_proof(run: Run, resolved: ResolvedPhase, when: str, proof: Proof) -> None:
+    if run.accelerator.is_main_process:
+        row = {"number": resolved.number, "phase": resolved.phase.name, "when": when, "step": run.progress.step}
+        run.rundir.add_proof(row | {"processes": run.accelerator.num_processes, **dataclasses.asdict(proof)})
 
 
 def read_losses(run: Run, state: PhaseState) -> float:
@@ -230,7 +240,8 @@ def save(run: Run, state: PhaseState) -> None:
     read_losses(run, state)
     average_norm_statistics(run, state)
     more = state.prefix.fingerprints() if state.prefix else {}
-    prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, more)
+    proof = prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, more)
+    _write_proof(run, state.resolved, "checkpoint", proof)
     give_back()
     run.last_save = time.monotonic()
     with agreed(run.accelerator):

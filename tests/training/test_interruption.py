@@ -32,7 +32,7 @@ STARTS = {
 def start(way: str, run_dir: Path, recipe: str = "tests/slow.py") -> subprocess.Popen[str]:
     first, *rest = STARTS[way]
     command = [first if first == sys.executable else str(BIN / first), *rest, "-m", "launcher", recipe]
-    command += ["--workers", "1", "--run-dir", str(run_dir)]
+    command += ["--workers", "1", "--no-report", "--run-dir", str(run_dir)]
     with (run_dir.parent / "output.txt").open("a") as output:
         return subprocess.Popen(
             command,

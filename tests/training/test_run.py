@@ -49,6 +49,8 @@ def test_a_run_writes_what_it_promises(finished: Path) -> None:
         "recipe.json",
         "recipe.py",
         "environment.json",
+        "plan.json",
+        "proofs.jsonl",
         "metrics.jsonl",
         "timing.jsonl",
         "cache.json",

@@ -71,7 +71,13 @@ def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, sour
     if run.accelerator.is_main_process:
         images_in_all = sum(part.count for part in parts)
         run.rundir.add_timing(
-            {"phase": resolved.phase.name, "features": store, "images": images_in_all, "seconds": seconds}
+            {
+                "number": resolved.number,
+                "phase": resolved.phase.name,
+                "features": store,
+                "images": images_in_all,
+                "seconds": seconds,
+            }
         )
     return stored(run, frozen, source, tuple(rows[:-1]), rows[-1])
 

@@ -1,0 +1,97 @@
+"""The end of a run that has been trained: its evaluation, its report, and what came out of it on the screen."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import torch
+
+from launcher.recipe.data.targets import one_line
+from launcher.results.evaluation import Subject, judged, write
+from launcher.results.finished import read_finished
+from launcher.results.report.build import FILE, write_report
+from launcher.results.report.facts import Facts, read_facts
+from launcher.results.report.speed import spent_in
+from launcher.training.progress import Screen, duration
+from launcher.training.state import Run
+
+WORST = 3
+
+
+def end(run: Run, outputs: torch.Tensor | None) -> None:
+    """On the main process. A failure is told, and leaves the run as it is: finished."""
+    path, screen = run.rundir.path, run.screen
+    facts: Facts | None = None
+    try:
+        if outputs is not None:
+            _evaluate(run, outputs)
+            facts = read_facts(path, run.prepared.splits)
+            write_report([facts], path / FILE)
+        show_end(facts or read_facts(path), screen, path / FILE if facts else None)
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        screen.line(f"no report ({told}); to try again: python -m launcher report {shlex.quote(str(path))}", "yellow")
+
+
+def _evaluate(run: Run, outputs: torch.Tensor) -> None:
+    finished, prepared = read_finished(run.rundir.path), run.prepared
+    write(
+        judged(
+            finished,
+            Subject(split_name="val"),
+            prepared.splits.val,
+            prepared.splits.names,
+            prepared.task,
+            outputs,
+            run.accelerator.num_processes,
+            run.accelerator.device.type,
+        )
+    )
+
+
+def show_end(facts: Facts, screen: Screen, report: Path | None) -> None:
+    """Phases, the result, the weakest classes, and where to go from here."""
+    metric = facts.monitor
+    kept, spent = facts.kept, spent_in(facts)
+    rows = []
+    for number, phase in enumerate(spent):
+        epochs = [epoch for epoch in facts.epochs if epoch.number == number]
+        values = [value for epoch in epochs if (value := facts.validated(epoch, metric)) is not None]
+        best = (min if facts.mode == "min" else max)(values, default=None)
+        shown = "-" if best is None else f"{best:.4f}"
+        name = epochs[0].phase if epochs else phase.name
+        rows.append([name, str(len(epochs)), duration(phase.seconds), shown, "kept" if kept in epochs else ""])
+    screen.table(["phase", "epochs", "time", f"best {metric}", ""], rows)
+    for name, text in _lines(facts, report):
+        screen.line(f"{name:<8} {text}")
+
+
+def _lines(facts: Facts, report: Path | None) -> list[tuple[str, str]]:
+    metric, path = facts.monitor, shlex.quote(str(facts.path))
+    lines = []
+    value, interval = facts.metrics.get(metric), facts.interval(metric)
+    if value is not None and interval:
+        lines.append(("result", f"{metric} {value:.4f}, 95 % interval {interval[0]:.4f} to {interval[1]:.4f}"))
+    worst = worst_classes(facts)
+    if worst:
+        told = ", ".join(f"{one_line(name)} (F1 {f1:.4f})" for name, f1 in worst)
+        lines.append(("weakest", told))
+    if report:
+        lines.append(("report", str(report)))
+    lines.append(("model", str(facts.path / "final")))
+    commands = [f"predict {path} IMAGES"]
+    if facts.kind == "classification":
+        commands.append(f"evaluate {path} --data FOLDER")
+    commands.append(f"report {path} OTHER_RUN --to comparison.html" if report else f"report {path}")
+    lines += [("" if number else "next", f"python -m launcher {words}") for number, words in enumerate(commands)]
+    return lines
+
+
+def worst_classes(facts: Facts) -> list[tuple[str, float]]:
+    """The classes or labels with the lowest F1, unless all are perfect."""
+    classes = facts.evaluation.get("classes") or {
+        name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
+    }
+    rated = sorted((scores["f1"], name) for name, scores in classes.items() if scores["f1"] is not None)
+    return [(name, f1) for f1, name in rated[:WORST] if f1 < 1]

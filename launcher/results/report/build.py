@@ -1,0 +1,76 @@
+"""A report from run dirs: facts, sections, page, file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launcher.errors import UserError
+from launcher.results.report import (
+    calibration,
+    classes,
+    comparison,
+    confusion,
+    curves,
+    data,
+    environment,
+    gallery,
+    phases,
+    residuals,
+    speed,
+    summary,
+)
+from launcher.results.report.facts import Facts
+from launcher.results.report.page import RunPage, Section, page
+
+FILE = "report.html"
+
+SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
+    curves.section,
+    gallery.section,
+    confusion.section,
+    classes.section,
+    residuals.section,
+    calibration.section,
+    phases.section,
+    data.section,
+    speed.section,
+    environment.section,
+)
+"""In the order of the page, below the summary. Each says nothing (None) of a run that has nothing for it."""
+
+
+def report(runs: Sequence[Facts]) -> str:
+    """The HTML of a report of one run, or of several beside each other."""
+    titles = titles_of([run.path for run in runs])
+    pages = [RunPage(title, _sections(run)) for title, run in zip(titles, runs, strict=True)]
+    above = [comparison.section(runs, titles)] if len(runs) > 1 else []
+    return page(titles[0] if len(runs) == 1 else " · ".join(titles), pages, above)
+
+
+def _sections(run: Facts) -> list[Section]:
+    found = [section for make in SECTIONS if (section := make(run)) is not None]
+    return [summary.section(run), *found]  # the last to be made: it tells which pictures could not be had
+
+
+def titles_of(paths: Sequence[Path]) -> list[str]:
+    """The names of the run dirs; with the folders above them where they have the same name."""
+    parts = [path.absolute().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def write_report(runs: Sequence[Facts], to: Path) -> None:
+    """A reader finds the old file or the new one. Raises UserError where it cannot be written."""
+    text = report(runs)
+    draft = to.with_name(f".{to.name}.writing")
+    try:
+        # Names of files need not be valid text.
+        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
+        draft.replace(to)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"{to}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,222 @@
+"""Numbers to places in an SVG. The templates draw; here are scales, ticks and paths.
+
+A chart is about as wide as a phone (WIDTH units), so that its letters are as large there as beside others on a desk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+WIDTH, HEIGHT = 360, 220
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 20, 26
+MOST_POINTS = 240
+"""Of a line; more steps than a screen has pixels are averaged."""
+
+Point = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    at: float
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    x: float
+    y: float
+    title: str = ""
+    r: float = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    name: str
+    look: str
+    """A class of the style sheet."""
+    path: str
+    dots: tuple[Dot, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """A stretch of the x axis."""
+
+    x: float
+    width: float
+    label: str
+    """Empty where it would not fit."""
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    x: float
+    y: float
+    label: str
+    anchor: str
+    label_y: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chart:
+    title: str
+    summary: str
+    """In words, for those who hear it."""
+    x_label: str
+    width: int
+    height: int
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...] = ()
+    bands: tuple[Band, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    clouds: tuple[tuple[str, str], ...] = ()
+    """(look, path): points as strokes of no length."""
+    bars: tuple[tuple[float, float, float, float, str, str], ...] = ()
+    """x, y, width, height, look, title."""
+
+    @property
+    def named(self) -> tuple[Line, ...]:
+        return tuple(line for line in self.lines if line.name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The two scales of a chart."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: float = LEFT
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
+        return round(self.left + share * (self.width - self.left - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_low) / ((self.y_high - self.y_low) or 1.0)
+        return round(self.height - BOTTOM - share * (self.height - TOP - BOTTOM), 1)
+
+    def path(self, points: Iterable[Point]) -> str:
+        """A line through points; it is broken where a value is no number."""
+        pieces, joined = [], False
+        for x, y in points:
+            if not math.isfinite(y):
+                joined = False
+                continue
+            pieces.append(f"{'L' if joined else 'M'}{self.x(x):g} {self.y(y):g}")
+            joined = True
+        return "".join(pieces)
+
+    def cloud(self, points: Iterable[Point]) -> str:
+        """Strokes of no length, which round ends make dots of: ten letters each, thousands of them in one element."""
+        return "".join(f"M{self.x(x):g} {self.y(y):g}h0" for x, y in points if math.isfinite(x + y))
+
+    def chart(
+        self,
+        title: str,
+        summary: str,
+        x_label: str,
+        *,
+        x_ticks: Sequence[Tick] | None = None,
+        y_ticks: Sequence[Tick] | None = None,
+        lines: Iterable[Line] = (),
+        bands: Iterable[Band] = (),
+        marks: Iterable[Mark] = (),
+        clouds: Iterable[tuple[str, str]] = (),
+        bars: Iterable[tuple[float, float, float, float, str, str]] = (),
+    ) -> Chart:
+        if x_ticks is None:
+            x_ticks = [Tick(self.x(value), label) for value, label in ticks(self.x_low, self.x_high, 6)]
+        if y_ticks is None:
+            y_ticks = [Tick(self.y(value), label) for value, label in ticks(self.y_low, self.y_high, 4)]
+        return Chart(
+            title=title,
+            summary=summary,
+            x_label=x_label,
+            width=self.width,
+            height=self.height,
+            left=self.left,
+            right=self.width - RIGHT,
+            top=TOP,
+            bottom=self.height - BOTTOM,
+            x_ticks=tuple(x_ticks),
+            y_ticks=tuple(y_ticks),
+            lines=tuple(lines),
+            bands=tuple(bands),
+            marks=tuple(marks),
+            clouds=tuple(clouds),
+            bars=tuple(bars),
+        )
+
+    def mark(self, x: float, y: float, label: str) -> Mark:
+        """A ring round a point with its label beside it, within the frame."""
+        at_x, at_y = self.x(x), self.y(y)
+        # Letters are about 6 units wide; the label stands on the side that has room.
+        anchor = "end" if at_x + 6 + 6 * len(label) > self.width - RIGHT else "start"
+        if anchor == "end" and at_x - 6 - 6 * len(label) < self.left:
+            anchor = "middle"
+        below = at_y - 20 < TOP
+        return Mark(at_x, at_y, label, anchor, at_y + 17 if below else at_y - 9)
+
+
+def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    """Round numbers within a range, with their labels."""
+    if not high > low:
+        return [(low, number(low))]
+    raw = (high - low) / max(1, most)
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    values = [index * step for index in range(first, first + most + 2) if index * step <= high + 1e-9 * step]
+    largest = max(map(abs, values), default=0)
+    if largest < 1e-3 or largest >= 1e5:
+        return [(value, _short(value)) for value in values]
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    if round(step, digits) != step and abs(round(step, digits) - step) > 1e-9 * step:
+        digits += 1
+    return [(value, f"{value:.{digits}f}") for value in values]
+
+
+def _short(value: float) -> str:
+    """With an exponent, as short as it can be: 2e-5."""
+    return "0" if value == 0 else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def number(value: float) -> str:
+    """Four digits that count, without an exponent where people would not write one."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    if 1e-4 <= abs(value) < 1e6:
+        digits = max(0, 3 - math.floor(math.log10(abs(value))))
+        return f"{value:,.{min(digits, 6)}f}"
+    return f"{value:.2e}"
+
+
+def padded(values: Iterable[float], share: float = 0.06) -> tuple[float, float]:
+    """A range that holds all values that are numbers, with some room around."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return 0.0, 1.0
+    low, high = min(finite), max(finite)
+    room = (high - low) * share or abs(high) * 0.1 or 1.0
+    return low - room, high + room
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """At most MOST_POINTS: the means of neighbours."""
+    if len(points) <= MOST_POINTS:
+        return list(points)
+    size = -(-len(points) // MOST_POINTS)
+    groups = [[p for p in points[i : i + size] if math.isfinite(p[1])] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups if group]

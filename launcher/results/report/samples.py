@@ -1,0 +1,103 @@
+"""The predictions of an evaluation, one for each sample, out of its parquet file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Kind = Literal["classification", "multi-label", "regression", "other"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+    """In the order of the split. Of another task than the built-in ones, names and losses are all that is known."""
+
+    kind: Kind
+    names: list[str]
+    """As text: bytes that are no valid text are written as escapes."""
+    exact: list[str]
+    """As the image source has them."""
+    loss: Floats
+    """(N,), the plain loss of each."""
+    classes: tuple[str, ...] = ()
+    """Of classes, labels or targets, in the order of the outputs."""
+    targets: npt.NDArray[Any]
+    """Classes (N,); labels 0 or 1 (N, labels); values (N, targets), in the user's units."""
+    predictions: npt.NDArray[Any]
+    """Classes (N,); labels 0 or 1 from a probability of 0.5 on (N, labels); values (N, targets)."""
+    probabilities: Floats
+    """(N, classes or labels), as the network gives them; (N, 0) of a regression."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """What all names begin with, up to a slash."""
+        return common_folder(self.names)
+
+    def short(self, index: int) -> str:
+        """A sample's name without it."""
+        return self.names[index][len(self.folder) :]
+
+
+def read_samples(file: Path, kind: str) -> Samples:
+    """Raises OSError, or ValueError where it is no such file."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    names = [str(name) for name in table["name"].to_pylist()]
+    raw = table["name_bytes"].to_pylist()
+    exact = [name if given is None else os.fsdecode(given) for name, given in zip(names, raw, strict=True)]
+    found: dict[str, Any] = {"kind": kind, "names": names, "exact": exact, "loss": _floats(table["loss"])}
+
+    def several(what: str) -> Floats:
+        columns = [column for column in table.column_names if column.startswith(f"{what}/")]
+        return np.stack([_floats(table[c]) for c in columns], 1) if columns else np.zeros((len(names), 0))
+
+    if kind == "classification":
+        target = table["target"].combine_chunks()
+        classes = tuple(map(str, target.dictionary.to_pylist()))
+        place = {name: index for index, name in enumerate(classes)}
+        predicted = table["prediction"].combine_chunks()
+        where = np.array([place[str(name)] for name in predicted.dictionary.to_pylist()], dtype=np.int64)
+        return Samples(
+            **found,
+            classes=classes,
+            targets=target.indices.to_numpy().astype(np.int64),
+            predictions=where[predicted.indices.to_numpy()],
+            probabilities=several("probability"),
+        )
+    columns = [column.partition("/")[2] for column in table.column_names if column.startswith("prediction/")]
+    if kind in ("multi-label", "regression") and columns:
+        return Samples(
+            **found,
+            classes=tuple(columns),
+            targets=several("target") if kind == "regression" else several("target") > 0.5,
+            predictions=several("prediction"),
+            probabilities=several("probability"),
+        )
+    nothing = np.zeros((len(names), 0))
+    return Samples(**found | {"kind": "other"}, targets=nothing, predictions=nothing, probabilities=nothing)
+
+
+def _floats(column: Any) -> Floats:
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def common_folder(names: list[str]) -> str:
+    """What all names of files begin with, up to a slash; pictures are told apart by the rest."""
+    if len(names) < 2:
+        return ""
+    pairs = zip(min(names), max(names), strict=False)
+    shared = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return shared[: shared.rfind("/") + 1]
