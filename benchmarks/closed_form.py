@@ -2,7 +2,7 @@
 
     python benchmarks/closed_form.py --root hymenoptera_data [--epochs 20] [--rounds 3]
 
-The recipe is recipes/hymenoptera.py, its first phase alone. The features, which both need, are computed before. "Trained"
+The recipe is recipes/hymenoptera.py, its first phase alone. The features, which both need, are there before. "Trained"
 counts the phase's epochs with their validation; "closed form" the fit with its choice of L2 and scale.
 
 Measured on 2 cores of an AMD EPYC, beside other programs (medians of 3): {measured}

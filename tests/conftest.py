@@ -28,6 +28,7 @@ atexit.register(shutil.rmtree, os.environ["LAUNCHER_CACHE"], ignore_errors=True)
 SET_BY_LIBRARIES = {
     "PYTEST_CURRENT_TEST",
     "KMP_DUPLICATE_LIB_OK",
+    "LD_LIBRARY_PATH",
     "TORCHINDUCTOR_CACHE_DIR",
     "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
 }

@@ -19,6 +19,13 @@ def report(
     to: Annotated[
         Path | None, typer.Option(metavar="FILE", help="where to; of one run, report.html in its run dir")
     ] = None,
+    explains: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="look for wrong labels and for validation images among the training images; what the network looks at",
+        ),
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes")] = None,
     assets: AssetsFolder = None,
 ) -> None:
@@ -51,7 +58,10 @@ def report(
     from launcher.training.launch import Launch
 
     found = facts_again(
-        runs, Launch(num_workers=workers, world=world), tell=lambda line: print(line, file=sys.stderr, flush=True)
+        runs,
+        Launch(num_workers=workers, world=world),
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        explains=explains,
     )
     target = to or runs[0] / FILE
     write_report(found, target)

@@ -82,6 +82,13 @@ class Checkpoints:
     def save_base(self, model: Mapping[str, torch.Tensor]) -> None:
         _write_folder(self.folder / "base", {"model.safetensors": dict(model)})
 
+    def load_base(self) -> dict[str, torch.Tensor]:
+        """The network before training. Raises UserError where it is missing or damaged."""
+        damage = _damage(self.folder / "base")
+        if damage is not None:
+            raise UserError(f"{self.folder / 'base'}: {damage}")
+        return load_file(self.folder / "base" / "model.safetensors")
+
     def has_base(self) -> bool:
         return _damage(self.folder / "base") is None
 

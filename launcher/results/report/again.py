@@ -11,20 +11,42 @@ from launcher.errors import Problems, UserError
 from launcher.recipe.protocols import Splits
 from launcher.results.evaluate import evaluate
 from launcher.results.evaluation import write
+from launcher.results.explain.attention import check_installed
+from launcher.results.explain.explain import explain
 from launcher.results.finished import FinishedRun, build_data, read_finished
 from launcher.results.report.facts import Facts, read_facts
 from launcher.training.launch import Launch
 
 
-def facts_again(run_dirs: Sequence[Path], launch: Launch, *, tell: Callable[[str], None]) -> list[Facts]:
-    """Raises UserError, with a line for each, where folders are no finished runs."""
+def facts_again(
+    run_dirs: Sequence[Path], launch: Launch, *, tell: Callable[[str], None], explains: bool = False
+) -> list[Facts]:
+    """Raises UserError, with a line for each, where folders are no finished runs; with `explains`, where one cannot be
+    explained, too."""
     problems = Problems()
+    if explains:
+        with problems.collected():
+            check_installed()
     runs: list[tuple[Path, FinishedRun | None, str]] = []
     for path in run_dirs:
         with problems.collected():
             runs.append(_opened(path))
     problems.raise_if_any()
-    return [_facts(path, finished, why_not, launch, tell) for path, finished, why_not in runs]
+    found = [_facts(path, finished, why_not, launch, tell) for path, finished, why_not in runs]
+    if explains:
+        for facts, (_, finished, _) in zip(found, runs, strict=True):
+            with problems.collected():
+                _explain(facts, finished, launch, tell)
+        problems.raise_if_any()
+    return found
+
+
+def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, tell: Callable[[str], None]) -> None:
+    if finished is None or facts.samples is None:
+        raise UserError(f"{facts.path}: cannot be explained: {'; '.join(facts.notes) or facts.pictures.reason}")
+    _forget_precision()
+    folder = explain(finished, facts.samples, launch, tell)
+    tell(f"written to {folder}: suspicious_labels.csv, near_duplicates.csv, map.csv")
 
 
 def _opened(path: Path) -> tuple[Path, FinishedRun | None, str]:
@@ -69,9 +91,7 @@ def is_stale(path: Path) -> bool:
 
 def _evaluate(finished: FinishedRun, launch: Launch, tell: Callable[[str], None]) -> str:
     """Why it could not be done; empty where it was."""
-    # Each run may have another precision, which Accelerate takes once for a process.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    _forget_precision()
     try:
         found = evaluate(finished, launch, tell=tell)
         if found is not None:
@@ -79,6 +99,12 @@ def _evaluate(finished: FinishedRun, launch: Launch, tell: Callable[[str], None]
     except (UserError, OSError) as error:
         return "; ".join(error.problems) if isinstance(error, UserError) else str(error)
     return ""
+
+
+def _forget_precision() -> None:
+    """Each run may have another one, which Accelerate takes once for a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def _data(finished: FinishedRun) -> tuple[Splits | None, str]:

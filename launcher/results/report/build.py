@@ -7,6 +7,8 @@ from pathlib import Path
 
 from launcher.errors import UserError
 from launcher.results.report import (
+    atlas,
+    attention,
     calibration,
     classes,
     comparison,
@@ -19,6 +21,7 @@ from launcher.results.report import (
     residuals,
     speed,
     summary,
+    suspicious,
 )
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import RunPage, Section, page
@@ -28,10 +31,13 @@ FILE = "report.html"
 SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     curves.section,
     gallery.section,
+    attention.section,
     confusion.section,
     classes.section,
     residuals.section,
     calibration.section,
+    atlas.section,
+    suspicious.section,
     phases.section,
     data.section,
     speed.section,

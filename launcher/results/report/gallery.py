@@ -10,7 +10,7 @@ import numpy as np
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
 from launcher.results.report.pictures import Picture
-from launcher.results.report.samples import Samples
+from launcher.results.report.samples import Ints, Samples
 from launcher.results.report.words import count, percent
 
 MISTAKES, UNCERTAIN = 24, 12
@@ -52,13 +52,25 @@ def section(facts: Facts) -> Section | None:
     return Section("gallery", "Images worth a look", {"shelves": shelves, "pictures": facts.pictures})
 
 
-def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
+def shown(samples: Samples) -> list[int]:
+    """Which samples the gallery of a classification shows."""
+    wrong, unsure = _wrong_and_unsure(samples)
+    return sorted({*wrong[:MISTAKES].tolist(), *unsure.tolist()})
+
+
+def _wrong_and_unsure(samples: Samples) -> tuple[Ints, Ints]:
+    """All mistakes, the most confident first; and the least certain."""
     confidence = samples.probabilities.max(1)
     wrong = np.flatnonzero(samples.targets != samples.predictions)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     two = -np.partition(-samples.probabilities, 1, axis=1)[:, :2]
     margin = two[:, 0] - two[:, 1]
-    unsure = np.argsort(margin, kind="stable")[:UNCERTAIN]
+    return wrong, np.argsort(margin, kind="stable")[:UNCERTAIN]
+
+
+def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
+    confidence = samples.probabilities.max(1)
+    wrong, unsure = _wrong_and_unsure(samples)
 
     def card(index: int, how: str) -> Card:
         target, given = int(samples.targets[index]), int(samples.predictions[index])

@@ -1,0 +1,1 @@
+"""What a finished run's images and labels tell beyond its metrics: `report --explain`."""

@@ -1,0 +1,101 @@
+"""Which part of an image speaks for the class that was found: Grad-CAM (https://arxiv.org/abs/1610.02391).
+
+By the package grad-cam (extra `explain`), at the last place in the backbone that still knows where things are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from launcher.errors import UserError
+from launcher.training.model import TransferModel
+
+
+def check_installed() -> None:
+    """Raises UserError where grad-cam is missing."""
+    if importlib.util.find_spec("pytorch_grad_cam") is None:
+        raise UserError("--explain: grad-cam is not installed; pip install 'launcher[explain]'")
+
+
+def heat_maps(model: TransferModel, images: torch.Tensor, outputs: Sequence[int]) -> np.ndarray[Any, Any] | None:
+    """In [0, 1], (n, S, S): what in images (n, 3, S, S) speaks for the output of each. None for a network that keeps no
+    places."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    found = last_place(model, images[:1])
+    if found is None:
+        return None
+    layer, to_map = found
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    with GradCAM(model=model, target_layers=[layer], reshape_transform=to_map) as cam:
+        maps: np.ndarray[Any, Any] = cam(input_tensor=images, targets=[ClassifierOutputTarget(i) for i in outputs])
+    return maps
+
+
+def last_place(model: TransferModel, image: torch.Tensor) -> tuple[nn.Module, Any] | None:
+    """The last module whose output has places and a gradient for each, and what makes a map (n, c, h, w) of it.
+
+    Maps with channels first (ResNet), with channels last (Swin), or tokens with some of no place before them (ViT).
+    Only what every output depends on counts: behind the last block of a ViT the class token alone does.
+    """
+    backbone = model.backbone
+    assert isinstance(backbone, nn.Module)
+    seen: list[tuple[nn.Module, torch.Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: seen.append((module, output)))
+        for module in backbone.modules()
+        if module is not backbone
+    ]
+    try:
+        with torch.enable_grad():
+            output = model(image.clone().requires_grad_(True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    score = output.float().square().sum()
+    for module, made in reversed(seen):
+        if not isinstance(made, torch.Tensor) or not made.requires_grad or module_runs_twice(module, seen):
+            continue
+        to_map = _to_map(made)
+        if to_map is None:
+            continue
+        (gradient,) = torch.autograd.grad(score, made, retain_graph=True, allow_unused=True)
+        if gradient is not None and _everywhere(to_map(gradient)):
+            return module, to_map
+    return None
+
+
+def module_runs_twice(module: nn.Module, seen: list[tuple[nn.Module, torch.Tensor]]) -> bool:
+    return sum(other is module for other, _ in seen) > 1
+
+
+def _everywhere(gradient: torch.Tensor) -> bool:
+    """Whether most places have a gradient."""
+    return bool((gradient.abs().sum(dim=1) > 0).float().mean() > 0.5)
+
+
+def _to_map(made: torch.Tensor) -> Any:
+    if made.ndim == 4:
+        _, one, two, three = made.shape
+        if two == three > 1 and one != two:
+            return lambda tensor: tensor
+        if one == two > 1:
+            return lambda tensor: tensor.permute(0, 3, 1, 2)
+        return None
+    if made.ndim != 3:
+        return None
+    tokens = made.shape[1]
+    side = math.isqrt(tokens)
+    extra = tokens - side * side
+    if side < 2 or extra > 8:  # class tokens and registers
+        return None
+    return lambda tensor: tensor[:, extra:].reshape(len(tensor), side, side, -1).permute(0, 3, 1, 2)
