@@ -58,6 +58,7 @@ def commands() -> list[list[str]]:
                 "report",
                 "cache",
                 "init",
+                "average",
             ):
                 found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
     return found

@@ -45,6 +45,8 @@ class Progress:
     """Rows of metrics.jsonl that belong to the past of this checkpoint."""
     phase_best: Best | None = None
     run_best: Best | None = None
+    head_step: int | None = None
+    """The end of the last phase that trained the head alone; its weights are kept, which is little beside the base."""
     epochs_without_better: int = 0
     skipped_steps: int = 0
     """Steps without an update, because their gradient was not finite (on_nonfinite="skip")."""
@@ -106,6 +108,7 @@ class Checkpoints:
         folder = self.folder / (f"step-{step:06d}" + (f"-{max(taken) + 1}" if taken else ""))
         _write_folder(folder, contents)
         keep = {best.step for best in (state.progress.phase_best, state.progress.run_best) if best}
+        keep |= set() if state.progress.head_step is None else {state.progress.head_step}
         self._prune({folder, *(self.of_step(best) for best in keep if best != step)})
         return folder
 

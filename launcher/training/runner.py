@@ -139,6 +139,8 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
         progress.loss_sum, progress.loss_samples = 0.0, 0
         stopped_early = phase.patience is not None and progress.epochs_without_better >= phase.patience
         progress.phase_ended = stopped_early or progress.epoch == phase.epochs
+        if progress.phase_ended and all(name.startswith("head.") for name in resolved.changing):
+            progress.head_step = progress.step
         save(run, state)
         if stopped_early and progress.epoch < phase.epochs:
             run.screen.line(f"{phase.name} ends early: no better {run.monitored(resolved)} in {phase.patience} epochs")
