@@ -76,7 +76,7 @@ def test_the_way_from_the_head_alone(runs: dict[str, Path], tmp_path: Path, caps
 
 def test_several_runs(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     to = tmp_path / "soup"
-    code = average(str(runs["shaky"]), str(runs["one"]), str(runs["two"]), "--to", str(to))
+    code = average(str(runs["two"]), str(runs["one"]), str(runs["shaky"]), "--to", str(to))  # the worst first
     assert code == 0, capsys.readouterr().err
     found = told(to)
     assert len(found["tried"]) >= 3
