@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from launcher.cli import caching as caching
+from launcher.cli import exporting as exporting
 from launcher.cli import fetching as fetching
 from launcher.cli import jobs as jobs
 from launcher.cli import learning as learning
