@@ -6,8 +6,8 @@
 
 Weights are random, so nothing is downloaded: BatchNorm's statistics are those of 16 images, and the head is scaled so
 that logits have a standard deviation of 3, about as large as those of trained networks. The images are scikit-learn's
-handwritten digits. Prints a line for each network: the size of its images and the largest difference of logits for
-each form, or why it cannot be written.
+handwritten digits. Prints a line for each network: the size of its images, how far the model's own logits in float32
+are from those in float64, and the largest difference of logits for each form, or why it cannot be written.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from launcher import Recipe, backbones, heads
 from launcher.errors import UserError
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.serialization import to_json
+from launcher.results.export.checking import rounding
 from launcher.results.export.exporting import export
 from launcher.results.export.pictures import pictures_for
 from launcher.results.export.wanted import ENDINGS, Form, Wanted
@@ -89,17 +90,17 @@ def _look_trained(model: nn.Module, preprocessing: Any, images: Any) -> None:
     model.eval()
     outputs = model(batch)
     head: Any = model.head
-    if head.bias is not None:
-        head.bias -= outputs.mean(0)
-    scale = 3 / (outputs - outputs.mean(0)).std()
     for parameter in head.parameters():
-        parameter *= scale
+        parameter *= 3 / outputs.std()
 
 
 def main(names: list[str]) -> None:
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'network':<22}{'pixels':>7}" + "".join(f"{form:>14}{'seconds':>9}" for form in FORMS), flush=True)
+    print(
+        f"{'network':<22}{'pixels':>7}{'rounding':>10}" + "".join(f"{form:>14}{'seconds':>9}" for form in FORMS),
+        flush=True,
+    )
     for name in names or FAMILIES:
         library, _, bare = name.rpartition("/")
         backbone: Any = (
@@ -114,7 +115,9 @@ def main(names: list[str]) -> None:
             finished = read_finished(run_dir)
             model = model_of(finished)
             pictures = pictures_for(finished, None)
-            line, why = f"{name:<22}{finished.preprocessing.image_size:>7}", []
+            steps = model.preprocessing.steps
+            ready = steps.normalise(torch.stack([steps.pixels(picture) for picture in pictures.pixels]))
+            line, why = f"{name:<22}{finished.preprocessing.image_size:>7}{rounding(model, ready):>10.1e}", []
             for form in FORMS:
                 begun = time.perf_counter()
                 wanted = Wanted(form=form, out=run_dir / f"model{ENDINGS[form]}")

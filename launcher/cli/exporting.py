@@ -15,6 +15,7 @@ from launcher.errors import Problems
 if TYPE_CHECKING:
     from launcher.results.export.exporting import Export
     from launcher.results.export.wanted import Wanted
+    from launcher.results.finished import FinishedRun
     from launcher.results.loaded import LoadedModel
 
 
@@ -101,7 +102,7 @@ def export(
         with problems.collected():
             check_extra()
     with problems.collected():
-        check_target(wanted.out, overwrite)
+        check_target(wanted.out, wanted.form, overwrite)
     if upload is not None and to is To.hub:
         with problems.collected():
             check_upload(upload)
@@ -118,7 +119,7 @@ def export(
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     with screen.status("exporting") as status:
         done = run_export(finished, model, wanted, pictures, license_name, lambda line: status.update(line))
-    _show(done, model, wanted, run)
+    _show(done, model, wanted, run, _precision(finished))
     if upload is not None:
         with screen.status("uploading"):
             address = run_upload(done.path, upload, private=private)
@@ -158,7 +159,7 @@ def _check_words(
         problems.found.append(f"--tolerance {tolerance:g}: must be above 0")
 
 
-def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path) -> None:
+def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path, precision: str | None) -> None:
     from launcher.recipe.data.targets import one_line
     from launcher.results.export.wanted import GRAPHS, input_name, output_name
 
@@ -174,6 +175,8 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path) -> None:
         print(f"  output  {output_name(model, wanted)} float32 (N, {len(model.classes)})")
     if wanted.probabilities and model.kind == "classification" and not model.calibrated:
         print(f"  not calibrated; to calibrate: python -m launcher evaluate {one_line(str(run))}")
+    if precision not in (None, "no", "auto"):
+        print(f"  computes in float32; the run itself computes in {precision}")
     found = done.difference
     unit = " standard deviations" if model.std is not None else ""
     print(
@@ -185,6 +188,13 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path) -> None:
             f"  its pixels differ by at most {found.levels} of 256 levels from the model's own, which changes outputs "
             f"by at most {found.end_to_end:.1e}{unit}"
         )
+
+
+def _precision(finished: FinishedRun) -> str | None:
+    from launcher.training.accelerating import recorded_precision
+
+    precision: str = finished.recipe.mixed_precision
+    return recorded_precision(finished.rundir.path) if precision == "auto" else precision
 
 
 def _size(size: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,10 +37,11 @@ def card(
     evaluation = _evaluation(finished)
     about = model.preprocessing.about
     network = _text(described["network"].get("name") or "a network of its author's own")
+    task = "multi-label classification" if model.kind == "multi-label" else model.kind
     parts = [
         _front_matter(finished, model, plain, evaluation, title, license_name),
         f"# {_text(title)}",
-        f"{network}, fine-tuned for {_text(model.kind)} with {len(model.classes)} outputs: {_listed(model.classes)}.",
+        f"{network}, fine-tuned for {_text(task)} with {len(model.classes)} outputs: {_listed(model.classes)}.",
         "## Results",
         _results(finished, evaluation),
         _classes(evaluation),
@@ -66,7 +68,11 @@ def _front_matter(
 ) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    metrics = {name: value for name, value in _metrics(finished, evaluation).items() if "/" not in name}
+    metrics = {
+        name: value
+        for name, value in _metrics(finished, evaluation).items()
+        if "/" not in name and math.isfinite(value)
+    }
     task = "image-regression" if model.kind == "regression" else "image-classification"
     hub_name = _hub_name(finished)
     results = [

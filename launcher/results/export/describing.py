@@ -38,6 +38,7 @@ def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> di
         },
         "output": {"name": outputs, "meaning": str(finished.described["task"].get("outputs", ""))},
         "applied": applied,
+        "precision": "float32",
         "temperature": model.temperature,
         "calibrated": model.calibrated,
         "network": {

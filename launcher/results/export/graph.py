@@ -33,13 +33,15 @@ class Pixels(nn.Module):
             pixels = F.interpolate(pixels, size=size, mode="nearest-exact")
         else:
             pixels = F.interpolate(pixels, size=size, mode=self.interpolation, align_corners=False, antialias=True)
-        pixels = pixels.narrow(2, self._start(pixels.shape[2]), self.image_size)
-        return pixels.narrow(3, self._start(pixels.shape[3]), self.image_size)
+        # Not views: whether one is contiguous depends on the size, and torch.export would allow one of the two cases.
+        pixels = pixels.index_select(2, self._middle(pixels.shape[2]))
+        return pixels.index_select(3, self._middle(pixels.shape[3]))
 
-    def _start(self, side: int) -> int:
+    def _middle(self, side: int) -> torch.Tensor:
         left = side - self.image_size
         half = left // 2
-        return half + (half % 2) * (left % 2)  # torchvision rounds a half to the even number
+        start = half + (half % 2) * (left % 2)  # torchvision rounds a half to the even number
+        return torch.arange(self.image_size) + start
 
 
 class Exported(nn.Module):

@@ -18,9 +18,13 @@ EXTRA = "launcher.json"
 
 
 def write(program: ExportedProgram, file: Path, described: dict[str, Any]) -> None:
+    """Raises UserError where it cannot be written."""
     text = json.dumps(described, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    with quiet():
-        torch.export.save(program, file, extra_files={EXTRA: text})
+    try:
+        with quiet():
+            torch.export.save(program, file, extra_files={EXTRA: text})
+    except RuntimeError as error:  # torch's own writer of files, where the disk is full
+        raise UserError(f"--to torch-export: {file.name} cannot be written: {error}") from error
 
 
 def runs(file: Path) -> Runs:

@@ -76,4 +76,4 @@ def _reading(model: LoadedModel, in_units: bool) -> list[str]:
 
 def _sorted(imports: set[str]) -> list[str]:
     """Plain ones first, as in any file."""
-    return sorted(imports, key=lambda line: (line.startswith("from"), line))
+    return sorted(imports, key=lambda line: (line.startswith("from"), line.lower()))

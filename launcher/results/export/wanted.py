@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.errors import UserError
+from launcher.recipe.data.targets import one_line
 from launcher.results.loaded import LoadedModel
 
 Form = Literal["onnx", "torch-export", "safetensors", "hub"]
 GRAPHS: tuple[Form, ...] = ("onnx", "torch-export")
 """Forms that hold the computation; the others hold the weights alone."""
 ENDINGS: dict[Form, str] = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors", "hub": "-hub"}
+HUB_FILES = {
+    *("README.md", "config.json", "model.safetensors", "model.pt2", "preprocess.json", "recipe.py", "report.html"),
+}
+"""All that a hub folder can have: one that has more is not replaced."""
 TOLERANCE = 1e-3
 """How far outputs in float32 may be apart: logits, probabilities, or a regression's values in standard deviations of
 its targets."""
@@ -62,10 +67,20 @@ def check_fits(model: LoadedModel, wanted: Wanted) -> list[str]:
     return problems
 
 
-def check_target(out: Path, overwrite: bool) -> None:
+def check_target(out: Path, form: Form, overwrite: bool) -> None:
     """Raises UserError where something is there already, or is in the way."""
     if out.exists() and not overwrite:
         raise UserError(f"--out {out}: is there already; give another path, or --overwrite")
+    if form != "hub" and out.is_dir():
+        raise UserError(f"--out {out}: is a folder; --to {form} writes a file, so give the path of one")
+    if form == "hub" and out.exists():
+        if not out.is_dir():
+            raise UserError(f"--out {out}: is a file; --to hub writes a folder")
+        if others := sorted({path.name for path in out.iterdir()} - HUB_FILES):
+            raise UserError(
+                f"--out {out}: --overwrite replaces what an export wrote, and this folder also has "
+                f"{one_line(others[0])}; give another path"
+            )
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise UserError(f"--out {out}: {parent} is a file, not a folder")

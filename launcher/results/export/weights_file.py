@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -17,8 +18,11 @@ from launcher.results.loaded import LoadedModel
 
 
 def write(finished: FinishedRun, file: Path, metadata: dict[str, str]) -> None:
-    """The very tensors of `final/model.safetensors`."""
-    save_file(load_file(finished.weights), file, metadata={"format": "pt", **metadata})
+    """The very tensors of `final/model.safetensors`. Raises UserError where they cannot be written."""
+    try:
+        save_file(load_file(finished.weights), file, metadata={"format": "pt", **metadata})
+    except SafetensorError as error:
+        raise UserError(f"{file.name}: cannot be written: {error}") from error
 
 
 def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, file: Path) -> Runs:
