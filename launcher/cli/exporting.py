@@ -148,7 +148,7 @@ def _check_words(
     if opset is not None and to is not To.onnx:
         problems.found.append(f"--opset {opset}: is for --to onnx")
     elif opset is not None and not 18 <= opset <= 26:
-        problems.found.append(f"--opset {opset}: must be from 18 on, and one that the installed exporter knows")
+        problems.found.append(f"--opset {opset}: must be from 18 to 26")
     if to is not To.hub:
         for name, value in {"--license": license_name, "--upload": upload}.items():
             if value is not None:
@@ -183,10 +183,12 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path, precision
         f"  checked on {one_line(found.on)}, {done.ran_by}: largest difference {found.largest:.1e}{unit} "
         f"(allowed {wanted.tolerance:g})"
     )
-    if found.levels is not None:
+    if found.levels == 0:
+        print("  its resized pixels are the model's own")
+    elif found.levels is not None:
         print(
-            f"  its pixels differ by at most {found.levels} of 256 levels from the model's own, which changes outputs "
-            f"by at most {found.end_to_end:.1e}{unit}"
+            f"  its resized pixels differ by at most {found.levels} of 256 levels from the model's own, which changes "
+            f"outputs by at most {found.end_to_end:.1e}{unit}"
         )
 
 

@@ -17,8 +17,9 @@ BATCHES = (1, 2, 5, 8)
 SHAPES = 3
 """With preprocessing in the graph: pictures of so many sizes, and three cut out of the first; each alone and in a batch
 with its mirror images."""
-LEVELS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
-"""By how many of 256 levels a resized pixel may differ: implementations round otherwise."""
+LEVELS = {"nearest": 0, "bilinear": 2, "bicubic": 3}
+"""By how many of 256 levels a resized pixel may differ: rows and columns are resized one after the other, and each is
+rounded to 8 bits. Few pixels differ at all: 0.3 to 3 % of pictures of noise, by ONNX Runtime."""
 
 Runs = Callable[[torch.Tensor], torch.Tensor]
 """A batch to outputs, by whatever runs the exported file."""
@@ -66,7 +67,7 @@ def _compare_with_pixels(run: Runs, pixels: Runs, model: LoadedModel, wanted: Wa
             levels = max(levels, int((own.int() - theirs.int()).abs().max()))
             largest = max(largest, _apart(outputs, _outputs(model, steps.normalise(theirs), wanted), model))
             end_to_end = max(end_to_end, _apart(outputs, _outputs(model, steps.normalise(own), wanted), model))
-    on = f"{pictures.what}, of these and parts of them {len(different)} sizes, in batches of 1 and 4"
+    on = f"pictures of {len(different)} sizes out of {pictures.what}, in batches of 1 and 4"
     ready = steps.normalise(torch.stack([steps.pixels(picture) for picture in different]))
     found = _within(Difference(largest, on, levels, end_to_end), wanted, model, ready)
     if levels > LEVELS[about.interpolation]:

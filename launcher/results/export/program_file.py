@@ -38,7 +38,7 @@ def runs(file: Path) -> Runs:
                 outputs: torch.Tensor = module(batch)
         except Exception as error:
             shape = tuple(batch.shape)
-            raise UserError(f"--to torch-export: the program cannot run on a batch {shape}: {error}") from error
+            raise UserError(f"--to torch-export: torch cannot run it on a batch {shape}: {error}") from error
         return outputs
 
     return run
