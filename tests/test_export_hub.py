@@ -145,8 +145,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.path.startswith("/api/models/me/"):
+            return self._answer({"id": self.path.removeprefix("/api/models/"), "private": "open" not in self.path})
         known = self.headers.get("Authorization") == "Bearer hf_good"
-        self._answer({"name": "me", "type": "user"} if known else {"error": "unauthorized"}, 200 if known else 401)
+        return self._answer(
+            {"name": "me", "type": "user"} if known else {"error": "unauthorized"}, 200 if known else 401
+        )
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -204,10 +208,17 @@ def test_an_upload_needs_a_login_and_makes_one_commit(trained: RunOf, tmp_path: 
         assert done.out.endswith(f"uploaded: {environ['HF_ENDPOINT']}/me/stripes/commit/1\n")
         asked = dict(server.asked)
         made = json.loads(asked["/api/repos/create"])
-        assert (made["name"], made["private"]) == ("stripes", True)
+        assert made["name"] == "stripes"
+        assert made.get("private") or made["visibility"] == "private"  # as the hub's client has it, older or newer
         lines = [json.loads(line) for line in asked["/api/models/me/stripes/commit/main"].splitlines()]
         sent = {line["value"]["path"] for line in lines if line["key"] == "file"}
         assert sent == {path.name for path in (tmp_path / "hub").iterdir()}
+        # What is to be private is not added to a repository that all can see.
+        server.asked.clear()
+        done = run_cli(*words, "me/open", "--private", "--overwrite", env=environ | {"HF_TOKEN": "hf_good"})
+        assert done.code == 2
+        assert "error: --upload me/open: is there already and public, so --private cannot be kept" in done.err
+        assert [path for path, _ in server.asked] == ["/api/repos/create"]
     done = run_cli(*words, "me/stripes", "--overwrite", env=environ | {"HF_TOKEN": "hf_good"})
     assert done.code == 2
     assert done.err.startswith("error: --upload me/stripes: the hub cannot be reached (")

@@ -48,7 +48,7 @@ def commands() -> list[list[str]]:
         if "-m launcher" in line:
             words = shlex.split(line.rpartition("-m launcher")[2])
             # these take no recipe
-            if words[0] not in ("status", "logs", "cancel", "compare", "evaluate", "predict", "cache"):
+            if words[0] not in ("status", "logs", "cancel", "compare", "evaluate", "predict", "export", "cache"):
                 found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
     return found
 

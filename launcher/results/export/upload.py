@@ -37,9 +37,16 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
         with quiet():
             api = HfApi()
             api.create_repo(repository, private=private or None, exist_ok=True)
+            if private and not api.model_info(repository).private:
+                raise UserError(
+                    f"--upload {repository}: is there already and public, so --private cannot be kept; give another "
+                    "name, or make it private at the hub"
+                )
             done = api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message=f"Export of {folder.name}", run_as_future=False
             )
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"--upload {repository}: {error}; the folder is in {folder}, the same command with --overwrite tries again"
