@@ -59,6 +59,7 @@ def commands() -> list[list[str]]:
                 "cache",
                 "init",
                 "average",
+                "export",
             ):
                 found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
     return found

@@ -14,6 +14,7 @@ import typer
 
 from launcher.cli import averaging as averaging
 from launcher.cli import caching as caching
+from launcher.cli import exporting as exporting
 from launcher.cli import fetching as fetching
 from launcher.cli import jobs as jobs
 from launcher.cli import learning as learning

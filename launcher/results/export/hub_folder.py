@@ -1,0 +1,147 @@
+"""A folder that can be uploaded to the Hugging Face hub: weights, configuration, model card, report."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from launcher.errors import UserError
+from launcher.recipe.protocols import Preprocessing
+from launcher.results.export import program_file, weights_file
+from launcher.results.export.card import card
+from launcher.results.export.checking import Runs
+from launcher.results.export.graph import Exported, capture
+from launcher.results.export.plain import Plain
+from launcher.results.export.quiet import quiet
+from launcher.results.export.wanted import Wanted
+from launcher.results.finished import FinishedRun
+from launcher.results.loaded import LoadedModel
+
+PROGRAM = "model.pt2"
+
+
+def write(
+    finished: FinishedRun,
+    model: LoadedModel,
+    wanted: Wanted,
+    plain: Plain | None,
+    folder: Path,
+    described: dict[str, Any],
+    license_name: str | None,
+) -> None:
+    """A timm network with one classifying layer gets timm's own configuration. A network that no library builds is
+    there as a program, too. Raises UserError where that one cannot be captured."""
+    folder.mkdir()
+    if plain is not None and is_timm(plain):
+        _write_timm(finished, plain, folder, described)
+    else:
+        weights_file.write(finished, folder / "model.safetensors", {})
+        _write_json(folder / "config.json", described)
+    shutil.copyfile(finished.rundir.final / "preprocess.json", folder / "preprocess.json")
+    if plain is None:
+        program = capture(Exported(model, wanted), wanted, model.preprocessing.about)
+        program_file.write(program, folder / PROGRAM, described)
+    for name in ("recipe.py", "report.html"):
+        if (finished.rundir.path / name).is_file():
+            shutil.copyfile(finished.rundir.path / name, folder / name)
+    text = card(finished, model, plain, described, license_name, has_report=(folder / "report.html").exists())
+    (folder / "README.md").write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def is_timm(plain: Plain | None) -> bool:
+    """Whether `timm.create_model` alone loads it."""
+    return plain is not None and plain.library == "timm" and plain.mlp is None
+
+
+def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, folder: Path) -> Runs:
+    """By what a reader of the folder would use: timm from the folder, the plain network, or the program."""
+    if plain is None:
+        return program_file.runs(folder / PROGRAM)
+    if not is_timm(plain):
+        return weights_file.runs(finished, model, plain, folder / "model.safetensors")
+    import timm
+
+    try:
+        with quiet():
+            network = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True).eval()
+    except Exception as error:
+        raise UserError(f"--to hub: timm cannot load the folder: {error}") from error
+    _check_preprocessing(network, finished)
+    return weights_file.in_units(network, model)
+
+
+def _write_timm(finished: FinishedRun, plain: Plain, folder: Path, described: dict[str, Any]) -> None:
+    from timm.models import save_for_hf
+
+    about = finished.preprocessing
+    preset = {
+        "input_size": [3, about.image_size, about.image_size],
+        "interpolation": about.interpolation,
+        "crop_pct": _crop_share(about),
+        "crop_mode": "center",
+        "mean": list(about.mean),
+        "std": list(about.std),
+    }
+    network = plain.build(load_file(finished.weights))
+    with quiet():
+        save_for_hf(
+            network,
+            str(folder),
+            model_config={
+                "label_names": _texts(described["class_names"]),
+                "pretrained_cfg": preset,
+                "launcher": json.loads(_json(described)),
+            },
+            model_args=plain.kwargs,
+            safe_serialization=True,
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # What the weights began as, is not what they are: no tag, licence or address of theirs.
+    for key in (
+        *("tag", "url", "hf_hub_id", "license", "origin_url", "paper_name", "paper_ids", "notes", "description"),
+        *("test_input_size", "test_crop_pct"),  # nor are the sizes at which those would be tested
+    ):
+        config["pretrained_cfg"].pop(key, None)
+    _write_json(folder / "config.json", config)
+
+
+def _crop_share(about: Preprocessing) -> float:
+    """timm resizes to floor(size / share)."""
+    share = about.image_size / about.resize_size
+    while math.floor(about.image_size / share) < about.resize_size:
+        share = math.nextafter(share, 0)
+    return share
+
+
+def _check_preprocessing(network: Any, finished: FinishedRun) -> None:
+    """Raises UserError where timm would prepare pictures otherwise than the run did."""
+    from timm.data import resolve_data_config
+
+    found, about = resolve_data_config({}, model=network), finished.preprocessing
+    read = (
+        found["input_size"][-1],
+        math.floor(found["input_size"][-1] / found["crop_pct"]),
+        tuple(found["mean"]),
+        tuple(found["std"]),
+        found["interpolation"],
+    )
+    wanted = (about.image_size, about.resize_size, tuple(about.mean), tuple(about.std), about.interpolation)
+    if read != wanted:
+        raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {wanted}")
+
+
+def _texts(names: list[str]) -> list[str]:
+    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(_json(content), encoding="utf-8")
