@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 import uuid
@@ -136,11 +138,24 @@ def submit(
         command = command or ["sbatch", "--parsable", *options, *told]
         if dry_run:
             break
-        jobs.append(sbatch(options, told, {**os.environ, **environ}))
+        try:
+            jobs.append(sbatch(options, told, {**os.environ, **environ}))
+        except UserError:
+            if snapshot is not None and not jobs:
+                _take_back(snapshot, run_dir)
+            raise
         append(
             run_dir, {"event": "submitted", "job": jobs[-1], "name": jobs[-1], "command": shlex.join([spec, *words])}
         )
     return Submission(tuple(jobs), tuple(command), environ, path, snapshot, run_dir)
+
+
+def _take_back(snapshot: Snapshot, run_dir: Path) -> None:
+    """No job was made: nothing stays of the code that was copied for it."""
+    shutil.rmtree(snapshot.folder, ignore_errors=True)
+    for folder in (run_dir / CODE, run_dir):
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            folder.rmdir()
 
 
 def _environ(request: Request, snapshot: Snapshot | None) -> dict[str, str]:

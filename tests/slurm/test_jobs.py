@@ -212,6 +212,7 @@ def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path)
     done = submit(slurm, tmp_path, f"{ROOT}/tests/tiny.py", "--partition=nowhere")
     assert done.stderr.startswith("error: sbatch: ")
     assert "nowhere" in done.stderr or "partition" in done.stderr
+    assert not (tmp_path / "runs/tiny").exists()
     assets = tmp_path / "assets"
     assets.mkdir()
     (assets / "MANIFEST.json").write_text('{"format": 1, "assets": {}}')

@@ -172,6 +172,11 @@ class Timm:
         tensors = read_weights(stored.file)
         if stored.network is not None and all(name.startswith(("backbone.", "head.")) for name in tensors):
             tensors = {n.removeprefix("backbone."): t for n, t in tensors.items() if n.startswith("backbone.")}
+        if self.match_by_order and stored.file.suffix == ".safetensors":
+            raise UserError(
+                f"backbone.match_by_order: {stored.file} keeps its tensors by name, not in order; "
+                "use backbone.match_by_order=false"
+            )
         if self.match_by_order:
             tensors = matched_by_order(network, skeleton.names, tensors, str(stored.file))
         own = set(network.state_dict())

@@ -43,7 +43,7 @@ def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, sour
     parts = _parts(run, resolved, frozen, folder)
     row_bytes = frozen.layout.row_bytes
     store, why = decided(run, resolved, frozen, parts, folder)
-    images = " + ".join(str(part.count) for part in parts)
+    images = " + ".join(f"{part.count:,}" for part in parts)
     total = readable_size(sum(part.count for part in parts) * row_bytes)
     what = (
         f"{resolved.phase.name}: outputs of what is frozen for {images} images x {readable_size(row_bytes)} = {total}"
