@@ -106,7 +106,7 @@ def test_the_median_of_the_three_is_recommended() -> None:
 
 def test_what_is_recommended_is_well_below_the_lowest_loss() -> None:
     """All the fall is just before the rise, and so are the three."""
-    seen = trace(lambda log_lr: 5.0 if log_lr < -1.3 else 0.1 if log_lr < -1 else 500.0)
+    seen = trace(lambda log_lr: 5.0 if log_lr < -1.3 else -30.0 if log_lr < -1 else 500.0)
     found = suggest(seen)
     lowest = seen.lrs[int(np.argmin(seen.smoothed))]
     assert 0.05 < lowest < 0.1
@@ -152,6 +152,14 @@ def test_a_loss_that_still_falls_says_so() -> None:
     assert found.is_bound
     assert found.recommended is not None
     assert "a higher --to" in lines_of(seen, found, tiny.recipe)[-1]
+
+
+def test_without_slide_the_lower_of_the_two_is_recommended() -> None:
+    found = suggest(trace(lambda log_lr: 1.2 - math.tanh(3 * (log_lr + 3)), rates=Range(steps=20)))
+    assert found.slide is None
+    assert found.steepest is not None
+    assert found.valley is not None
+    assert (found.recommended, found.why) == (min(found.steepest, found.valley), "the lower of the two")
 
 
 def test_rates_are_written_as_overrides() -> None:
@@ -200,7 +208,9 @@ def test_svg_escapes_what_a_name_may_hold() -> None:
     told = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert told.count("phase 1: <script>&??") == 2
     assert sum((text or "").startswith("recommended ") for text in told) == 2
-    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 200
+    circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
+    # A loss beyond the frame has no dot.
+    assert 2 * 70 < len(circles) == 2 * sum(loss < 4 for loss in seen.losses)
 
 
 def range_of(recipe: Recipe, rates: Range, *numbers: int, **launch: Any) -> list[Trace]:

@@ -49,7 +49,9 @@ def commands() -> list[list[str]]:
             words = shlex.split(line.rpartition("-m launcher")[2])
             # these take no recipe
             if words[0] not in ("status", "logs", "cancel", "compare", "evaluate", "predict", "cache", "init"):
-                found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
+                found.append(
+                    words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse", "find-lr") :]
+                )
     return found
 
 

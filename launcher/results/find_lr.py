@@ -22,8 +22,8 @@ LEFT_OUT_AT_END = 5
 SLIDE_WIDTH = 15
 SLIDE_THRESHOLD = 0.005
 """In units of the loss."""
-FALLS = 0.1
-"""A loss that falls by a smaller share of itself does not tell a rate."""
+FALLS = 0.05
+"""A smoothed loss that falls by a smaller share of itself does not tell a rate: noise does as much."""
 RISES = 0.25
 """Share of the lowest loss by which it has risen where a rate is too high."""
 BELOW = 3.0
@@ -45,9 +45,9 @@ class Suggestions:
 
 
 def suggest(trace: Trace) -> Suggestions:
-    """The recommended rate is the median of the three, so that no one of them misleads alone, and at most a third of
-    the rate of the lowest loss. Where the loss does not fall, from a head that fits already, it is a third of the rate
-    at which it rises."""
+    """The recommended rate is the median of the three (without `slide` the lower of the two), so that no one of them
+    misleads alone, and at most a third of the rate of the lowest loss. Where the loss does not fall, from a head that
+    fits already, it is a third of the rate at which it rises."""
     begin, end = trace.steps // 10, len(trace.lrs) - LEFT_OUT_AT_END
     lrs, losses = np.array(trace.lrs)[begin:end], np.array(trace.smoothed)[begin:end]
     if len(lrs) < 3:
@@ -63,11 +63,12 @@ def suggest(trace: Trace) -> Suggestions:
     }
     inside = sorted(value for value in found.values() if value is not None)
     middle = inside[(len(inside) - 1) // 2]
+    why = "the median of the three" if len(inside) == 3 else "the lower of the two"
     bound = float(lrs[lowest]) / BELOW
     return Suggestions(
         **found,
         recommended=min(middle, bound),
-        why="the median of the three" if middle <= bound else "a third of the rate of the lowest loss",
+        why=why if middle <= bound else "a third of the rate of the lowest loss",
         is_bound=not trace.diverged and lowest == len(lrs) - 1,
     )
 

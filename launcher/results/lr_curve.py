@@ -34,18 +34,19 @@ class Frame:
         return math.log(lr / self.first) / math.log(self.last / self.first)
 
     def y(self, loss: float) -> float:
-        """0 at the bottom, 1 at the top; higher losses at the top as well."""
+        """0 at the bottom, 1 at the top; higher losses are at the top as well."""
         return min(1.0, max(0.0, (loss - self.low) / (self.high - self.low)))
 
 
-def frame_of(trace: Trace) -> Frame | None:
+def frame_of(trace: Trace, *, with_dots: bool) -> Frame | None:
     """None where there are too few losses for a curve. A loss that diverges would press all others flat: what is a
-    third higher than any before the lowest is cut off."""
+    third higher than any before the lowest is cut off. `with_dots`: losses that are not smoothed are shown, too."""
     losses = trace.smoothed
     if len(losses) < 3:
         return None
-    low = min(losses)
-    before = max(losses[: losses.index(low) + 1])
+    lowest = losses.index(min(losses))
+    before = max(losses[: lowest + 1])
+    low = min(trace.losses) if with_dots else losses[lowest]
     span = max(before - low, 0.5 * max(abs(low), trace.least_loss), 1e-9)
     bottom = low - 0.05 * span
     return Frame(trace.lrs[0], trace.lrs[-1], bottom if low < 0 else max(0.0, bottom), low + 4 / 3 * span)
@@ -53,7 +54,7 @@ def frame_of(trace: Trace) -> Frame | None:
 
 def as_text(trace: Trace, suggestions: Suggestions, *, plain: bool) -> list[str]:
     """Lines of a plot of the smoothed losses; in braille, or in ASCII. `^` below the axis marks what is recommended."""
-    frame = frame_of(trace)
+    frame = frame_of(trace, with_dots=False)
     if frame is None:
         return []
     across, down = (1, 1) if plain else (2, 4)
@@ -114,7 +115,7 @@ def as_svg(found: Sequence[tuple[Trace, Suggestions]], title: str) -> str:
 def _panel(trace: Trace, suggestions: Suggestions) -> str:
     name = f"phase {trace.number + 1}: {trace.phase}"
     lines = [f'<text x="{LEFT}" y="16" font-size="14">{_escaped(name)}</text>']
-    frame = frame_of(trace)
+    frame = frame_of(trace, with_dots=True)
     if frame is None:
         return "\n".join([*lines, f'<text x="{LEFT}" y="{HEIGHT / 2}">{_escaped(suggestions.why)}</text>'])
 
@@ -128,6 +129,7 @@ def _panel(trace: Trace, suggestions: Suggestions) -> str:
     lines += [
         f'<circle cx="{x(lr):.1f}" cy="{y(loss):.1f}" r="1.5" fill="#bbbbbb"/>'
         for lr, loss in zip(trace.lrs, trace.losses, strict=True)
+        if loss <= frame.high
     ]
     points = " ".join(f"{x(lr):.1f},{y(loss):.1f}" for lr, loss in zip(trace.lrs, trace.smoothed, strict=True))
     lines.append(f'<polyline points="{points}" fill="none" stroke="#333333" stroke-width="2"/>')
