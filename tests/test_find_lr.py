@@ -210,7 +210,7 @@ def test_svg_escapes_what_a_name_may_hold() -> None:
     assert sum((text or "").startswith("recommended ") for text in told) == 2
     circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
     # A loss beyond the frame has no dot.
-    assert 2 * 70 < len(circles) == 2 * sum(loss < 4 for loss in seen.losses)
+    assert 2 * 70 < len(circles) == 2 * sum(loss < 2.8 for loss in seen.losses)
 
 
 def range_of(recipe: Recipe, rates: Range, *numbers: int, **launch: Any) -> list[Trace]:
