@@ -306,7 +306,7 @@ def test_it_touches_nothing_and_tells_the_override(one_process: tuple[CliResult,
     assert hashes(folder).keys() - before.keys() == {folder / "find-lr.svg"}
     assert {path: digest for path, digest in hashes(folder).items() if path in before} == before
     assert not any((folder / "tmp").iterdir())
-    assert "head in closed form, as the phases before it are not trained here" in done.out
+    assert "head in closed form, as the phases before it are not trained here; it fits" in done.out
     assert re.search(r"^  steepest \S+  valley \S+  slide \S+$", done.out, re.M)
     words = [line.rpartition(": ")[2] for line in done.out.splitlines() if line.startswith("one rate for all")]
     (word,) = words

@@ -14,7 +14,7 @@ from launcher.training.lr_range import Trace
 STARTS = {
     "recipe": "",
     "closed form": "started from the pretrained backbone and a head in closed form, as the phases before it are not "
-    "trained here",
+    "trained here; it fits the training images better than a trained one, so the rate is a cautious one",
     "new head": "started from the pretrained backbone and a new head, as the phases before it are not trained here: in "
     "the run its rate may have to be lower",
 }
