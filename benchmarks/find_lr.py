@@ -19,10 +19,10 @@ Seen (AdamW, grid 1e-4 to 1e-1; the recommended rate was good in all eight):
     digits finetune, seed 0         -       -       -  1e-4 to 3e-3         1.6e-4    0.9582       0.9666
     digits whole, seed 0       7.7e-3  1.1e-3  3.4e-3  1e-3 to 1e-1         3.4e-3    0.9415       0.9415
 
-`valley` alone, fastai's default, lay below the good rates of the digits' short probes (seeds 1, 2), hence the median. From
-a head in closed form, which fits the training images almost without loss, the loss does not fall: there is only the
-rate at which it rises to go by. What follows from it is cautious: the whole digits at 2e-3 in both phases, nine times
-as high, came to 0.9749, and at the lowest of the two rates in both, 2.2e-4, to 0.9276.
+`valley` alone, fastai's default, lay below the good rates of the digits' short probes (seeds 1, 2), hence the median.
+From a head in closed form, which fits the training images almost without loss, the loss does not fall: there is only
+the rate at which it rises to go by. What follows from it is cautious: the whole digits at 2e-3 in both phases, nine
+times as high, came to 0.9749, and at the lowest of the two rates in both, 2.2e-4, to 0.9276.
 """
 
 from __future__ import annotations
