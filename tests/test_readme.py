@@ -40,6 +40,12 @@ def python(start: str) -> str:
     return found
 
 
+TAKES_A_RECIPE = ("plan", "verify", "fetch", "prepare", "submit", "rehearse", "find-lr", "sweep", "advise")
+TAKES_NO_RECIPE = tuple(
+    ["status", "logs", "cancel", "compare", "evaluate", "predict", "report", "cache", "init", "average", "export"]
+)
+
+
 def commands() -> list[list[str]]:
     """The words after `-m launcher` of each command, without the options."""
     lines = [line for block in blocks(ENGLISH) if block.language == "bash" for line in block.text.splitlines()]
@@ -47,21 +53,8 @@ def commands() -> list[list[str]]:
     for line in lines:
         if "-m launcher" in line:
             words = shlex.split(line.rpartition("-m launcher")[2])
-            # these take no recipe
-            if words[0] not in (
-                "status",
-                "logs",
-                "cancel",
-                "compare",
-                "evaluate",
-                "predict",
-                "report",
-                "cache",
-                "init",
-                "average",
-                "export",
-            ):
-                found.append(words[words[0] in ("plan", "verify", "fetch", "prepare", "submit", "rehearse") :])
+            if words[0] not in TAKES_NO_RECIPE:
+                found.append(words[words[0] in TAKES_A_RECIPE :])
     return found
 
 

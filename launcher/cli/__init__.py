@@ -21,6 +21,7 @@ from launcher.cli import learning as learning
 from launcher.cli import outcomes as outcomes
 from launcher.cli import predicting as predicting
 from launcher.cli import preparing as preparing
+from launcher.cli import rates as rates
 from launcher.cli import reporting as reporting
 from launcher.cli import starting as starting
 from launcher.cli import submitting as submitting

@@ -61,8 +61,10 @@ def in_closed_form(head: Any) -> bool:
     return getattr(head, "init", None) == "ridge"
 
 
-def start_head(run: Run, state: PhaseState) -> None:
+def start_head(run: Run, state: PhaseState) -> float:
     """Put the head where ridge regression on the training images' features puts it. Called by all processes.
+
+    Returns the loss on the images that were held out.
 
     Raises StoppedError where the run is asked to stop meanwhile; nothing is lost, for nothing was trained.
     """
@@ -88,6 +90,7 @@ def start_head(run: Run, state: PhaseState) -> None:
         phase = {"number": state.resolved.number, "phase": state.resolved.phase.name}
         row = phase | {"head": "ridge", "seconds": seconds, "l2": chosen.l2, "scale": chosen.scale}
         run.rundir.add_timing(row | {"held_out": chosen.held_out, "loss": chosen.loss})
+    return chosen.loss
 
 
 def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:

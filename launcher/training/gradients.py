@@ -18,6 +18,10 @@ SKIPS_OF_THE_SCALER = 30
 """Steps in a row that fp16's gradient scaler may skip while it looks for its scale; it halves it each time."""
 
 
+class NonFiniteGradientError(UserError):
+    """A gradient is not finite, on all processes alike, and the recipe says that this ends the run."""
+
+
 def inputs_of(
     run: Run, state: PhaseState, batch: Batch | FeatureBatch
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
@@ -74,7 +78,7 @@ def gradient_is_sound(run: Run, state: PhaseState, step_in_epoch: int) -> bool:
     norm = torch.nn.utils.get_total_norm(gradients)
     if not bool(norm.isfinite()):
         if recipe.on_nonfinite == "stop":
-            raise UserError(
+            raise NonFiniteGradientError(
                 f"{_where(run, state, step_in_epoch)}; nothing was updated; on_nonfinite=skip leaves such steps out"
             )
         progress.skipped_steps += 1
@@ -94,7 +98,9 @@ def _scaled_gradient_is_sound(run: Run, state: PhaseState, step_in_epoch: int) -
     # The scaler looks for infinities itself and leaves the step out; only a row of them means that the loss is broken.
     state.scaler_skips = state.scaler_skips + 1 if state.optimizer.step_was_skipped else 0
     if state.scaler_skips > SKIPS_OF_THE_SCALER:
-        raise UserError(f"{_where(run, state, step_in_epoch)} at any scale of fp16; try mixed_precision=bf16")
+        raise NonFiniteGradientError(
+            f"{_where(run, state, step_in_epoch)} at any scale of fp16; try mixed_precision=bf16"
+        )
     if run.recipe.clip_norm is not None:
         run.accelerator.clip_grad_norm_(state.wrapped.parameters(), run.recipe.clip_norm)
     return True

@@ -162,12 +162,12 @@ class Screen:
             cells = {other: value for other, value in cells.items() if other != name}
         return cells
 
-    def run_begins(self, prepared: Prepared, run_dir: Path, where: str) -> None:
+    def run_begins(self, prepared: Prepared, name: str, where: str) -> None:
         """What is about to be trained, on what, where."""
         splits = prepared.splits
         kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
         images = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
-        self.line(f"{run_dir}: {images}, {len(splits.names)} {kind}")
+        self.line(f"{name}: {images}, {len(splits.names)} {kind}")
         if splits.skipped:
             self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
         self.line(f"{prepared.batching}; {where}")

@@ -52,9 +52,12 @@ def workers_of(launch: Launch) -> int:
 
 
 def begin_run(
-    accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch
+    accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch, *, trial: str | None = None
 ) -> tuple[Run, State | None]:
-    """Check everything, then build the run: from its newest complete checkpoint, or from the beginning."""
+    """Check everything, then build the run: from its newest complete checkpoint, or from the beginning.
+
+    `trial` is what a run in a new run dir is called that is not kept; its weights are not saved then.
+    """
     recipe, is_main = loaded.recipe, accelerator.is_main_process
     screen = Screen(speaks=is_main)
     with agreed(accelerator):
@@ -88,7 +91,7 @@ def begin_run(
                 rundir.begin(recipe, loaded.path.read_text(encoding="utf-8"), launch.command, prepared.splits)
                 screen.open_log(rundir.log_txt)
                 clear_markers(rundir.path)
-        resumed = _resume(accelerator, rundir, prepared, screen, launch)
+        resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
         if recipe.mixed_precision == "auto":
             restart = functools.partial(start_accelerator, recipe, launch, rundir.path)
             accelerator = with_fastest_precision(accelerator, prepared, rundir, screen, restart)
@@ -157,7 +160,7 @@ def begin_run(
     if accelerator.device.type == "cuda":
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
         where += f"; a run that is stopped and continued is equal {exact}"
-    screen.run_begins(prepared, rundir.path, where)
+    screen.run_begins(prepared, trial or str(rundir.path), where)
     return run, resumed
 
 
