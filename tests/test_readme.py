@@ -41,8 +41,18 @@ def python(start: str) -> str:
 
 
 TAKES_A_RECIPE = ("plan", "verify", "fetch", "prepare", "submit", "rehearse", "find-lr", "sweep", "advise")
-TAKES_NO_RECIPE = tuple(
-    ["status", "logs", "cancel", "compare", "evaluate", "predict", "report", "cache", "init", "average", "export"]
+TAKES_NO_RECIPE = (
+    "status",
+    "logs",
+    "cancel",
+    "compare",
+    "evaluate",
+    "predict",
+    "report",
+    "cache",
+    "init",
+    "average",
+    "export",
 )
 
 
