@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
+from launcher.cli import advising as advising
 from launcher.cli import averaging as averaging
 from launcher.cli import caching as caching
 from launcher.cli import exporting as exporting

@@ -65,7 +65,7 @@ def last_place(model: TransferModel, image: torch.Tensor) -> tuple[nn.Module, An
     for module, made in reversed(seen):
         if not isinstance(made, torch.Tensor) or not made.requires_grad or module_runs_twice(module, seen):
             continue
-        to_map = _to_map(made)
+        to_map = as_map(made)
         if to_map is None:
             continue
         (gradient,) = torch.autograd.grad(score, made, retain_graph=True, allow_unused=True)
@@ -83,7 +83,7 @@ def _everywhere(gradient: torch.Tensor) -> bool:
     return bool((gradient.abs().sum(dim=1) > 0).float().mean() > 0.5)
 
 
-def _to_map(made: torch.Tensor) -> Any:
+def as_map(made: torch.Tensor) -> Any:
     if made.ndim == 4:
         _, one, two, three = made.shape
         if two == three > 1 and one != two:

@@ -1,0 +1,53 @@
+"""Where a backbone may be cut: its stages, from the input to the output."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+MOST = 8
+"""Boundaries that are looked at; of more, some between are left out."""
+LIGHT = 0.005
+"""Share of the parameters below which a stage (a stem, a norm) is not worth a boundary."""
+ENOUGH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A module of the backbone, and what must train with it."""
+
+    name: str
+    """Within the backbone: "layer4", "features.7"."""
+    behind: tuple[str, ...]
+    """Modules behind it, with parameters: they train where it does."""
+    parameters: int
+    """Of those behind it."""
+
+
+def stages_of(backbone: nn.Module) -> list[Stage]:
+    """Boundaries from the input to the output; behind the last one nothing of the backbone is left."""
+    parts = [(name, module) for name, module in backbone.named_children() if _count(module)]
+    total = max(1, _count(backbone))
+    while sum(_count(module) >= LIGHT * total for _, module in parts) < ENOUGH:
+        largest = max(range(len(parts)), key=lambda index: _count(parts[index][1]), default=-1)
+        inside = [] if largest < 0 else [(n, m) for n, m in parts[largest][1].named_children() if _count(m)]
+        if not inside:
+            break
+        name = parts[largest][0]
+        parts[largest : largest + 1] = [(f"{name}.{child}", module) for child, module in inside]
+    heavy = [index for index, (_, module) in enumerate(parts) if _count(module) >= LIGHT * total]
+    if len(heavy) > MOST:
+        step = (len(heavy) - 1) / (MOST - 1)
+        heavy = [heavy[round(number * step)] for number in range(MOST)]
+    found = []
+    for index in heavy:
+        behind = parts[index + 1 :]
+        found.append(
+            Stage(parts[index][0], tuple(name for name, _ in behind), sum(_count(module) for _, module in behind))
+        )
+    return found
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
