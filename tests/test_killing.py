@@ -37,16 +37,16 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-# Step 8 is saved in mid-epoch, in the second phase, when steps 6 and 7 (the best of each phase may be among them) are
-# on the disk and one of them is to go.
+# Step 8 is saved in mid-epoch, in the second phase, and goes when step 9 is saved; step 6, the end of the phase that
+# trained the head, stays.
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json")
 DEATHS = [
     ("base model.safetensors", None),
     ("base MANIFEST.json", None),
     ("base rename", None),
     *((f"step-000008 {file}", 6) for file in (*FILES, "rename")),
-    ("step-000008 prune", 8),
-    ("step-000008 pruning", 8),
+    ("step-000009 prune", 9),
+    ("step-000009 pruning", 9),
     ("final model.safetensors", 12),
 ]
 
