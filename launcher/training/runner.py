@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -77,9 +76,6 @@ def run(loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards = lambda ru
 
 def train(run: Run, resumed: State | None, loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards) -> None:
     """All phases from where the run stands, and the end. Raises StoppedError where it is asked to stop before."""
-    # What is imported stays: collections, of which each phase ends with two, leave it alone (0.2 s each), and the pages
-    # that data workers share with this process stay shared.
-    gc.freeze()
     outputs: torch.Tensor | None = None
     try:
         with run.interruption, run.watchdog:
