@@ -36,6 +36,10 @@ class Range:
         """As an override of a number that was drawn."""
         return str(int(value)) if self.whole else repr(float(value))
 
+    def short(self, value: Any) -> str:
+        """As people read it."""
+        return str(int(value)) if self.whole else f"{float(value):.4g}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
@@ -45,6 +49,9 @@ class Choices:
     values: tuple[str, ...]
 
     def text(self, value: Any) -> str:
+        return str(value)
+
+    def short(self, value: Any) -> str:
         return str(value)
 
 
@@ -63,10 +70,11 @@ class Space:
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """Of a trial: the fixed ones, and its own values."""
-        return [*self.fixed, *self.drawn(values)]
+        return [*self.fixed, *(f"{one.name}={one.text(values[one.name])}" for one in self.dimensions)]
 
-    def drawn(self, values: Mapping[str, Any]) -> list[str]:
-        return [f"{one.name}={one.text(values[one.name])}" for one in self.dimensions]
+    def short(self, values: Mapping[str, Any]) -> str:
+        """A trial's own values, as people read them."""
+        return " ".join(f"{one.name}={one.short(values[one.name])}" for one in self.dimensions if one.name in values)
 
 
 def read_space(recipe: Any, words: Sequence[str]) -> Space:

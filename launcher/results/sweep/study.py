@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +26,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from launcher.errors import UserError
 from launcher.results.sweep.plan import SweepPlan
-from launcher.results.sweep.space import Choices, Dimension, Space
+from launcher.results.sweep.space import Choices, Dimension
 from launcher.training.lock import RunLock
 
 JOURNAL = "journal.log"
 LEASE = "LEASE"
 CAUSE = "cause"
-"""Attribute of a trial that failed or was pruned: why."""
+"""Attribute of a trial that failed, was pruned or was not run: why."""
 MUTEX_SECONDS = 120
 """A worker that died while it asked for a trial keeps the others waiting for so long."""
 
@@ -114,6 +113,19 @@ class Study:
 
     def should_prune(self, claim: Claim) -> bool:
         return self._study.pruner.prune(self._study, self.trials()[claim.number])
+
+    def take_over_from_twin(self, claim: Claim) -> FrozenTrial | None:
+        """An earlier trial with the very same settings, whose result is now this one's, too: a run is a function of its
+        recipe. None where there is none, or where nothing varies."""
+        for trial in self.trials()[: claim.number]:
+            ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            if ended and trial.params and trial.params == claim.values:
+                for epoch, value in trial.intermediate_values.items():
+                    self.report(claim, epoch, value)
+                value_told = trial.value if trial.state == TrialState.COMPLETE else None
+                self._tell(claim, trial.state, value_told, f"same settings as {self.folder_of(trial.number).name}")
+                return trial
+        return None
 
     def finish(self, claim: Claim, value: float) -> None:
         self._tell(claim, TrialState.COMPLETE, value, None)
@@ -214,15 +226,3 @@ def _pruner(name: PrunerName, plan: SweepPlan) -> optuna.pruners.BasePruner:
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=plan.most_epochs)
     return optuna.pruners.NopPruner()
-
-
-def values_as_text(space: Space, trial: FrozenTrial) -> dict[str, str]:
-    return {one.name: one.text(trial.params[one.name]) for one in space.dimensions if one.name in trial.params}
-
-
-def read_json(path: Path) -> Any:
-    """Raises UserError where there is no such file, or no JSON in it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error

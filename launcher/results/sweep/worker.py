@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Literal
 
+from launcher.recipe.finding import shown
 from launcher.results.sweep.child import Child, Epochs, final_value, why_stopped
 from launcher.results.sweep.study import Claim, Study
 from launcher.training.asking import STOP_FILE, ask_to_stop
@@ -93,8 +94,11 @@ class Worker:
     def _train(self, study: Study, claim: Claim, overrides: list[str], asked: Asked) -> bool:
         """Whether the worker goes on."""
         name, metric = f"{study.kind} {claim.number}", study.plan.metric
-        own = [word for word in overrides if word not in study.plan.space.fixed]
-        self.tell(f"{name}: {'' if claim.is_new else 'continued: '}{' '.join(own)}  ({claim.folder})")
+        own = study.plan.space.short(claim.values) or overrides[-1]
+        if claim.is_new and (twin := study.take_over_from_twin(claim)) is not None:
+            self.tell(f"{name}: {own}: as {study.kind} {twin.number}, which had the same settings")
+            return asked.by is None
+        self.tell(f"{name}: {'' if claim.is_new else 'continued: '}{own}  ({shown(claim.folder)})")
         begin = time.monotonic()
         pruned_at: tuple[int, float] | None = None
         while final_value(claim.folder, metric) is None:
