@@ -1,5 +1,5 @@
-"""The recipe of the sweeps' tests: `tiny`, shorter. Its runs write down what they compute of a frozen prefix. Those of a
-worker with HOLD in its environment stay in their fourth step for as long as that file is there.
+"""The recipe of the sweeps' tests: `tiny`, shorter. Its runs write down what they compute of a frozen prefix. Those of
+a worker with HOLD in its environment stay in their fourth step for as long as that file is there.
 """
 
 from __future__ import annotations

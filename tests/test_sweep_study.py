@@ -163,6 +163,108 @@ def test_another_sweep_is_refused(finished: Finished, run_cli: RunCli) -> None:
         assert difference in line
 
 
+class Story:
+    """Five runs: a worker is interrupted in the middle of a trial; one trial fails; the best goes on over seeds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        words = ("optim.lr=0.1,1e30", "--trials", "3", "--study", "study", "--seeds", "2")
+        (folder / "hold").touch()
+        worker = start(folder, *words, log="first.txt", HOLD=str(folder / "hold"))
+        until(lambda: list(folder.glob("study/trial-*/checkpoints/step-000003/MANIFEST.json")))
+        worker.send_signal(signal.SIGINT)
+        until(lambda: list(folder.glob("study/trial-*/STOP")))
+        (folder / "hold").unlink()
+        self.interrupted = worker.wait(timeout=300)
+        self.first = (folder / "first.txt").read_text()
+        self.done = run_python(*command(*words, "--as", "json")[1:], cwd=folder, env=PATHS)
+        self.rows: list[dict[str, Any]] = json.loads(self.done.out)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(story: Story) -> None:
+    assert story.interrupted == 130
+    assert "saved and stopped; the same command continues" in story.first
+    assert "Traceback" not in story.first
+    assert story.done.code == 0, story.done.err
+    (continued,) = re.findall(r"^trial (\d+): continued: ", story.done.err, re.M)
+    output = (story.folder / f"study/trial-{int(continued):04d}/output.txt").read_text()
+    assert re.search(r"at step [45] \(full_finetune, epoch 1/1\)", output)
+
+
+def test_a_trial_that_fails_says_why_and_the_worker_goes_on(story: Story) -> None:
+    failed = [row for row in story.rows if row["state"] == "failed"]
+    assert failed
+    for row in failed:
+        assert row["optim.lr"] == "1e30"
+        assert "gradient" in row["cause"]
+        assert "\n" not in row["cause"]
+        assert row["accuracy"] is None
+
+
+def test_equal_settings_are_run_once(story: Story) -> None:
+    trials = [row for row in story.rows if row["seed"] is None]
+    good = [row for row in trials if row["state"] == "finished"]
+    assert len(trials) == 3
+    assert len(good) == 2
+    assert good[0]["cause"] is None
+    assert good[1]["cause"] == f"same settings as {good[0]['run']}"
+    assert good[1]["accuracy"] == good[0]["accuracy"]
+    assert not (story.folder / "study" / good[1]["run"] / "metrics.jsonl").exists()
+
+
+def test_the_best_over_seeds_of_its_own(story: Story) -> None:
+    seeds = [row for row in story.rows if row["seed"] is not None]
+    assert [row["seed"] for row in sorted(seeds, key=lambda row: row["seed"])] == [1, 2]
+    for row in seeds:
+        recipe = json.loads((story.folder / "study" / row["run"] / "recipe.json").read_text())
+        assert (recipe["seed"], recipe["optim"]["lr"]) == (row["seed"], 0.1)
+    values = [row["accuracy"] for row in seeds]
+    words = ("optim.lr=0.1,1e30", "--trials", "3", "--study", "study", "--seeds", "2")
+    again = run_python(*command(*words)[1:], cwd=story.folder, env=PATHS)
+    mean = sum(values) / 2
+    told = f"accuracy {mean:.4f} on average over 2 seeds, {min(values):.4f} to {max(values):.4f}"
+    assert f"seeds {told}" in again.out
+    assert told in (story.folder / "study/sweep.html").read_text()
+
+
+def test_a_pruned_trial_is_stopped_and_kept_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pruner's own judgement is Optuna's: here it condemns the first trial at its first epoch."""
+    pytest.importorskip("optuna")
+    from launcher.cli import main
+    from launcher.results.sweep.study import Study
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(ROOT / "tests"), *sys.path])
+    for name, value in (PATHS | {"HOLD": str(tmp_path / "hold"), "COMPUTED": str(tmp_path / "computed")}).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "hold").touch()
+
+    def condemned(study: Study, claim: Any) -> bool:
+        (tmp_path / "hold").unlink(missing_ok=True)
+        return claim.number == 0
+
+    monkeypatch.setattr(Study, "should_prune", condemned)
+    words = ("optim.lr=0.1..0.2", "--trials=2", "--study=study", "--workers=0", "--as=json")
+    assert main(["sweep", RECIPE, *words]) == 0
+    told = capsys.readouterr()
+    finished, pruned = json.loads(told.out)
+    assert (finished["state"], finished["run"], finished["epochs"]) == ("finished", "trial-0001", 2)
+    assert (pruned["state"], pruned["run"], pruned["epochs"]) == ("pruned", "trial-0000", 1)
+    assert pruned["accuracy"] is not None
+    assert "trial 0: pruned after epoch 1, accuracy" in told.err
+    run_dir = tmp_path / "study/trial-0000"
+    assert not (run_dir / "final").exists()
+    assert not (run_dir / "STOP").exists()
+    assert not (run_dir / "LEASE").exists()
+
+
 MISTAKES: Mapping[str, str] = {
     "optim.lrr=1e-4..1e-2": "optim.lrr: SGD has no field 'lrr'; did you mean 'lr'?",
     "optim.lr=0..1 (log)": "optim.lr=0..1 (log): a log range begins above 0: a logarithm has no value at 0",
