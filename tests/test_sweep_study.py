@@ -311,3 +311,17 @@ def test_a_mistake_in_the_words(
     monkeypatch.setattr(sys, "path", [str(ROOT / "tests"), *sys.path])
     assert main(["sweep", RECIPE, *words]) == 2
     assert capsys.readouterr().err.startswith(f"error: {wanted}")
+
+
+def test_a_slurm_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from launcher.errors import UserError
+    from launcher.results.sweep.sweep import _check_lives
+
+    task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    for advanced in (False, False, True, False, False):
+        _check_lives(tmp_path, advanced=advanced, environ=task)
+    _check_lives(tmp_path, advanced=False, environ=task | {"SLURM_ARRAY_TASK_ID": "1"})
+    _check_lives(tmp_path, advanced=False, environ={})
+    with pytest.raises(UserError, match="3 starts of this task in a row ended before a step was saved"):
+        _check_lives(tmp_path, advanced=False, environ=task)

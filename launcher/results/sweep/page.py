@@ -158,7 +158,8 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
         return None
     dimensions = plan.space.dimensions
     step = (WIDTH - 2 * SIDE) / len(dimensions)
-    low, high = padded([trial.value or 0.0 for trial in known], 0.0)
+    values = [trial.value or 0.0 for trial in known]
+    low, high = min(values), max(values)
     axes = [Axis(round(SIDE + index * step, 1), one.name, _labels(one)) for index, one in enumerate(dimensions)]
     ends = ((_y(0.0), number(low)), (_y(1.0), number(high)))
     axes.append(Axis(WIDTH - SIDE, metric_name(plan.metric), ends))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.sweep.best import write_best
 from launcher.results.sweep.page import FILE as PAGE
@@ -21,6 +22,10 @@ from launcher.results.sweep.study import Claim, PrunerName, SamplerName, Study
 from launcher.results.sweep.table import Table, table_of
 from launcher.results.sweep.worker import Asked, End, Worker
 from launcher.results.sweep.writing import write_whole
+from launcher.training.life import newest_step
+
+LIVES_WITHOUT_PROGRESS = 3
+"""As for a run of its own (launcher/cluster/lives.py)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,13 +96,21 @@ class Sweep:
             spec=request.spec, words=request.words, processes=request.processes, waits=waits, tell=self._tell
         )
         end: End = "done"
+        before = self._progress()
         with asked.watched():
             if self._search is not None:
                 end = worker.work(self._search, self._overrides_of_trial, asked, self._write)
             if end == "done" and request.seeds and self._begin_seeds():
                 assert self._seeds is not None
                 end = worker.work(self._seeds, self._overrides_of_seed, asked, self._write)
+            if end == "stopped":
+                _check_lives(request.folder, advanced=self._progress() != before)
             return self._outcome(end)
+
+    def _progress(self) -> list[tuple[str, int]]:
+        """The newest saved step of each run of the study."""
+        runs = (path for path in self._request.folder.glob("*-[0-9]*") if path.is_dir())
+        return sorted((path.name, newest_step(path)) for path in runs)
 
     def _overrides_of_trial(self, claim: Claim) -> list[str]:
         return self.plan.space.overrides(claim.values)
@@ -161,3 +174,22 @@ class Sweep:
             command=self._command(),
             is_over=is_over,
         )
+
+
+def _check_lives(folder: Path, *, advanced: bool, environ: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError where a Slurm task was stopped again and again before any trial of the study had saved a step:
+    requeued, it would be so for ever."""
+    name = "_".join(filter(None, (environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID"))))
+    if not name:
+        return
+    file = folder / f".stood-{name}"
+    if advanced:
+        file.unlink(missing_ok=True)
+        return
+    stood = len(file.read_text()) + 1 if file.exists() else 1
+    if stood >= LIVES_WITHOUT_PROGRESS:
+        file.unlink(missing_ok=True)
+        raise UserError(
+            f"{folder}: {stood} starts of this task in a row ended before a step was saved; ask for more time"
+        )
+    write_whole(file, "." * stood)
