@@ -51,7 +51,7 @@ def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, tell:
         if folder.is_file() or (folder / "recipe.json").exists():
             what = "a file" if folder.is_file() else "the run dir of a single run"
             raise UserError(f"--study {folder}: is {what}; give a folder of its own")
-        tell("looking at the recipe with every choice, and with the ends of every range")
+        tell(f"looking at the recipe{', with every choice and with the ends of every range' * bool(space.dimensions)}")
         metric, mode = _examined(loaded.recipe, space)
         _write_once(file, json.dumps({**told, "metric": metric, "mode": mode}, indent=1))
     try:

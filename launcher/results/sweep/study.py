@@ -33,7 +33,7 @@ JOURNAL = "journal.log"
 LEASE = "LEASE"
 CAUSE = "cause"
 """Attribute of a trial that failed, was pruned or was not run: why."""
-MUTEX_SECONDS = 120
+MUTEX_SECONDS = 60
 """A worker that died while it asked for a trial keeps the others waiting for so long."""
 
 SamplerName = Literal["tpe", "random"]

@@ -107,7 +107,7 @@ def table_of(
         study.plan.mode,
         tuple(one.name for one in study.plan.space.dimensions),
         tuple(_row(search, trial, _settings(search, trial), None) for trial in _sorted(search)) if search else (),
-        tuple(_row(seeds, trial, settings, first_seed + trial.number) for trial in _sorted(seeds)) if seeds else (),
+        tuple(_row(seeds, trial, settings, first_seed + trial.number) for trial in seeds.trials()) if seeds else (),
     )
 
 

@@ -88,6 +88,8 @@ class Worker:
                     break
             finally:
                 claim.lease.release()
+                with contextlib.suppress(OSError):  # one that had nothing to train
+                    claim.folder.rmdir()
             after_each()
         return "interrupted" if asked.by == signal.SIGINT else "stopped"
 
@@ -133,7 +135,7 @@ class Worker:
             self.tell(f"{name}: failed: {metric} is not a number")
         else:
             study.finish(claim, value)
-            best = study.best()
+            best = study.best() if claim.values else None  # among seeds none is the best
             rest = f"; best so far {best.value:.4f} of {study.kind} {best.number}" if best is not None else ""
             self.tell(f"{name}: {metric} {value:.4f} after {time.monotonic() - begin:.0f} s{rest}")
         return asked.by is None
