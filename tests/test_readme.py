@@ -16,7 +16,7 @@ import sklearn.datasets  # noqa: F401 - sets environment variables when it is im
 
 from launcher.cli import main
 from launcher.recipe.loading import load_recipe
-from launcher.recipe.overrides import apply_overrides
+from launcher.results.sweep.space import read_space
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -117,7 +117,7 @@ def test_commands_name_recipes_and_fields_that_exist() -> None:
         if name in MADE_BY_THE_READER or "optim.lrr=1" in rest:
             continue
         overrides = [word for word in rest if re.match(r"[\w.]+=", word)]
-        apply_overrides(load_recipe(str(ROOT / name)).recipe, overrides)
+        read_space(load_recipe(str(ROOT / name)).recipe, overrides)  # a value is a sweep of one
 
 
 def test_the_recipe_that_is_explained_is_the_one_that_is_shipped() -> None:

@@ -26,6 +26,7 @@ from launcher.cli import rates as rates
 from launcher.cli import reporting as reporting
 from launcher.cli import starting as starting
 from launcher.cli import submitting as submitting
+from launcher.cli import sweeping as sweeping
 from launcher.cli.app import app, command_names
 from launcher.cli.telling import tell, tell_elastic, usage_problem
 from launcher.errors import UserError

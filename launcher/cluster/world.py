@@ -14,7 +14,7 @@ from collections.abc import Mapping, MutableMapping
 from launcher.cluster.parent import AccelerateRequest, Parent, accelerate_request, read_parent
 from launcher.cluster.slurm_ranks import is_task_of_srun, ranks_of_tasks
 from launcher.errors import Problems, UserError
-from launcher.training.launch import World, usable_cpus
+from launcher.training.launch import PARENT_VARIABLE, World, usable_cpus
 
 # Ranks as torchrun and accelerate launch set them, then as the MPI starters do.
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -46,7 +46,19 @@ def check_world(environ: MutableMapping[str, str] = os.environ, parent: Parent |
         with problems.collected():
             _check_request(accelerate_request(parent), world)
     problems.raise_if_any()
-    return dataclasses.replace(world, leave_with_parent=parent.is_launcher)
+    leaves = parent.is_launcher or _leaves_with_worker(environ, parent)
+    return dataclasses.replace(world, leave_with_parent=leaves)
+
+
+def _leaves_with_worker(environ: Mapping[str, str], parent: Parent) -> bool:
+    """Whether a sweep's worker has started this process as a trial's run. Raises UserError where it is gone already:
+    another worker may have begun to continue the trial."""
+    worker = environ.get(PARENT_VARIABLE)
+    if worker is None or parent.is_launcher:
+        return False
+    if worker != str(os.getppid()):
+        raise UserError("the sweep's worker that has started this run is gone; the same sweep again continues it")
+    return True
 
 
 def _started(environ: MutableMapping[str, str]) -> World:

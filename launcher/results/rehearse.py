@@ -17,7 +17,8 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import furthest
 from launcher.results.killing import launch_command, run_until_killed
 from launcher.results.verify import Verification
-from launcher.training.interruption import MARKER, ask_to_stop
+from launcher.training.asking import ask_to_stop
+from launcher.training.interruption import MARKER
 from launcher.training.life import newest_step
 
 POLL_SECONDS = 0.02

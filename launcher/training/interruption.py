@@ -9,28 +9,23 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from launcher.training.asking import REASONS, STOP_FILE, Reason, asked_by_file
 from launcher.training.life import this_life
 
 STOPPED_EXIT_CODE = 85
 """Saved and stopped before the end; the same command continues. Unused by shells, Python, and torch's launchers."""
 INTERRUPTED_EXIT_CODE = 130
 """The same after Ctrl-C."""
-STOP_FILE = "STOP"
-"""Made by anyone in the run dir (`touch runs/x/STOP`), it asks the run to stop; needs no signal to get through. It may
-hold the reason."""
 MARKER = "STOPPED.json"
 STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
 SECONDS_TO_LEAVE = 5.0
 """Kept free before a deadline, beside the time of a step and a save."""
 
-Reason = Literal["asked to stop", "time limit", "preempted", "interrupted"]
-# A process may see another reason than its neighbour; the highest number is told.
-_REASONS: tuple[Reason | None, ...] = (None, "asked to stop", "time limit", "preempted", "interrupted")
 _SIGNALS = {signal.SIGTERM: 3, signal.SIGUSR1: 3, signal.SIGUSR2: 3, signal.SIGINT: 4}
 
 
@@ -98,7 +93,7 @@ class Interruption:
             shared = torch.tensor([mine, int(due)])
             dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
             mine, due = int(shared[0]), bool(shared[1])
-        return _REASONS[mine], due
+        return REASONS[mine], due
 
     def anywhere(self, happened: bool) -> bool:
         """Whether it happened on any process. They must all call this at the same point."""
@@ -115,29 +110,12 @@ class Interruption:
             self.signal_name = self.signal_name or "the launcher died"
         if self.is_main_process and now >= self._next_look:
             self._next_look = now + STOP_FILE_LOOKED_FOR_EVERY_SECONDS
-            self._noted = max(self._noted, _asked_by_file(self.run_dir / STOP_FILE))
+            self._noted = max(self._noted, asked_by_file(self.run_dir / STOP_FILE))
         if self.stop_at is not None:
             needed = self.seconds_of_a_step + 2 * self.seconds_of_a_save + SECONDS_TO_LEAVE
             if time.time() + needed >= self.stop_at:
                 return max(self._noted, 2)
         return self._noted
-
-
-def _asked_by_file(path: Path) -> int:
-    try:
-        reason = path.read_text(errors="replace").strip()
-    except FileNotFoundError:
-        return 0
-    except OSError:  # being written this moment, or a folder by that name
-        reason = ""
-    return _REASONS.index(reason) if reason in _REASONS[2:] else 1
-
-
-def ask_to_stop(run_dir: Path, reason: Reason) -> None:
-    """By the file. Moved into place: seen empty, it would ask without its reason."""
-    draft = run_dir / f".{STOP_FILE}.{os.getpid()}"
-    draft.write_text(reason)
-    draft.replace(run_dir / STOP_FILE)
 
 
 def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: int) -> None:

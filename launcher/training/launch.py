@@ -12,6 +12,9 @@ from launcher.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+PARENT_VARIABLE = "LAUNCHER_LEAVES_WITH"
+"""The process id of a sweep's worker, in the environment of its trials: a run that sees it gone saves and stops."""
+
 
 def usable_cpus() -> int:
     """CPU cores that this process may run on: those of its SLURM task or cpuset, not all that the machine has."""

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from launcher.errors import UserError
-from launcher.training.interruption import ask_to_stop
+from launcher.training.asking import ask_to_stop
 from launcher.training.life import life_number, this_life
 
 BEAT_EVERY_SECONDS = 10.0
@@ -31,8 +31,8 @@ class RunLock:
     flock and lockf are not used: on many cluster file systems they hold on one machine only, without a word.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / "LOCK"
+    def __init__(self, run_dir: Path, name: str = "LOCK") -> None:
+        self.path = run_dir / name
         self._token = uuid.uuid4().hex
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -50,7 +50,7 @@ class RunLock:
             }
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".LOCK.{self._token}")
+        draft = self.path.with_name(f".{self.path.name}.{self._token}")
         draft.write_text(content)
         try:
             self._outlive_earlier_life(tell, draft)

@@ -18,6 +18,7 @@ import torch
 
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training.accelerating import start_accelerator
+from launcher.training.asking import Reason
 from launcher.training.checkpoint import State
 from launcher.training.closed_form import in_closed_form, start_head
 from launcher.training.evaluating import metrics_of, outputs_of
@@ -26,7 +27,7 @@ from launcher.training.features.storing import with_stored_features
 from launcher.training.final import final_outputs, finish, keep_outputs
 from launcher.training.gradients import forward_backward, gradient_is_sound, inputs_of
 from launcher.training.images import Batch, timed
-from launcher.training.interruption import Reason, StoppedError, write_marker
+from launcher.training.interruption import StoppedError, write_marker
 from launcher.training.launch import Launch
 from launcher.training.memory import accumulate_what_fits, can_redo_steps
 from launcher.training.model import set_train_mode

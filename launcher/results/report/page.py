@@ -34,7 +34,9 @@ class RunPage:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("launcher.results.report"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader("launcher.results.report"), jinja2.PackageLoader("launcher.results.sweep")]
+        ),
         autoescape=True,  # names of files and classes are their owners' text
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,188 @@
+"""What a sweep varies: `optim.lr=1e-4..1e-2 (log)`, `freeze_plan.0.epochs=1..5`, `backbone.name=resnet50,resnet18`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launcher.errors import Problems, UserError
+from launcher.recipe.overrides import apply_overrides
+
+FORM = "low..high, low..high (log) or low..high (step 2)"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_RANGE = re.compile(rf"\s*({_NUMBER})\.\.({_NUMBER})\s*(?:\((.*)\))?\s*")
+_LIKE_A_RANGE = re.compile(r"\s*[-+]?(\d|\.\d).*\.\.")
+_COMMA = re.compile(r"(?<!\\),")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included."""
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the field takes whole numbers."""
+        return isinstance(self.low, int)
+
+    def text(self, value: Any) -> str:
+        """As an override of a number that was drawn."""
+        return str(int(value)) if self.whole else repr(float(value))
+
+    def short(self, value: Any) -> str:
+        """As people read it."""
+        return str(int(value)) if self.whole else f"{float(value):.4g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """Some values, as texts of overrides."""
+
+    name: str
+    values: tuple[str, ...]
+
+    def text(self, value: Any) -> str:
+        return str(value)
+
+    def short(self, value: Any) -> str:
+        return str(value)
+
+
+Dimension = Range | Choices
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The words of a sweep, understood."""
+
+    fixed: tuple[str, ...]
+    """Overrides that all trials have."""
+    dimensions: tuple[Dimension, ...]
+    words: Mapping[str, str]
+    """What was written for each dimension."""
+
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """Of a trial: the fixed ones, and its own values."""
+        return [*self.fixed, *(f"{one.name}={one.text(values[one.name])}" for one in self.dimensions)]
+
+    def short(self, values: Mapping[str, Any]) -> str:
+        """A trial's own values, as people read them."""
+        return " ".join(f"{one.name}={one.short(values[one.name])}" for one in self.dimensions if one.name in values)
+
+
+def read_space(recipe: Any, words: Sequence[str]) -> Space:
+    """Raises UserError with one line for each word that is malformed, repeated, names no field of `recipe`, or has an
+    end or a choice that the field does not take."""
+    problems = Problems()
+    fixed: list[str] = []
+    found: dict[str, tuple[str, list[str]]] = {}
+    named: set[str] = set()
+    for word in words:
+        name, equals, text = word.partition("=")
+        with problems.collected():
+            if not equals or not name.strip():
+                raise UserError(f"{word}: neither a range nor choices; write optim.lr=1e-4..1e-2 or seed=0,1,2")
+            name = name.strip()
+            if name in named:
+                raise UserError(f"{name}: given twice; its values belong into one word")
+            named.add(name)
+            if _LIKE_A_RANGE.match(text):
+                found[name] = (text, _ends(word, text))
+            elif len(choices := _COMMA.split(text)) > 1:
+                found[name] = (text, _choices(word, choices))
+            else:
+                fixed.append(f"{name}={text.replace(chr(92) + ',', ',')}")
+    with problems.collected():
+        apply_overrides(recipe, fixed)
+    _check_values(recipe, fixed, {name: values for name, (_, values) in found.items()}, problems)
+    problems.raise_if_any()
+    dimensions: list[Dimension] = []
+    for name, (text, values) in found.items():
+        with problems.collected():
+            is_range = _LIKE_A_RANGE.match(text)
+            dimensions.append(_range(recipe, name, text) if is_range else Choices(name, tuple(values)))
+    problems.raise_if_any()
+    return Space(tuple(fixed), tuple(dimensions), {name: text for name, (text, _) in found.items()})
+
+
+def corners(space: Space) -> list[list[str]]:
+    """Overrides that between them hold every choice, and every end of a range, once with the first of all others."""
+    values: dict[str, list[str]] = {}
+    for one in space.dimensions:
+        values[one.name] = list(one.values) if isinstance(one, Choices) else [one.text(one.low), one.text(one.high)]
+    first = {name: texts[0] for name, texts in values.items()}
+    found = [first, *({**first, name: text} for name, texts in values.items() for text in texts[1:])]
+    return [[*space.fixed, *(f"{name}={text}" for name, text in one.items())] for one in found]
+
+
+def _ends(word: str, text: str) -> list[str]:
+    """The two ends of a range, as texts. Raises UserError where it is none."""
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise UserError(f"{word}: not a range; write {FORM}, with numbers for both ends")
+    low, high, how = found[1], found[2], (found[3] or "").strip()
+    if not (how in ("", "log") or re.fullmatch(rf"step\s+{_NUMBER}", how)):
+        raise UserError(f"{word}: ({how}) says nothing here; write {FORM}")
+    if float(low) >= float(high):
+        raise UserError(f"{word}: the low end comes first, and is below the high one; write {FORM}")
+    if how == "log" and float(low) <= 0:
+        raise UserError(f"{word}: a log range begins above 0: a logarithm has no value at {low}")
+    if how.startswith("step") and not 0 < float(how.removeprefix("step")) <= float(high) - float(low):
+        raise UserError(f"{word}: a step is above 0, and no longer than the range")
+    return [low, high]
+
+
+def _choices(word: str, parts: Sequence[str]) -> list[str]:
+    texts = [part.strip().replace("\\,", ",") for part in parts]
+    twice = sorted({text for text in texts if texts.count(text) > 1})
+    if "" in texts:
+        raise UserError(f"{word}: an empty choice; write values between commas (a comma in a value is written '\\,')")
+    if twice:
+        raise UserError(f"{word}: {', '.join(twice)} given twice")
+    return texts
+
+
+def _check_values(recipe: Any, fixed: Sequence[str], values: Mapping[str, Sequence[str]], problems: Problems) -> None:
+    """Each value in its field, beside the fixed overrides and the first values of the others."""
+    first = {name: texts[0] for name, texts in values.items()}
+    before = len(problems.found)
+    for name, texts in values.items():
+        for text in texts:
+            with problems.collected():
+                apply_overrides(recipe, [f"{name}={text}"])
+    if len(problems.found) > before:
+        return
+    for name, texts in values.items():
+        for text in texts:
+            with problems.collected():
+                beside = {**first, name: text}
+                apply_overrides(recipe, [*fixed, *(f"{key}={value}" for key, value in beside.items())])
+
+
+def _range(recipe: Any, name: str, text: str) -> Range:
+    """Raises UserError where the field takes no numbers."""
+    found = _RANGE.fullmatch(text)
+    assert found is not None
+    low, high = (_value_at(apply_overrides(recipe, [f"{name}={end}"]), name) for end in (found[1], found[2]))
+    how = (found[3] or "").strip()
+    if not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)):
+        raise UserError(f"{name}={text}: a range is of numbers, and this field takes none; write choices: a,b,c")
+    step = float(how.removeprefix("step")) if how.startswith("step") else None
+    if isinstance(low, int) and isinstance(high, int):
+        if step is not None and step != int(step):
+            raise UserError(f"{name}={text}: the field takes whole numbers, so the step is one, too")
+        return Range(name, low, high, how == "log", None if step is None else int(step))
+    return Range(name, float(low), float(high), how == "log", step)
+
+
+def _value_at(recipe: Any, name: str) -> Any:
+    for piece in name.split("."):
+        recipe = recipe[int(piece)] if isinstance(recipe, tuple) else getattr(recipe, piece)
+    return recipe

@@ -1,0 +1,35 @@
+"""Asking a run to stop by a file in its run dir, which needs no signal to get through.
+
+Imports nothing heavy: whoever asks need not train.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+STOP_FILE = "STOP"
+"""Made by anyone in the run dir (`touch runs/x/STOP`). It may hold the reason."""
+
+Reason = Literal["asked to stop", "time limit", "preempted", "interrupted"]
+# A process may see another reason than its neighbour; the highest number is told.
+REASONS: tuple[Reason | None, ...] = (None, "asked to stop", "time limit", "preempted", "interrupted")
+
+
+def ask_to_stop(run_dir: Path, reason: Reason) -> None:
+    """By the file. Moved into place: seen empty, it would ask without its reason."""
+    draft = run_dir / f".{STOP_FILE}.{os.getpid()}"
+    draft.write_text(reason)
+    draft.replace(run_dir / STOP_FILE)
+
+
+def asked_by_file(path: Path) -> int:
+    """The place in REASONS of what the file asks for; 0 where there is none."""
+    try:
+        reason = path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return 0
+    except OSError:  # being written this moment, or a folder by that name
+        reason = ""
+    return REASONS.index(reason) if reason in REASONS[2:] else 1

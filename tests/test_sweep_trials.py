@@ -1,0 +1,170 @@
+"""A study without training: which trials it gives to whom, and the page of what came of them."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+pytest.importorskip("optuna", reason="needs optuna: pip install -e '.[dev]'")
+
+import sklearn.ensemble  # noqa: F401 - sets an environment variable when it is imported first; here, not in a test
+from optuna.trial import TrialState
+
+from launcher.recipe.loading import LoadedRecipe
+from launcher.results.sweep.page import page_of
+from launcher.results.sweep.plan import SweepPlan
+from launcher.results.sweep.space import read_space
+from launcher.results.sweep.study import LEASE, Study
+from launcher.results.sweep.table import table_of
+from launcher.training.lock import RunLock
+
+HOSTILE = "</td><script>alert(1)</script>"
+WORDS = ("optim.lr=1e-3..1 (log)", "backbone.width=4..8 (step 2)", f"backbone.norm=batch,{HOSTILE}", "batch_size=16")
+
+
+def plan_of(words: tuple[str, ...] = WORDS) -> SweepPlan:
+    loaded = LoadedRecipe(tiny.recipe, "tiny", Path(tiny.__file__))
+    space = read_space(tiny.recipe, words)
+    return SweepPlan(loaded=loaded, spec="tiny.py", space=space, metric="accuracy", mode="max", most_epochs=9)
+
+
+def study_of(folder: Path, total: int, **more: Any) -> Study:
+    folder.mkdir(exist_ok=True)
+    plan = plan_of()
+    return Study(folder, plan, kind="trial", dimensions=plan.space.dimensions, total=total, **more)
+
+
+def searched(folder: Path) -> Study:
+    """Thirty trials whose accuracy follows the learning rate."""
+    study, noise = study_of(folder, 30, pruner="median"), random.Random(0)
+    while (claim := study.claim()) is not None:
+        reached = 0.95 - 0.1 * abs(math.log10(claim.values["optim.lr"] / 0.1)) + noise.gauss(0, 0.005)
+        for epoch in range(1, 5):
+            study.report(claim, epoch, reached - 0.3 / epoch**2)
+            if study.should_prune(claim):
+                study.prune(claim, "not among the better half")
+                break
+        else:
+            study.fail(claim, HOSTILE) if claim.number == 3 else study.finish(claim, reached)
+        claim.lease.release()
+    return study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return searched(tmp_path_factory.mktemp("searched"))
+
+
+def test_a_search_finds_the_peak(study: Study, tmp_path: Path) -> None:
+    best = study.best()
+    assert best is not None
+    assert abs(math.log10(best.params["optim.lr"] / 0.1)) < 0.3
+    assert next(iter(study.importances())) == "optim.lr"
+    states = {trial.state for trial in study.trials()}
+    assert states == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    again = searched(tmp_path / "again")
+    assert [trial.params for trial in again.trials()] == [trial.params for trial in study.trials()]
+
+
+def test_each_trial_has_one_worker(tmp_path: Path) -> None:
+    one, other = study_of(tmp_path, 3), study_of(tmp_path, 3)
+    claims = [one.claim(), other.claim(), one.claim()]
+    assert [claim.number for claim in claims if claim] == [0, 1, 2]
+    assert other.claim() is None
+    assert other.at_work() == [0, 1, 2]
+    assert not one.is_over
+    first = claims[0]
+    assert first is not None
+    first.lease.release()
+    taken = other.claim()
+    assert taken is not None
+    assert (taken.number, taken.values, taken.is_new) == (0, first.values, False)
+    one.finish(first, 0.9)  # by a worker that has lost it
+    assert one.trials()[0].state == TrialState.RUNNING
+    other.finish(taken, 0.8)
+    assert one.trials()[0].value == 0.8
+    for claim in (taken, *claims[1:]):
+        assert claim is not None
+        claim.lease.release()
+
+
+def test_the_lease_of_a_dead_worker_is_taken_over(tmp_path: Path) -> None:
+    study = study_of(tmp_path, 1)
+    claim = study.claim()
+    assert claim is not None
+    claim.lease.release()
+    dead = f'{{"host": "{socket.gethostname()}", "pid": 1, "process_started": 0, "token": "x"}}'
+    (claim.folder / LEASE).write_text(dead)
+    assert not RunLock(claim.folder, LEASE).has_owner()
+    taken = study.claim()
+    assert taken is not None
+    assert taken.number == 0
+    taken.lease.release()
+
+
+def test_a_worker_that_dies_while_it_draws_leaves_a_trial_to_finish(tmp_path: Path) -> None:
+    study = study_of(tmp_path, 1)
+    inner = study._study
+    inner._storage.create_new_trial(inner._study_id)
+    claim = study.claim()
+    assert claim is not None
+    assert set(claim.values) == {"optim.lr", "backbone.width", "backbone.norm"}
+    assert study.trials()[0].params == claim.values
+    assert study.claim() is None
+    claim.lease.release()
+
+
+def test_hyperband_and_random(tmp_path: Path) -> None:
+    study = study_of(tmp_path, 2, sampler="random", pruner="hyperband")
+    for value in (0.9, 0.1):
+        claim = study.claim()
+        assert claim is not None
+        assert claim.values["backbone.width"] in (4, 6, 8)
+        study.report(claim, 1, value)
+        study.should_prune(claim)
+        study.finish(claim, value)
+        claim.lease.release()
+    assert study.is_over
+
+
+def html_of(study: Study) -> str:
+    table = table_of(study, None, 0, study.best(), study)
+    return page_of(study.plan, table, study.trials(), study.importances(), "accelerate launch <b>")
+
+
+def test_the_page_escapes_what_is_others(study: Study) -> None:
+    text = html_of(study)
+    assert HOSTILE not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "launch &lt;b&gt;" in text
+
+
+def test_the_page_in_a_browser(study: Study, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    file = tmp_path / "sweep.html"
+    file.write_text(html_of(study))
+    asked, told = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("dialog", lambda dialog: told.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        assert page.locator("#sweep_trials tbody tr").count() == 30
+        assert page.locator("#sweep_coordinates path").count() == 29
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        browser.close()
+    assert told == []
+    assert asked == [file.as_uri()]
