@@ -60,7 +60,7 @@ def test_everything_on_one_screen(plan: Plan) -> None:
     assert told[:start] + told[end:] == [
         "recipe recipes/tiny.py",
         "  backbone=TinyBackbone(norm='batch', dropout=0.0, width=8)",
-        "  head=Linear(dropout=0.0)",
+        "  head=Linear(dropout=0.0, init='normal')",
         "  task=Classification(label_smoothing=0.0, class_weights=None)",
         "  data=StripeData(train=90, val=31)",
         "  optim=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.0001, lr_batch_size=None)",

@@ -26,7 +26,7 @@ class Job:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.slurm, self.folder, self.run_dir = slurm, folder, folder / "run"
-        words = words or (str(ROOT / "tests/slow.py"), "--workers", "1")
+        words = words or (str(ROOT / "tests/slow.py"), "--workers", "1", "--no-report")
         path = f"{BIN}:{slurm.environ['PATH']}"
         environ = ENVIRON | {"PATH": path} | environ
         self.id = slurm.sbatch(*options, str(SCRIPT), *words, "--run-dir", str(self.run_dir), cwd=folder, **environ)

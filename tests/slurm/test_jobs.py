@@ -20,7 +20,7 @@ from test_run import train
 
 SPLIT = dataclasses.replace(tiny.parity, batch_size=24)
 """For 1 to 6 processes; the last batch is smaller."""
-WORDS = (f"{ROOT}/tests/tiny.py:parity", "batch_size=24", "--workers", "0")
+WORDS = (f"{ROOT}/tests/tiny.py:parity", "batch_size=24", "--workers", "0", "--no-report")
 
 
 pytestmark = pytest.mark.timeout(1200)
@@ -129,7 +129,7 @@ STRANGE = "a b  'c' \"d\" $(touch x) `touch x` ; touch x & \\ * \n 新 é %j"
 
 def test_words_arrive_as_typed(slurm: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "a b 'c' $(touch x) 新"
-    words = (f"{ROOT}/tests/slurm/worded.py", f"data.title={STRANGE}", "--workers", "0")
+    words = (f"{ROOT}/tests/slurm/worded.py", f"data.title={STRANGE}", "--workers", "0", "--no-report")
     job = Job(slurm, folder, words=words)
     assert job.end()["JobState"] == "COMPLETED", job.log
     told = json.loads((folder / "run/recipe.json").read_text())
@@ -230,7 +230,7 @@ def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path)
 
 
 def test_a_chain_where_slurm_does_not_requeue(slurm: Cluster, tmp_path: Path) -> None:
-    words = (f"{ROOT}/tests/slow.py:parity", "--run-dir=run", "--chain=3", "--workers=0")
+    words = (f"{ROOT}/tests/slow.py:parity", "--run-dir=run", "--chain=3", "--workers=0", "--no-report")
     done = submit(slurm, tmp_path, *words)
     assert done.returncode == 0, done.stderr
     first, second, third = done.stdout.split(";")[0].removeprefix("job ").split(" -> ")
@@ -255,7 +255,14 @@ def test_cancel_saves_first(slurm: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_six_two_at_a_time_with_one_task_preempted(slurm: Cluster, tmp_path: Path) -> None:
-    words = (f"{ROOT}/tests/slow.py:parity", "optim.lr=0.03,0.1,0.3", "seed=0,1", "--run-dir=sweep", "--workers=0")
+    words = (
+        f"{ROOT}/tests/slow.py:parity",
+        "optim.lr=0.03,0.1,0.3",
+        "seed=0,1",
+        "--run-dir=sweep",
+        "--workers=0",
+        "--no-report",
+    )
     done = submit(slurm, tmp_path, *words, "--array=%2", "--partition=low", "--nodelist=n3", "--cpus-per-task=2")
     assert done.returncode == 0, done.stderr
     array = done.stdout.split(";")[0].removeprefix("job ")
