@@ -125,6 +125,10 @@ def test_mistakes(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
         f"error: --to {runs['one']}: is there already; give another folder, or --overwrite",
         f"error: --to {runs['one']}: is one of the runs; give another folder",
     ]
+    (tmp_path / "mine").mkdir()
+    assert average(str(runs["one"]), "--to", str(tmp_path / "mine"), "--overwrite") == 2
+    assert "is no average, and is not overwritten" in capsys.readouterr().err
+    assert (tmp_path / "mine").is_dir()
     train(dataclasses.replace(tiny.recipe, backbone=tiny.TinyBackbone(width=4)), tmp_path / "narrow")
     capsys.readouterr()
     assert average(str(runs["one"]), str(tmp_path / "narrow"), "--to", str(tmp_path / "new")) == 2

@@ -84,7 +84,7 @@ def train(
     from launcher.training.interruption import StoppedError
     from launcher.training.runner import run
 
-    # What is imported stays: collections, of which each phase ends with two, leave it alone (0.2 s each), and the pages
+    # What is imported stays: collections, of which each phase ends with one, leave it alone (0.2 s), and the pages
     # that data workers share with this process stay shared.
     gc.freeze()
     launch = Launch(

@@ -20,8 +20,8 @@ class Linear:
     """Dropout on the features."""
     init: Literal["normal", "ridge"] = "normal"
     """"ridge": weights start where ridge regression on the training images' features puts them, with the L2 that does
-    best on a fifth of them (https://arxiv.org/abs/2202.10054 says why). One look at the data, often as good as a phase
-    that trains the head alone; fine-tuning goes on from there."""
+    best on a fifth of them (https://arxiv.org/abs/2202.10054 says why). One look at the data; fine-tuning goes on from
+    there."""
 
     def build(self, backbone: nn.Module, num_outputs: int) -> nn.Module:
         from launcher.recipe.head_modules import LinearHead

@@ -66,6 +66,8 @@ def average(
             runs.append(read_finished(path))
     if to.exists() and not overwrite:
         problems.found.append(f"--to {to}: is there already; give another folder, or --overwrite")
+    if to.exists() and overwrite and not (to / "averaged.json").is_file():
+        problems.found.append(f"--to {to}: is no average, and is not overwritten; give another folder")
     if to.absolute() in {path.absolute() for path in paths}:
         problems.found.append(f"--to {to}: is one of the runs; give another folder")
     problems.raise_if_any()

@@ -290,7 +290,7 @@ def end_phase(run: Run, state: PhaseState) -> None:
         checkpoints = run.rundir.checkpoints
         load_state(run.model, checkpoints.load(checkpoints.of_step(best.step)).model)
         run.screen.line(f"weights of epoch {best.epoch} restored ({best.metric} {best.value:.4f})")
-    else:
+    elif run.accelerator.device.type != "cpu":  # there the two share their tensors
         load_state(run.model, cpu_state(state.model))
     run.accelerator.wait_for_everyone()  # the next save may prune what another process is still reading
     run.accelerator.free_memory()

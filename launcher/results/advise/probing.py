@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from launcher.recipe.data.sources import Subset
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Split
 from launcher.recipe.transforms import evaluation
 from launcher.results.explain.attention import as_map
@@ -44,24 +45,7 @@ def some_of(split: Split, most: int, seed: int) -> Split:
     if len(split) <= most:
         return split
     chosen = np.sort(epoch_order(len(split), seed_for("advised", seed), 0)[:most])
-    return Split(Chosen(split.images, chosen), split.targets[chosen])
-
-
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-    """Some images of a source."""
-
-    source: Any
-    indices: np.ndarray[Any, Any]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int) -> Any:
-        return self.source.read(int(self.indices[index]))
-
-    def name(self, index: int) -> str:
-        return str(self.source.name(int(self.indices[index])))
+    return Split(Subset(split.images, chosen), split.targets[chosen])
 
 
 @torch.no_grad()

@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from launcher.results.advise.costs import StageCost
 from launcher.results.advise.probing import Probe
 from launcher.results.advise.stages import Stage
-
-FEW, SOME, MANY = 20, 200, 1000
-"""Images of a class: below FEW only the head trains; below SOME what is behind the best boundary, in small steps; from
-MANY on everything, in larger ones."""
+from launcher.results.init.choosing import FEW, MANY, SOME
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from launcher.recipe.protocols import ImageSource
 CLOSE = 0.5
 """Cosine of centred features from which two images are looked at."""
 ALIKE = 0.9
-"""Correlation of their pixels, each image shrunk to SIDE x SIDE, from which they are called near-duplicates. Of 153
-photographs of ants and bees and their nearest 245 others none came to 0.5."""
+"""Correlation of their pixels, each image shrunk to SIDE x SIDE, from which they are called near-duplicates. Of the
+15 photographs of ants and bees that were nearest to one of 245 others, none came to 0.5."""
 ALIKE_IF_SMALL = 0.995
 """For images of less than SMALL pixels a side: two handwritten digits of 8 x 8 may well come to 0.98."""
 SMALL = 48

@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from launcher.errors import UserError
+from launcher.recipe.data.sources import Subset
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.transforms import evaluation
 from launcher.results.finished import FinishedRun, build_network
@@ -99,7 +101,7 @@ def _features(
     indices: list[int],
     num_workers: int,
 ) -> torch.Tensor:
-    images = _Some(split.images, indices)
+    images = Subset(split.images, np.array(indices, dtype=np.int64))
     loader = evaluation_loader(
         Split(images, split.targets[indices]),
         evaluation(finished.preprocessing),
@@ -120,20 +122,3 @@ def _features(
         end_workers(loader)
         backbone.cpu()
     return torch.cat(found)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Some:
-    """Some images of a source."""
-
-    source: Any
-    indices: list[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int) -> Any:
-        return self.source.read(self.indices[index])
-
-    def name(self, index: int) -> str:
-        return str(self.source.name(self.indices[index]))
