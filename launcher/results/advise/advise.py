@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 from torch import nn
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.backbones import Timm, Torchvision
-from launcher.recipe.protocols import Splits
+from launcher.recipe.protocols import Splits, TargetKind
 from launcher.recipe.recipe import Recipe
 from launcher.results.advise.costs import StageCost, costs_of, gradients_of
 from launcher.results.advise.probing import FINAL, Probe, features_at, probe, some_of
@@ -22,6 +23,7 @@ from launcher.training.accelerating import start_accelerator
 from launcher.training.launch import Launch
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.start import workers_of
+from launcher.training.verification import checked_together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +87,33 @@ def advise(
 ) -> list[Advice]:
     """The best backbone first, by the best of its boundaries: the last ones may be made for the images that it was
     trained on, and are what fine-tuning changes most."""
-    found = [_of_one(recipe, most_images, launch, tell, costs=costs) for recipe in recipes]
+    first = recipes[0]
+    splits = first.data.build(first.task.target_kind, first.seed)
+    splits = checked_together(_accelerator(first, launch), tell)(first, splits)
+    looked_at = [dataclasses.replace(recipe, data=Looked(splits)) for recipe in recipes]
+    found = [_of_one(recipe, most_images, launch, tell, costs=costs) for recipe in looked_at]
     sign = -1 if found[0].mode == "max" else 1
     return sorted(found, key=lambda advice: sign * advice.best[1].value)
 
 
-def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[str], None], *, costs: bool) -> Advice:
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """A data part whose images are known to be readable: looked at once, for all backbones."""
+
+    splits: Splits
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        return self.splits
+
+
+def _accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
     # There is no run dir, in which "auto" would have been recorded.
     precision = "no" if recipe.mixed_precision == "auto" else recipe.mixed_precision
-    accelerator = start_accelerator(recipe, launch, Path(), precision)
+    return start_accelerator(recipe, launch, Path(), precision)
+
+
+def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[str], None], *, costs: bool) -> Advice:
+    accelerator = _accelerator(recipe, launch)
     on_cpu = accelerator.device.type == "cpu"
     prepared = prepare(recipe, num_processes=1, micro_batch_size=None, on_cpu=on_cpu)
     backbone = prepared.model.backbone
