@@ -144,8 +144,6 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
     model = model.to(accelerator.device)
-    if accelerator.device.type == "cpu":  # otherwise the phase's copy alone is on the device
-        share_tensors(run.model, model)
     prefix = frozen_part(accelerator, model, resolved, recipe, run.prepared.preprocessing.image_size)
     if isinstance(prefix, str):
         run.screen.line(f"{resolved.phase.name}: the whole network is computed in each step: {prefix}", style="yellow")
@@ -160,6 +158,8 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     if isinstance(wrapped, DistributedDataParallel):
         # BatchNorm's buffers are averaged before they are used; rank 0's at each forward would override the others'.
         wrapped.broadcast_buffers = False
+    if accelerator.device.type == "cpu":  # otherwise the phase's copy alone is on the device
+        share_tensors(run.model, model)  # only now: with two processes the device is "cpu:0", and moving to it copies
     optimizer = accelerator.prepare_optimizer(build_optimizer(recipe.optim, model, resolved.lr_scales))
     average = WeightAverage(model, set(resolved.changing), recipe.ema_decay) if recipe.ema_decay else None
     if resumed is not None:
@@ -290,8 +290,8 @@ def end_phase(run: Run, state: PhaseState) -> None:
         checkpoints = run.rundir.checkpoints
         load_state(run.model, checkpoints.load(checkpoints.of_step(best.step)).model)
         run.screen.line(f"weights of epoch {best.epoch} restored ({best.metric} {best.value:.4f})")
-    elif run.accelerator.device.type != "cpu":  # there the two share their tensors
-        load_state(run.model, cpu_state(state.model))
+    else:
+        load_state(run.model, state.model.state_dict())  # where the two share their tensors it copies nothing
     run.accelerator.wait_for_everyone()  # the next save may prune what another process is still reading
     run.accelerator.free_memory()
     progress.phase += 1
