@@ -18,6 +18,7 @@ from launcher.cli.words import (
     Overrides,
     PreparedFolder,
     RecipeName,
+    Report,
     check_assets,
     leave_prepared_copy,
     load,
@@ -57,9 +58,7 @@ def train(
     ] = None,
     assets: AssetsFolder = None,
     prepared: PreparedFolder = None,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="end with an evaluation in full and report.html, or without")
-    ] = True,
+    report: Report = True,
 ) -> None:
     """Train, or continue training; the same command again continues.
 

@@ -16,6 +16,7 @@ from launcher.cli.words import (
     Overrides,
     PreparedFolder,
     RecipeName,
+    Report,
     check_assets,
     leave_prepared_copy,
     load,
@@ -56,6 +57,7 @@ def submit(
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes each")] = None,
     assets: AssetsFolder = None,
     prepared: PreparedFolder = None,
+    report: Report = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print script and command, submit nothing")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="until the job is over, with its log")] = False,
 ) -> None:
@@ -101,6 +103,7 @@ def submit(
     more += ["--workers", str(workers)] if workers is not None else []
     more += ["--assets", str(assets.absolute())] if assets is not None else []
     more += ["--prepared", str(prepared.absolute())] if prepared is not None else []
+    more += [] if report else ["--no-report"]
     script = "sweep.sbatch" if array else "train.sbatch"
     submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, script=script, dry_run=dry_run)
     _tell(submission, dry_run)

@@ -29,6 +29,9 @@ MicroBatch = Annotated[
         help="samples per device for each forward, or 'auto': what fits; changes memory and speed only",
     ),
 ]
+Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="end with an evaluation in full and report.html, or without")
+]
 
 AssetsFolder = Annotated[
     Path | None,

@@ -7,11 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional import classification as scores
-from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
 
 from launcher.errors import UserError
-from launcher.recipe import tasks
+from launcher.recipe import scores, tasks
 from launcher.recipe.protocols import Splits
 
 Mode = Literal["max", "min"]
@@ -148,15 +146,15 @@ class BuiltRegression:
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         values = self.values(outputs)
         found = {
-            "mae": mean_absolute_error(values, targets),
-            "rmse": mean_squared_error(values, targets).sqrt(),
+            "mae": scores.mean_absolute_error(values, targets),
+            "rmse": scores.mean_squared_error(values, targets).sqrt(),
             "loss": self.loss(outputs, targets).mean(),
         }
         if len(targets) > 1:
-            found["r2"] = r2_score(values, targets)
+            found["r2"] = scores.r2_score(values, targets)
         if self.num_outputs > 1:
             for i, name in enumerate(self.names):
-                found[f"mae/{name}"] = mean_absolute_error(values[:, i], targets[:, i])
+                found[f"mae/{name}"] = scores.mean_absolute_error(values[:, i], targets[:, i])
         return {name: float(value) for name, value in found.items()}
 
     def describe(self) -> dict[str, Any]:
