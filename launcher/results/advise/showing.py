@@ -18,11 +18,9 @@ def show(found: Sequence[Advice]) -> None:
     for advice in found:
         _boundaries(console, advice)
     if len(found) > 1:
-        table = Table(
-            title="backbones, by the probe of their output", title_justify="left", box=None, padding=(0, 2, 0, 0)
-        )
-        for column in ("backbone", "best at", found[0].metric, "95 % interval", "parameters"):
-            table.add_column(column, justify="left" if column in ("backbone", "best at") else "right")
+        table = _table("backbone", "best at", found[0].metric, "95 % interval", "parameters")
+        table.title, table.title_justify = "backbones, by the best of their probes", "left"
+        table.columns[1].justify = "left"
         for advice in found:
             stage, probe = advice.best
             where = stage.name or "its output"
@@ -43,30 +41,40 @@ def _boundaries(console: Console, advice: Advice) -> None:
         f"{advice.trained_on:,} training images, measured on {advice.measured_on:,} validation images"
     )
     console.print(title, style="bold", soft_wrap=True)
-    timed = not math.isnan(advice.costs[0].epoch)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    columns = ["features of", "width", advice.metric, "95 % interval"]
-    columns += ["trains", "epoch", "stored", "MB"] if timed else []
-    columns += ["gradient"] if advice.gradients else []
-    for column in columns:
-        table.add_column(column, justify="left" if column == "features of" else "right", no_wrap=True)
-    for number, (stage, probe, cost) in enumerate(zip(advice.stages, advice.probes, advice.costs, strict=True)):
-        cells = [stage.name or "its output", str(probe.width), f"{probe.value:.3f}", _interval(probe)]
-        if timed:
-            cells += [_short(cost.trained), f"{cost.epoch:.3g} s", f"{cost.first:.2g} + {cost.stored:.2g} s"]
-            cells.append(f"{cost.bytes_per_image / 1e6:.1f}")
+    names = [stage.name or "its output" for stage in advice.stages]
+    probes = _table("features of", "width", advice.metric, "95 % interval", *["gradient"] * bool(advice.gradients))
+    for number, (name, probe) in enumerate(zip(names, advice.probes, strict=True)):
+        cells = [name, str(probe.width), f"{probe.value:.3f}", _interval(probe)]
         if advice.gradients:
-            cells.append(f"{advice.gradients[number]:.1g}" if stage.name != FINAL else "")
-        table.add_row(*cells)
-    console.print(table)
-    if timed:
+            cells.append(f"{advice.gradients[number]:.1g}" if advice.stages[number].name != FINAL else "")
+        probes.add_row(*cells)
+    console.print(probes)
+    if advice.gradients:
+        console.print("gradient: its norm over that of the weights, with the head in closed form", style="dim")
+    if not math.isnan(advice.costs[0].epoch):
+        costs = _table("training behind", "parameters", "an epoch", "with stored features", "MB an image")
+        for name, cost in zip(names, advice.costs, strict=True):
+            stored = f"{cost.first:.2g} s, then {cost.stored:.2g} s"
+            costs.add_row(
+                name, _short(cost.trained), f"{cost.epoch:.3g} s", stored, f"{cost.bytes_per_image / 1e6:.1f}"
+            )
+        console.print()
+        console.print(costs)
         console.print(
-            "trains: parameters behind it and of the head; epoch: with fresh pictures, validation included; stored: "
-            "features once + each epoch on them; MB: kept for an image until the backward pass; gradient: its norm "
-            "over that of the weights, with the head in closed form",
+            "parameters: with the head's; an epoch: with fresh pictures, validation included; with stored features: to "
+            "compute them once, then each epoch; MB an image: kept until the backward pass",
             style="dim",
         )
     console.print()
+
+
+def _table(first: str, *others: str) -> Table:
+    """At most 80 columns wide, as a terminal may be."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for column in others:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def _short(count: int) -> str:
