@@ -14,7 +14,7 @@ import torch
 import torchvision
 from sklearn.linear_model import RidgeClassifierCV
 
-from launcher import Phase, tasks
+from launcher import Phase, data, tasks
 from launcher.cli import main
 from launcher.errors import UserError
 from launcher.recipe.transforms import evaluation
@@ -153,3 +153,13 @@ def test_mistakes(capsys: Any) -> None:
     assert "resnet5O" in caught.value.problems[0]
     assert main(["advise", "tests/tiny.py", "optim.lrr=1"]) == 2
     assert "did you mean 'lr'" in capsys.readouterr().err
+
+
+def test_broken_images_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "val/a/1.png", "val/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        tiny.picture(tiny.Stripes(9, 0), len(name)).save(tmp_path / name)
+    (tmp_path / "train/b/2.png").write_bytes(b"nothing")
+    recipe = dataclasses.replace(tiny.recipe, data=data.ImageFolder(root=str(tmp_path)))
+    with pytest.raises(UserError, match=r"b/2\.png"):
+        advise([recipe, recipe], 1000, LAUNCH, lambda _: None)

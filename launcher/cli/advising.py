@@ -9,7 +9,7 @@ import typer
 
 from launcher.cli.app import app
 from launcher.cli.words import AssetsFolder, Overrides, RecipeName, check_assets, load, use_assets
-from launcher.errors import Problems, UserError
+from launcher.errors import Problems
 
 
 @app.command()
@@ -28,15 +28,13 @@ def advise(
     """Look at the data once and say how good the features are at each depth, what training from there costs, and what
     to do. Nothing is trained: heads are fitted in closed form.
     """
-    from launcher.cluster.world import check_world, set_threads
+    from launcher.cluster.world import check_alone, set_threads
 
     problems = Problems()
     with problems.collected():
         use_assets(assets)
     with problems.collected():
-        world = check_world()
-        if world.num_processes > 1:
-            raise UserError(f"advise runs on one process, not {world.num_processes}; start it with python -m launcher")
+        world = check_alone("advise")
     problems.raise_if_any()
     loaded = load(recipe, overrides)
     check_assets(loaded, assets, recipe, overrides)

@@ -10,7 +10,7 @@ import typer
 
 from launcher.cli.app import app
 from launcher.cli.words import AssetsFolder, use_assets
-from launcher.errors import Problems, UserError
+from launcher.errors import Problems
 
 
 @app.command()
@@ -32,15 +32,13 @@ def average(
     than the first run's own weights. It was chosen on the validation images, so what these say of it is a little too
     good: `evaluate --data` measures it on others.
     """
-    from launcher.cluster.world import check_world, set_threads
+    from launcher.cluster.world import check_alone, set_threads
 
     problems = Problems()
     with problems.collected():
         use_assets(assets)
     with problems.collected():
-        world = check_world()
-        if world.num_processes > 1:
-            raise UserError(f"average runs on one process, not {world.num_processes}; start it with python -m launcher")
+        world = check_alone("average")
     problems.raise_if_any()
     set_threads(world)
     from launcher.results.average import average as average_runs

@@ -50,16 +50,14 @@ def predict(
     Exit code 0: all were predicted. 3: some could not be read; they are listed on stderr, and the others were
     predicted. 2: a mistake, and nothing was done. Probabilities are calibrated where the run has been evaluated.
     """
-    from launcher.cluster.world import check_world, set_threads
+    from launcher.cluster.world import check_alone, set_threads
 
     problems = Problems()
     form = As.table
     with problems.collected():
         form = _form(as_, to)
     with problems.collected():
-        world = check_world()
-        if world.num_processes > 1:
-            raise UserError(f"predict runs on one process, not {world.num_processes}; start it with python -m launcher")
+        world = check_alone("predict")
     problems.raise_if_any()
     set_threads(world)
 

@@ -10,7 +10,7 @@ import typer
 
 from launcher.cli.app import app
 from launcher.cli.words import AssetsFolder, use_assets
-from launcher.errors import Problems, UserError
+from launcher.errors import Problems
 
 
 @app.command()
@@ -34,15 +34,13 @@ def report(
     A run writes its own when it ends. Here a run is evaluated first where that has not been done since. What can no
     longer be read, pictures for instance, is left out, and the report says so.
     """
-    from launcher.cluster.world import check_world, set_threads
+    from launcher.cluster.world import check_alone, set_threads
 
     problems = Problems()
     with problems.collected():
         use_assets(assets)
     with problems.collected():
-        world = check_world()
-        if world.num_processes > 1:
-            raise UserError(f"report runs on one process, not {world.num_processes}; start it with python -m launcher")
+        world = check_alone("report")
     if len(runs) > 1 and to is None:
         problems.found.append(f"{len(runs)} runs: where should their report go? Give --to FILE, --to comparison.html")
     if to is not None and to.is_dir():

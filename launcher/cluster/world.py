@@ -50,6 +50,14 @@ def check_world(environ: MutableMapping[str, str] = os.environ, parent: Parent |
     return dataclasses.replace(world, leave_with_parent=leaves)
 
 
+def check_alone(command: str) -> World:
+    """As `check_world`, for a command that runs on one process."""
+    world = check_world()
+    if world.num_processes > 1:
+        raise UserError(f"{command} runs on one process, not {world.num_processes}; start it with python -m launcher")
+    return world
+
+
 def _leaves_with_worker(environ: Mapping[str, str], parent: Parent) -> bool:
     """Whether a sweep's worker has started this process as a trial's run. Raises UserError where it is gone already:
     another worker may have begun to continue the trial."""

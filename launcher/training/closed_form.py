@@ -58,11 +58,6 @@ class Chosen:
     targets: torch.Tensor
 
 
-def in_closed_form(head: Any) -> bool:
-    """Whether a recipe's head starts so."""
-    return getattr(head, "init", None) == "ridge"
-
-
 def start_head(run: Run, state: PhaseState) -> float:
     """Put the head where ridge regression on the training images' features puts it. Called by all processes.
 
@@ -109,14 +104,9 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
         samples.add(features, goals_of(task, kind, targets), targets, indices)
     fitted, whole = samples.ridges(accelerator, with_bias=with_bias)
 
-    scales = SCALES if kind != "values" else torch.ones(1, dtype=torch.float64)
+    scales = scales_for(kind)
     features, targets = samples.held_out()
-    losses = torch.zeros(len(RELATIVE_L2S), len(scales), dtype=torch.float64)
-    tried = []
-    for row, (weight, bias) in zip(losses, fitted.fits(RELATIVE_L2S * fitted.mean_eigenvalue), strict=True):
-        outputs = features @ weight.float().T + bias.float()
-        tried.append(outputs)
-        row.copy_(_loss_sums(task, outputs, targets, scales))
+    tried, losses = losses_of(task, fitted, features, targets, scales)
     losses = accelerator.reduce(losses.to(accelerator.device), "sum").cpu() / count
     losses = losses.nan_to_num(nan=torch.inf)
     best, column = divmod(int(losses.argmin()), len(scales))
@@ -133,6 +123,21 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
         outputs=(tried[best] * scale).cpu(),
         targets=targets.cpu(),
     )
+
+
+def scales_for(kind: str) -> torch.Tensor:
+    """Values are aimed at as they are."""
+    return SCALES if kind != "values" else torch.ones(1, dtype=torch.float64)
+
+
+def losses_of(
+    task: Any, ridge: Ridge, features: torch.Tensor, targets: torch.Tensor, scales: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Outputs (n, k) on samples held out for each of RELATIVE_L2S, and sums of the loss, float64 (L2, scale)."""
+    tried = []
+    for weight, bias in ridge.fits(RELATIVE_L2S * ridge.mean_eigenvalue):
+        tried.append(features @ weight.float().T + bias.float())
+    return tried, torch.stack([_loss_sums(task, outputs, targets, scales) for outputs in tried])
 
 
 def _loss_sums(task: Any, outputs: torch.Tensor, targets: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

@@ -12,14 +12,14 @@ from typing import Any
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training.accelerating import start_accelerator
-from launcher.training.closed_form import in_closed_form, start_head
+from launcher.training.closed_form import start_head
 from launcher.training.features.storing import with_stored_features
 from launcher.training.gradients import NonFiniteGradientError
 from launcher.training.images import end_workers
 from launcher.training.interruption import StoppedError
 from launcher.training.launch import Launch
 from launcher.training.lr_range import DIVERGED, LEAST_BEFORE_DIVERGED, Average, Range, Rates, Start, Trace, scales_of
-from launcher.training.model import cpu_state, load_state, set_train_mode
+from launcher.training.model import cpu_state, in_closed_form, load_state, set_train_mode
 from launcher.training.rundir import RunDir
 from launcher.training.runner import train_step
 from launcher.training.start import begin_run

@@ -15,7 +15,14 @@ from launcher.recipe.recipe import Recipe
 from launcher.training.batching import Batching, batching_for
 from launcher.training.features.cut import Uncut, cut
 from launcher.training.features.views import check_cache, fixed_views, in_words
-from launcher.training.model import TransferModel, build_model, changing_tensors, freeze, norm_layers_that_train
+from launcher.training.model import (
+    TransferModel,
+    build_model,
+    changing_tensors,
+    freeze,
+    in_closed_form,
+    norm_layers_that_train,
+)
 from launcher.training.trial import try_one_batch, try_smallest_batch
 
 
@@ -254,7 +261,7 @@ def resolve_phases(
 
 def _check_head(recipe: Recipe, phases: tuple[ResolvedPhase, ...]) -> None:
     """Raises UserError where the first phase does not train a head in closed form: checkpoints would not hold it."""
-    if getattr(recipe.head, "init", None) != "ridge" or not phases or phases[0].number != 0:
+    if not in_closed_form(recipe.head) or not phases or phases[0].number != 0:
         return
     if all(scale == 0 for name, scale in phases[0].lr_scales.items() if name.startswith("head.")):
         raise UserError(

@@ -20,7 +20,7 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.training.accelerating import start_accelerator
 from launcher.training.asking import Reason
 from launcher.training.checkpoint import State
-from launcher.training.closed_form import in_closed_form, start_head
+from launcher.training.closed_form import start_head
 from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
@@ -30,7 +30,7 @@ from launcher.training.images import Batch, timed
 from launcher.training.interruption import StoppedError, write_marker
 from launcher.training.launch import Launch
 from launcher.training.memory import accumulate_what_fits, can_redo_steps
-from launcher.training.model import set_train_mode
+from launcher.training.model import in_closed_form, set_train_mode
 from launcher.training.optimizing import set_learning_rates
 from launcher.training.preparation import ResolvedPhase
 from launcher.training.progress import Speed

@@ -16,7 +16,7 @@ from launcher.recipe.protocols import BuiltTask, Preprocessing, Split
 from launcher.recipe.transforms import evaluation
 from launcher.results.explain.attention import as_map
 from launcher.results.intervals import intervals
-from launcher.training.closed_form import HELD_OUT, RELATIVE_L2S, SCALES, goals_of
+from launcher.training.closed_form import HELD_OUT, RELATIVE_L2S, goals_of, losses_of, scales_for
 from launcher.training.evaluating import metrics_of
 from launcher.training.images import EvaluationImages, collate
 from launcher.training.ridge import Moments, RidgeOfMoments, RidgeOfSamples
@@ -95,19 +95,12 @@ def probe(
     count = max(1, int(HELD_OUT * len(features)))
     aside[torch.from_numpy(epoch_order(len(features), seed_for("held out", seed), 0)[:count])] = True
     fitted = _ridge(features[~aside], goals[~aside])
-    best: tuple[float, float, float] | None = None
-    scales = SCALES if kind != "values" else torch.ones(1, dtype=torch.float64)
-    solutions = fitted.fits(RELATIVE_L2S * fitted.mean_eigenvalue)
-    for relative, (weight, bias) in zip(RELATIVE_L2S.tolist(), solutions, strict=True):
-        outputs = features[aside] @ weight.float().T + bias.float()
-        for scale in scales.tolist():
-            loss = float(task.loss(outputs * scale, targets[aside]).mean())
-            if best is None or loss < best[0]:
-                best = loss, relative, scale
-    assert best is not None
+    scales = scales_for(kind)
+    _, losses = losses_of(task, fitted, features[aside], targets[aside], scales)
+    best, column = divmod(int(losses.nan_to_num(nan=torch.inf).argmin()), len(scales))
     whole = _ridge(features, goals)
-    weight, bias = whole.fit(best[1] * whole.mean_eigenvalue)
-    weight, bias = (weight * best[2]).float(), (bias * best[2]).float()
+    weight, bias = whole.fit(float(RELATIVE_L2S[best]) * whole.mean_eigenvalue)
+    weight, bias = (weight * scales[column]).float(), (bias * scales[column]).float()
     outputs = val[0] @ weight.T + bias
     metrics = metrics_of(task, outputs, val[1])
     name = task.monitor
