@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from launcher.recipe.data.decoding import pixels_of
+from launcher.recipe.data.decoding import pixels_of, plain_jpeg, read_pixels
 from launcher.recipe.part import part
-from launcher.recipe.protocols import Preprocessing
+from launcher.recipe.protocols import ImageSource, Preprocessing
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -58,9 +58,85 @@ class PixelSteps:
 
     def pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """All but the normalisation."""
-        for step in self.steps:
-            pixels = step(pixels)
-        return pixels
+        return _after(self.steps, pixels)
+
+    def picture(self, images: ImageSource, index: int) -> torch.Tensor:
+        """`pixels` of an image of a source, uint8 (3, S, S).
+
+        Where the first step crops, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, at which the crop still has
+        SPARE times S pixels along each side: the same crop, drawn from the same numbers, and see SPARE.
+        """
+        crop = self.steps[0] if self.steps else None
+        if isinstance(crop, RandomCrop) and (jpeg := plain_jpeg(images, index)):
+            window = crop.window(jpeg.height, jpeg.width)
+            reduced = window.may_be_reduced_by(crop.preprocessing.image_size)
+            try:
+                pixels = jpeg.pixels(reduced)
+            except MemoryError:
+                raise
+            except Exception:  # whatever is wrong is told by the usual way
+                reduced, pixels = 1, read_pixels(images, index)
+            return _after(self.steps[1:], crop.cut(pixels, window.reduced(reduced, *pixels.shape[1:])))
+        return self.pixels(read_pixels(images, index))
+
+
+def _after(steps: Iterable[Callable[[Any], Any]], pixels: torch.Tensor) -> torch.Tensor:
+    for step in steps:
+        pixels = step(pixels)
+    return pixels
+
+
+SPARE = 2
+"""How many times the pixels of a picture, along each side, a crop has left at least when a JPEG is decoded smaller. On
+photographs the pictures then are 0.4 of 256 levels from those of the same crop in full (99 % of pixels within 3), and
+1.1 with 1; the crop is moved by up to half a pixel of the smaller image, a quarter of one of the picture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def may_be_reduced_by(self, side: int) -> int:
+        """The most of 1, 2, 4 and 8 that its sides can be divided by and have `side` pixels SPARE times."""
+        return next((by for by in (8, 4, 2) if min(self.height, self.width) >= SPARE * by * side), 1)
+
+    def reduced(self, by: int, height: int, width: int) -> Window:
+        """Where it is in the image of `height` x `width` pixels that has its sides divided by so much."""
+        if by == 1:
+            return self
+        high, wide = round(self.height / by), round(self.width / by)
+        top, left = min(round(self.top / by), height - high), min(round(self.left / by), width - wide)
+        return Window(top, left, high, wide)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """A crop of random area and aspect ratio, resized: torchvision's RandomResizedCrop."""
+
+    preprocessing: Preprocessing
+    min_scale: float
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.cut(pixels, self.window(*pixels.shape[1:]))
+
+    def window(self, height: int, width: int) -> Window:
+        """Drawn for an image of this size."""
+        import torch
+        from torchvision.transforms import RandomResizedCrop
+
+        image = torch.empty(3, height, width, device="meta")  # of which nothing but its size is asked
+        return Window(*RandomResizedCrop.get_params(image, [self.min_scale, 1.0], [3 / 4, 4 / 3]))
+
+    def cut(self, pixels: torch.Tensor, window: Window) -> torch.Tensor:
+        side = self.preprocessing.image_size
+        rows = slice(window.top, window.top + window.height)
+        columns = slice(window.left, window.left + window.width)
+        return _resized(pixels[:, rows, columns], [side, side], self.preprocessing)
 
 
 @part
@@ -99,7 +175,7 @@ class Augment:
         if self.preset == "none":
             steps.append(functools.partial(_centre, preprocessing))
         else:
-            steps.append(functools.partial(_random_crop, preprocessing, self.min_scale))
+            steps.append(RandomCrop(preprocessing, self.min_scale))
             if self.flip:
                 steps.append(v2.RandomHorizontalFlip())
             if self.preset != "light":
@@ -141,14 +217,6 @@ def _centre(preprocessing: Preprocessing, pixels: torch.Tensor) -> torch.Tensor:
     resized = shrunk(pixels, preprocessing.resize_size, preprocessing)
     cropped: torch.Tensor = functional.center_crop(resized, [preprocessing.image_size])
     return cropped
-
-
-def _random_crop(preprocessing: Preprocessing, min_scale: float, pixels: torch.Tensor) -> torch.Tensor:
-    from torchvision.transforms import RandomResizedCrop
-
-    side = preprocessing.image_size
-    top, left, height, width = RandomResizedCrop.get_params(pixels, [min_scale, 1.0], [3 / 4, 4 / 3])
-    return _resized(pixels[:, top : top + height, left : left + width], [side, side], preprocessing)
 
 
 def _resized(pixels: torch.Tensor, size: list[int], preprocessing: Preprocessing) -> torch.Tensor:

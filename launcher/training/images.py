@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from launcher.recipe.data.decoding import read_pixels, to_rgb
 from launcher.recipe.protocols import PixelTransform, Split
+from launcher.recipe.transforms import PixelSteps
 from launcher.training.sampling import Key, TrainingKeys, seed_for
 
 _T = TypeVar("_T")
@@ -57,14 +58,13 @@ class TrainingImages(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
-        apply = _read(self.split, index, self.transform)
         # torch.manual_seed would format a stack trace for CUDA's sake at each call, which took two fifths of the
         # time of a picture of 16 px.
         generator = torch.default_generator
         before = generator.get_state()
         generator.manual_seed(seed_for("sample", self.seed, epoch, index))
         try:
-            return apply(), self.split.targets[index], index
+            return _picture(self.split, index, self.transform), self.split.targets[index], index
         finally:
             generator.set_state(before)
 
@@ -76,17 +76,18 @@ class EvaluationImages(Dataset[Sample]):
         self.split, self.transform = split, transform
 
     def __getitem__(self, index: int) -> Sample:
-        return _read(self.split, index, self.transform)(), self.split.targets[index], index
+        return _picture(self.split, index, self.transform), self.split.targets[index], index
 
     def __len__(self) -> int:
         return len(self.split)
 
 
-def _read(split: Split, index: int, transform: Transform) -> Callable[[], torch.Tensor]:
-    """Read an image; what is returned makes a picture of it."""
+def _picture(split: Split, index: int, transform: Transform) -> torch.Tensor:
+    if isinstance(transform, PixelSteps):
+        return transform.picture(split.images, index)
     if isinstance(transform, PixelTransform):
-        return functools.partial(transform.pixels, read_pixels(split.images, index))
-    return functools.partial(transform, to_rgb(split.images.read(index)))
+        return transform.pixels(read_pixels(split.images, index))
+    return transform(to_rgb(split.images.read(index)))
 
 
 def collate(samples: list[Sample], transform: Transform) -> Batch:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from launcher.recipe.data import CsvImages, HuggingFace, ImageFolder, decoding
@@ -267,6 +268,27 @@ def test_simplejpeg_is_taken_for_plain_jpegs_alone(tmp_path: Path) -> None:
         file.name for file in awkward_images(tmp_path / "images") if decoding._plain_jpeg(file.read_bytes()) is not None
     ]
     assert taken == ["grey.jpg", "plain.jpg"]
+
+
+def test_jpegs_decoded_smaller_have_the_same_pixels_either_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8))
+    for width, height in ((640, 480), (333, 251), (100, 9)):
+        picture = noise.resize((width, height), Image.Resampling.BICUBIC)
+        for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
+            name = f"{width}x{height} {subsampling}.jpg"
+            picture.save(tmp_path / name, subsampling=subsampling, progressive=width == 333, quality=80)
+        picture.convert("L").save(tmp_path / f"{width}x{height} grey.jpg")
+    images = FileImages(tmp_path, sorted(path.name for path in tmp_path.iterdir()))
+
+    def all_pixels() -> list[torch.Tensor]:
+        jpegs = [decoding.plain_jpeg(images, index) for index in range(len(images))]
+        return [jpeg.pixels(by) for jpeg in jpegs if jpeg for by in (1, 2, 4, 8)]
+
+    found = all_pixels()
+    assert len(found) == 4 * len(images)
+    assert {tuple(pixels.shape[1:]) for pixels in found if pixels.shape[2] < 100} >= {(60, 80), (32, 42), (2, 13)}
+    monkeypatch.setattr(decoding, "_faster_decoder", lambda: None)
+    assert all(torch.equal(one, other) for one, other in zip(found, all_pixels(), strict=True))
 
 
 def test_a_jpeg_is_broken_either_way_or_not_at_all(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from PIL import Image
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
-from launcher.recipe.data.decoding import pixels_of
+from launcher.recipe.data.decoding import BrokenImageError, pixels_of, read_pixels
+from launcher.recipe.data.sources import FileImages
 from launcher.recipe.protocols import Augmentation, PixelTransform, Preprocessing
-from launcher.recipe.transforms import Augment, evaluation
+from launcher.recipe.transforms import Augment, Window, evaluation
 
 SMALL = Preprocessing(image_size=32, resize_size=36)
 PRESETS = ("light", "trivial", "randaugment")
@@ -117,6 +118,43 @@ def test_crops_are_those_of_torchvision(interpolation: str) -> None:
         else:  # another crop is 30 levels and more away
             assert apart.mean() < 0.5, seed
             assert apart.max() < (2.5 if interpolation == "bilinear" else 20), seed
+
+
+def test_large_jpegs_are_decoded_smaller_for_the_same_crop(tmp_path: Path) -> None:
+    transform = Augment().build(Preprocessing(image_size=32, resize_size=36))
+    photo(70, 64).resize((960, 720), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+    photo(70, 64).save(tmp_path / "small.jpg", quality=95)
+    photo(70, 64).save(tmp_path / "other.png")
+    (tmp_path / "broken.jpg").write_bytes((tmp_path / "large.jpg").read_bytes()[:20_000])
+    images = FileImages(tmp_path, ["large.jpg", "small.jpg", "other.png", "broken.jpg"])
+    for index in range(3):
+        same = 0
+        for seed in range(10):
+            torch.manual_seed(seed)
+            expected, state = transform.pixels(read_pixels(images, index)), torch.get_rng_state()
+            torch.manual_seed(seed)
+            found = transform.picture(images, index)
+            assert torch.equal(state, torch.get_rng_state())
+            assert (found.float() - expected.float()).abs().mean() < 8  # of noise; other crops are 60 away
+            same += torch.equal(found, expected)
+        assert same == (0 if index == 0 else 10)
+    with pytest.raises(BrokenImageError, match=r"broken\.jpg"):
+        transform.picture(images, 3)
+
+
+@pytest.mark.parametrize(
+    ("window", "by", "smaller"),
+    [
+        (Window(0, 0, 719, 960), 8, Window(0, 0, 90, 120)),
+        (Window(5, 3, 512, 600), 8, Window(1, 0, 64, 75)),
+        (Window(209, 449, 511, 511), 4, Window(52, 112, 128, 128)),
+        (Window(1, 1, 127, 900), 1, Window(1, 1, 127, 900)),
+    ],
+)
+def test_windows(window: Window, by: int, smaller: Window) -> None:
+    """Of an image of 720 x 960, for pictures of 32 x 32: twice as many pixels are left, and none outside the image."""
+    assert window.may_be_reduced_by(32) == by
+    assert window.reduced(by, 720 // by, 960 // by) == smaller
 
 
 @pytest.mark.parametrize("preset", ["trivial", "randaugment"])
