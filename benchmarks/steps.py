@@ -1,25 +1,34 @@
-"""Training speed and memory with fresh pictures in each epoch: this launcher against the loop of PyTorch's tutorial.
+"""Training speed and memory with fresh pictures in each epoch: this launcher against the loops of others.
 
     python benchmarks/steps.py --root hymenoptera_data [--rounds 3] [--train last|all] [--model resnet50]
+        [--peers timm,fastai,hf]
 
-Images a second of a whole epoch, reading included, without validation of the plain loop's and apart from that of this
-launcher's; the largest memory of the process that trains. The plain loop runs in its best settings (channels last, a
-data worker) and in its defaults. All run in each round, one after the other. With `--train last` the last block and the
-head train, nothing is stored; with `--train all` everything does, here on two processes, too.
+Images a second of a whole epoch, reading included, without validation of the others' and apart from that of this
+launcher's; the largest memory of the process that trains. The plain loop of PyTorch's tutorial, and each of `--peers`
+(see benchmarks/peers/), runs in its best settings on a CPU (channels last, a data worker) and in its defaults. All run
+in each round, one after the other, so that a drift of the machine's speed falls on all. With `--train last` the last
+block and the head train, nothing is stored; with `--train all` everything does, here on two processes, too. All compute
+in float32, as the recipe does: a processor with instructions for bf16 may be faster in that.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+
+# The package that each peer needs beyond this launcher's own.
+PEERS = {"timm": "timm", "fastai": "fastai", "hf": "transformers"}
 
 
 def run(command: list[str]) -> tuple[str, float]:
@@ -34,8 +43,8 @@ def run(command: list[str]) -> tuple[str, float]:
         return output.read(), usage.ru_maxrss / 1000
 
 
-def plain(words: argparse.Namespace, *more: str) -> tuple[float, float]:
-    command = [sys.executable, "benchmarks/peers/plain.py", "--root", words.root, "--train", words.train]
+def theirs(words: argparse.Namespace, script: str, *more: str) -> tuple[float, float]:
+    command = [sys.executable, f"benchmarks/peers/{script}.py", "--root", words.root, "--train", words.train]
     command += ["--epochs", str(words.epochs), "--model", words.model, "--no-validation", *more]
     told, memory = run(command)
     return max(json.loads(told)["images_per_second"]), memory
@@ -57,35 +66,50 @@ def ours(words: argparse.Namespace, processes: int) -> tuple[float, float]:
         return max(row["images_per_second"] for row in rows if "epoch" in row), memory
 
 
+def named(listed: str) -> list[str]:
+    names = [name for name in listed.split(",") if name]
+    if unknown := set(names) - set(PEERS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not of {', '.join(PEERS)}")
+    return names
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--train", choices=["last", "all"], default="last")
-    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--model", choices=["resnet18", "resnet50"], default="resnet50")
+    parser.add_argument("--peers", type=named, default=[], help="of timm, fastai and hf, with commas between them")
     words = parser.parse_args()
     words.root = str(Path(words.root).absolute())
-    ways = {
-        "plain, best settings": lambda: plain(words, "--best"),
-        "plain, defaults": lambda: plain(words),
-        "launcher": lambda: ours(words, 1),
-    }
+    missing = [PEERS[name] for name in words.peers if importlib.util.find_spec(PEERS[name]) is None]
+    if missing:
+        print(f"{' and '.join(missing)} missing: pip install -e '.[bench]'", file=sys.stderr)
+        raise SystemExit(2)
+
+    ways: dict[str, Callable[[], tuple[float, float]]] = {}
+    for name, script in {"plain": "plain", **{name: f"{name}_loop" for name in words.peers}}.items():
+        ways[f"{name}, best settings"] = partial(theirs, words, script, "--best")
+        ways[f"{name}, defaults"] = partial(theirs, words, script)
+    ways["launcher"] = partial(ours, words, 1)
     if words.train == "all":
-        ways["launcher, 2 processes"] = lambda: ours(words, 2)
+        ways["launcher, 2 processes"] = partial(ours, words, 2)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(words.rounds):
         for name, way in ways.items():
             found[name].append(way())
         shown = ", ".join(f"{name} {rows[-1][0]:.1f} images/s {rows[-1][1]:.0f} MB" for name, rows in found.items())
         print(f"round {number + 1}: {shown}", flush=True)
+    middle = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
+    for name, (speed, memory) in middle.items():
+        print(f"{name}: {speed:.1f} images/s, {memory:.0f} MB")
     for name in ways:
         if name != "launcher":
-            ratios = [mine[0] / theirs[0] for mine, theirs in zip(found["launcher"], found[name], strict=True)]
-            ours_mb, theirs_mb = (statistics.median(row[1] for row in found[way]) for way in ("launcher", name))
+            ratios = [mine[0] / others[0] for mine, others in zip(found["launcher"], found[name], strict=True)]
             each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            speed, memory = statistics.median(ratios), ours_mb / theirs_mb
-            print(f"launcher / {name}: {speed:.2f} x images/s ({each}), {memory:.2f} x memory")
+            memory = middle["launcher"][1] / middle[name][1]
+            print(f"launcher / {name}: {statistics.median(ratios):.2f} x images/s ({each}), {memory:.2f} x memory")
 
 
 if __name__ == "__main__":

@@ -8,21 +8,17 @@ kept for what is frozen. Without it, the tutorial's defaults.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from pathlib import Path
 
+import common
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
 
 def loaders(root: Path, batch_size: int, workers: int, repeat: int) -> dict[str, DataLoader]:
-    normalise = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    normalise = [transforms.ToTensor(), transforms.Normalize(common.MEAN, common.STD)]
     views = {
         "train": transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalise]),
         "val": transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *normalise]),
@@ -43,26 +39,15 @@ def loaders(root: Path, batch_size: int, workers: int, repeat: int) -> dict[str,
 
 def build(name: str, trained: str, best: bool) -> nn.Module:
     model = models.get_model(name, weights=None)
-    for parameter in model.parameters():
-        parameter.requires_grad = trained == "all"
-    if trained == "last":
-        for parameter in model.layer4.parameters():
-            parameter.requires_grad = True
     model.fc = nn.Linear(model.fc.in_features, 2)
+    common.freeze(model, {"head": [model.fc], "last": [model.layer4, model.fc], "all": [model]}[trained])
     return model.to(memory_format=torch.channels_last) if best else model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--train", choices=["head", "last", "all"], default="head")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = common.options(__doc__)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=1, help="each training image so many times an epoch")
-    parser.add_argument("--no-validation", action="store_true")
-    parser.add_argument("--best", action="store_true")
     words = parser.parse_args()
 
     torch.manual_seed(0)
@@ -72,9 +57,9 @@ def main() -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.001, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     layout = torch.channels_last if words.best else torch.contiguous_format
-    epochs = []
+    clock = common.Clock()
     for _ in range(words.epochs):
-        begin = time.perf_counter()
+        clock.start()
         for split in ("train",) if words.no_validation else ("train", "val"):
             model.train(split == "train")
             correct = 0
@@ -88,9 +73,8 @@ def main() -> None:
                         optimizer.step()
                 correct += int((outputs.argmax(1) == labels).sum())
         scheduler.step()
-        epochs.append(time.perf_counter() - begin)
-    images = len(batches["train"].dataset)
-    print(json.dumps({"epochs": epochs, "images_per_second": [images / seconds for seconds in epochs]}))
+        clock.stop(len(batches["train"].dataset))
+    clock.show()
 
 
 if __name__ == "__main__":
