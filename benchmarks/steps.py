@@ -1,14 +1,14 @@
 """Training speed and memory with fresh pictures in each epoch: this launcher against the loops of others.
 
     python benchmarks/steps.py --root hymenoptera_data [--rounds 3] [--train last|all] [--model resnet50]
-        [--peers timm,fastai,hf]
+        [--peers timm,fastai,hf] [--bf16]
 
 Images a second of a whole epoch, reading included, without validation of the others' and apart from that of this
 launcher's; the largest memory of the process that trains. The plain loop of PyTorch's tutorial, and each of `--peers`
 (see benchmarks/peers/), runs in its best settings on a CPU (channels last, a data worker) and in its defaults. All run
 in each round, one after the other, so that a drift of the machine's speed falls on all. With `--train last` the last
 block and the head train, nothing is stored; with `--train all` everything does, here on two processes, too. All compute
-in float32, as the recipe does: a processor with instructions for bf16 may be faster in that.
+in float32, or with `--bf16` this launcher and the best settings of all others in bfloat16.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def ours(words: argparse.Namespace, processes: int) -> tuple[float, float]:
             f"data.root={words.root}",
             f"backbone.name={words.model}",
         ]
-        command += [f"freeze_plan.0.epochs={words.epochs}", "--workers", "1", "--run-dir", folder]
+        command += [f"freeze_plan.0.epochs={words.epochs}", "--workers", "1", "--run-dir", folder, "--no-report"]
+        command += ["mixed_precision=bf16"] if words.bf16 else []
         _, memory = run(command)
         rows = map(json.loads, Path(folder, "timing.jsonl").read_text().splitlines())
         return max(row["images_per_second"] for row in rows if "epoch" in row), memory
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--train", choices=["last", "all"], default="last")
     parser.add_argument("--model", choices=["resnet18", "resnet50"], default="resnet50")
     parser.add_argument("--peers", type=named, default=[], help="of timm, fastai and hf, with commas between them")
+    parser.add_argument("--bf16", action="store_true")
     words = parser.parse_args()
     words.root = str(Path(words.root).absolute())
     missing = [PEERS[name] for name in words.peers if importlib.util.find_spec(PEERS[name]) is None]
@@ -90,7 +92,7 @@ def main() -> None:
 
     ways: dict[str, Callable[[], tuple[float, float]]] = {}
     for name, script in {"plain": "plain", **{name: f"{name}_loop" for name in words.peers}}.items():
-        ways[f"{name}, best settings"] = partial(theirs, words, script, "--best")
+        ways[f"{name}, best settings"] = partial(theirs, words, script, "--best", *["--bf16"] * words.bf16)
         ways[f"{name}, defaults"] = partial(theirs, words, script)
     ways["launcher"] = partial(ours, words, 1)
     if words.train == "all":

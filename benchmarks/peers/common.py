@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -24,7 +25,12 @@ def options(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--no-validation", action="store_true")
     parser.add_argument("--best", action="store_true")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where autocast does")
     return parser
+
+
+def autocast(words: argparse.Namespace) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=words.bf16)
 
 
 def freeze(model: nn.Module, kept: Iterable[nn.Module]) -> None:

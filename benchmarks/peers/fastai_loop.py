@@ -10,7 +10,8 @@ ResNet has layers 3 and 4 in one group, this one has layer 4 alone.
 
 Without `--best`: as many data workers as cores, flips of whole batches on the training device as fastai's own
 augmentations do, and a progress bar. `--best`: channels last by fastai's callback, one data worker that flips each
-picture before it is a tensor, no progress bar, no lines. float32 in both, as in the other peers.
+picture before it is a tensor, no progress bar, no lines. `--bf16`: autocast by a callback of five lines; fastai's own
+casts on CUDA alone.
 """
 
 from __future__ import annotations
@@ -58,6 +59,17 @@ class Timing(Callback):
         self.clock.stop(self.images)
 
 
+class AutocastOnCpu(Callback):
+    def __init__(self, words: argparse.Namespace) -> None:
+        self.cast = common.autocast(words)
+
+    def before_batch(self) -> None:
+        self.cast.__enter__()
+
+    def after_loss(self) -> None:
+        self.cast.__exit__(None, None, None)
+
+
 def groups(model: nn.Sequential) -> L:
     """What is before layer 4, layer 4, the head."""
     body, head = model
@@ -90,7 +102,11 @@ def main() -> None:
         splitter=groups,
         train_bn=False,
         metrics=accuracy,
-        cbs=[Timing(clock, not words.no_validation), *([ChannelsLast()] if words.best else [])],
+        cbs=[
+            Timing(clock, not words.no_validation),
+            *([ChannelsLast()] if words.best else []),
+            *([AutocastOnCpu(words)] if words.bf16 else []),
+        ],
     )
     learn.freeze_to({"head": -1, "last": -2, "all": 0}[words.train])
     with contextlib.ExitStack() as stack:

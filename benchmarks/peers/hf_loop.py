@@ -8,7 +8,7 @@ the network (ResNetForImageClassification, with the layers and widths of torchvi
 computes, the linear schedule and what accelerate prepares. Given are the batch, SGD and its small learning rate.
 
 Without `--best`: as the example, the process that trains reads, too. `--best`: channels last, and one data worker that
-stays. float32 in both, as in the other peers. The network's ReLUs are not in place, as transformers has them, which
+stays. `--bf16`: accelerate's mixed precision. The network's ReLUs are not in place, as transformers has them, which
 costs a part of what its forward pass takes longer than torchvision's.
 """
 
@@ -70,7 +70,7 @@ def loaders(words: argparse.Namespace, cache: str) -> dict[str, DataLoader]:
 
 
 def train(words: argparse.Namespace, cache: str) -> common.Clock:
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if words.bf16 else "no")
     set_seed(42)
     layout = torch.channels_last if words.best else torch.contiguous_format
     batches = loaders(words, cache)

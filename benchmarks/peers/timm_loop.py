@@ -7,7 +7,7 @@ whole bytes from the workers and normalises batches, label smoothing, weight dec
 the pictures (a random crop and a flip, no colour jitter), the batch, and the small learning rate.
 
 Without `--best`: what train.py takes by itself, four data workers, and a crop scaled bilinearly or bicubically by
-chance. `--best`: channels last, one data worker, and always bilinearly. float32 in both, as in the other peers.
+chance. `--best`: channels last, one data worker, and always bilinearly. `--bf16`: autocast, as its `--amp` does.
 """
 
 from __future__ import annotations
@@ -59,25 +59,29 @@ def main() -> None:
         for number, (images, labels) in enumerate(batches["train"]):
             if words.best:
                 images = images.contiguous(memory_format=layout)
-            loss = smoothed(model(images), labels)
+            with common.autocast(words):
+                loss = smoothed(model(images), labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.update(loss.item(), len(images))
             scheduler.step_update(epoch * len(batches["train"]) + number + 1, metric=losses.avg)
         if not words.no_validation:
-            validate(model, batches["val"], plain, layout)
+            validate(model, batches["val"], plain, layout, common.autocast(words))
         scheduler.step(epoch + 1)
         clock.stop(losses.count)
     clock.show()
 
 
-def validate(model: torch.nn.Module, batches: object, loss: torch.nn.Module, layout: torch.memory_format) -> float:
+def validate(
+    model: torch.nn.Module, batches: object, loss: torch.nn.Module, layout: torch.memory_format, cast: torch.autocast
+) -> float:
     model.eval()
     losses, right = AverageMeter(), AverageMeter()
     with torch.inference_mode():
         for images, labels in batches:
-            outputs = model(images.contiguous(memory_format=layout))
+            with cast:
+                outputs = model(images.contiguous(memory_format=layout))
             losses.update(loss(outputs, labels).item(), len(images))
             right.update(accuracy(outputs, labels)[0].item(), len(images))
     return right.avg
