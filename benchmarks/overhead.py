@@ -1,6 +1,6 @@
 """What this launcher's step costs above the bare one: forward, backward and update on tensors in memory.
 
-    python benchmarks/overhead.py --root hymenoptera_data [--model resnet18] [--epochs 4]
+    python benchmarks/overhead.py --root hymenoptera_data [--model resnet18] [--epochs 4] [--bf16]
 
 Trains everything on ants and bees. Each step is taken twice, one after the other, in turns of who goes first: by the
 launcher (gradient checks, seeds, schedule, metrics), and by five lines of PyTorch on a copy of the network, both on the
@@ -38,7 +38,8 @@ from launcher.training.model import set_train_mode  # noqa: E402
 class Pairs:
     """Takes each step of a run a second time, bare."""
 
-    def __init__(self) -> None:
+    def __init__(self, bf16: bool) -> None:
+        self._bf16 = bf16
         self.ratios: list[float] = []
         self._step = runner.train_step
         self._bare: tuple[nn.Module, torch.optim.Optimizer] | None = None
@@ -65,7 +66,9 @@ class Pairs:
     def _bare_step(self, images: torch.Tensor, targets: torch.Tensor) -> None:
         assert self._bare is not None
         model, optimizer = self._bare
-        nn.functional.cross_entropy(model(images), targets).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            loss = nn.functional.cross_entropy(model(images), targets)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -75,12 +78,14 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--bf16", action="store_true")
     words = parser.parse_args()
     loaded = load_recipe("benchmarks/recipes/ants_and_bees.py:everything")
     changes = [f"data.root={Path(words.root).absolute()}", f"backbone.name={words.model}"]
     changes += [f"freeze_plan.0.epochs={words.epochs}", "optim.momentum=0.9"]
+    changes += ["mixed_precision=bf16"] if words.bf16 else []
     loaded = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, changes))
-    pairs = Pairs()
+    pairs = Pairs(words.bf16)
     with tempfile.TemporaryDirectory() as folder:
         runner.run(loaded, Launch(run_dir=Path(folder, "run"), num_workers=0, world=World(use_cpu=True)))
     ratios = sorted(pairs.ratios[2:])
