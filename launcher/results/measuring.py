@@ -103,7 +103,7 @@ class _Trial:
         return self.frozen is not None and self.prepared.recipe.cache != "off"
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        return (batch.images,) if self.frozen is None else self.frozen.of(batch.images)
+        return (batch.images,) if self.frozen is None else self.frozen.of(batch)
 
     def prefix_seconds(self, batch: Batch) -> float:
         """Of what is frozen, for a batch."""

@@ -95,7 +95,8 @@ class Checkpoints:
         return _damage(self.folder / "base") is None
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint named by its step; then remove those that are neither last nor best."""
+        """Write a checkpoint named by its step; then remove those that are neither last nor best. Takes the tensors of
+        `state.model` and `state.ema` out of it."""
         contents: dict[str, Any] = {"model.safetensors": state.model}
         if state.ema is not None:
             contents["ema.safetensors"] = state.ema
@@ -175,7 +176,8 @@ def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
         path = folder / name
         try:
             if name.endswith(".safetensors"):
-                save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
+                # One after the other: not all of what has channels last is there twice.
+                save_file({key: content.pop(key).contiguous() for key in list(content)}, path)
             elif name.endswith(".json"):
                 path.write_text(json.dumps(content, indent=1))
             else:

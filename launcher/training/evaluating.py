@@ -36,7 +36,7 @@ def outputs_of(
     num_outputs: int,
     batch_size: int,
     between_batches: Callable[[], None],
-    prefix: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None,
+    prefix: Callable[[Batch], tuple[torch.Tensor, ...]] | None = None,
 ) -> torch.Tensor:
     """Outputs of every sample of a split in the order of the split, float32 (num_samples, num_outputs), on the CPU.
 
@@ -56,11 +56,12 @@ def outputs_of(
         batch = next(batches, None)
         if batch is None:  # a share is one sample smaller than the largest, and may have one batch less
             continue
-        batch = batch.to(accelerator.device)
         if isinstance(batch, FeatureBatch):
-            outputs = model(*batch.features)
+            outputs = model(*batch.to(accelerator.device).features)
+        elif prefix is None:
+            outputs = in_pieces(model, batch.to(accelerator.device).images)
         else:
-            outputs = in_pieces(model, batch.images) if prefix is None else model(*prefix(batch.images))
+            outputs = model(*prefix(batch.to(accelerator.device, normalised=False)))
         mine[filled : filled + len(outputs)] = outputs.float()
         filled += len(outputs)
     next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next time

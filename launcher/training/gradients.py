@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from launcher.errors import UserError
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.images import Batch
-from launcher.training.mixing import mix
+from launcher.training.mixing import mix, mixes
 from launcher.training.sampling import epoch_order
 from launcher.training.state import PhaseState, Run
 
@@ -30,24 +31,28 @@ def inputs_of(
     Pictures; or what the frozen prefix makes of them, read or computed. MixUp and CutMix, where the recipe has them,
     mix fresh pictures. Where the pictures stay the same, MixUp mixes what crosses, as mixed pictures are not stored.
     """
-    batch = batch.to(run.accelerator.device)
-    epoch = state.resolved.first_epoch + run.progress.epoch
+    device, epoch = run.accelerator.device, state.resolved.first_epoch + run.progress.epoch
     if isinstance(batch, FeatureBatch):
+        batch = batch.to(device)
         return _mixed(run, batch.features, batch.indices, batch.targets, epoch)
-    if state.prefix is not None and state.source.fixed_views is not None:
-        return _mixed(run, state.prefix.of(batch.images), batch.indices, batch.targets, epoch)
+    fixed = state.source.fixed_views is not None
+    if state.prefix is not None and (fixed or not mixes(run.recipe.augment)):
+        batch = batch.to(device, normalised=False)
+        crossing = state.prefix.of(batch)
+        return _mixed(run, crossing, batch.indices, batch.targets, epoch) if fixed else (crossing, batch.targets)
+    batch = batch.to(device)
     (images,), targets = _mixed(run, (batch.images,), batch.indices, batch.targets, epoch)
-    return (images,) if state.prefix is None else state.prefix.of(images), targets
+    return (images,) if state.prefix is None else state.prefix.of(dataclasses.replace(batch, images=images)), targets
 
 
 def _mixed(
     run: Run, tensors: tuple[torch.Tensor, ...], indices: torch.Tensor, targets: torch.Tensor, epoch: int
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """After MixUp or CutMix where the recipe has them."""
+    if not mixes(run.recipe.augment):
+        return tensors, targets
     mixup_alpha = getattr(run.recipe.augment, "mixup_alpha", None)
     cutmix_alpha = getattr(run.recipe.augment, "cutmix_alpha", None)
-    if mixup_alpha is None and cutmix_alpha is None:
-        return tensors, targets
     encoded, seed = run.prepared.task.encode(targets), run.recipe.seed
     return mix(tensors, indices, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=seed, epoch=epoch)
 

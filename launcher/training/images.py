@@ -38,12 +38,13 @@ class Batch:
     """int64 (n,): which samples of the split these are."""
     normalise: Callable[[torch.Tensor], torch.Tensor] | None = None
 
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device, its images normalised, with channels last as the network has them."""
+    def to(self, device: torch.device, *, normalised: bool = True) -> Batch:
+        """The batch on a device, its images normalised or as they are, with channels last as the network has them."""
         images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        if self.normalise:
-            images = self.normalise(images)
-        return Batch(images, self.targets.to(device, non_blocking=True), self.indices)
+        normalise = self.normalise
+        if normalise and normalised:
+            images, normalise = normalise(images), None
+        return Batch(images, self.targets.to(device, non_blocking=True), self.indices, normalise)
 
     def pin_memory(self) -> Batch:
         """DataLoader calls this. Copies to the device then do not wait."""

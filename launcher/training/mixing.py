@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from launcher.recipe.protocols import Augmentation
 from launcher.training.sampling import seed_for
+
+
+def mixes(augment: Augmentation) -> bool:
+    """Whether a recipe's augmentation has MixUp or CutMix."""
+    return any(getattr(augment, name, None) is not None for name in ("mixup_alpha", "cutmix_alpha"))
 
 
 def mix(

@@ -15,6 +15,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.training.batching import Batching, batching_for
 from launcher.training.features.cut import Uncut, cut
 from launcher.training.features.views import check_cache, fixed_views, in_words
+from launcher.training.mixing import mixes
 from launcher.training.model import (
     TransferModel,
     build_model,
@@ -157,7 +158,7 @@ def examine(
         check_cache(recipe)
     with problems.collected():
         found.batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
-        if _mixes(recipe) and found.batching.micro_batch_size % 2:
+        if mixes(recipe.augment) and found.batching.micro_batch_size % 2:
             raise UserError(
                 f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
                 f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
@@ -268,10 +269,6 @@ def _check_head(recipe: Recipe, phases: tuple[ResolvedPhase, ...]) -> None:
             f"head.init='ridge': freeze_plan.0 ({phases[0].phase.name}) does not train the head; give it a rate there, "
             "or use init='normal'"
         )
-
-
-def _mixes(recipe: Recipe) -> bool:
-    return any(getattr(recipe.augment, name, None) is not None for name in ("mixup_alpha", "cutmix_alpha"))
 
 
 def _check_machine(recipe: Recipe, on_cpu: bool) -> None:

@@ -32,6 +32,7 @@ from launcher.training.launch import Launch
 from launcher.training.memory import accumulate_what_fits, can_redo_steps
 from launcher.training.model import in_closed_form, set_train_mode
 from launcher.training.optimizing import set_learning_rates
+from launcher.training.pieces import give_back
 from launcher.training.preparation import ResolvedPhase
 from launcher.training.progress import Speed
 from launcher.training.rundir import RunDir
@@ -259,6 +260,7 @@ def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tenso
 
     outputs = outputs_now()
     metrics = metrics_of(task, outputs, val)
+    give_back()
     if state.average:
         with state.average.applied():
             outputs = outputs_now()

@@ -7,6 +7,7 @@ import time
 
 from launcher.errors import UserError
 from launcher.training.checkpoint import Checkpoints, State
+from launcher.training.pieces import give_back
 
 
 class BackgroundWriter:
@@ -22,7 +23,7 @@ class BackgroundWriter:
     def submit(self, state: State) -> None:
         """Begin to write `state`, which the caller no longer changes; waits for the one before."""
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(state,), name="checkpoint-writer")
+        self._thread = threading.Thread(target=self._write, args=([state],), name="checkpoint-writer")
         self._thread.start()
 
     def join(self) -> None:
@@ -43,11 +44,13 @@ class BackgroundWriter:
                 "command again"
             ) from error
 
-    def _write(self, state: State) -> None:
+    def _write(self, states: list[State]) -> None:
+        """The one state of a list, which is empty then: nobody else holds it, and its memory can be given back."""
         begin = time.monotonic()
         try:
-            self.checkpoints.save(state)
+            self.checkpoints.save(states.pop())
         except OSError as error:
             self._error = error
         finally:
             self.seconds = time.monotonic() - begin
+            give_back()

@@ -45,9 +45,9 @@ class Frozen:
     rounds: bool
     """What crosses is rounded to the precision of storage, whether it is stored or not."""
 
-    def of(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What crosses for pictures on the device."""
-        crossing = self.prefix(images)
+    def of(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """What crosses for pictures on the device, normalised or not yet."""
+        crossing = self.prefix(batch.images, batch.normalise)
         return self.layout.rounded(crossing) if self.rounds else crossing
 
     def fingerprints(self) -> dict[str, str]:

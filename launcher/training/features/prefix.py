@@ -39,9 +39,12 @@ class Prefix:
         return tuple(tensor.dtype for tensor in self(torch.zeros(1, 3, image_size, image_size, device=device)))
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def __call__(
+        self, images: torch.Tensor, normalise: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """`normalise` is done to images first, by piece: a batch of 32 at 224 px has 5 MB of bytes, 19 MB of floats."""
         with self._autocast():
-            return in_pieces(self.module, images)
+            return in_pieces(self.module if normalise is None else lambda some: self.module(normalise(some)), images)
 
 
 def engine(
