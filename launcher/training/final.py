@@ -17,9 +17,9 @@ from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
 from launcher.training.evaluating import KeptOutputs, outputs_of
+from launcher.training.heap import give_back
 from launcher.training.interruption import StoppedError
 from launcher.training.model import load_state
-from launcher.training.pieces import give_back
 from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
 from launcher.training.state import Run

