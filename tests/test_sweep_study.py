@@ -33,7 +33,10 @@ def start(folder: Path, *words: str, log: str, **environ: str) -> subprocess.Pop
         return subprocess.Popen(
             command(*words),
             cwd=folder,
-            env=os.environ | PATHS | {"COMPUTED": str(folder / "computed")} | environ,
+            env=os.environ
+            | PATHS
+            | {"COMPUTED": str(folder / "computed"), "LAUNCHER_CACHE": str(folder / "cache")}
+            | environ,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
