@@ -3,8 +3,8 @@
     python benchmarks/steps.py --root hymenoptera_data [--rounds 3] [--train last|all] [--model resnet50]
         [--peers timm,fastai,hf] [--bf16]
 
-Images a second of a whole epoch, reading included, without validation of the others' and apart from that of this
-launcher's; the largest memory of the process that trains. The plain loop of PyTorch's tutorial, and each of `--peers`
+Images a second of an epoch's training, reading included, and the largest memory of the process that trains and
+validates after each epoch. The plain loop of PyTorch's tutorial, and each of `--peers`
 (see benchmarks/peers/), runs in its best settings on a CPU (channels last, a data worker) and in its defaults. All run
 in each round, one after the other, so that a drift of the machine's speed falls on all. With `--train last` the last
 block and the head train, nothing is stored; with `--train all` everything does, here on two processes, too. All compute
@@ -45,7 +45,7 @@ def run(command: list[str]) -> tuple[str, float]:
 
 def theirs(words: argparse.Namespace, script: str, *more: str) -> tuple[float, float]:
     command = [sys.executable, f"benchmarks/peers/{script}.py", "--root", words.root, "--train", words.train]
-    command += ["--epochs", str(words.epochs), "--model", words.model, "--no-validation", *more]
+    command += ["--epochs", str(words.epochs), "--model", words.model, *more]
     told, memory = run(command)
     return max(json.loads(told)["images_per_second"]), memory
 

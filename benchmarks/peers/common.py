@@ -41,7 +41,7 @@ def freeze(model: nn.Module, kept: Iterable[nn.Module]) -> None:
 
 
 class Clock:
-    """The seconds of each epoch, and the images that it trained on in one of them.
+    """The seconds of each epoch, and the images a second of its training, without the validation after it.
 
     Some loops leave out the last batch where it is not full, so each says how many images it saw.
     """
@@ -54,9 +54,11 @@ class Clock:
     def start(self) -> None:
         self.began = time.perf_counter()
 
-    def stop(self, images: int) -> None:
+    def trained(self, images: int) -> None:
+        self.rates.append(images / (time.perf_counter() - self.began))
+
+    def stop(self) -> None:
         self.seconds.append(time.perf_counter() - self.began)
-        self.rates.append(images / self.seconds[-1])
 
     def show(self) -> None:
         print(json.dumps({"epochs": self.seconds, "images_per_second": self.rates}))

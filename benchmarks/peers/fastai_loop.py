@@ -52,11 +52,12 @@ class Timing(Callback):
         self.images += len(self.learn.yb[0]) if self.learn.training else 0
 
     def before_validate(self) -> None:
+        self.clock.trained(self.images)
         if not self.validate:
             raise CancelValidException
 
     def after_epoch(self) -> None:
-        self.clock.stop(self.images)
+        self.clock.stop()
 
 
 class AutocastOnCpu(Callback):

@@ -100,6 +100,7 @@ def train(words: argparse.Namespace, cache: str) -> common.Clock:
                 scheduler.step()
                 optimizer.zero_grad()
             images += len(batch["labels"])
+        clock.trained(images)
         if not words.no_validation:
             model.eval()
             right = 0
@@ -109,7 +110,7 @@ def train(words: argparse.Namespace, cache: str) -> common.Clock:
                     answers = model(**batch).logits.argmax(dim=-1)
                 answers, labels = accelerator.gather_for_metrics((answers, batch["labels"]))
                 right += int((answers == labels).sum())
-        clock.stop(images)
+        clock.stop()
     return clock
 
 

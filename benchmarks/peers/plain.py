@@ -73,8 +73,10 @@ def main() -> None:
                         loss.backward()
                         optimizer.step()
                 correct += int((outputs.argmax(1) == labels).sum())
+            if split == "train":
+                clock.trained(len(batches["train"].dataset))
         scheduler.step()
-        clock.stop(len(batches["train"].dataset))
+        clock.stop()
     clock.show()
 
 

@@ -66,10 +66,11 @@ def main() -> None:
             optimizer.zero_grad()
             losses.update(loss.item(), len(images))
             scheduler.step_update(epoch * len(batches["train"]) + number + 1, metric=losses.avg)
+        clock.trained(losses.count)
         if not words.no_validation:
             validate(model, batches["val"], plain, layout, common.autocast(words))
         scheduler.step(epoch + 1)
-        clock.stop(losses.count)
+        clock.stop()
     clock.show()
 
 

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from launcher.recipe.recipe import Recipe
-from launcher.training.heap import keep_freed
 from launcher.training.launch import Launch
 
 
@@ -46,8 +45,6 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path, precision: 
         project_dir=str(run_dir),
     )
     launch.world.check(accelerator, mixed_precision=precision)
-    if accelerator.device.type == "cpu":
-        keep_freed()
     return accelerator
 
 

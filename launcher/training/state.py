@@ -19,7 +19,7 @@ from launcher.training.checkpoint import Progress, State
 from launcher.training.evaluating import KeptOutputs
 from launcher.training.features.phase import Frozen, Source, frozen_part, pictures
 from launcher.training.frozen import Proof, fingerprints, proof_of, prove
-from launcher.training.heap import give_back
+from launcher.training.heap import give_back, keep_freed
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
@@ -158,6 +158,8 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     if isinstance(wrapped, DistributedDataParallel):
         # BatchNorm's buffers are averaged before they are used; rank 0's at each forward would override the others'.
         wrapped.broadcast_buffers = False
+    if accelerator.device.type == "cpu" and prefix is None:
+        keep_freed()  # a prefix works in small pieces, and the tensors behind it are small: 25 MB more for nothing
     if accelerator.device.type == "cpu":  # otherwise the phase's copy alone is on the device
         share_tensors(run.model, model)  # only now: with two processes the device is "cpu:0", and moving to it copies
     optimizer = accelerator.prepare_optimizer(build_optimizer(recipe.optim, model, resolved.lr_scales))
