@@ -1,7 +1,7 @@
 """The functions of torchmetrics that tasks measure with, without what the package imports beside them.
 
-Where they are installed, `import torchmetrics` imports scipy.signal (for an old name, which a package for the quality of
-speech asks for), matplotlib (to draw) and transformers (to measure texts). In each process of a training they took
+Where they are installed, `import torchmetrics` imports scipy.signal (for an old name, which a package for the quality
+of speech asks for), matplotlib (to draw) and transformers (to measure texts). In each process of a training they took
 1.4 s of a core and 111 MB. So stand-ins are in their places while torchmetrics is imported. They hand on to the real
 ones later, so that its drawings can still be made.
 """
