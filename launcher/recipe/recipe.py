@@ -51,6 +51,9 @@ class Recipe:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
     """Accelerate's word: "no" is float32. "fp16" needs a GPU. "auto": float32 or bf16, whichever is faster where the
     run begins; the run keeps it, and other machines may come to the other."""
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "channels_last"
+    """How the network's images and weights lie in memory, which changes nothing but rounding and speed. "auto": what is
+    faster where the run begins; the run keeps it."""
     compile: bool = False
     """Compile the network with torch.compile, anew for each phase, which takes a while. Needs a C++ compiler on CPUs. A
     run that is stopped and continued is then equal to rounding."""

@@ -40,7 +40,15 @@ class Normalise:
 
         # As tensors on the device: CUDA would multiply by the reciprocal of a number, which rounds otherwise.
         levels, mean, std = _statistics(self.mean, self.std, images.device)
-        return images.to(torch.float32).div_(levels).sub_(mean).div_(std)
+        rows = images.permute(0, 2, 3, 1)
+        if images.device.type != "cpu" or not rows.is_contiguous():
+            return images.to(torch.float32).div_(levels).sub_(mean).div_(std)
+        # With channels last, torch's loops would run over three values at a time: 9.5 ms for 32 images at 224 px
+        # instead of 1.7 for rows of 672, on two threads.
+        width = rows.shape[2]
+        mean, std = (values.flatten().repeat(width) for values in (mean, std))
+        flat = rows.reshape(-1, 3 * width).to(torch.float32).div_(levels).sub_(mean).div_(std)
+        return flat.view(rows.shape).permute(0, 3, 1, 2)
 
 
 @dataclasses.dataclass(frozen=True)

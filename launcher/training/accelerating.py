@@ -48,10 +48,16 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path, precision: 
     return accelerator
 
 
-def recorded_precision(run_dir: Path) -> str | None:
-    """What mixed_precision="auto" came to when the run began."""
+def recorded_settings(run_dir: Path) -> dict[str, str] | None:
+    """What "auto" came to when the run began: mixed_precision and memory_format."""
     try:
-        recorded: str = json.loads((run_dir / "precision.json").read_text())["mixed_precision"]
+        recorded: dict[str, str] = json.loads((run_dir / "precision.json").read_text())
     except FileNotFoundError:
         return None
-    return recorded
+    return {"memory_format": "channels_last"} | recorded  # which older runs had, and did not record
+
+
+def recorded_precision(run_dir: Path) -> str | None:
+    """What mixed_precision="auto" came to when the run began."""
+    recorded = recorded_settings(run_dir)
+    return recorded["mixed_precision"] if recorded else None

@@ -17,7 +17,7 @@ from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
 from launcher.training.evaluating import KeptOutputs, outputs_of
-from launcher.training.heap import give_back
+from launcher.training.heap import give_back, keep_freed
 from launcher.training.interruption import StoppedError
 from launcher.training.model import load_state
 from launcher.training.progress import duration
@@ -30,6 +30,7 @@ def finish(run: Run, loaded: LoadedRecipe) -> None:
     step = chosen_step(run)
     metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None) if run.metrics else {}
     if run.accelerator.is_main_process:
+        keep_freed(False)
         give_back()
         write_final(run, step, metrics)
         run.screen.line(summary(run, step, metrics, loaded), style="bold green")

@@ -21,6 +21,7 @@ from launcher.recipe.transforms import evaluation
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.fastest import with_fastest_settings
 from launcher.training.fitting import fitted
 from launcher.training.images import evaluation_loader, training_loader
 from launcher.training.interruption import Interruption, clear_markers
@@ -28,7 +29,6 @@ from launcher.training.launch import Launch
 from launcher.training.lock import RunLock
 from launcher.training.model import cpu_state, load_state
 from launcher.training.planned import write_plan
-from launcher.training.precision import with_fastest_precision
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir, data_identity
@@ -92,9 +92,10 @@ def begin_run(
                 screen.open_log(rundir.log_txt)
                 clear_markers(rundir.path)
         resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
-        if recipe.mixed_precision == "auto":
+        prepared.model.contiguous = recipe.memory_format == "contiguous"
+        if "auto" in (recipe.mixed_precision, recipe.memory_format):
             restart = functools.partial(start_accelerator, recipe, launch, rundir.path)
-            accelerator = with_fastest_precision(accelerator, prepared, rundir, screen, restart)
+            accelerator = with_fastest_settings(accelerator, prepared, rundir, screen, restart)
         if is_main:
             write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
     except BaseException:

@@ -1,19 +1,26 @@
-"""The fastest settings by themselves: precision measured once and kept; a compiled network under its own names."""
+"""The fastest settings by themselves: precision and memory format measured once and kept; a compiled network under
+its own names."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from conftest import _forget_processes
 from safetensors.torch import load_file
 from test_run import train
 
-from launcher.training import precision
+from launcher.training import fastest
+
+
+def seconds_of(precisions: dict[str, float]) -> Callable[..., dict[tuple[str, str], float]]:
+    return lambda *_: {(name, "channels_last"): seconds for name, seconds in precisions.items()}
 
 
 def log(run_dir: Path) -> str:
@@ -26,12 +33,10 @@ def test_the_faster_precision_is_taken_recorded_and_kept(
 ) -> None:
     recipe = dataclasses.replace(tiny.recipe, mixed_precision="auto", final_weights="last")
     with monkeypatch.context() as patched:
-        patched.setattr(precision, "measure", lambda *_: {"no": 1.0, "bf16": 2.0} | {faster: 0.5})
+        patched.setattr(fastest, "measure", seconds_of({"no": 1.0, "bf16": 2.0} | {faster: 0.5}))
         train(recipe, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "precision.json").read_text())["mixed_precision"] == faster
     assert f"cpu, mixed_precision={faster}, " in log(tmp_path / "run")
-    from conftest import _forget_processes
-
     # It does what the precision by its name does.
     _forget_processes()
     train(dataclasses.replace(recipe, mixed_precision=faster), tmp_path / "named")
@@ -41,7 +46,7 @@ def test_the_faster_precision_is_taken_recorded_and_kept(
     # Continued where the other one would be faster: it stays.
     _forget_processes()
     shutil.rmtree(tmp_path / "run" / "final")
-    monkeypatch.setattr(precision, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(fastest, "measure", lambda *_: pytest.fail("measured again"))
     train(recipe, tmp_path / "run")
     assert log(tmp_path / "run").count(f"mixed_precision={faster}, ") == 2
 
@@ -52,6 +57,67 @@ def test_both_precisions_are_measured(tmp_path: Path) -> None:
     seconds = recorded["seconds_of_a_micro_step"]
     assert set(seconds) == {"no", "bf16"}
     assert recorded["mixed_precision"] == min(seconds, key=seconds.__getitem__)
+
+
+@pytest.mark.parametrize("faster", ["channels_last", "contiguous"])
+def test_the_faster_memory_format_is_taken_recorded_and_kept(
+    faster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    recipe = dataclasses.replace(tiny.parity, memory_format="auto")
+    with monkeypatch.context() as patched:
+
+        def measure(*_: object) -> dict[tuple[str, str], float]:
+            seen.clear()  # what was tried before it was chosen
+            return {("no", name): 1.0 - (name == faster) / 2 for name in fastest.MEMORY_FORMATS}
+
+        patched.setattr(fastest, "measure", measure)
+        patched.setattr(torch.nn.Conv2d, "_conv_forward", recorded(seen))
+        train(recipe, tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "precision.json").read_text())
+    assert (kept["memory_format"], kept["mixed_precision"]) == (faster, "no")
+    assert f"memory_format=auto: {faster} (a micro-step takes: channels_last " in log(tmp_path / "run")
+    assert seen
+    assert set(seen) == {faster == "channels_last"}
+
+    # It does what the format by its name does, and rounding apart what the other one does.
+    named = {}
+    for name in fastest.MEMORY_FORMATS:
+        _forget_processes()
+        train(dataclasses.replace(recipe, memory_format=name), tmp_path / name)
+        named[name] = load_file(tmp_path / name / "final" / "model.safetensors")
+    ours = load_file(tmp_path / "run" / "final" / "model.safetensors")
+    assert all(torch.equal(ours[name], tensor) for name, tensor in named[faster].items())
+    one, other = named.values()
+    assert max(float((one[name].double() - other[name].double()).abs().max()) for name in one) < 1e-5
+
+    # Continued where the other one would be faster: it stays.
+    _forget_processes()
+    shutil.rmtree(tmp_path / "run" / "final")
+    monkeypatch.setattr(fastest, "measure", lambda *_: pytest.fail("measured again"))
+    train(recipe, tmp_path / "run")
+
+
+def recorded(seen: list[bool]) -> Callable[..., torch.Tensor]:
+    """Convolves; of inputs with more than one layout to choose from, notes whether they have channels last."""
+    convolve = torch.nn.Conv2d._conv_forward
+
+    def conv_forward(
+        self: torch.nn.Conv2d, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if torch.is_grad_enabled() and min(images.shape[1:]) > 1:
+            seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        return convolve(self, images, weight, bias)
+
+    return conv_forward
+
+
+def test_precision_and_memory_format_are_measured_together(tmp_path: Path) -> None:
+    train(dataclasses.replace(tiny.recipe, mixed_precision="auto", memory_format="auto"), tmp_path)
+    recorded = json.loads((tmp_path / "precision.json").read_text())
+    seconds = recorded["seconds_of_a_micro_step"]
+    assert set(seconds) == {f"{precision} {name}" for precision in ("no", "bf16") for name in fastest.MEMORY_FORMATS}
+    assert f"{recorded['mixed_precision']} {recorded['memory_format']}" == min(seconds, key=seconds.__getitem__)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")

@@ -36,11 +36,16 @@ class Tail(nn.Module):
     two graphs runs goes by the network's mode.
     """
 
-    def __init__(self, model: nn.Module, training: fx.GraphModule, evaluation: fx.GraphModule) -> None:
+    def __init__(self, model: TransferModel, training: fx.GraphModule, evaluation: fx.GraphModule) -> None:
         super().__init__()
         self.model = model
         # Not registered: they hold the very parameters of `model`, which have one name each.
         self._graphs = (training, evaluation)
+
+    @property
+    def of_training(self) -> fx.GraphModule:
+        """What is computed in training."""
+        return self._graphs[0]
 
     def forward(self, *crossing: torch.Tensor) -> torch.Tensor:
         training, evaluation = self._graphs

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from launcher.recipe.transforms import evaluation
 from launcher.training.features.batches import FeatureBatch, FeatureLoader, Rows
-from launcher.training.features.cut import Uncut, cut
+from launcher.training.features.cut import Tail, Uncut, cut
 from launcher.training.features.identity import prefix_identity
 from launcher.training.features.prefix import Prefix, dtype_of, engine
 from launcher.training.features.records import Layout
@@ -36,7 +35,7 @@ class Frozen:
 
     prefix: Prefix
     layout: Layout
-    tail: nn.Module
+    tail: Tail
     """Parameters under the names of the whole network, behind "model."."""
     identity: Callable[[], str]
     """Of all that the prefix's outputs depend on, apart from the images. Hashes the weights."""

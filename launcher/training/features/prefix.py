@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -12,6 +11,8 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from launcher.training.features.cut import Cut
+from launcher.training.folding import pairs
+from launcher.training.model import memory_format_of
 from launcher.training.pieces import in_pieces
 
 FOLDING_TOLERANCE = 1e-4
@@ -60,7 +61,7 @@ def engine(
     module = found.prefix.eval()
     copied = False
     if fold and isinstance(module, fx.GraphModule):
-        folded = with_folded_norms(module)
+        folded = with_folded_norms(module, memory_format_of(found.tail.model))
         if folded is not None and _is_near(module, folded, image_size):
             module, copied = folded, True
     if precision in ("bf16", "fp16"):
@@ -74,42 +75,19 @@ def engine(
 
 
 @torch.no_grad()
-def with_folded_norms(module: fx.GraphModule) -> fx.GraphModule | None:
-    """A copy whose BatchNorm layers are part of the convolutions before them; None where there is none to fold.
-
-    A norm that holds its activation, too (timm's BatchNormAct2d), leaves that behind.
-    """
+def with_folded_norms(
+    module: fx.GraphModule, memory_format: torch.memory_format = torch.channels_last
+) -> fx.GraphModule | None:
+    """A copy whose BatchNorm layers are part of the convolutions before them; None where there is none to fold."""
     module = copy.deepcopy(module)
-    nodes = [node for node in module.graph.nodes if node.op == "call_module"]
-    layers = {node: module.get_submodule(str(node.target)) for node in nodes}
-    calls = Counter(str(node.target) for node in nodes)
-    count = 0
-    for node in nodes:
-        norm, before = layers[node], node.args[0]
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or before not in layers:
-            continue
-        assert isinstance(before, fx.Node)
-        convolution = layers[before]
-        # Others change their weights in each forward.
-        if not isinstance(convolution, nn.Conv2d) or type(convolution).__name__ not in ("Conv2d", "Conv2dSame"):
-            continue
-        rest = _after_norm(norm)
-        alone = len(before.users) == 1 and calls[str(before.target)] == calls[str(node.target)] == 1
-        if rest is None or not alone:
-            continue
-        module.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
-        module.set_submodule(str(node.target), rest)
-        count += 1
-    return module.to(memory_format=torch.channels_last).eval() if count else None
-
-
-def _after_norm(norm: nn.Module) -> nn.Module | None:
-    """What a norm does after normalising; None where that is unknown."""
-    if type(norm) is nn.BatchNorm2d:
-        return nn.Identity()
-    if type(norm).__name__ == "BatchNormAct2d":
-        return nn.Sequential(norm.drop, norm.act)  # type: ignore[arg-type]
-    return None
+    found = list(pairs(module))
+    for pair in found:
+        convolution, norm = module.get_submodule(pair.convolution), module.get_submodule(pair.norm)
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        module.set_submodule(pair.convolution, fuse_conv_bn_eval(convolution, norm))
+        module.set_submodule(pair.norm, pair.rest)
+    return module.to(memory_format=memory_format).eval() if found else None
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ _STILL_IN_TRAINING = (
 
 
 class WholeTracer(fx.Tracer):
-    """Keeps as one node: library layers, what `keeps` names, and the head, which need not be traceable."""
+    """Keeps as one node: library layers, and the head, which need not be traceable. Rows of layers that a library gives
+    a name of its own (torchvision's Conv2dNormActivation) are the layers in them."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=_timm_functions(), param_shapes_constant=True)
@@ -36,7 +37,7 @@ class WholeTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             module_qualified_name == "head"
-            or isinstance(m, self._whole)
+            or (isinstance(m, self._whole) and type(m).forward is not nn.Sequential.forward)
             or super().is_leaf_module(m, module_qualified_name)
         )
 
