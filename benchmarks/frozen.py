@@ -1,11 +1,12 @@
 """Training with most of a network frozen: this launcher against the loop of PyTorch's transfer-learning tutorial.
 
-    python benchmarks/frozen.py --root hymenoptera_data [--runs 3] [--epochs 20] [--plain-epochs 3]
+    python benchmarks/frozen.py --root hymenoptera_data [--runs 3] [--epochs 20] [--plain-epochs 3] [--bf16]
 
 ResNet-50 with random weights (they take as long as others), ants and bees at 224 px, batches of 32, validation after
 each epoch; whole commands, start-up included. The head alone: from nothing, and with the features of an earlier run.
 The last block and the head. In each round all commands run, one after the other, so that a drift of the machine's
-speed falls on all. The plain loop, in its best settings (channels last, a data worker), does `--plain-epochs` epochs,
+speed falls on all. The plain loop, in its best settings (channels last, a data worker, with `--bf16` autocast; then
+this launcher computes in bfloat16, too), does `--plain-epochs` epochs,
 and its start and its epochs are drawn out to `--epochs`: they all cost the same.
 
 Seen on 2 cores of an AMD EPYC in one round, the plain loop drawn out from one epoch: the head 13.8 times as fast from
@@ -32,6 +33,7 @@ def plain(words: argparse.Namespace, trained: str) -> float:
     """Seconds of the whole command for so many epochs."""
     script = ROOT / "benchmarks" / "peers" / "plain.py"
     options = ["--root", words.root, "--train", trained, "--epochs", str(words.plain_epochs), "--best"]
+    options += ["--bf16"] * words.bf16
     begin = time.perf_counter()
     told = subprocess.run([sys.executable, script, *options], check=True, capture_output=True, text=True)
     whole = time.perf_counter() - begin
@@ -50,6 +52,7 @@ def ours(words: argparse.Namespace, recipe: str, cache: Path) -> tuple[float, fl
             f"data.root={words.root}",
         ]
         command += [f"freeze_plan.0.epochs={words.epochs}", "--run-dir", str(Path(folder, "run")), "--workers", "1"]
+        command += ["mixed_precision=bf16"] * words.bf16
         begin = time.perf_counter()
         subprocess.run(
             command, check=True, capture_output=True, cwd=ROOT, env=os.environ | {"LAUNCHER_CACHE": str(cache)}
@@ -66,6 +69,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--plain-epochs", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true")
     words = parser.parse_args()
     words.root = str(Path(words.root).absolute())
     rows: dict[str, list[float]] = {}

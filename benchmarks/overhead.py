@@ -47,7 +47,7 @@ class Pairs:
 
     def train_step(self, run: Any, state: Any, batches: Iterator[Any], step: int) -> None:
         if self._bare is None:
-            model = copy.deepcopy(state.model)
+            model = copy.deepcopy(run.model).requires_grad_(True)  # as it was built, its norms not folded
             set_train_mode(model, "keep")
             self._bare = model, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         batch = next(batches).to(run.accelerator.device)
