@@ -76,7 +76,8 @@ class Recipe:
     checkpoint_every_minutes: float | None = Field(default=None, gt=0)
     """Also save between the ends of epochs, when so long has passed since the last save."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """A gradient that is not finite stops the run before the update, or its step is skipped (and counted)."""
+    """A gradient that is not finite stops the run before anything of its update is evaluated or saved, or its step is
+    skipped (and counted), for which each step waits for the device."""
     max_skipped_steps: int = Field(default=10, ge=1)
     """With on_nonfinite="skip": so many steps may be skipped over the run."""
     hang_limit_seconds: float = Field(default=300.0, gt=0)

@@ -20,9 +20,10 @@ from launcher.results.plan_time import Cost, PhaseCost
 from launcher.training.checkpoint import Checkpoints, Progress, State
 from launcher.training.features.phase import Frozen, frozen_part
 from launcher.training.images import Batch, EvaluationImages, Sample, TrainingImages, Transform, collate
-from launcher.training.model import cpu_state, freeze, set_train_mode
+from launcher.training.model import cpu_state, freeze, place, set_train_mode
 from launcher.training.optimizing import build_optimizer, optimizer_state
 from launcher.training.preparation import Prepared, ResolvedPhase
+from launcher.training.wrapping import fold
 
 TIMED = 3
 """Repetitions, after a first one that is not counted: it allocates, and reads what is cold."""
@@ -89,10 +90,12 @@ class _Trial:
 
     def __init__(self, accelerator: Accelerator, prepared: Prepared, resolved: ResolvedPhase) -> None:
         self.accelerator, self.prepared, self.resolved = accelerator, prepared, resolved
-        self.model = copy.deepcopy(prepared.model).to(accelerator.device).to(memory_format=torch.channels_last)
+        self.model = place(copy.deepcopy(prepared.model), accelerator.device)
         freeze(self.model, resolved.lr_scales)
         frozen = frozen_part(accelerator, self.model, resolved, prepared.recipe, prepared.preprocessing.image_size)
         self.frozen = frozen if isinstance(frozen, Frozen) else None
+        set_train_mode(self.model, resolved.phase.norm_statistics)
+        fold(prepared, self.model, self.frozen)
         trained = self.model if self.frozen is None else self.frozen.tail
         self.wrapped: nn.Module = accelerator.prepare_model(trained, evaluation_mode=True)
         self.optimizer = build_optimizer(prepared.recipe.optim, self.model, resolved.lr_scales)

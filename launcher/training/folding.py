@@ -92,7 +92,7 @@ def fold_whole(model: nn.Module, micro_batch_size: int, image_size: int) -> int:
         return 0
     try:
         graph = traced(model)
-    except Exception:  # tracing runs the network's own code on values that are not there
+    except Exception:  # it runs the network's own code on values that are not there
         return 0
     return fold_in_training(graph, model, micro_batch_size, image_size)
 

@@ -11,16 +11,11 @@ from launcher.errors import UserError
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.images import Batch
 from launcher.training.mixing import mix, mixes
-from launcher.training.sampling import epoch_order
+from launcher.training.nonfinite import NonFiniteGradientError, where
 from launcher.training.state import PhaseState, Run
 
-SAMPLES_NAMED = 8
 SKIPS_OF_THE_SCALER = 30
 """Steps in a row that fp16's gradient scaler may skip while it looks for its scale; it halves it each time."""
-
-
-class NonFiniteGradientError(UserError):
-    """A gradient is not finite, on all processes alike, and the recipe says that this ends the run."""
 
 
 def inputs_of(
@@ -69,55 +64,50 @@ def forward_backward(
     return loss.detach()
 
 
-def gradient_is_sound(run: Run, state: PhaseState, step_in_epoch: int) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """On a gradient: the step may be taken; and where that is asked of the device later, its answer."""
+
+    sound: bool
+    finite: torch.Tensor | None = None
+    """bool (), on the device."""
+
+
+def clipped(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
     """Clip the averaged gradient, and say whether the step may be taken.
 
     After DDP has averaged it the gradient is the same on all processes, so all come to the same answer without asking
-    each other. Raises UserError that names the step and its samples where it is not finite and the recipe says stop, or
-    where too many steps were skipped.
+    each other. Where a gradient that is not finite ends the run, the device is not waited for: its answer is read
+    together with the losses, and so before anything is evaluated or saved. Raises UserError that names the step and its
+    samples where too many steps were skipped.
     """
     accelerator, recipe, progress = run.accelerator, run.recipe, run.progress
     if accelerator.scaler is not None:
-        return _scaled_gradient_is_sound(run, state, step_in_epoch)
+        return _clipped_and_scaled(run, state, step_in_epoch)
     gradients = [p.grad for p in state.wrapped.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if not bool(norm.isfinite()):
-        if recipe.on_nonfinite == "stop":
-            raise NonFiniteGradientError(
-                f"{_where(run, state, step_in_epoch)}; nothing was updated; on_nonfinite=skip leaves such steps out"
-            )
+    finite = norm.isfinite()
+    if recipe.on_nonfinite == "skip" and not bool(finite):
         progress.skipped_steps += 1
+        told = where(run, state.resolved, progress.step + 1, step_in_epoch)
         if progress.skipped_steps > recipe.max_skipped_steps:
             raise UserError(
-                f"{_where(run, state, step_in_epoch)}; {recipe.max_skipped_steps} steps were skipped before it, which "
-                "is all that max_skipped_steps allows"
+                f"{told}; {recipe.max_skipped_steps} steps were skipped before it, which is all that max_skipped_steps "
+                "allows"
             )
-        run.screen.line(f"{_where(run, state, step_in_epoch)}; skipped ({progress.skipped_steps})", style="yellow")
-        return False
+        run.screen.line(f"{told}; skipped ({progress.skipped_steps})", style="yellow")
+        return Verdict(sound=False)
     if recipe.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(state.wrapped.parameters(), recipe.clip_norm, norm)
-    return True
+    return Verdict(sound=True, finite=finite if recipe.on_nonfinite == "stop" else None)
 
 
-def _scaled_gradient_is_sound(run: Run, state: PhaseState, step_in_epoch: int) -> bool:
+def _clipped_and_scaled(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
     # The scaler looks for infinities itself and leaves the step out; only a row of them means that the loss is broken.
     state.scaler_skips = state.scaler_skips + 1 if state.optimizer.step_was_skipped else 0
     if state.scaler_skips > SKIPS_OF_THE_SCALER:
-        raise NonFiniteGradientError(
-            f"{_where(run, state, step_in_epoch)} at any scale of fp16; try mixed_precision=bf16"
-        )
+        told = where(run, state.resolved, run.progress.step + 1, step_in_epoch)
+        raise NonFiniteGradientError(f"{told} at any scale of fp16; try mixed_precision=bf16")
     if run.recipe.clip_norm is not None:
         run.accelerator.clip_grad_norm_(state.wrapped.parameters(), run.recipe.clip_norm)
-    return True
-
-
-def _where(run: Run, state: PhaseState, step_in_epoch: int) -> str:
-    """The step, and which samples its global batch was made of."""
-    keys = run.keys
-    order = epoch_order(keys.num_samples, keys.seed, state.resolved.first_epoch + run.progress.epoch)
-    begin = step_in_epoch * keys.batching.batch_size
-    samples = order[begin : begin + keys.taken(step_in_epoch)]
-    images = run.prepared.splits.train.images
-    named = ", ".join(f"{index} ({images.name(int(index))})" for index in samples[:SAMPLES_NAMED])
-    more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
-    return f"step {run.progress.step + 1}: the gradient is not finite; its samples: {named}{more}"
+    return Verdict(sound=True)

@@ -14,7 +14,6 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.training.accelerating import start_accelerator
 from launcher.training.closed_form import start_head
 from launcher.training.features.storing import with_stored_features
-from launcher.training.gradients import NonFiniteGradientError
 from launcher.training.images import end_workers
 from launcher.training.interruption import StoppedError
 from launcher.training.launch import Launch
@@ -124,11 +123,8 @@ def _trace(run: Run, state: PhaseState, lrs: Sequence[float], start: Start, leas
     try:
         for batches, step in _steps(run, state, len(lrs)):
             run.watchdog.beat(f"{title}, step {len(losses) + 1}")
-            try:
-                train_step(run, state, batches, step)
-                loss = _loss_of_step(run, state)
-            except NonFiniteGradientError:
-                loss = math.nan
+            train_step(run, state, batches, step)
+            loss = _loss_of_step(run, state)
             if not math.isfinite(loss):
                 diverged = True
                 break
@@ -176,6 +172,8 @@ def _steps(run: Run, state: PhaseState, count: int) -> Iterator[tuple[Iterator[A
 
 def _loss_of_step(run: Run, state: PhaseState) -> float:
     """Of the last step, over all processes; summed in their order, so that all see the same."""
-    ((row, mine),) = state.unread
+    (step,) = state.unread
     state.unread.clear()
-    return float(sum(run.accelerator.gather(mine.reshape(1)).tolist())) / int(row["samples"])
+    if step.finite is not None and not bool(step.finite):
+        return math.nan
+    return float(sum(run.accelerator.gather(step.loss_sum.reshape(1)).tolist())) / int(step.row["samples"])

@@ -176,6 +176,7 @@ def examine(
         found.preprocessing = recipe.backbone.preprocessing()
         num_outputs = found.task.num_outputs if found.task else 2
         found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+        found.model.contiguous = recipe.memory_format == "contiguous"
     if found.model is not None:
         # Without data the number of steps is unknown, but the rules can still be checked.
         batching, splits = found.batching, found.splits

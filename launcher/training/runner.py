@@ -25,11 +25,12 @@ from launcher.training.evaluating import metrics_of, outputs_of
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
 from launcher.training.final import final_outputs, finish, keep_outputs
-from launcher.training.gradients import forward_backward, gradient_is_sound, inputs_of
+from launcher.training.gradients import clipped, forward_backward, inputs_of
 from launcher.training.heap import give_back
 from launcher.training.images import Batch, timed
 from launcher.training.interruption import StoppedError, write_marker
 from launcher.training.launch import Launch
+from launcher.training.losses import Unread, read_losses
 from launcher.training.memory import accumulate_what_fits, can_redo_steps
 from launcher.training.model import in_closed_form, set_train_mode
 from launcher.training.optimizing import set_learning_rates
@@ -44,7 +45,6 @@ from launcher.training.state import (
     average_norm_statistics,
     begin_phase,
     end_phase,
-    read_losses,
     record,
     save,
     written,
@@ -190,13 +190,14 @@ def train_step(run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBat
     loss_sum = gradient_of(run, state, batches, step_in_epoch)
     row = {"event": "step", "phase": resolved.phase.name, "epoch": progress.epoch + 1, "step": progress.step + 1}
     row |= {"lr": lr, "samples": run.keys.taken(step_in_epoch)}
-    if gradient_is_sound(run, state, step_in_epoch):
+    verdict = clipped(run, state, step_in_epoch)
+    if verdict.sound:
         state.optimizer.step()
         if state.average:
             state.average.update(phase_step)
-        state.unread.append((row, loss_sum))
+        state.unread.append(Unread(row, loss_sum, step_in_epoch, verdict.finite))
     else:
-        state.unread.append((row | {"skipped": True}, torch.zeros_like(loss_sum)))
+        state.unread.append(Unread(row | {"skipped": True}, torch.zeros_like(loss_sum), step_in_epoch))
     state.optimizer.zero_grad(set_to_none=True)
     progress.step += 1
     progress.step_in_epoch = step_in_epoch + 1

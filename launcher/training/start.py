@@ -92,7 +92,6 @@ def begin_run(
                 screen.open_log(rundir.log_txt)
                 clear_markers(rundir.path)
         resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
-        prepared.model.contiguous = recipe.memory_format == "contiguous"
         if "auto" in (recipe.mixed_precision, recipe.memory_format):
             restart = functools.partial(start_accelerator, recipe, launch, rundir.path)
             accelerator = with_fastest_settings(accelerator, prepared, rundir, screen, restart)

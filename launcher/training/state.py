@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from launcher.training.heap import give_back, keep_freed
 from launcher.training.images import Batch, end_workers
 from launcher.training.interruption import Interruption
 from launcher.training.lock import RunLock
+from launcher.training.losses import Unread, read_losses
 from launcher.training.model import (
     TransferModel,
     cpu_state,
@@ -125,8 +126,7 @@ class PhaseState:
     """Hashes of all that the phase must not change."""
     scaler_skips: int = 0
     """Steps in a row that fp16's gradient scaler has skipped."""
-    unread: list[tuple[dict[str, Any], torch.Tensor]] = dataclasses.field(default_factory=list)
-    """Steps whose loss is still on the device, each with the row that will tell it."""
+    unread: list[Unread] = dataclasses.field(default_factory=list)
 
 
 def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> PhaseState:
@@ -172,25 +172,6 @@ def _write_proof(run: Run, resolved: ResolvedPhase, when: str, proof: Proof) -> 
     if run.accelerator.is_main_process:
         row = {"number": resolved.number, "phase": resolved.phase.name, "when": when, "step": run.progress.step}
         run.rundir.add_proof(row | {"processes": run.accelerator.num_processes, **dataclasses.asdict(proof)})
-
-
-def read_losses(run: Run, state: PhaseState) -> float:
-    """Bring the losses of the last steps from the devices, write their rows, and give the epoch's mean so far.
-
-    Summed in the order of the processes and of the steps: when they are read does not change a bit.
-    """
-    progress = run.progress
-    if state.unread:
-        mine = torch.stack([loss for _, loss in state.unread])
-        by_process = run.accelerator.gather(mine.unsqueeze(0)).cpu()
-        for (row, _), losses in zip(state.unread, by_process.T, strict=True):
-            total = sum(losses.tolist())
-            progress.loss_sum += total
-            progress.loss_samples += 0 if "skipped" in row else row["samples"]
-            if run.metrics:
-                run.metrics.write(row | {"loss": None if "skipped" in row else total / row["samples"]})
-        state.unread.clear()
-    return progress.loss_sum / max(1, progress.loss_samples)
 
 
 def record(run: Run, state: PhaseState, metrics: dict[str, float]) -> bool:

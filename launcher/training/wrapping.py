@@ -12,14 +12,14 @@ from launcher.training.model import TransferModel, set_train_mode
 
 if TYPE_CHECKING:
     from launcher.training.features.phase import Frozen
-    from launcher.training.preparation import ResolvedPhase
+    from launcher.training.preparation import Prepared, ResolvedPhase
     from launcher.training.state import Run
 
 
 def wrap(run: Run, model: TransferModel, resolved: ResolvedPhase, prefix: Frozen | None) -> nn.Module:
     """The network, or what of it is behind its frozen prefix, after Accelerate: through it gradients are averaged."""
     set_train_mode(model, resolved.phase.norm_statistics)
-    _fold(run, model, prefix)
+    fold(run.prepared, model, prefix)
     trained = model if prefix is None else prefix.tail
     if run.recipe.compile:
         for part in (trained, *([prefix.prefix.module] if prefix else [])):
@@ -31,9 +31,8 @@ def wrap(run: Run, model: TransferModel, resolved: ResolvedPhase, prefix: Frozen
     return wrapped
 
 
-def _fold(run: Run, model: TransferModel, prefix: Frozen | None) -> None:
-    """BatchNorm with kept statistics into the convolutions before it."""
-    prepared = run.prepared
+def fold(prepared: Prepared, model: TransferModel, prefix: Frozen | None) -> None:
+    """BatchNorm with kept statistics into the convolutions before it; `model` is in the mode of training."""
     sizes = prepared.batching.micro_batch_size, prepared.preprocessing.image_size
     if prefix is None:
         fold_whole(model, *sizes)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -15,8 +16,9 @@ import torch
 from conftest import _forget_processes
 from safetensors.torch import load_file
 from test_run import train
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from launcher.training import fastest
+from launcher.training import fastest, runner
 
 
 def seconds_of(precisions: dict[str, float]) -> Callable[..., dict[tuple[str, str], float]]:
@@ -118,6 +120,45 @@ def test_precision_and_memory_format_are_measured_together(tmp_path: Path) -> No
     seconds = recorded["seconds_of_a_micro_step"]
     assert set(seconds) == {f"{precision} {name}" for precision in ("no", "bf16") for name in fastest.MEMORY_FORMATS}
     assert f"{recorded['mixed_precision']} {recorded['memory_format']}" == min(seconds, key=seconds.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("on_nonfinite", "clip_norm", "asked"), [("stop", None, 0), ("stop", 1.0, 0), ("skip", None, 1)]
+)
+def test_a_step_asks_nothing_of_the_device(
+    on_nonfinite: str, clip_norm: float | None, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each question would wait until all that was given to it is done. Losses are read for ten steps at
+    once."""
+    counts: list[int] = []
+    step = runner.train_step
+
+    def train_step(run: Any, state: Any, batches: Iterator[Any], number: int) -> None:
+        batch = next(batches)  # loading is not the device's
+        with Questions() as questions:
+            step(run, state, iter([batch]), number)
+        counts.append(questions.count)
+
+    monkeypatch.setattr(runner, "train_step", train_step)
+    recipe = dataclasses.replace(tiny.parity, on_nonfinite=on_nonfinite, clip_norm=clip_norm, ema_decay=0.9)
+    train(recipe, tmp_path)
+    assert counts == [asked] * len(counts)
+    assert len(counts) > 8
+
+
+class Questions(TorchDispatchMode):
+    """Counts the operations that bring a value from a device to Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        asks = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero", "masked_select")
+        self.count += func.overloadpacket.__name__ in asks
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")

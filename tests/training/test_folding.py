@@ -154,7 +154,7 @@ def test_a_run_learns_the_same_with_and_without(where: str, tmp_path: Path, monk
     monkeypatch.setattr("launcher.training.state.wrap", wrap)
     train(recipe, tmp_path / "folded")
     with monkeypatch.context() as patched:
-        patched.setattr(wrapping, "_fold", lambda *_: None)
+        patched.setattr(wrapping, "fold", lambda *_: None)
         train(recipe, tmp_path / "plain")
     assert seen == [1 if where == "a part" else 2, 0]
     ours, theirs = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("folded", "plain"))

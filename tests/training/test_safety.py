@@ -131,13 +131,33 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
     monkeypatch.setattr(runner, "inputs_of", inputs_of)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poisoned(monkeypatch, {4})
     recipe = dataclasses.replace(tiny.recipe, checkpoint_every_steps=1)
     with pytest.raises(UserError, match=r"step 5: the gradient is not finite; its samples: \d+ \(stripes/0/\d+\), "):
         train(recipe, tmp_path)
     (newest,) = (path for path in (tmp_path / "checkpoints").glob("step-*") if path.name == "step-000004")
     assert all(tensor.isfinite().all() for tensor in load_file(newest / "model.safetensors").values())
+
+
+def test_a_gradient_that_is_not_finite_is_told_at_the_next_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint comes between: the second step of the second epoch is told at the epoch's end, and nothing of the
+    epoch is evaluated, saved, or left when the same command goes on."""
+    train(tiny.parity, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        poisoned(patched, {4})
+        with pytest.raises(UserError, match=r"step 5: the gradient is not finite; .*; nothing of it was saved"):
+            train(tiny.parity, tmp_path / "cut")
+    assert len(rows(tmp_path / "cut", "epoch")) == 1
+    assert sorted(path.name for path in (tmp_path / "cut" / "checkpoints").glob("step-*")) == ["step-000003"]
+    train(tiny.parity, tmp_path / "cut")
+    ours, theirs = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("cut", "whole"))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert rows(tmp_path / "cut", "step") == rows(tmp_path / "whole", "step")
 
 
 def test_skipped_steps_are_counted_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from launcher.recipe.transforms import evaluation
 from launcher.results.advise.probing import Probe
 from launcher.results.advise.stages import Stage
 from launcher.results.measuring import measure
+from launcher.training.folding import fold_whole
 from launcher.training.images import EvaluationImages, collate
-from launcher.training.model import TransferModel, freeze
+from launcher.training.model import TransferModel, freeze, place
 from launcher.training.preparation import Prepared, prepare
 
 BATCH = 8
@@ -75,7 +76,7 @@ def costs_of(
 
 def _kept(accelerator: Accelerator, prepared: Prepared, lr_scales: object) -> int:
     """Bytes of the tensors that a forward pass keeps for the backward pass, parameters left out."""
-    model = copy.deepcopy(prepared.model).to(accelerator.device).to(memory_format=torch.channels_last)
+    model = place(copy.deepcopy(prepared.model), accelerator.device)
     assert isinstance(lr_scales, dict)
     freeze(model, lr_scales)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -92,6 +93,7 @@ def _kept(accelerator: Accelerator, prepared: Prepared, lr_scales: object) -> in
     side = prepared.preprocessing.image_size
     images = torch.zeros(BATCH, 3, side, side, device=accelerator.device).to(memory_format=torch.channels_last)
     model.eval()
+    fold_whole(model, BATCH, side)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), accelerator.autocast():
         model(images)
     return sum(sizes.values())

@@ -1,0 +1,53 @@
+"""Losses of the last steps, and whether their gradients were finite: read from the devices for several at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from launcher.training.nonfinite import NonFiniteGradientError, where
+
+if TYPE_CHECKING:
+    from launcher.training.state import PhaseState, Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """A step whose loss is still on the device."""
+
+    row: dict[str, Any]
+    """Which will tell it."""
+    loss_sum: torch.Tensor
+    step_in_epoch: int
+    finite: torch.Tensor | None = None
+    """Whether its gradient was, where that is to be known yet; bool (), on the device."""
+
+
+def read_losses(run: Run, state: PhaseState) -> float:
+    """Bring the losses of the last steps from the devices, write their rows, and give the epoch's mean so far.
+
+    Summed in the order of the processes and of the steps: when they are read does not change a bit. Raises
+    NonFiniteGradientError, on all processes, for the first step whose gradient was not finite.
+    """
+    progress = run.progress
+    if state.unread:
+        mine = torch.stack([step.loss_sum for step in state.unread])
+        by_process = run.accelerator.gather(mine.unsqueeze(0)).cpu()
+        known = torch.ones_like(mine, dtype=torch.bool)
+        finite = torch.stack([known[0] if step.finite is None else step.finite for step in state.unread]).tolist()
+        for step, is_finite, losses in zip(state.unread, finite, by_process.T, strict=True):
+            row = step.row
+            if not is_finite:
+                told = where(run, state.resolved, row["step"], step.step_in_epoch)
+                raise NonFiniteGradientError(
+                    f"{told}; nothing of it was saved; on_nonfinite=skip leaves such steps out"
+                )
+            total = sum(losses.tolist())
+            progress.loss_sum += total
+            progress.loss_samples += 0 if "skipped" in row else row["samples"]
+            if run.metrics:
+                run.metrics.write(row | {"loss": None if "skipped" in row else total / row["samples"]})
+        state.unread.clear()
+    return progress.loss_sum / max(1, progress.loss_samples)
