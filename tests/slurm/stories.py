@@ -10,10 +10,15 @@ from typing import Any
 from cluster import Cluster, cluster
 from conftest import ROOT
 
+from launcher.training.launch import usable_cpus
+
 SCRIPT = ROOT / "slurm/train.sbatch"
 ENVIRON = {
     "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     "OMP_WAIT_POLICY": "PASSIVE",
+    # The bits depend on the number of threads: told, so that each life of a job has as many. (Once, on a node whose
+    # slurmd was started anew, a process had one thread where the others had two; why is not known.)
+    "OMP_NUM_THREADS": str(usable_cpus()),
 }
 BIN = Path(sys.executable).parent
 
