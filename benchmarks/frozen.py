@@ -6,12 +6,13 @@ ResNet-50 with random weights (they take as long as others), ants and bees at 22
 each epoch; whole commands, start-up included. The head alone: from nothing, and with the features of an earlier run.
 The last block and the head. In each round all commands run, one after the other, so that a drift of the machine's
 speed falls on all. The plain loop, in its best settings (channels last, a data worker, with `--bf16` autocast; then
-this launcher computes in bfloat16, too), does `--plain-epochs` epochs,
-and its start and its epochs are drawn out to `--epochs`: they all cost the same.
+this launcher computes in bfloat16, too), does `--plain-epochs` epochs, and its start and its epochs are drawn out to
+`--epochs`: they all cost the same.
 
-Seen on 2 cores of an AMD EPYC in one round, the plain loop drawn out from one epoch: the head 13.8 times as fast from
-nothing (59 s) and 49 times with the features of an earlier run (16.5 s), an epoch after the first 913 times (0.044
-against 40.5 s); the last block and the head 3.0 times (284 s).
+Seen on 2 cores of an AMD EPYC that has instructions for bfloat16, with `--bf16 --plain-epochs 1`, medians of 3 rounds:
+the head 10.9 times as fast from nothing (28 s) and 30 times with the features of an earlier run (11 s), an epoch after
+the first 437 times (0.039 against 16 s); the last block and the head 2.9 times (137 s). In float32, on another such
+machine, one round: 13.8, 49, 913 and 3.0 times.
 """
 
 from __future__ import annotations

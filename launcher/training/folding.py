@@ -63,8 +63,8 @@ def fold_in_training(
     with the norm's s = weight / sqrt(var + eps) and b = bias: gradients go to the very parameters, which keep their
     names, and outputs are the same to rounding. Left as they are: norms in training mode, layers with hooks, layers in
     `apart` (which something else calls, too), and where scaling the weights costs more than the norm would. ResNet-18
-    at 224 px, all of it training, 32 images on 2 cores of an AMD EPYC: 0.97 of the time of a step in bfloat16, and 0.8
-    of its memory.
+    at 224 px, all of it training, 32 images on 2 cores of an AMD EPYC, in bfloat16: 0.97 of the time of a step, and a
+    process of 1,480 MB instead of 1,610.
     """
     outputs = _output_sizes(whole, image_size)
     count = 0
