@@ -9,7 +9,7 @@ validates after each epoch. The plain loop of PyTorch's tutorial, and each of `-
 in each round, one after the other, so that a drift of the machine's speed falls on all. With `--train last` the last
 block and the head train, nothing is stored; with `--train all` everything does, here on two processes, too. All compute
 in float32, or with `--bf16` this launcher and the best settings of all others in bfloat16; how many times as fast the
-processor multiplies matrices in bfloat16 is told then, for no loop can gain more by it.
+processor multiplies matrices in bfloat16 is told then.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from launcher.recipe.recipe import Recipe
 from launcher.training.accelerating import recorded_settings
 from launcher.training.agreement import agreed
+from launcher.training.features.prefix import dtype_of
 from launcher.training.folding import fold_whole
 from launcher.training.model import freeze, place, set_train_mode
 from launcher.training.preparation import Prepared
@@ -112,7 +113,7 @@ def measure(prepared: Prepared, device: torch.device, candidates: list[Settings]
     models = {name: network(name) for name in dict.fromkeys(name for _, name in candidates)}
 
     def pass_in(precision: str, memory_format: str) -> float:
-        model, dtype = models[memory_format], {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        model, dtype = models[memory_format], None if precision == "no" else dtype_of(precision)
         given = images.to(memory_format=torch.channels_last)  # as batches come
         begin = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):

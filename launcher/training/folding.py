@@ -66,9 +66,10 @@ def fold_in_training(
     at 224 px, all of it training, 32 images on 2 cores of an AMD EPYC, in bfloat16: 0.97 of the time of a step, and a
     process of 1,480 MB instead of 1,610.
     """
-    outputs = _output_sizes(whole, image_size)
+    found = list(pairs(graph))
+    outputs = _output_sizes(whole, image_size) if found else {}
     count = 0
-    for pair in list(pairs(graph)):
+    for pair in found:
         convolution, norm = graph.get_submodule(pair.convolution), graph.get_submodule(pair.norm)
         assert isinstance(norm, nn.BatchNorm2d)
         if type(convolution) is not nn.Conv2d or norm.weight is None or norm.training:
