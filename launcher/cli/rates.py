@@ -87,14 +87,14 @@ def find_lr(
         return
     from rich.console import Console
 
+    from launcher.files import write_atomic
     from launcher.results.find_lr import suggest
     from launcher.results.lr_curve import as_svg
     from launcher.results.lr_showing import show
-    from launcher.training.rundir import write_whole
 
     found = [(trace, suggest(trace)) for trace in traces]
     all_found = show(found, loaded.recipe, Console(highlight=False, soft_wrap=True))
-    write_whole(svg, as_svg(found, f"Learning rates of {loaded.path.name}"))
+    write_atomic(svg, as_svg(found, f"Learning rates of {loaded.path.name}"))
     print(f"curves: {svg}")
     if not all_found:
         raise typer.Exit(1)

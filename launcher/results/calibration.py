@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from launcher.errors import UserError
+from launcher.files import write_json
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
@@ -120,14 +120,9 @@ def read_calibration(final: Path) -> dict[str, Any]:
 
 def write_calibration(final: Path, content: dict[str, Any]) -> None:
     """Readers find the old file or the new one. Raises UserError where it cannot be written."""
-    file, draft = final / FILE, final / f".{FILE}.writing"
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    file = final / FILE
     try:
-        with draft.open("wb") as stream:
-            stream.write(text.encode("utf-8", "backslashreplace"))
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
+        write_json(file, content)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror})") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from launcher.errors import UserError
+from launcher.files import json_text, write_atomic
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.results.calibration import read_calibration, write_calibration
 from launcher.results.finished import FinishedRun
@@ -156,14 +156,12 @@ def write(evaluation: Evaluation) -> None:
 
     # A class may be a folder whose name is not valid text; escaped, it still is JSON. Numbers go on one line, not on
     # one line each: a confusion matrix of 100 classes has 10,000.
-    text = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False) + "\n"
+    text = json_text(evaluation.to_json(), indent=1) + "\n"
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     table = table_of(evaluation.task, evaluation.outputs, evaluation.split, evaluation.names)
     file = evaluation.file
     try:
-        draft = file.with_name(f".{file.name}.writing")
-        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-        draft.replace(file)
+        write_atomic(file, text)
         file = evaluation.samples_file
         draft = file.with_name(f".{file.name}.writing")
         with draft.open("wb") as stream:

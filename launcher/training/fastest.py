@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
+from launcher.files import write_json
 from launcher.recipe.recipe import Recipe
 from launcher.training.accelerating import recorded_settings
 from launcher.training.agreement import agreed
@@ -23,7 +23,7 @@ from launcher.training.features.prefix import dtype_of
 from launcher.training.folding import fold_whole
 from launcher.training.model import freeze, place, set_train_mode
 from launcher.training.preparation import Prepared
-from launcher.training.rundir import RunDir, write_whole
+from launcher.training.rundir import RunDir
 
 if TYPE_CHECKING:
     from launcher.training.progress import Screen
@@ -84,7 +84,7 @@ def _measured(prepared: Prepared, accelerator: Accelerator, rundir: RunDir, scre
         "memory_format": memory_format,
         "seconds_of_a_micro_step": {named(settings): round(value, 4) for settings, value in seconds.items()},
     }
-    write_whole(rundir.path / "precision.json", json.dumps(recorded))
+    write_json(rundir.path / "precision.json", recorded, indent=None)
     asked = [f"{field}=auto" for field in ("mixed_precision", "memory_format") if getattr(recipe, field) == "auto"]
     shown = ", ".join(f"{named(settings)} {value:.3f} s" for settings, value in seconds.items())
     screen.line(f"{' '.join(asked)}: {named((precision, memory_format))} (a micro-step takes: {shown})")

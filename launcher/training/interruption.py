@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from launcher.files import write_json
 from launcher.training.asking import REASONS, STOP_FILE, Reason, asked_by_file
 from launcher.training.life import this_life
 
@@ -122,9 +122,7 @@ def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: i
     """Say in the run dir why the run stopped, for scripts that cannot see its exit code (launchers turn it into 1)."""
     told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     told |= this_life()
-    draft = run_dir / f".{MARKER}.writing"
-    draft.write_text(json.dumps(told, indent=1))
-    draft.replace(run_dir / MARKER)
+    write_json(run_dir / MARKER, told)
 
 
 def clear_markers(run_dir: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from launcher.files import write_json
 from launcher.recipe.protocols import Split
 from launcher.training.preparation import Prepared, ResolvedPhase
 from launcher.training.progress import span
-from launcher.training.rundir import write_whole
 from launcher.training.stopping import mode_of
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ def write_plan(prepared: Prepared, accelerator: Accelerator, num_workers: int, p
         },
         "phases": [_phase(prepared, resolved) for resolved in prepared.phases],
     }
-    # A class may be a folder whose name is not valid text: in ASCII, it is written as an escape.
-    write_whole(path, json.dumps(told, indent=1))
+    write_json(path, told)
 
 
 def _phase(prepared: Prepared, resolved: ResolvedPhase) -> dict[str, Any]:

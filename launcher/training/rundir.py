@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from launcher.errors import UserError
+from launcher.files import json_text, write_atomic, write_json
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import differences, from_json, to_json
@@ -85,14 +86,14 @@ class RunDir:
                     "bring them back, or give another --run-dir"
                 )
             return
-        as_json = json.dumps(to_json(recipe), indent=1)
+        as_json = to_json(recipe)
         self.path.mkdir(parents=True, exist_ok=True)
         if splits.skipped:
-            write_whole(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
+            write_atomic(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
         told = {"data": data_identity(splits), "command": command, "folder": str(Path.cwd()), **environment()}
-        write_whole(self.environment_json, json.dumps(told, indent=1))
-        write_whole(self.path / "recipe.py", recipe_source)
-        write_whole(self.recipe_json, as_json)
+        write_json(self.environment_json, told)
+        write_atomic(self.path / "recipe.py", recipe_source)
+        write_json(self.recipe_json, as_json)
 
     def add_timing(self, row: Mapping[str, Any]) -> None:
         """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,
@@ -105,7 +106,7 @@ class RunDir:
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json_text(row) + "\n")
 
     def changes_of_data(self, splits: Splits) -> list[str]:
         """What of the data is not as it was when the run began; empty where all is."""
@@ -132,7 +133,7 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         # A class may be a folder whose name is not valid text; escaped, it still is JSON.
-        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self._file.write(json_text(row).encode("utf-8", "backslashreplace") + b"\n")
         self.rows += 1
 
     def sync(self) -> None:
@@ -173,10 +174,3 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {"python": sys.version.split()[0], "platform": platform.platform(), "packages": packages}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A reader finds the old text or the new one, never half of it."""
-    draft = path.with_name(f".{path.name}.writing")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

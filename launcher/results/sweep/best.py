@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.files import write_atomic
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.loading import LoadedRecipe
-from launcher.results.sweep.writing import write_whole
 
 FILE = "best.py"
 
@@ -40,7 +40,7 @@ def write_best(folder: Path, loaded: LoadedRecipe, overrides: Sequence[str], sum
         ")",
         "",
     ]
-    write_whole(path, "\n".join(lines))
+    write_atomic(path, "\n".join(lines))
     return path
 
 

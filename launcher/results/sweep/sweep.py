@@ -12,6 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from launcher.errors import UserError
+from launcher.files import write_atomic
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.sweep.best import write_best
 from launcher.results.sweep.page import FILE as PAGE
@@ -21,7 +22,6 @@ from launcher.results.sweep.space import Space
 from launcher.results.sweep.study import Claim, PrunerName, SamplerName, Study
 from launcher.results.sweep.table import Table, table_of
 from launcher.results.sweep.worker import Asked, End, Worker
-from launcher.results.sweep.writing import write_whole
 from launcher.training.life import newest_step
 
 LIVES_WITHOUT_PROGRESS = 3
@@ -146,7 +146,7 @@ class Sweep:
         importances = self._search.importances() if self._search else {}
         trials = self._search.trials() if self._search else []
         text = page_of(self.plan, self._table(), trials, importances, command)
-        write_whole(self._request.folder / PAGE, text)
+        write_atomic(self._request.folder / PAGE, text)
         best = self._search.best() if self._search else None
         if best is not None:
             summary = f"The best of a sweep: trial {best.number}, {self.plan.metric} {best.value:.4f}."
@@ -192,4 +192,4 @@ def _check_lives(folder: Path, *, advanced: bool, environ: Mapping[str, str] = o
         raise UserError(
             f"{folder}: {stood} starts of this task in a row ended before a step was saved; ask for more time"
         )
-    write_whole(file, "." * stood)
+    write_atomic(file, "." * stood)

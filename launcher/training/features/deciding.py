@@ -14,6 +14,7 @@ import psutil
 from accelerate.utils import broadcast_object_list
 
 from launcher.errors import UserError
+from launcher.files import write_json
 from launcher.recipe.transfer import readable_size
 from launcher.training.agreement import agreed
 from launcher.training.features.building import seconds_per_image
@@ -21,7 +22,6 @@ from launcher.training.features.choosing import Estimate, Store, choose
 from launcher.training.features.folder import limit_bytes, make_room
 from launcher.training.features.parts import Part, shards_of
 from launcher.training.features.phase import Frozen
-from launcher.training.rundir import write_whole
 
 if TYPE_CHECKING:
     from launcher.training.preparation import ResolvedPhase
@@ -116,7 +116,7 @@ def record(run: Run, resolved: ResolvedPhase, store: Store, why: str) -> None:
         # By number: two phases may have one name.
         decision = {"phase": resolved.phase.name, "store": store, "why": why}
         all_of_them = _recorded(run) | {str(resolved.number): decision}
-        write_whole(run.rundir.path / "cache.json", json.dumps(all_of_them, indent=1))
+        write_json(run.rundir.path / "cache.json", all_of_them)
 
 
 def _free(folder: Path) -> tuple[bool, int]:

@@ -1,0 +1,85 @@
+"""Files that are whole or absent: one way to write them, and JSON that every reader accepts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import UserError
+
+_DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.draft")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that readers find the old content or the new, after a power failure, too; of two writers, one
+    is last. Text is UTF-8; what is no valid text, as the names of some files, is escaped.
+
+    Raises OSError where it cannot be written; the old content is then untouched.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+    sync(path.parent)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """Write strict JSON with `write_atomic`. Raises OSError like it."""
+    write_atomic(path, json_text(content, indent=indent) + "\n")
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """Return JSON as RFC 8259 has it: a number that is not finite, which Python would write as NaN, becomes null."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises UserError where it is missing, unreadable or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read ({why})") from error
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or a folder's list of files, is on the disk. Raises OSError where it cannot be."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder. Call it only where no other writer can be at work."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _DRAFT.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content

@@ -1,0 +1,62 @@
+"""Files are whole or absent; JSON is strict; numbers keep their digits."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher import files, text
+from launcher.errors import UserError
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_numbers_keep_their_digits_at_any_size() -> None:
+    assert doctest.testmod(text).attempted == 1
+    assert doctest.testmod(text).failed == 0
+    assert text.number(float("nan")) == "nan"
+
+
+def test_what_is_not_finite_is_null_and_invalid_text_is_escaped(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    files.write_json(file, {"a": [1.0, float("nan"), (float("inf"), True)], "name": "caf\udce9"})
+    found = json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert found == {"a": [1.0, None, [None, True]], "name": "caf\udce9"}
+
+
+def test_a_writer_killed_before_the_rename_leaves_the_old_content_and_a_draft_that_is_removed(tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    files.write_atomic(file, "old")
+    source = (
+        "import os, pathlib, sys; from launcher import files\n"
+        "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "files.write_atomic(pathlib.Path(sys.argv[1]), 'new')"
+    )
+    done = subprocess.run([sys.executable, "-c", source, file], cwd=Path(__file__).parents[1])
+    assert done.returncode == -9
+    assert file.read_text() == "old"
+    assert len(names(tmp_path)) == 2
+    files.remove_drafts(tmp_path)
+    assert names(tmp_path) == ["x.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_no_draft(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        files.write_atomic(tmp_path / "x.txt", "new")
+    assert names(tmp_path) == ["x.txt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.json: cannot be read") as told:
+        files.read_json(tmp_path / "x.json")
+    assert len(told.value.problems) == 1
