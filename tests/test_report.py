@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file
 from launcher.cli import main
 from launcher.results import ending
 from launcher.results.finished import FinishedRun
-from launcher.results.report import again, pictures
+from launcher.results.report import again, pictures, summary
 from launcher.results.report.build import FILE, titles_of, write_report
 from launcher.results.report.charts import number, ticks
 from launcher.results.report.comparison import _sign_test
-from launcher.results.report.facts import read_facts
+from launcher.results.report.facts import Epoch, read_facts
 from launcher.results.report.pictures import Pictures, size_of, small
 from launcher.results.report.samples import common_folder
 from launcher.training import final
@@ -445,3 +445,34 @@ def test_names_that_tell_runs_and_files_apart() -> None:
     assert common_folder(["pets/val/cat/1.jpg", "pets/val/dog/1.jpg"]) == "pets/val/"
     assert common_folder(["digits/1", "digits/12"]) == "digits/"
     assert common_folder(["one"]) == ""
+
+
+PROBE_THEN_FULL = ("probe", "probe", "full", "full")
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "sentence"),
+    [
+        # The probe is the best, by the metric.
+        ((0.9, 0.95, 0.9, 0.93), (1, 1, 1, 1), "one of probe (accuracy 95.0 %); what was trained after it came to 93."),
+        # Equal accuracies: the loss tells, for the later phase or for the earlier one.
+        ((0.9, 1.0, 1.0, 1.0), (1, 0.4, 0.2, 0.3), None),
+        ((0.9, 1.0, 1.0, 1.0), (1, 0.1, 0.2, 0.3), "one of probe; full reached the same accuracy with a higher loss"),
+        ((0.9, 1.0, 1.0, 1.0), (1, 0.4, 0.3, 0.2), None),  # the last is the best by its loss alone
+        ((0.7, 0.8, 0.85, 0.9), (1, 0.4, 0.3, 0.2), "The best epoch is the last one: longer training may help."),
+        ((0.7, float("nan"), float("nan"), float("nan")), (1, 1, 1, 1), None),
+    ],
+)
+@pytest.mark.parametrize("kept", [1, 4])
+def test_what_is_said_of_the_best_epoch_follows_from_the_values(
+    finished: Path, accuracies: tuple[float, ...], losses: tuple[float, ...], sentence: str | None, kept: int
+) -> None:
+    """Whichever epoch `final/` holds: with final_weights="last" the last one is no best one."""
+    facts = read_facts(finished)
+    epochs = tuple(
+        Epoch(i + 1, int(i > 1), PROBE_THEN_FULL[i], i % 2 + 1, 3 * (i + 1), 0.5, {"accuracy": a, "loss": loss}, False)
+        for i, (a, loss) in enumerate(zip(accuracies, losses, strict=True))
+    )
+    facts = dataclasses.replace(facts, epochs=epochs, model=facts.model | {"step": 3 * kept})
+    said = summary._of_the_best_epoch(facts)
+    assert (said is None) if sentence is None else (said is not None and sentence in said)

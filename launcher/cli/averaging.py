@@ -42,14 +42,15 @@ def average(
     problems.raise_if_any()
     set_threads(world)
     from launcher.results.average import average as average_runs
+    from launcher.results.averaging import shown_result
     from launcher.training.launch import Launch
 
     launch = Launch(num_workers=workers, world=world)
     tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     found = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite)
-    before = found.before[found.metric]
+    before = shown_result(found.before, found.metric)
     if found.best is None:
-        print(f"none is better than {runs[0]}: {found.metric} {before:.4f}; nothing was written")
+        print(f"none is better than {runs[0]}: {before}; nothing was written")
         return
-    after = found.best.metrics[found.metric]
-    print(f"{found.best.name}: {found.metric} {after:.4f} instead of {before:.4f}; written to {to}")
+    after = shown_result(found.best.metrics, found.metric)
+    print(f"{found.best.name}: {after} instead of {before}; written to {to}")

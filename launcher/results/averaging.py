@@ -16,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.errors import UserError
 from launcher.results.finished import FinishedRun
+from launcher.text import number
 from launcher.training.checkpoint import Checkpoints
+from launcher.training.stopping import Mode, rank_of
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -46,14 +48,20 @@ class Judge:
 
     evaluate: Callable[[Weights], dict[str, float]]
     metric: str
-    mode: str
+    mode: Mode
 
-    def is_no_worse(self, one: dict[str, float], other: dict[str, float]) -> bool:
-        ours, theirs = one[self.metric], other[self.metric]
-        return ours >= theirs if self.mode == "max" else ours <= theirs
+    def rank(self, metrics: dict[str, float]) -> tuple[float, float]:
+        """The better of two is the larger: by the metric, then by the loss."""
+        return rank_of(metrics, self.metric, self.mode)
 
-    def is_better(self, one: dict[str, float], other: dict[str, float]) -> bool:
-        return not self.is_no_worse(other, one)
+    def shown(self, metrics: dict[str, float]) -> str:
+        return shown_result(metrics, self.metric)
+
+
+def shown_result(metrics: Mapping[str, float], metric: str) -> str:
+    """Return what decides between two results: "accuracy 0.9542, loss 0.1210"."""
+    loss = f", loss {number(metrics['loss'])}" if "loss" in metrics and metric != "loss" else ""
+    return f"{metric} {number(metrics[metric])}{loss}"
 
 
 def ingredients_of(finished: FinishedRun, final: Weights) -> list[Ingredient]:
@@ -93,15 +101,15 @@ def check_alike(ingredients: Sequence[Ingredient]) -> None:
 def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, tell: Callable[[str], None]) -> list[Candidate]:
     """Each ingredient alone, the best first, and last the soup, where it has more than one ingredient."""
     alone = [Candidate(i.name, i.weights, judge.evaluate(i.weights), (i.name,)) for i in ingredients]
-    alone.sort(key=lambda candidate: candidate.metrics[judge.metric], reverse=judge.mode == "max")
+    alone.sort(key=lambda candidate: judge.rank(candidate.metrics), reverse=True)
     for candidate in alone:
-        tell(f"{candidate.name}: {judge.metric} {candidate.metrics[judge.metric]:.4f}")
+        tell(f"{candidate.name}: {judge.shown(candidate.metrics)}")
     soup, taken = alone[0], [alone[0]]
     for candidate in alone[1:]:
         weights = mean_of([part.weights for part in (*taken, candidate)])
         metrics = judge.evaluate(weights)
-        keeps = judge.is_no_worse(metrics, soup.metrics)
-        tell(f"soup with {candidate.name}: {judge.metric} {metrics[judge.metric]:.4f}{'' if keeps else ', left out'}")
+        keeps = judge.rank(metrics) >= judge.rank(soup.metrics)
+        tell(f"soup with {candidate.name}: {judge.shown(metrics)}{'' if keeps else ', left out'}")
         if keeps:
             taken.append(candidate)
             soup = Candidate(f"soup of {len(taken)}", weights, metrics, tuple(part.name for part in taken))
@@ -113,12 +121,12 @@ def interpolations(
 ) -> list[Candidate]:
     """Between the two, without the ends."""
     found = []
-    for number in range(1, points):
-        share = number / points
+    for point in range(1, points):
+        share = point / points
         weights = mean_of([probe.weights, tuned.weights], [1 - share, share])
         metrics = judge.evaluate(weights)
         name = f"{share:.2f} of the way from {probe.name} to {tuned.name}"
-        tell(f"{name}: {judge.metric} {metrics[judge.metric]:.4f}")
+        tell(f"{name}: {judge.shown(metrics)}")
         found.append(Candidate(name, weights, metrics, (probe.name, tuned.name)))
     return found
 

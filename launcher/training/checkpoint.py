@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
+import math
+import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from launcher.errors import UserError
+from launcher.files import read_json, sync
 from launcher.training.stopping import Best
 
 MANIFEST = "MANIFEST.json"
@@ -41,6 +43,7 @@ class Progress:
     loss_sum: float = 0.0
     """Sum of the training losses of the current epoch's steps, each times its samples."""
     loss_samples: int = 0
+
     metrics_rows: int = 0
     """Rows of metrics.jsonl that belong to the past of this checkpoint."""
     phase_best: Best | None = None
@@ -52,6 +55,11 @@ class Progress:
     """Steps without an update, because their gradient was not finite (on_nonfinite="skip")."""
     seconds: float = 0.0
     """Time spent training so far."""
+
+    @property
+    def train_loss(self) -> float:
+        """Mean over the current epoch's samples; NaN where all of its steps were skipped."""
+        return self.loss_sum / self.loss_samples if self.loss_samples else math.nan
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -105,7 +113,7 @@ class Checkpoints:
         step = state.progress.step
         # The same step may be saved twice: before its evaluation, and after it. The older one stays until the newer is
         # complete.
-        taken = [_order(folder)[1] for folder in self.folder.glob(f"step-{step:06d}*")]
+        taken = [_order(folder)[1] for folder in self._of_step(step)]
         folder = self.folder / (f"step-{step:06d}" + (f"-{max(taken) + 1}" if taken else ""))
         _write_folder(folder, contents)
         keep = {best.step for best in (state.progress.phase_best, state.progress.run_best) if best}
@@ -115,16 +123,34 @@ class Checkpoints:
 
     def of_step(self, step: int) -> Path:
         """The folder of a step; of several, the one written last."""
-        return max(self.folder.glob(f"step-{step:06d}*"), key=_order, default=self.folder / f"step-{step:06d}")
+        return max(self._of_step(step), key=_order, default=self.folder / f"step-{step:06d}")
 
-    def newest(self) -> Path | None:
-        """The newest complete checkpoint. Those that are not complete are passed over and told in `refused`."""
-        for folder in sorted(self.folder.glob("step-*"), key=_order, reverse=True):
-            damage = _damage(folder)
+    def newest(self, needed: Callable[[Progress], Mapping[str, int]] = lambda progress: {}) -> Path | None:
+        """Return the newest checkpoint that is complete, and so are those that its run will need: `needed` names their
+        steps, by what they are. Those that cannot be continued from are passed over and told in `refused`."""
+        for folder in sorted(self._all(), key=_order, reverse=True):
+            damage = _damage(folder) or self._lacks(folder, needed)
             if damage is None:
                 return folder
             self.refused.append(f"{folder}: {damage}")
         return None
+
+    def _lacks(self, folder: Path, needed: Callable[[Progress], Mapping[str, int]]) -> str | None:
+        try:
+            progress = Progress.from_json(read_json(folder / "progress.json"))
+        except (UserError, TypeError, KeyError, AttributeError) as error:
+            return f"progress.json is of another version of this package ({type(error).__name__}: {error})"
+        for what, step in needed(progress).items():
+            if step != progress.step and (damage := _damage(self.of_step(step))):
+                return f"needs {self.of_step(step).name}, {what}: {damage}"
+        return None
+
+    def _all(self) -> list[Path]:
+        return [folder for folder in self.folder.glob("step-*") if _order(folder)[0] >= 0]
+
+    def _of_step(self, step: int) -> list[Path]:
+        # Not by a pattern of names: step-100000* is step-1000000, too.
+        return [folder for folder in self._all() if _order(folder)[0] == step]
 
     def load(self, folder: Path, *, only_model: bool = False) -> State:
         """A checkpoint's state; its model is complete (base and changes together). Raises UserError where damaged."""
@@ -139,7 +165,7 @@ class Checkpoints:
         return State(progress=progress, model=model, optimizer=optimizer, ema=ema)
 
     def _prune(self, keep: Collection[Path]) -> None:
-        for folder in self.folder.glob("step-*"):
+        for folder in self._all():
             if folder not in keep:
                 shutil.rmtree(folder)
         for folder in self.folder.glob(".writing-*"):
@@ -147,9 +173,9 @@ class Checkpoints:
 
 
 def _order(folder: Path) -> tuple[int, int]:
-    """Step, and how often it was saved before: "step-000600-1" -> (600, 1)."""
-    step, _, again = folder.name.removeprefix("step-").partition("-")
-    return (int(step) if step.isdigit() else -1, int(again) if again.isdigit() else 0)
+    """Step, and how often it was saved before: "step-000600-1" -> (600, 1); (-1, 0) for what is no checkpoint."""
+    match = re.fullmatch(r"step-(\d{6,})(?:-(\d+))?", folder.name, re.ASCII)
+    return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
 
 def _write_folder(target: Path, contents: Mapping[str, Any]) -> None:
@@ -167,7 +193,7 @@ def _write_folder(target: Path, contents: Mapping[str, Any]) -> None:
     if target.exists():
         shutil.rmtree(target)
     draft.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
@@ -184,19 +210,11 @@ def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
                 torch.save(content, path)
         except (SafetensorError, RuntimeError) as error:  # how these two tell of a full disk
             raise OSError(f"{path.name}: {error}") from error
-        _sync(path)
+        sync(path)
         manifest[name] = {"bytes": path.stat().st_size, "blake2b": _hash(path)}
     (folder / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1))
-    _sync(folder / MANIFEST)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(folder / MANIFEST)
+    sync(folder)
 
 
 def _hash(path: Path) -> str:

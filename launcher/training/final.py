@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from launcher.errors import UserError
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
@@ -20,6 +21,7 @@ from launcher.training.evaluating import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
 from launcher.training.interruption import StoppedError
 from launcher.training.model import load_state
+from launcher.training.nonfinite import tensors_named
 from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
 from launcher.training.state import Run
@@ -99,6 +101,12 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     backbone = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
     head = {k.removeprefix("head."): v for k, v in weights.items() if k.startswith("head.")}
     plain = plain_state_dict(run.model.backbone, backbone, head)
+    trained = sorted(frozenset().union(*(phase.changing for phase in prepared.phases)))
+    if broken := [name for name in trained if not bool(weights[name].isfinite().all())]:
+        raise UserError(
+            f"{rundir.path}: the weights after step {step}, which final/ would hold, are not finite "
+            f"({tensors_named(broken)}); use a lower optim.lr, in another --run-dir"
+        )
     save_file({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
     describe = getattr(recipe.backbone, "plain", None)
     model: dict[str, Any] = {

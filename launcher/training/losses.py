@@ -50,4 +50,4 @@ def read_losses(run: Run, state: PhaseState) -> float:
             if run.metrics:
                 run.metrics.write(row | {"loss": None if "skipped" in row else total / row["samples"]})
         state.unread.clear()
-    return progress.loss_sum / max(1, progress.loss_samples)
+    return progress.train_loss

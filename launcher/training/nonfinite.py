@@ -1,21 +1,28 @@
-"""Gradients that are not finite: whose they were."""
+"""What is not finite: gradients, and whose they were; weights that an update has broken, and what they give."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import torch
 
 from launcher.errors import UserError
 from launcher.training.sampling import epoch_order
 
 if TYPE_CHECKING:
     from launcher.training.preparation import ResolvedPhase
-    from launcher.training.state import Run
+    from launcher.training.state import PhaseState, Run
 
 SAMPLES_NAMED = 8
 
 
 class NonFiniteGradientError(UserError):
     """A gradient is not finite, on all processes alike, and the recipe says that this ends the run."""
+
+
+class NonFiniteWeightsError(UserError):
+    """An update has made weights that are not finite, on all processes alike, and the recipe says that this ends the
+    run."""
 
 
 def where(run: Run, resolved: ResolvedPhase, step: int, step_in_epoch: int) -> str:
@@ -28,3 +35,51 @@ def where(run: Run, resolved: ResolvedPhase, step: int, step_in_epoch: int) -> s
     named = ", ".join(f"{index} ({images.name(int(index))})" for index in samples[:SAMPLES_NAMED])
     more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
     return f"step {step}: the gradient is not finite; its samples: {named}{more}"
+
+
+def broken_weights(state: PhaseState) -> str | None:
+    """Name what trains, or its average, and is not finite; None where all of it is.
+
+    A finite gradient is not enough: the update that it makes can overflow.
+    """
+    weights = state.model.state_dict()
+    trained = {name: weights[name] for name in sorted(state.resolved.changing)}
+    trained |= {
+        f"the average of {name}": value for name, value in (state.average.values if state.average else {}).items()
+    }
+    trained = {name: value for name, value in trained.items() if value.is_floating_point()}
+    # One question to the device for all tensors.
+    finite = torch.stack([value.isfinite().all() for value in trained.values()]).tolist()
+    names = [name for name, is_finite in zip(trained, finite, strict=True) if not is_finite]
+    return tensors_named(names) if names else None
+
+
+def tensors_named(names: list[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def check_weights(run: Run, state: PhaseState) -> None:
+    """Raise NonFiniteWeightsError where weights are not finite and the recipe stops for that. Called by all processes,
+    which hold the same weights."""
+    if run.recipe.on_nonfinite == "stop" and (names := broken_weights(state)):
+        raise NonFiniteWeightsError(
+            f"step {run.progress.step}: the weights after it are not finite ({names}); nothing of it was saved; "
+            "use a lower optim.lr, in another --run-dir"
+        )
+
+
+def broken_epoch(run: Run, state: PhaseState, outputs: torch.Tensor) -> str | None:
+    """Say why the weights of this epoch can never be the best: they, or what they give for the validation images, are
+    not finite; None where all is. Raise NonFiniteWeightsError where the recipe stops for that."""
+    check_weights(run, state)
+    rows = int((~outputs.isfinite()).any(dim=1).sum())
+    if rows == 0 and (names := broken_weights(state)) is None:
+        return None
+    what = f"its outputs for {rows} of {len(outputs)} validation images are" if rows else f"its weights are ({names})"
+    if run.recipe.on_nonfinite == "stop":
+        raise NonFiniteWeightsError(
+            f"step {run.progress.step}: the network is broken: {what} not finite; nothing of it was saved; use a lower "
+            "optim.lr, in another --run-dir"
+        )
+    return f"{what} not finite"

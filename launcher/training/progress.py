@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -127,7 +127,7 @@ class Screen:
         speed: Speed | None,
         seconds: float,
         monitored: str,
-        is_best: bool,
+        best_of: Literal["run", "phase"] | None,
     ) -> None:
         """One row of the growing table of validation results; its header comes with the first."""
         self.end_bar()
@@ -146,8 +146,8 @@ class Screen:
         if header != self._header:
             self._header = header
             self.line(header, style="bold", on_terminal=_row(fitting, names=True))
-        best = BEST if is_best else ""
-        style = "green" if is_best else None
+        best = {"run": BEST, "phase": BEST_OF_PHASE, None: ""}[best_of]
+        style = "green" if best_of else None
         self.line(_row(cells) + best, style=style, on_terminal=_row(fitting) + best)
 
     @property
@@ -157,7 +157,7 @@ class Screen:
     def _fitting(self, cells: dict[str, str], droppable: list[str]) -> dict[str, str]:
         """The cells that fit the terminal: `droppable` ones are left out, the first first. log.txt has them all."""
         for name in droppable:
-            if len(_row(cells, names=True) + BEST) <= self.console.width:
+            if len(_row(cells, names=True) + BEST_OF_PHASE) <= self.console.width:
                 break
             cells = {other: value for other, value in cells.items() if other != name}
         return cells
@@ -186,6 +186,7 @@ class Speed:
 
 
 BEST = "  * best"
+BEST_OF_PHASE = "  best of phase"
 
 
 def _row(cells: Mapping[str, str], *, names: bool = False) -> str:

@@ -33,6 +33,7 @@ from launcher.training.launch import Launch
 from launcher.training.losses import Unread, read_losses
 from launcher.training.memory import accumulate_what_fits, can_redo_steps
 from launcher.training.model import in_closed_form, set_train_mode
+from launcher.training.nonfinite import broken_epoch
 from launcher.training.optimizing import set_learning_rates
 from launcher.training.preparation import ResolvedPhase
 from launcher.training.progress import Speed
@@ -118,7 +119,7 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
         speed = train_epoch(run, state)
         advised = advised or tell_waiting(run, speed, time.perf_counter() - begin)
         try:
-            metrics, outputs = evaluate(run, state)
+            metrics, outputs, broken = evaluate(run, state)
         except StoppedError as stopped:
             stop(run, state, stopped.reason)
         seconds = time.perf_counter() - begin
@@ -127,11 +128,10 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
             how_fast = dataclasses.asdict(speed) if speed else {}
             row = {"number": resolved.number, "phase": phase.name, "epoch": progress.epoch + 1, "seconds": seconds}
             run.rundir.add_timing(row | how_fast)
-        is_best = record(run, state, metrics)
+        best_of = record(run, state, metrics, broken)
         keep_outputs(run, outputs)
-        train_loss = progress.loss_sum / max(1, progress.loss_samples)
         run.screen.epoch_ends(
-            resolved, progress.epoch + 1, train_loss, metrics, speed, seconds, run.monitored(resolved), is_best
+            resolved, progress.epoch + 1, progress.train_loss, metrics, speed, seconds, run.monitored(resolved), best_of
         )
         progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         progress.loss_sum, progress.loss_samples = 0.0, 0
@@ -236,9 +236,9 @@ def leave(run: Run, reason: Reason) -> NoReturn:
     raise StoppedError(reason)
 
 
-def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tensor]:
-    """Validation metrics of the weights, and of their average (where kept) under "ema_*"; and the outputs of those that
-    `final/` would hold.
+def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tensor, str | None]:
+    """Validation metrics of the weights, and of their average (where kept) under "ema_*"; the outputs of those that
+    `final/` would hold; and why they cannot be the best, where they cannot.
 
     Raises StoppedError where the run is asked to stop meanwhile. Nothing of the evaluation is kept then: the end of the
     epoch's training is what is to be saved.
@@ -260,10 +260,12 @@ def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tenso
         return outputs_of(run.accelerator, model, state.source.val, *sizes, between_batches, prefix)
 
     outputs = outputs_now()
+    broken = broken_epoch(run, state, outputs)
     metrics = metrics_of(task, outputs, val)
     give_back()
     if state.average:
         with state.average.applied():
             outputs = outputs_now()
+        broken = broken or broken_epoch(run, state, outputs)
         metrics |= {f"ema_{name}": value for name, value in metrics_of(task, outputs, val).items()}
-    return metrics, outputs
+    return metrics, outputs, broken

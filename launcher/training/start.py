@@ -164,6 +164,18 @@ def begin_run(
     return run, resumed
 
 
+def needed_at_the_end(prepared: Prepared, progress: Progress) -> dict[str, int]:
+    """Name the checkpoints, beside the one that a run continues from, without which it could not end: the best of a
+    phase with patience, the best of the run where `final/` is to hold it."""
+    needed = {}
+    phase = prepared.phases[progress.phase].phase if progress.phase < len(prepared.phases) else None
+    if progress.phase_best is not None and phase is not None and phase.patience is not None:
+        needed["the best of its phase"] = progress.phase_best.step
+    if progress.run_best is not None and prepared.recipe.final_weights == "best":
+        needed["the best of the run"] = progress.run_best.step
+    return needed
+
+
 def _workers(count: int) -> str:
     return f"{count} data worker{'' if count == 1 else 's'}"
 
@@ -192,12 +204,14 @@ def _resume(
     choice: list[Any] = [None]
     with agreed(accelerator):
         if accelerator.is_main_process:
-            choice = [checkpoints.newest()]
+            choice = [checkpoints.newest(functools.partial(needed_at_the_end, prepared))]
             for refused in checkpoints.refused:
                 screen.line(f"checkpoint passed over: {refused}", style="yellow")
             if choice[0] is None:
                 if launch.resume == "must":
                     raise UserError(f"--resume must: {rundir.path} holds no complete checkpoint to continue from")
+                if checkpoints.refused:
+                    screen.line("no checkpoint can be continued from: the run begins again", style="yellow")
                 checkpoints.save_base(cpu_state(prepared.model))
     broadcast_object_list(choice)
     if choice[0] is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -32,12 +33,13 @@ from launcher.training.model import (
     place,
     share_tensors,
 )
+from launcher.training.nonfinite import check_weights
 from launcher.training.optimizing import WeightAverage, build_optimizer, load_optimizer_state, optimizer_state
 from launcher.training.preparation import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir
 from launcher.training.sampling import TrainingKeys
-from launcher.training.stopping import Best, is_better, mode_of
+from launcher.training.stopping import Best, improves, is_better, mode_of
 from launcher.training.watchdog import Watchdog
 from launcher.training.wrapping import wrap
 from launcher.training.writing import BackgroundWriter
@@ -174,26 +176,39 @@ def _write_proof(run: Run, resolved: ResolvedPhase, when: str, proof: Proof) -> 
         run.rundir.add_proof(row | {"processes": run.accelerator.num_processes, **dataclasses.asdict(proof)})
 
 
-def record(run: Run, state: PhaseState, metrics: dict[str, float]) -> bool:
-    """Write the row of an epoch and keep what is best. Whether this epoch is the best of its phase."""
+BestOf = Literal["run", "phase"]
+
+
+def record(run: Run, state: PhaseState, metrics: dict[str, float], broken: str | None) -> BestOf | None:
+    """Write the row of an epoch and keep what is best. Return what this epoch is the best of so far, if anything.
+
+    `broken` says why it can never be, where it cannot.
+    """
     progress, resolved = run.progress, state.resolved
     metric = run.monitored(resolved)
     mode = mode_of(metric.removeprefix("ema_"), run.prepared.task.monitor, run.prepared.task.monitor_mode)
-    best = Best(metric, metrics[metric], progress.step, resolved.phase.name, progress.epoch + 1)
-    is_best = is_better(best.value, progress.phase_best, metric, mode)
-    progress.epochs_without_better = 0 if is_best else progress.epochs_without_better + 1
+    loss = metrics.get("ema_loss" if metric.startswith("ema_") else "loss")
+    value = math.nan if broken else metrics[metric]
+    if not math.isfinite(value):
+        why = broken or f"{metric} is {value} on the validation images"
+        run.screen.line(f"epoch {progress.epoch + 1} is not taken for the best: {why}", style="yellow")
+    new = Best(metric, value, progress.step, resolved.phase.name, progress.epoch + 1, loss)
+    better_metric = improves(new, progress.phase_best, mode)
+    progress.epochs_without_better = 0 if better_metric else progress.epochs_without_better + 1
+    is_best = is_better(new, progress.phase_best, mode)
     if is_best:
-        progress.phase_best = best
-    if is_better(best.value, progress.run_best, metric, mode):
-        progress.run_best = best
+        progress.phase_best = new
+    is_best_of_run = is_better(new, progress.run_best, mode)
+    if is_best_of_run:
+        progress.run_best = new
     row = {"event": "epoch", "phase": resolved.phase.name, "epoch": progress.epoch + 1, "step": progress.step}
-    row |= {"train_loss": progress.loss_sum / max(1, progress.loss_samples), "best": is_best}
+    row |= {"train_loss": progress.train_loss, "best": is_best}
     if run.metrics:
         run.metrics.write(row | {"val": metrics})
     if run.accelerator.trackers:
         run.accelerator.log({f"val/{k}": v for k, v in metrics.items()}, step=progress.step)
         run.accelerator.log({"train/loss": row["train_loss"]}, step=progress.step)
-    return is_best
+    return "run" if is_best_of_run else "phase" if is_best else None
 
 
 def average_norm_statistics(run: Run, state: PhaseState) -> None:
@@ -214,6 +229,7 @@ def save(run: Run, state: PhaseState) -> None:
     """
     run.watchdog.beat("saving a checkpoint")
     read_losses(run, state)
+    check_weights(run, state)
     average_norm_statistics(run, state)
     more = state.prefix.fingerprints() if state.prefix else {}
     proof = prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, more)

@@ -52,6 +52,28 @@ def test_last_and_best_are_kept_and_others_go(checkpoints: Checkpoints) -> None:
     assert checkpoints.newest() == checkpoints.of_step(1_000_000)
 
 
+def test_a_step_is_not_taken_for_one_that_begins_with_its_digits(checkpoints: Checkpoints) -> None:
+    """step-100000 and step-1000000: six digits are no end."""
+    best = Best("accuracy", 0.5, 100_000, "probe", 1)
+    for step in (100_000, 1_000_000, 1_000_000, 1_000_001):
+        checkpoints.save(state(step, float(step), run_best=best))
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["base", "step-100000", "step-1000001"]
+    assert checkpoints.load(checkpoints.of_step(100_000)).model["b"].tolist() == [100_000, 100_000]
+    assert not checkpoints.of_step(1_000_000).exists()
+
+
+def test_folders_that_are_no_checkpoints_are_left_alone(checkpoints: Checkpoints) -> None:
+    others = ["step-", "step-12", "step-000005-x", "step-000005 copy", "step-\N{ARABIC-INDIC DIGIT ONE}00000"]
+    for name in others:
+        (checkpoints.folder / name).mkdir()
+    checkpoints.save(state(5))
+    checkpoints.save(state(6))
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == sorted([*others, "base", "step-000006"])
+    assert checkpoints.newest() == checkpoints.of_step(6)
+    assert checkpoints.refused == []
+
+
 @pytest.mark.parametrize(
     "file", ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"]
 )

@@ -181,7 +181,7 @@ def test_a_full_disk_at_any_file_loses_nothing_else(tmp_path: Path, monkeypatch:
     """The third save fails; the run says so, and the same command then ends as if nothing had been."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(tiny.resumable, whole)
-    sync, saves = checkpoint._sync, 0
+    sync, saves = checkpoint.sync, 0
 
     def full(path: Path) -> None:
         nonlocal saves
@@ -192,7 +192,7 @@ def test_a_full_disk_at_any_file_loses_nothing_else(tmp_path: Path, monkeypatch:
         sync(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_sync", full)
+        patched.setattr(checkpoint, "sync", full)
         with pytest.raises(UserError, match=r"could not be written \(No space left on device\); step-0\d+ is complete"):
             train(tiny.resumable, cut)
     assert not list((cut / "checkpoints").glob(".writing-*")), "half a checkpoint is in the way on a full disk"

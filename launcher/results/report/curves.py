@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from launcher import text
 from launcher.results.report.charts import Band, Chart, Dot, Frame, Line, Point, Tick, padded, thinned, ticks
 from launcher.results.report.facts import Epoch, Facts
 from launcher.results.report.page import Section
@@ -63,7 +64,7 @@ def _loss(facts: Facts) -> Chart | None:
         drawn.append(
             Line("validation", "val", frame.path(points), _dots(frame, facts.epochs, [y for _, y in points], "loss"))
         )
-    summary = f"Loss over {len(facts.epochs)} epochs; training ended at {facts.epochs[-1].train_loss:.4g}"
+    summary = f"Loss over {len(facts.epochs)} epochs; training ended at {text.number(facts.epochs[-1].train_loss)}"
     summary += f", validation at {points[-1][1]:.4g}." if points else "."
     return frame.chart("Loss", summary, "epoch", x_ticks=epoch_ticks(frame), lines=drawn, bands=bands(facts, frame))
 

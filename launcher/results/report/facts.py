@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from launcher.errors import UserError
 from launcher.recipe.protocols import Splits
 from launcher.results.report.pictures import Pictures
 from launcher.results.report.samples import Kind, Samples, read_samples
+from launcher.training.stopping import Mode
 
 KINDS: tuple[Kind, ...] = ("classification", "multi-label", "regression")
 USUAL = {"classification": ("accuracy", "max"), "multi-label": ("map", "max"), "regression": ("mae", "min")}
@@ -78,9 +80,9 @@ class Facts:
         return named if named in self.metrics else next(iter(self.metrics), "")
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         phases = self.plan.get("phases") or [{}]
-        return str(phases[-1].get("mode") or USUAL.get(self.kind, ("", "max"))[1])
+        return "min" if (phases[-1].get("mode") or USUAL.get(self.kind, ("", "max"))[1]) == "min" else "max"
 
     @property
     def averaged(self) -> bool:
@@ -168,12 +170,17 @@ def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
                 row["phase"],
                 row["epoch"],
                 row["step"],
-                row["train_loss"],
-                row["val"],
+                _or_nan(row["train_loss"]),
+                {name: _or_nan(value) for name, value in row["val"].items()},
                 bool(row["best"]),
             )
         )
     return tuple(found)
+
+
+def _or_nan(value: float | None) -> float:
+    """JSON has no NaN; what is not finite or not defined is null there."""
+    return math.nan if value is None else value
 
 
 def _steps(rows: list[dict[str, Any]], epochs: tuple[Epoch, ...]) -> tuple[Step, ...]:

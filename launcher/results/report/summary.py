@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any
 
 import numpy as np
 
 from launcher.results.report.charts import number
-from launcher.results.report.facts import Facts
+from launcher.results.report.facts import Epoch, Facts
 from launcher.results.report.page import Section
 from launcher.results.report.speed import spent_in
 from launcher.results.report.words import SHARES, count, metric_name, part_name, percent, shown, unit_of, value_of
 from launcher.training.progress import duration
+from launcher.training.stopping import rank
 
 OTHER_METRICS = 3
 """Beside the one that the run went by; all of them are in evaluation.json."""
@@ -163,11 +165,8 @@ def findings(facts: Facts) -> list[str]:
 
 def _of_training(facts: Facts) -> list[str]:
     found = []
-    kept, last = facts.kept, facts.epochs[-1] if facts.epochs else None
-    if kept and last and kept.count == last.count and len(facts.epochs) > 1:
-        found.append("The best epoch is the last one: longer training may help.")
-    elif kept and last and kept.number < last.number:
-        found.append(f"The best epoch is one of {kept.phase}: what was trained after it did not help.")
+    if sentence := _of_the_best_epoch(facts):
+        found.append(sentence)
     spent = spent_in(facts)
     waited = sum(phase.waiting for phase in spent) / (sum(phase.seconds for phase in spent) or 1.0)
     if waited > WAITED_TOO_LONG:
@@ -175,6 +174,39 @@ def _of_training(facts: Facts) -> list[str]:
     if facts.skipped:
         found.append(f"Left out of the data, because they could not be read: {count(len(facts.skipped), 'file')}.")
     return found
+
+
+def _of_the_best_epoch(facts: Facts) -> str | None:
+    """Say where the best epoch lies, from the values of all epochs; None where that says nothing."""
+    metric, mode = facts.monitor, facts.mode
+
+    def rank_of_epoch(epoch: Epoch) -> tuple[float, float]:
+        return rank(facts.validated(epoch, metric), facts.validated(epoch, "loss"), mode)
+
+    ranked = [epoch for epoch in facts.epochs if rank_of_epoch(epoch)[0] > -math.inf]
+    if len(ranked) < 2:
+        return None
+    best = max(ranked, key=lambda epoch: (rank_of_epoch(epoch), epoch.count))
+    name, value = metric_name(metric), facts.validated(best, metric)
+    assert value is not None
+    later = [epoch for epoch in ranked if epoch.number > best.number]
+    if later:
+        best_later = max(later, key=lambda epoch: (rank_of_epoch(epoch), epoch.count))
+        reached = facts.validated(best_later, metric)
+        assert reached is not None
+        if reached == value:
+            return (
+                f"The best epoch is one of {best.phase}; {best_later.phase} reached the same {name} with a higher loss."
+            )
+        return (
+            f"The best epoch is one of {best.phase} ({name} {value_of(metric, value)}); what was trained after it came "
+            f"to {value_of(metric, reached)} at best."
+        )
+    if best.count == facts.epochs[-1].count and rank_of_epoch(best)[0] > max(
+        rank_of_epoch(epoch)[0] for epoch in ranked if epoch is not best
+    ):
+        return "The best epoch is the last one: longer training may help."
+    return None
 
 
 def _notes(facts: Facts) -> list[str]:
