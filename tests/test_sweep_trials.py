@@ -18,6 +18,7 @@ import sklearn.ensemble  # noqa: F401 - sets an environment variable when it is 
 from optuna.trial import TrialState
 
 from launcher.recipe.loading import LoadedRecipe
+from launcher.results.sweep.child import Epochs, final_value
 from launcher.results.sweep.page import page_of
 from launcher.results.sweep.plan import SweepPlan
 from launcher.results.sweep.space import read_space
@@ -119,6 +120,34 @@ def test_a_worker_that_dies_while_it_draws_leaves_a_trial_to_finish(tmp_path: Pa
     assert study.trials()[0].params == claim.values
     assert study.claim() is None
     claim.lease.release()
+
+
+def test_equal_trials_are_told_apart_by_their_loss(tmp_path: Path) -> None:
+    """With few validation images many trials reach the same accuracy."""
+    study = study_of(tmp_path / "study", 5)
+    results = [(1.0, math.nan), (1.0, 0.3), (1.0, 0.1), (0.9, 0.05), (1.0, 0.1)]
+    for value, loss in results:
+        claim = study.claim()
+        assert claim is not None
+        study.finish(claim, value, loss)
+        claim.lease.release()
+    best = study.best()
+    assert best is not None
+    assert best.number == 2, "the lowest loss; of two equal trials the earlier"
+    rows = table_of(study, None, 0, best, study).rows
+    assert [row.run for row in rows] == [f"trial-{number:04d}" for number in (2, 4, 1, 0, 3)]
+
+
+@pytest.mark.parametrize("value", ["null", "NaN", "absent"])
+def test_a_metric_that_is_not_defined_ends_a_trial(tmp_path: Path, value: str) -> None:
+    """As null, which is what strict JSON has for NaN, it is no sign of a run that has not ended."""
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final/metrics.json").write_text("{}" if value == "absent" else f'{{"accuracy": {value}}}')
+    (tmp_path / "metrics.jsonl").write_text('{"event": "epoch", "val": {"accuracy": null, "ema_accuracy": null}}\n')
+    reached = final_value(tmp_path, "accuracy")
+    assert reached is not None
+    assert math.isnan(reached)
+    assert [(epoch, math.isnan(value)) for epoch, value in Epochs(tmp_path, "accuracy").new()] == [(1, True)]
 
 
 def test_hyperband_and_random(tmp_path: Path) -> None:

@@ -98,17 +98,18 @@ class Epochs:
                 continue
             if row.get("event") == "epoch":
                 self._count += 1
-                averaged = row["val"].get(f"ema_{self._metric}")
-                yield self._count, row["val"].get(self._metric, math.nan) if averaged is None else averaged
+                averaged = f"ema_{self._metric}"
+                value = row["val"].get(averaged if averaged in row["val"] else self._metric)
+                yield self._count, math.nan if value is None else value
 
 
 def final_value(run_dir: Path, metric: str) -> float | None:
-    """What a finished run came to; None for one that is not finished."""
+    """Return what a finished run came to, NaN where that is not defined; None for one that is not finished."""
     try:
-        metrics = json.loads((run_dir / "final/metrics.json").read_text(encoding="utf-8"))
+        value = json.loads((run_dir / "final/metrics.json").read_text(encoding="utf-8")).get(metric)
     except OSError:
         return None
-    return float(metrics.get(metric, math.nan))
+    return math.nan if value is None else float(value)
 
 
 def why_stopped(run_dir: Path) -> str | None:

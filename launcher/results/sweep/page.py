@@ -14,6 +14,7 @@ from launcher.results.report.page import RunPage, Section, page
 from launcher.results.report.words import metric_name, shown, unit_of
 from launcher.results.sweep.plan import SweepPlan
 from launcher.results.sweep.space import Choices, Dimension
+from launcher.results.sweep.study import best_of, ranked
 from launcher.results.sweep.table import Row, Table
 
 FILE = "sweep.html"
@@ -135,9 +136,9 @@ def _curves(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
     low, high = padded(values)
     most = max(max(trial.intermediate_values) for trial in with_epochs)
     frame = Frame(x_low=1.0, x_high=float(max(2, most)), y_low=low, y_high=high)
-    best = _best(plan, trials)
+    best = best_of(plan, trials)
     lines = []
-    for trial in _ranked(plan, with_epochs)[:MOST_LINES]:
+    for trial in ranked(plan, with_epochs)[:MOST_LINES]:
         is_best = best is not None and trial.number == best.number
         look = "val" if is_best else "thin" if trial.state == TrialState.COMPLETE else "train thin"
         points = [(float(epoch), value) for epoch, value in sorted(trial.intermediate_values.items())]
@@ -153,7 +154,7 @@ def _curves(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
 
 def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
     """Parallel coordinates: an axis for each setting, and the metric's; a line for each trial."""
-    known = [trial for trial in _ranked(plan, _known(trials)) if len(trial.params) == len(plan.space.dimensions)]
+    known = [trial for trial in ranked(plan, _known(trials)) if len(trial.params) == len(plan.space.dimensions)]
     if len(known) < 2:
         return None
     dimensions = plan.space.dimensions
@@ -163,7 +164,7 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
     axes = [Axis(round(SIDE + index * step, 1), one.name, _labels(one)) for index, one in enumerate(dimensions)]
     ends = ((_y(0.0), number(low)), (_y(1.0), number(high)))
     axes.append(Axis(WIDTH - SIDE, metric_name(plan.metric), ends))
-    best = _best(plan, trials)
+    best = best_of(plan, trials)
     lines = []
     for place, trial in enumerate(known[:MOST_LINES]):
         places = [_place(one, trial.params[one.name]) for one in dimensions]
@@ -184,15 +185,6 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
         "top": TOP,
         "bottom": HEIGHT - BOTTOM,
     }
-
-
-def _ranked(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    sign = -1 if plan.mode == "max" else 1
-    return sorted(trials, key=lambda trial: sign * trial.value if trial.value is not None else math.inf)
-
-
-def _best(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    return next((trial for trial in _ranked(plan, trials) if trial.state == TrialState.COMPLETE), None)
 
 
 def _place(one: Dimension, value: Any) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +28,14 @@ from launcher.errors import UserError
 from launcher.results.sweep.plan import SweepPlan
 from launcher.results.sweep.space import Choices, Dimension
 from launcher.training.lock import RunLock
+from launcher.training.stopping import rank
 
 JOURNAL = "journal.log"
 LEASE = "LEASE"
 CAUSE = "cause"
 """Attribute of a trial that failed, was pruned or was not run: why."""
+LOSS = "loss"
+"""Attribute of a trial that ended: the validation loss, which decides between equal values of the metric."""
 MUTEX_SECONDS = 60
 """A worker that died while it asked for a trial keeps the others waiting for so long."""
 
@@ -123,26 +126,29 @@ class Study:
                 for epoch, value in trial.intermediate_values.items():
                     self.report(claim, epoch, value)
                 value_told = trial.value if trial.state == TrialState.COMPLETE else None
-                self._tell(claim, trial.state, value_told, f"same settings as {self.folder_of(trial.number).name}")
+                loss = {LOSS: trial.user_attrs[LOSS]} if LOSS in trial.user_attrs else {}
+                same = {CAUSE: f"same settings as {self.folder_of(trial.number).name}"}
+                self._tell(claim, trial.state, value_told, same | loss)
                 return trial
         return None
 
-    def finish(self, claim: Claim, value: float) -> None:
-        self._tell(claim, TrialState.COMPLETE, value, None)
+    def finish(self, claim: Claim, value: float, loss: float = math.nan) -> None:
+        """The value and the validation loss of the weights that the trial's `final/` holds; NaN: there is no loss."""
+        self._tell(claim, TrialState.COMPLETE, value, {LOSS: loss} if math.isfinite(loss) else {})
 
     def prune(self, claim: Claim, cause: str) -> None:
-        self._tell(claim, TrialState.PRUNED, None, cause)
+        self._tell(claim, TrialState.PRUNED, None, {CAUSE: cause})
 
     def fail(self, claim: Claim, cause: str) -> None:
-        self._tell(claim, TrialState.FAIL, None, cause)
+        self._tell(claim, TrialState.FAIL, None, {CAUSE: cause})
 
-    def _tell(self, claim: Claim, state: TrialState, value: float | None, cause: str | None) -> None:
+    def _tell(self, claim: Claim, state: TrialState, value: float | None, attributes: dict[str, Any]) -> None:
         with self._alone():
             trial = self.trials()[claim.number]
             if trial.state != TrialState.RUNNING or not claim.lease.is_held():
                 return  # another worker has it, which took this one for dead
-            if cause is not None:
-                self._study._storage.set_trial_user_attr(trial._trial_id, CAUSE, cause)
+            for name, attribute in attributes.items():
+                self._study._storage.set_trial_user_attr(trial._trial_id, name, attribute)
             self._study.tell(claim.number, value, state)
 
     def at_work(self) -> list[int]:
@@ -156,9 +162,7 @@ class Study:
         return len(trials) >= self.total and all(trial.state.is_finished() for trial in trials)
 
     def best(self) -> FrozenTrial | None:
-        done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and trial.value is not None]
-        sign = -1 if self.plan.mode == "max" else 1
-        return min(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+        return best_of(self.plan, self.trials())
 
     def importances(self) -> dict[str, float]:
         """Shares of the settings in what makes a trial good, by PED-ANOVA (Watanabe et al., arXiv:2304.10255); empty
@@ -195,6 +199,15 @@ class Study:
         finally:
             with contextlib.suppress(RuntimeError):  # taken away from this worker, which was thought dead
                 lock.release()
+
+
+def ranked(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return trials from the best to the worst: by the metric, then by the loss, then the earlier first."""
+    return sorted(trials, key=lambda trial: rank(trial.value, trial.user_attrs.get(LOSS), plan.mode), reverse=True)
+
+
+def best_of(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    return next((trial for trial in ranked(plan, trials) if trial.state == TrialState.COMPLETE), None)
 
 
 def distribution_of(one: Dimension) -> BaseDistribution:

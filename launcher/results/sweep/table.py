@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from launcher.results.sweep.space import Range
-from launcher.results.sweep.study import CAUSE, Study
+from launcher.results.sweep.study import CAUSE, Study, ranked
 
 _STATES = {
     TrialState.COMPLETE: "finished",
@@ -112,12 +112,7 @@ def table_of(
 
 
 def _sorted(study: Study) -> list[FrozenTrial]:
-    sign = -1 if study.plan.mode == "max" else 1
-
-    def rank(trial: FrozenTrial) -> tuple[int, float, int]:
-        return _ORDER.index(trial.state), sign * (trial.value if trial.value is not None else 0.0), trial.number
-
-    return sorted(study.trials(), key=rank)
+    return sorted(ranked(study.plan, study.trials()), key=lambda trial: _ORDER.index(trial.state))
 
 
 def _row(study: Study, trial: FrozenTrial, settings: dict[str, Any], seed: int | None) -> Row:

@@ -134,7 +134,7 @@ class Worker:
             study.fail(claim, f"{metric} is not a number")
             self.tell(f"{name}: failed: {metric} is not a number")
         else:
-            study.finish(claim, value)
+            study.finish(claim, value, final_value(claim.folder, "loss") or math.nan)
             best = study.best() if claim.values else None  # among seeds none is the best
             rest = f"; best so far {best.value:.4f} of {study.kind} {best.number}" if best is not None else ""
             self.tell(f"{name}: {metric} {value:.4f} after {time.monotonic() - begin:.0f} s{rest}")
