@@ -148,8 +148,8 @@ class Augmentation(Protocol):
     def build(self, preprocessing: Preprocessing) -> Callable[[PIL.Image.Image], torch.Tensor]:
         """A picklable transform from an RGB image to a normalised float32 (3, image_size, image_size).
 
-        All randomness must come from torch's global generator: it is seeded for each (seed, epoch, sample). A transform
-        that is a `PixelTransform` as well is used as one; it need not be.
+        All randomness must come from the global generators of torch, `random` and `numpy.random`: they are seeded for
+        each (seed, epoch, sample). A transform that is a `PixelTransform` as well is used as one; it need not be.
         """
         ...
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     import torch
 
 
+VIEWS_VERSION = 1
+"""To be raised when the same pixels give another view, of evaluation or of an augmentation: stored features then have
+another name, and are computed again."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Normalise:
     """uint8 (N, 3, S, S) to normalised float32 on the same device, with the same layout in memory.
@@ -86,6 +91,15 @@ class PixelSteps:
                 reduced, pixels = 1, read_pixels(images, index)
             return _after(self.steps[1:], crop.cut(pixels, window.reduced(reduced, *pixels.shape[1:])))
         return self.pixels(read_pixels(images, index))
+
+
+def draws_from_torch_alone(transform: object) -> bool:
+    """Return whether all random numbers of a transform are known to come from torch's global generator."""
+    if type(transform) is not PixelSteps:
+        return False
+    functions = [step.func if isinstance(step, functools.partial) else step for step in transform.steps]
+    modules = [str(getattr(one, "__module__", "")).partition(".")[0] for one in functions]
+    return all(module in ("launcher", "torchvision") for module in modules)
 
 
 def _after(steps: Iterable[Callable[[Any], Any]], pixels: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,13 @@ def try_one_batch(
     try:
         with torch.random.fork_rng(devices=[]):
             drawn = [train[0, index] for index in range(min(2, len(splits.train)))]
+            if not torch.equal(train[0, 0][0], drawn[0][0]):
+                raise UserError(
+                    f"augment: {type(recipe.augment).__name__} gave two pictures for one seed, so no run could be "
+                    "repeated or continued; draw from torch's, Python's or numpy's global generator (torch.rand, "
+                    "random.random, numpy.random.rand), which are seeded for each sample, not from a generator of its "
+                    "own"
+                )
             batch: Batch = collate(drawn, train.transform).to(torch.device("cpu"))
             losses = task.loss(_outputs(model, batch, task.num_outputs, preprocessing), batch.targets)
             if losses.shape != (len(batch.targets),):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -244,6 +245,25 @@ def test_a_copy_is_whole_or_not_there(root: Path, tmp_path: Path) -> None:
     (folder / "train.pixels").write_bytes(pixels[:-1])
     with pytest.raises(UserError, match=r"the prepared copy is damaged \(train\.\*\); prepare it again"):
         with_copy(read_copy(folder), recipe, splits)
+
+
+def test_damaged_pixels_are_never_trained_on(root: Path, tmp_path: Path) -> None:
+    """The size and the index of the copy are right; only its pixels tell."""
+    recipe, splits, _ = prepare(root, tmp_path / "copy")
+    pixels = tmp_path / "copy/train.pixels"
+    row = read_copy(tmp_path / "copy").rows("train")[5]
+    content = bytearray(pixels.read_bytes())
+    content[int(row["begin"]) + 7] ^= 1
+    pixels.write_bytes(content)
+    images = with_copy(read_copy(tmp_path / "copy"), recipe, splits).train.images
+    name = re.escape(splits.train.images.name(5))
+    for _ in range(2):  # it is no better the next time
+        with pytest.raises(UserError, match=rf"is damaged \(the pixels of {name}\); prepare it again"):
+            images.read(5)
+    images.read(4)
+    content[int(row["begin"]) + 7] ^= 1
+    pixels.write_bytes(content)
+    with_copy(read_copy(tmp_path / "copy"), recipe, splits).train.images.read(5)
 
 
 def test_folders_that_cannot_be_taken(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

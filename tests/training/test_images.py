@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import torch
 from test_run import train
 
 from launcher import transforms
+from launcher.errors import UserError
 from launcher.recipe.data.decoding import to_rgb
+from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing, Split
 from launcher.recipe.transforms import Augment, PixelSteps, evaluation
 from launcher.training.batching import batching_for
+from launcher.training.features import views
 from launcher.training.images import Batch, end_workers, evaluation_loader, training_loader
 from launcher.training.sampling import TrainingKeys, seed_for
 
@@ -79,6 +83,73 @@ def test_floats_of_a_users_own_transform_are_not_touched(num_workers: int) -> No
         for image, index in zip(there.images, there.indices.tolist(), strict=True):
             torch.manual_seed(seed_for("sample", 7, 3, index))
             assert torch.equal(image, own(to_rgb(split().images.read(index))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A transform of a user's own that draws from all global generators, as albumentations-like code does."""
+
+    inner: PixelSteps
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        shift = torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
+        return self.inner(image) + shift.view(3, 1, 1)
+
+
+def test_python_and_numpy_are_seeded_for_each_sample_and_put_back() -> None:
+    """Whatever the number of workers, and whatever the process drew before."""
+    pictures = []
+    for num_workers, before in ((0, 1), (0, 2), (2, 3), (1, 4)):
+        random.seed(before)
+        np.random.seed(before)
+        next_ones = random.random(), np.random.rand()
+        random.seed(before)
+        np.random.seed(before)
+        found = [batch.images for batch in batches(Drawing(evaluation(PREPROCESSING)), num_workers)]
+        pictures.append(torch.cat(found))
+        assert (random.random(), np.random.rand()) == next_ones
+    assert all(torch.equal(other, pictures[0]) for other in pictures[1:])
+    shifts = (pictures[0] - pictures[0].roll(1, dims=0)).flatten(1)
+    assert len(torch.unique(shifts[:, 0])) > 15, "each sample has numbers of its own"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnGenerator:
+    """Draws from a generator that nobody seeds."""
+
+    def build(self, preprocessing: Preprocessing) -> Any:
+        generator, inner = np.random.default_rng(), evaluation(preprocessing)
+        return lambda image: inner(image) + float(generator.uniform())
+
+
+def test_a_generator_of_its_own_is_told_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="augment: OwnGenerator gave two pictures for one seed"):
+        train(dataclasses.replace(tiny.recipe, augment=OwnGenerator()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@part
+class Brighter(transforms.Augment):
+    """Inherits preset="none", and draws all the same."""
+
+    preset: str = "none"
+
+    def build(self, preprocessing: Preprocessing) -> PixelSteps:
+        steps = super().build(preprocessing)
+        return PixelSteps((*steps.steps, _brighter), steps.normalise)
+
+
+def _brighter(pixels: torch.Tensor) -> torch.Tensor:
+    return (pixels + int(100 * random.random())).clamp(max=255)
+
+
+def test_an_augmentation_of_ones_own_is_not_taken_for_the_evaluation_view() -> None:
+    """It inherits `preset`, which says nothing of what it does."""
+    assert views.draws_nothing(dataclasses.replace(tiny.recipe, augment=transforms.Augment(preset="none")))
+    assert not views.draws_nothing(dataclasses.replace(tiny.recipe, augment=Brighter()))
+    for num_workers in (0, 1):
+        first = [batch.images for batch in batches(Brighter().build(PREPROCESSING), num_workers)]
+        assert torch.equal(torch.cat(first), torch.cat([b.images for b in batches(Brighter().build(PREPROCESSING), 0)]))
 
 
 def test_evaluation_batches() -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on the pages and screens that such pictures are made for."""
 
+PIXELS_VERSION = 1
+"""To be raised when the same file gives other pixels: stored features then have another name, and are computed
+again."""
+
 SUFFIXES = frozenset(
     f".{ending}"
     for ending in (

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import encoded_image, read_pixels
+from launcher.recipe.data.digests import Digests, image_digest
 from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.data.verifying import Broken, on_bad_image_of, verified
 from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
@@ -205,17 +205,13 @@ def stamp_of(images: ImageSource, index: int) -> tuple[int, int]:
 
 
 def source_hash(images: ImageSource, index: int) -> bytes:
-    """Of the encoded image; of its pixels where the source has nothing else; of nothing where it cannot be read."""
-    content = encoded_image(images, index)
-    if content is None:
-        try:
-            pixels = read_pixels(images, index)
-        except MemoryError:
-            raise
-        except Exception:  # a user's own source may raise anything
-            return bytes(HASH_BYTES)
-        content = repr(tuple(pixels.shape)).encode() + pixels.permute(1, 2, 0).numpy().tobytes()
-    return hash_of(content)
+    """Return the image's digest; zeros where it cannot be read."""
+    try:
+        return image_digest(images, index)
+    except MemoryError:
+        raise
+    except Exception:  # a user's own source may raise anything
+        return bytes(HASH_BYTES)
 
 
 def with_copy(copy: Copy, recipe: Recipe, splits: Splits) -> Splits:
@@ -247,6 +243,11 @@ class PreparedImages:
     def name(self, index: int) -> str:
         return self._source.name(index)
 
+    @property
+    def source_digests(self) -> Digests:
+        """uint8 (N, 16): of the images that the copy was made of."""
+        return np.ascontiguousarray(self._rows["source_hash"])
+
     def read(self, index: int) -> Image.Image:
         return Image.fromarray(self.stored_pixels(index))
 
@@ -254,7 +255,22 @@ class PreparedImages:
         """uint8 (height, width, 3), not yet read from the disk."""
         row = self._rows[index]
         begin, height, width = int(row["begin"]), int(row["height"]), int(row["width"])
-        return self._mapped[begin : begin + 3 * height * width].reshape(height, width, 3)
+        pixels = self._mapped[begin : begin + 3 * height * width]
+        # Once for each process, as the 281 kB of an image take half a millisecond: a copy that the disk has damaged
+        # would train silently.
+        if not self._compared[index]:
+            if hash_of(pixels) != row["pixels_hash"].tobytes():
+                raise UserError(
+                    f"{self._file.parent}: the prepared copy is damaged (the pixels of {one_line(self.name(index))}); "
+                    "prepare it again"
+                )
+            self._compared[index] = True
+        return pixels.reshape(height, width, 3)
+
+    @functools.cached_property
+    def _compared(self) -> npt.NDArray[np.bool_]:
+        """bool (N,): whose pixels this process has found to be as they were written."""
+        return np.zeros(len(self._rows), dtype=bool)
 
     @functools.cached_property
     def _mapped(self) -> npt.NDArray[np.uint8]:
@@ -262,4 +278,4 @@ class PreparedImages:
         return np.asarray(np.memmap(self._file, dtype=np.uint8, mode="c"))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_mapped"}
+        return {name: value for name, value in vars(self).items() if name not in ("_mapped", "_compared")}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import Problems, UserError
+from launcher.recipe.data.digests import Digests, content_digests
 from launcher.recipe.protocols import Split
 from launcher.recipe.transfer import readable_size
 from launcher.recipe.transforms import evaluation
@@ -16,7 +17,7 @@ from launcher.training.features.building import Builder, Views
 from launcher.training.features.deciding import by_main, decided, record
 from launcher.training.features.disk import rows_on_disk
 from launcher.training.features.folder import cache_folder
-from launcher.training.features.identity import Digests, content_digests, features_name, transform_identity
+from launcher.training.features.identity import features_name, transform_identity
 from launcher.training.features.parts import Part
 from launcher.training.features.phase import Frozen, Source, stored, views_of
 from launcher.training.features.shards import InMemory, Shards, blocks_in

@@ -11,6 +11,7 @@ import torch
 
 from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
+from launcher.recipe.transforms import Augment
 from launcher.training.images import EvaluationImages, Sample, TrainingImages, Transform
 from launcher.training.sampling import Key
 
@@ -33,9 +34,10 @@ def fixed_views(recipe: Recipe, lr_scales: Mapping[str, float]) -> int | None:
 
 
 def draws_nothing(recipe: Recipe) -> bool:
-    """Whether a training image looks the same in each epoch, and as in evaluation."""
+    """Return whether a training image looks the same in each epoch, and as in evaluation. Of an augmentation of the
+    user's own nothing is known, also where it inherits `preset`."""
     augment = recipe.augment
-    return getattr(augment, "preset", None) == "none" and not getattr(augment, "random_erasing", 1.0)
+    return type(augment) is Augment and augment.preset == "none" and not augment.random_erasing
 
 
 def in_words(recipe: Recipe, views: int | None) -> str | None:

@@ -20,8 +20,9 @@ from test_run import train
 
 from launcher import Phase, Preprocessing, Recipe, data, phases, transforms
 from launcher.errors import UserError
+from launcher.recipe.data import digests
+from launcher.recipe.data.digests import content_digests
 from launcher.training.features.folder import entries, make_room
-from launcher.training.features.identity import content_digests
 from launcher.training.features.shards import Shards
 
 
@@ -188,15 +189,12 @@ def test_a_damaged_shard_is_computed_again(damage: str, recipe: Recipe, tmp_path
 def test_an_image_that_cannot_be_read_any_more_is_named(
     recipe: Recipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from launcher.training.features import identity
-
     victim = photos / "train" / "dogs" / "3.png"
 
     def content(file: Any) -> bytes:
         raise OSError(5, "Input/output error", str(victim))
 
-    monkeypatch.setattr(identity, "_content", content)
-    monkeypatch.setattr(identity, "_hashes", lambda _: [])
+    monkeypatch.setattr(digests, "content_digest", content)
     with pytest.raises(UserError) as told:
         train(recipe, tmp_path / "run")
     assert list(told.value.problems) == [f"data: {victim}: cannot be read (Input/output error)"]

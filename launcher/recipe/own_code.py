@@ -1,0 +1,173 @@
+"""The code of a user's own parts: what is the same code, and what of it has changed.
+
+A recipe's values are compared field by field; what its own classes and functions do is not in them. Comments,
+docstrings and layout do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from launcher.errors import UserError
+from launcher.recipe.dotted import is_dataclass_value
+
+Code = dict[str, dict[str, str]]
+"""By file, relative to the folder that it is imported from: the hash of each top-level definition, by its name."""
+
+_REST = "code outside of definitions"
+_LAUNCHER = Path(__file__).resolve().parents[1]
+
+
+def own_code(recipe: object) -> Code:
+    """Return the code that a recipe's own parts run: the files of their classes, and those of the user's that these
+    files import. Empty where all parts are launcher's or a library's, as the recipe then is a value and nothing else.
+
+    Raises UserError for a file that can no longer be read.
+    """
+    return {str(relative): _definitions(module, file) for module, file, relative in _modules(recipe)}
+
+
+def changed_code(then: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return one line for each file that is not what it was: "losses.py (focal, Weighted)"."""
+    lines = []
+    for file in sorted({*then, *now}):
+        before, after = then.get(file, {}), now.get(file, {})
+        names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+        if names:
+            lines.append(f"{file} ({', '.join(names)})" if file in then and file in now else f"{file} (all of it)")
+    return lines
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class is the user's: neither launcher's nor an installed library's."""
+    file = _file_of(sys.modules.get(kind.__module__))
+    return file is not None and not _is_installed(file)
+
+
+def own_types(value: object) -> set[type]:
+    """Return the user's own classes among a recipe and its parts."""
+    return {kind for kind in _types_in(value) if is_own(kind)}
+
+
+def code_of_types(kinds: set[type]) -> list[str]:
+    """Return hashes of the code of the user's own classes, in an order of their own."""
+    modules = _reached({sys.modules[kind.__module__] for kind in kinds if is_own(kind)})
+    return sorted(repr(sorted(_definitions(module, file).items())) for module, file, _ in modules)
+
+
+def _types_in(value: object) -> Iterator[type]:
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _types_in(item)
+    elif isinstance(value, Mapping):
+        yield from _types_in(list(value.values()))
+    elif is_dataclass_value(value):
+        yield type(value)
+        for field in dataclasses.fields(value):  # type: ignore[arg-type]
+            yield from _types_in(getattr(value, field.name))
+
+
+def _modules(recipe: object) -> list[tuple[ModuleType, Path, Path]]:
+    return _reached({sys.modules[kind.__module__] for kind in own_types(recipe)})
+
+
+def _reached(begin: set[ModuleType]) -> list[tuple[ModuleType, Path, Path]]:
+    """Return the user's modules that some modules take anything from, these among them: module, file, and the file
+    relative to the folder that it is imported from."""
+    found: dict[str, tuple[ModuleType, Path, Path]] = {}
+    waiting = list(begin)
+    while waiting:
+        module = waiting.pop()
+        file = _file_of(module)
+        if file is None or module.__name__ in found or _is_installed(file):
+            continue
+        depth = len(module.__name__.split(".")) - (file.name != "__init__.py")
+        found[module.__name__] = (module, file, file.relative_to(file.parents[depth]))
+        for value in list(vars(module).values()):
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name in sys.modules:
+                waiting.append(sys.modules[name])
+    return [found[name] for name in sorted(found)]
+
+
+def _file_of(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if file and file.endswith(".py") else None
+
+
+def _is_installed(file: Path) -> bool:
+    if file.is_relative_to(_LAUNCHER):
+        return True
+    return any(file.is_relative_to(folder) for folder in _INSTALLED)
+
+
+_INSTALLED = tuple(
+    Path(folder).resolve()
+    for folder in dict.fromkeys(
+        [
+            *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+            *site.getsitepackages(),
+            site.getusersitepackages(),
+        ]
+    )
+)
+
+
+def _definitions(module: ModuleType, file: Path) -> dict[str, str]:
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read again ({error})") from error
+    pieces: dict[str, list[str]] = {}
+    for statement in tree.body:
+        name = _name_of(statement, module)
+        if name is not None:
+            pieces.setdefault(name, []).append(ast.unparse(_without_docstrings(statement)))
+    return {
+        name: hashlib.blake2b("\n".join(lines).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+        for name, lines in pieces.items()
+    }
+
+
+def _name_of(statement: ast.stmt, module: ModuleType) -> str | None:
+    """Return under which name a statement is compared; None for a docstring, and for a recipe or a part of one, whose
+    values are compared by themselves."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return statement.name
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return None
+    targets: list[Any] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    if names and len(names) == len(targets):
+        values = [getattr(module, name, None) for name in names]
+        if all(next(_types_in(value), None) is not None for value in values):
+            return None
+        return names[0]
+    return _REST
+
+
+class _Docstrings(ast.NodeTransformer):
+    def visit(self, node: ast.AST) -> ast.AST:
+        self.generic_visit(node)
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and body:
+            kept = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+            node.body = kept or [ast.Pass()]
+        return node
+
+
+def _without_docstrings(statement: ast.stmt) -> ast.AST:
+    return _Docstrings().visit(statement)

@@ -1,0 +1,159 @@
+"""What makes data the same data: the content and the target of every sample, in order, and what the targets mean.
+
+Not where they lie: a folder that was moved, or copied to a node's own disk, holds the same data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher.errors import UserError
+from launcher.files import write_atomic
+from launcher.recipe.data.digests import Digests, content_digests
+from launcher.recipe.data.targets import listed, one_line
+from launcher.recipe.protocols import Split, Splits
+
+FILE = "data.npz"
+TOLD_EVERY_SECONDS = 5.0
+NAMED = 3
+"""Images that a line names; the rest is counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitIdentity:
+    digests: Digests
+    """uint8 (N, 16): of what each image is read from."""
+    targets: np.ndarray[Any, np.dtype[Any]]
+    samples: tuple[str, ...]
+    """The last two parts of each image's name: what people are told."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataIdentity:
+    names: tuple[str, ...]
+    """Of classes, labels or targets."""
+    prepared_copy: str | None
+    """The id of the copy that the pixels are taken from."""
+    train: SplitIdentity
+    val: SplitIdentity
+
+    def save(self, folder: Path) -> None:
+        """Write `data.npz`. Raises OSError."""
+        arrays: dict[str, Any] = {"names": _packed(self.names), "copy": _packed((self.prepared_copy or "",))}
+        for name, split in (("train", self.train), ("val", self.val)):
+            arrays |= {f"{name}_digests": split.digests, f"{name}_targets": split.targets}
+            arrays[f"{name}_samples"] = _packed(split.samples)
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_atomic(folder / FILE, content.getvalue())
+
+    @classmethod
+    def load(cls, folder: Path) -> DataIdentity:
+        """Read `data.npz`. Raises UserError where it is missing or damaged."""
+        try:
+            # As bytes: numpy leaves a damaged file open.
+            with np.load(io.BytesIO((folder / FILE).read_bytes()), allow_pickle=False) as stored:
+                splits = [
+                    SplitIdentity(
+                        np.asarray(stored[f"{name}_digests"]),
+                        np.asarray(stored[f"{name}_targets"]),
+                        _unpacked(stored[f"{name}_samples"]),
+                    )
+                    for name in ("train", "val")
+                ]
+                return cls(_unpacked(stored["names"]), _unpacked(stored["copy"])[0] or None, *splits)
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds
+            raise UserError(f"{folder / FILE}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def identify(splits: Splits, memory: Path, threads: int, tell: Callable[[str], None]) -> DataIdentity:
+    """Hash every image; of files that have not changed, hashes are taken from `memory` (see `content_digests`).
+
+    Raises UserError for an image that cannot be read.
+    """
+    images = splits.train.images
+    return DataIdentity(
+        splits.names,
+        getattr(images, "copy_id", None),
+        _identity_of(splits.train, memory, threads, tell),
+        _identity_of(splits.val, memory, threads, tell),
+    )
+
+
+def _identity_of(split: Split, memory: Path, threads: int, tell: Callable[[str], None]) -> SplitIdentity:
+    samples = tuple("/".join(Path(split.images.name(index)).parts[-2:]) for index in range(len(split)))
+    made_of = getattr(split.images, "source_digests", None)
+    digests = made_of if made_of is not None else _hashed(split, memory, threads, tell)
+    return SplitIdentity(digests, split.targets, samples)
+
+
+def _hashed(split: Split, memory: Path, threads: int, tell: Callable[[str], None]) -> Digests:
+    steps, last_told = content_digests(split.images, memory, threads), time.monotonic()
+    try:
+        while True:
+            done = next(steps)
+            if done and time.monotonic() - last_told > TOLD_EVERY_SECONDS:
+                last_told = time.monotonic()
+                tell(f"hashing the images: {done:,} of {len(split):,}")
+    except StopIteration as stop:
+        digests: Digests = stop.value
+        return digests
+    except OSError as error:
+        raise UserError(f"data: {error.filename or error}: cannot be read ({error.strerror or error})") from error
+
+
+def changes(then: DataIdentity, now: DataIdentity) -> list[str]:
+    """Return one line for each way in which data are not what they were; empty where all is the same."""
+    lines = []
+    if then.names != now.names:
+        lines.append(f"names: {_named(then.names)} then, {_named(now.names)} now")
+    if then.prepared_copy != now.prepared_copy:
+        lines.append(f"prepared copy: {then.prepared_copy or 'none'} then, {now.prepared_copy or 'none'} now")
+    for title, before, after in (("training", then.train, now.train), ("validation", then.val, now.val)):
+        lines += _changes_of_split(title, before, after)
+    return lines
+
+
+def _changes_of_split(title: str, then: SplitIdentity, now: SplitIdentity) -> list[str]:
+    if len(then.digests) != len(now.digests):
+        before, after = set(map(bytes, then.digests)), set(map(bytes, now.digests))
+        new = [name for name, digest in zip(now.samples, now.digests, strict=True) if bytes(digest) not in before]
+        gone = [name for name, digest in zip(then.samples, then.digests, strict=True) if bytes(digest) not in after]
+        detail = "; ".join(f"{what}: {_named(names)}" for what, names in (("new", new), ("gone", gone)) if names)
+        counts = f"{title}: {len(then.digests)} images then, {len(now.digests)} now"
+        return [f"{counts} ({detail})" if detail else counts]
+    lines = []
+    moved = (then.digests != now.digests).any(axis=1)
+    if moved.any():
+        names = [now.samples[index] for index in np.flatnonzero(moved)]
+        same_images = sorted(map(bytes, then.digests)) == sorted(map(bytes, now.digests))
+        what = "are in another order" if same_images else "have other content"
+        lines.append(f"{title}: {len(names)} of {len(moved)} images {what}: {_named(names)}")
+    if then.targets.shape != now.targets.shape:
+        lines.append(f"{title}: targets of shape {then.targets.shape} then, {now.targets.shape} now")
+    elif (other := (then.targets != now.targets).reshape(len(now.targets), -1).any(axis=1)).any():
+        names = [now.samples[index] for index in np.flatnonzero(other)]
+        lines.append(f"{title}: {len(names)} of {len(other)} images have other targets: {_named(names)}")
+    return lines
+
+
+def _named(names: tuple[str, ...] | list[str]) -> str:
+    return listed([one_line(name) for name in names], most=NAMED)
+
+
+def _packed(names: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Text as bytes of JSON: an array of strings would make all as wide as the longest. In ASCII, as names need not be
+    valid text."""
+    return np.frombuffer(json.dumps(list(names)).encode("ascii"), dtype=np.uint8)
+
+
+def _unpacked(packed: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[str, ...]:
+    return tuple(str(name) for name in json.loads(packed.tobytes().decode("ascii")))
