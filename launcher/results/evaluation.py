@@ -84,7 +84,7 @@ class Evaluation:
             "flips": self.subject.flips,
             "samples": len(self.split),
             "metrics": self.metrics,
-            "intervals": intervals_to_json(self.intervals, recipe.seed),
+            "intervals": intervals_to_json(self.intervals, self.metrics, recipe.seed),
             "weights": weights,
             **self.how,
             **self.details,

@@ -19,6 +19,7 @@ from launcher.recipe.loading import load_recipe
 from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
+from launcher.recipe.target_precision import build_splits
 from launcher.recipe.tasks import Classification
 from launcher.training.model import TransferModel, build_model
 from launcher.training.rundir import RunDir
@@ -68,7 +69,7 @@ def read_finished(path: Path) -> FinishedRun:
 
 def build_data(finished: FinishedRun) -> Splits:
     """As the recipe's data part makes them; the same on every process."""
-    return finished.recipe.data.build(finished.recipe.task.target_kind, finished.recipe.seed)
+    return build_splits(finished.recipe)
 
 
 def check_data(finished: FinishedRun, splits: Splits, check_images: Callable[[Recipe, Splits], Splits]) -> Splits:

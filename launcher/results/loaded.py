@@ -53,7 +53,7 @@ class LoadedModel(TransferModel):
     """Whether there is a `final/calibration.json`."""
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
-    """Of a regression: one output's unit."""
+    """Of a regression: one output's unit, float64."""
 
     def interpret(self, outputs: torch.Tensor) -> torch.Tensor:
         """Outputs as a person reads them: calibrated probabilities of classes, probabilities of labels, values in the
@@ -64,7 +64,8 @@ class LoadedModel(TransferModel):
         if self.kind == "multi-label":
             return outputs.sigmoid()
         if self.mean is not None and self.std is not None:
-            return outputs * self.std.to(outputs.device) + self.mean.to(outputs.device)
+            # On the CPU in float64: a time in seconds since 1970 has steps of 128 s in float32.
+            return outputs.cpu().double() * self.std + self.mean
         return outputs
 
 
@@ -78,7 +79,7 @@ def model_of(finished: FinishedRun) -> LoadedModel:
     try:
         about: dict[str, Any] = described["task"]
         kind, num_outputs = str(about.get("kind")), int(described["num_outputs"])
-        scale = [torch.tensor(about[name], dtype=torch.float32) for name in ("mean", "std")] if "std" in about else []
+        scale = [torch.tensor(about[name], dtype=torch.float64) for name in ("mean", "std")] if "std" in about else []
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{finished.rundir.final}/model.json: does not describe a model ({error!r})") from error
     stored = read_calibration(finished.rundir.final)

@@ -207,8 +207,8 @@ def goals_of(task: Any, kind: str, targets: torch.Tensor) -> torch.Tensor:
     """What least squares aims at, (N, outputs): -1 and 1 for classes and labels, normalised values."""
     if kind != "values":
         return 2 * torch.as_tensor(task.encode(targets)) - 1
-    mean, std = getattr(task, "mean", None), getattr(task, "std", None)
-    return targets if mean is None or std is None else (targets - mean.to(targets.device)) / std.to(targets.device)
+    normalised = getattr(task, "normalised", None)
+    return targets if normalised is None else torch.as_tensor(normalised(targets))
 
 
 @torch.no_grad()
