@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 
-def number(value: float) -> str:
-    """Return a measured value with at least three significant digits, whatever its size.
+def number(value: float | None) -> str:
+    """Return a measured value with at least three significant digits, whatever its size; "nan" where it is none.
 
     >>> [number(value) for value in (0.96384, 12.5, 0.0000123456, 1.7e9, 0.0)]
     ['0.9638', '12.5000', '1.235e-05', '1.7e+09', '0.0000']
     """
+    if value is None:
+        return "nan"
     return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 10_000 else f"{value:.4g}"
 
 

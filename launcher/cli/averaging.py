@@ -11,6 +11,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.words import AssetsFolder, use_assets
 from launcher.errors import Problems
+from launcher.text import number
 
 
 @app.command()
@@ -49,7 +50,7 @@ def average(
     found = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite)
     before = found.before[found.metric]
     if found.best is None:
-        print(f"none is better than {runs[0]}: {found.metric} {before:.4f}; nothing was written")
+        print(f"none is better than {runs[0]}: {found.metric} {number(before)}; nothing was written")
         return
     after = found.best.metrics[found.metric]
-    print(f"{found.best.name}: {found.metric} {after:.4f} instead of {before:.4f}; written to {to}")
+    print(f"{found.best.name}: {found.metric} {number(after)} instead of {number(before)}; written to {to}")

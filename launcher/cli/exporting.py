@@ -174,7 +174,8 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path, precision
         print(f"  input   {input_name(wanted)} {shape}")
         print(f"  output  {output_name(model, wanted)} {str(output_dtype(model))[6:]} (N, {len(model.classes)})")
     if wanted.probabilities and model.kind == "classification" and not model.calibrated:
-        print(f"  not calibrated; to calibrate: python -m launcher evaluate {one_line(str(run))}")
+        why = model.not_calibrated or f"to calibrate: python -m launcher evaluate {one_line(str(run))}"
+        print(f"  not calibrated; {why}")
     if precision not in (None, "no", "auto"):
         print(f"  computes in float32; the run itself computes in {precision}")
     found = done.difference

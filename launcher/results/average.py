@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.errors import Problems, UserError
+from launcher.files import json_text
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.protocols import Split
 from launcher.recipe.transforms import evaluation
@@ -174,7 +174,7 @@ def _write(
         assert isinstance(backbone, nn.Module)
         plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
         save_file({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors")
-        (draft / "final/metrics.json").write_text(json.dumps(best.metrics, indent=1, ensure_ascii=False))
+        (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
         told = {
             "best": best.name,
             "of": best.of,
@@ -184,7 +184,7 @@ def _write(
             "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in found.candidates],
             "runs": [str(path) for path in paths],
         }
-        (draft / "averaged.json").write_text(json.dumps(told, indent=1, ensure_ascii=False))
+        (draft / "averaged.json").write_text(json_text(told, indent=1))
         shutil.rmtree(to, ignore_errors=True)
         draft.rename(to)
     except OSError as error:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.errors import UserError
 from launcher.results.finished import FinishedRun
+from launcher.text import number as measured
 from launcher.training.checkpoint import Checkpoints
 
 Weights = Mapping[str, torch.Tensor]
@@ -95,13 +96,14 @@ def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, tell: Callable[
     alone = [Candidate(i.name, i.weights, judge.evaluate(i.weights), (i.name,)) for i in ingredients]
     alone.sort(key=lambda candidate: candidate.metrics[judge.metric], reverse=judge.mode == "max")
     for candidate in alone:
-        tell(f"{candidate.name}: {judge.metric} {candidate.metrics[judge.metric]:.4f}")
+        tell(f"{candidate.name}: {judge.metric} {measured(candidate.metrics[judge.metric])}")
     soup, taken = alone[0], [alone[0]]
     for candidate in alone[1:]:
         weights = mean_of([part.weights for part in (*taken, candidate)])
         metrics = judge.evaluate(weights)
         keeps = judge.is_no_worse(metrics, soup.metrics)
-        tell(f"soup with {candidate.name}: {judge.metric} {metrics[judge.metric]:.4f}{'' if keeps else ', left out'}")
+        reached = measured(metrics[judge.metric])
+        tell(f"soup with {candidate.name}: {judge.metric} {reached}{'' if keeps else ', left out'}")
         if keeps:
             taken.append(candidate)
             soup = Candidate(f"soup of {len(taken)}", weights, metrics, tuple(part.name for part in taken))
@@ -118,7 +120,7 @@ def interpolations(
         weights = mean_of([probe.weights, tuned.weights], [1 - share, share])
         metrics = judge.evaluate(weights)
         name = f"{share:.2f} of the way from {probe.name} to {tuned.name}"
-        tell(f"{name}: {judge.metric} {metrics[judge.metric]:.4f}")
+        tell(f"{name}: {judge.metric} {measured(metrics[judge.metric])}")
         found.append(Candidate(name, weights, metrics, (probe.name, tuned.name)))
     return found
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
+from launcher.files import metrics_from_json
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import load_recipe
@@ -60,7 +61,7 @@ def read_finished(path: Path) -> FinishedRun:
         rundir=rundir,
         recipe=dataclasses.replace(recipe, backbone=_as_trained(recipe.backbone, described, rundir.final)),
         preprocessing=Preprocessing(**_json(rundir.final / "preprocess.json")),
-        metrics=_json(rundir.final / "metrics.json"),
+        metrics=metrics_from_json(_json(rundir.final / "metrics.json")),
         step=int(described["step"]),
         names=tuple(_json(rundir.final / "classes.json")),
         described=described,

@@ -50,7 +50,13 @@ class LoadedModel(TransferModel):
     thresholds: tuple[float, ...]
     """Of a multi-label model: the probability from which each label is given; 0.5 where none was fitted."""
     calibrated: bool
-    """Whether there is a `final/calibration.json`."""
+    """Whether probabilities of classes are divided by a temperature that was fitted. Those of labels never are."""
+    thresholds_fitted: bool
+    """Of a multi-label model: whether its thresholds were fitted."""
+    positives: tuple[int, ...]
+    """On how many images with the label each threshold rests; empty where it is not known."""
+    not_calibrated: str
+    """Why the evaluation of the run fitted no temperature; empty where it did, or where there was none yet."""
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
     """Of a regression: one output's unit, float64."""
@@ -94,7 +100,9 @@ def model_of(finished: FinishedRun) -> LoadedModel:
     model.preprocessing = Preprocess(finished.preprocessing)
     model.classes, model.kind = finished.names, kind
     model.temperature, model.thresholds = float(stored.get("temperature", 1.0)), thresholds
-    model.calibrated = bool(stored)
+    model.not_calibrated = str(stored.get("reason", ""))
+    model.calibrated = kind == "classification" and "temperature" in stored and not model.not_calibrated
+    model.thresholds_fitted, model.positives = "thresholds" in stored, tuple(stored.get("positives", ()))
     if scale and kind == "regression":
         model.mean, model.std = scale
     return model.eval()

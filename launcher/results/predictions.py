@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -20,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.errors import UserError
+from launcher.files import json_text
 from launcher.recipe.data.targets import one_line
 from launcher.results.columns import as_text, name_columns
 from launcher.results.loaded import LoadedModel
@@ -83,7 +83,7 @@ class TextRows:
             self._write_csv([list(row) for row in rows])
         else:
             keys = ["name", *(column.name for column in columns)]
-            lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) + "\n" for row in rows]
+            lines = [json_text(dict(zip(keys, row, strict=True))) + "\n" for row in rows]
             self._stream.write("".join(lines).encode("utf-8", "backslashreplace"))
         self._stream.flush()
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.transforms import evaluation
+from launcher.text import number as measured
 from launcher.training.features.batches import FeatureLoader
 from launcher.training.images import end_workers, evaluation_loader
 from launcher.training.interruption import StoppedError
@@ -78,10 +79,10 @@ def start_head(run: Run, state: PhaseState) -> float:
     seconds = time.perf_counter() - begin
     metrics = held_out_metrics(run, chosen)
     name = run.prepared.task.monitor
-    shown = f", {name} {metrics[name]:.4f}" if name in metrics else ""
+    shown = f", {name} {measured(metrics[name])}" if name in metrics else ""
     run.screen.line(
         f"head in closed form from {chosen.fitted} images, L2 {chosen.l2:.3g} and scale {chosen.scale:.3g} chosen on "
-        f"{chosen.held_out} others of the training images (loss {chosen.loss:.4f}{shown}); {seconds:.1f} s"
+        f"{chosen.held_out} others of the training images (loss {measured(chosen.loss)}{shown}); {seconds:.1f} s"
     )
     if run.accelerator.is_main_process:
         phase = {"number": state.resolved.number, "phase": state.resolved.phase.name}

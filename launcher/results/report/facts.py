@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
+from launcher.files import metrics_from_json
 from launcher.recipe.protocols import Splits
 from launcher.results.report.pictures import Pictures
 from launcher.results.report.samples import Kind, Samples, read_samples
@@ -137,7 +138,7 @@ def read_facts(
         environment=_json(path / "environment.json"),
         plan=_json(path / "plan.json"),
         model=model,
-        metrics=evaluation.get("metrics") or _json(path / "final/metrics.json"),
+        metrics=metrics_from_json(evaluation.get("metrics") or _json(path / "final/metrics.json")),
         epochs=epochs,
         steps=_steps(rows, epochs),
         timing=tuple(_rows(path / "timing.jsonl")),
@@ -169,7 +170,7 @@ def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
                 row["epoch"],
                 row["step"],
                 row["train_loss"],
-                row["val"],
+                metrics_from_json(row["val"]),
                 bool(row["best"]),
             )
         )

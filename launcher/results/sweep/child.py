@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from launcher.files import metrics_from_json
 from launcher.training.asking import ask_to_stop
 from launcher.training.launch import PARENT_VARIABLE
 
@@ -98,8 +99,9 @@ class Epochs:
                 continue
             if row.get("event") == "epoch":
                 self._count += 1
-                averaged = row["val"].get(f"ema_{self._metric}")
-                yield self._count, row["val"].get(self._metric, math.nan) if averaged is None else averaged
+                metrics = metrics_from_json(row["val"])
+                plain = metrics.get(self._metric, math.nan)
+                yield self._count, metrics.get(f"ema_{self._metric}", plain)
 
 
 def final_value(run_dir: Path, metric: str) -> float | None:
@@ -108,7 +110,7 @@ def final_value(run_dir: Path, metric: str) -> float | None:
         metrics = json.loads((run_dir / "final/metrics.json").read_text(encoding="utf-8"))
     except OSError:
         return None
-    return float(metrics.get(metric, math.nan))
+    return metrics_from_json(metrics).get(metric, math.nan)
 
 
 def why_stopped(run_dir: Path) -> str | None:
