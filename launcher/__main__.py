@@ -8,7 +8,7 @@ import sys
 # machine: on 2 cores shared with one other process, a training step of EfficientNet-lite0 took 3 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Importing torch and torchmetrics makes 400,000 objects, which Python's collector goes through 900 times to find that
+# Importing torch makes hundreds of thousands of objects, which Python's collector goes through 900 times to find that
 # none is garbage: of 3.4 s of a core, 0.5 s. It still collects, at every 50,000 objects.
 gc.set_threshold(50_000, 20, 100)
 

@@ -83,3 +83,8 @@ def _finite(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return content
+
+
+def metrics_from_json(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics as they were before `json_text` wrote null for those that are not finite."""
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}

@@ -68,11 +68,12 @@ def test_intervals_hold_the_metric_and_shrink_with_more_samples(kind: str) -> No
         metrics = task.metrics(outputs, targets)
         found = intervals(task, outputs, targets, metrics, seed=3)
         assert found == intervals(task, outputs, targets, metrics, seed=3)
-        assert found != intervals(task, outputs, targets, metrics, seed=4)
+        assert found["loss"] != intervals(task, outputs, targets, metrics, seed=4)["loss"]
         assert list(found) == list(metrics)
         for name, interval in found.items():
             assert interval.low <= metrics[name] <= interval.high, name
-            assert interval.resamples == 1000
+            exact = name in ("accuracy", "top5_accuracy", "exact_match") or name.startswith("recall/")
+            assert interval.resamples == (0 if exact else 1000)
         widths[samples] = {name: interval.high - interval.low for name, interval in found.items()}
     for name, width in widths[1600].items():
         assert 2.5 < widths[100][name] / width < 6.5, name  # 4 times, give or take: it goes with the square root
@@ -113,7 +114,9 @@ def test_a_sample_that_is_alone() -> None:
     task, outputs, targets = drawn("classification", 1)
     metrics = task.metrics(outputs, targets)
     found = intervals(task, outputs, targets, metrics, seed=0)
-    assert (found["loss"].low, found["loss"].high) == pytest.approx((metrics["loss"],) * 2)
+    # One sample says nothing of others but for what a count of one says.
+    assert "loss" not in found
+    assert found["accuracy"].low in (0, pytest.approx(0.025))
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 5.0, 200.0])
@@ -133,8 +136,8 @@ def test_the_temperature_is_the_best_one() -> None:
     generator = torch.Generator().manual_seed(0)
     true = torch.randn(4000, 5, generator=generator) * 2
     targets = torch.multinomial(true.softmax(1), 1, generator=generator)[:, 0]
-    assert temperature_of(true, targets) == pytest.approx(1, abs=0.05)
-    best = temperature_of(3 * true, targets)
+    assert temperature_of(true, targets).value == pytest.approx(1, abs=0.05)
+    best = temperature_of(3 * true, targets).value
     assert best == pytest.approx(3, abs=0.15)
     at_best = calibration(3 * true, targets, best)
     for other in (1.0, best * 0.98, best * 1.02):
@@ -142,13 +145,34 @@ def test_the_temperature_is_the_best_one() -> None:
     assert at_best["ece"] < calibration(3 * true, targets)["ece"] / 4
 
 
-def test_temperatures_of_outputs_that_have_no_best_one() -> None:
-    targets = torch.tensor([0, 1, 2])
-    assert temperature_of(torch.zeros(3, 3), targets) == 1.0
-    for logits in (torch.eye(3), -torch.eye(3)):  # never wrong; worse than chance
-        best = temperature_of(logits, targets)
-        assert 0.0099 < best < 100.01
-        assert calibration(logits, targets, best)["nll"] <= calibration(logits, targets)["nll"]
+def test_no_temperature_is_fitted_where_the_samples_cannot_carry_one() -> None:
+    targets = torch.arange(12) % 3
+    right = torch.eye(3)[targets]
+    one_mistake = right.clone()
+    one_mistake[0] = one_mistake[0].flip(0)
+    for logits, said in (
+        (right, "none of the 12 images is a mistake"),
+        (50 * right, "none of the 12 images is a mistake"),
+        (-right, "say too little"),
+        (torch.zeros(12, 3), "say too little"),
+    ):
+        found = temperature_of(logits, targets)
+        assert found.value == 1.0
+        assert said in found.reason
+    assert "9 images are too few" in temperature_of(one_mistake[:9], targets[:9]).reason
+    assert temperature_of(one_mistake, targets).reason == ""
+
+
+@pytest.mark.parametrize("samples", [20, 200, 2000])
+def test_how_sure_a_temperature_makes_is_bound_by_the_number_of_samples(samples: int) -> None:
+    """All that is wrong is one sample, almost a tie: without the bound the others would be as sure as can be."""
+    targets = torch.arange(samples) % 2
+    logits = 0.5 * torch.eye(2)[targets]
+    logits[0] = torch.tensor([0.0, 1e-6])
+    found = temperature_of(logits, targets)
+    assert not found.reason
+    confidence = (logits / found.value).softmax(1).max(1).values.max()
+    assert 1 - 3 / samples < confidence <= (samples + 1) / (samples + 2) + 1e-6
 
 
 def test_the_best_threshold_is_that_of_a_search() -> None:

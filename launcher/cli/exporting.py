@@ -161,7 +161,7 @@ def _check_words(
 
 def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path, precision: str | None) -> None:
     from launcher.recipe.data.targets import one_line
-    from launcher.results.export.wanted import GRAPHS, input_name, output_name
+    from launcher.results.export.wanted import GRAPHS, input_name, output_dtype, output_name
 
     opset = f", ONNX opset {done.opset}" if done.opset is not None else ""
     print(f"{one_line(str(done.path))}  {_size(done.size)}{opset}")
@@ -172,9 +172,10 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path, precision
         side = model.preprocessing.about.image_size
         shape = "uint8 (N, height, width, 3)" if wanted.preprocess else f"float32 (N, 3, {side}, {side})"
         print(f"  input   {input_name(wanted)} {shape}")
-        print(f"  output  {output_name(model, wanted)} float32 (N, {len(model.classes)})")
+        print(f"  output  {output_name(model, wanted)} {str(output_dtype(model))[6:]} (N, {len(model.classes)})")
     if wanted.probabilities and model.kind == "classification" and not model.calibrated:
-        print(f"  not calibrated; to calibrate: python -m launcher evaluate {one_line(str(run))}")
+        why = model.not_calibrated or f"to calibrate: python -m launcher evaluate {one_line(str(run))}"
+        print(f"  not calibrated; {why}")
     if precision not in (None, "no", "auto"):
         print(f"  computes in float32; the run itself computes in {precision}")
     found = done.difference

@@ -128,10 +128,19 @@ def _form(as_: As | None, to: Path | None) -> As:
 
 
 def _how(model: LoadedModel, run: Path) -> str:
+    """Say what the probabilities are."""
+    from launcher.results.calibration import few_positives
+
     if model.kind not in ("classification", "multi-label"):
         return ""
-    if not model.calibrated:
-        return f"not calibrated; to calibrate: python -m launcher evaluate {run}"
     if model.kind == "multi-label":
-        return f"labels from the thresholds in {run}/final/calibration.json"
+        if not model.thresholds_fitted:
+            return f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {run}"
+        few = few_positives(dict(zip(model.classes, model.positives, strict=False)))
+        rest = f"; some rest on few images: {few}" if few else ""
+        return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{rest}"
+    if model.not_calibrated:
+        return f"probabilities not calibrated: {model.not_calibrated}"
+    if not model.calibrated:
+        return f"probabilities not calibrated; to calibrate: python -m launcher evaluate {run}"
     return f"probabilities calibrated with temperature {model.temperature:.4g} ({run}/final/calibration.json)"

@@ -45,12 +45,13 @@ def prepare(
     import torch
 
     from launcher.recipe.data.preparing import make_copy
+    from launcher.recipe.target_precision import build_splits
     from launcher.training.launch import usable_cpus
 
     torch.set_num_threads(1)  # one image on each core
     problems = Problems()
     with problems.collected():
-        splits = loaded.recipe.data.build(loaded.recipe.task.target_kind, loaded.recipe.seed)
+        splits = build_splits(loaded.recipe)
     with problems.collected():
         preprocessing = loaded.recipe.backbone.preprocessing()
     problems.raise_if_any()

@@ -1,4 +1,4 @@
-"""The tasks at work: losses per sample, metrics over all samples (torchmetrics)."""
+"""The tasks at work: losses per sample, metrics over all samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from launcher.errors import UserError
-from launcher.recipe import scores, tasks
+from launcher.metrics import classification, multilabel, regression
+from launcher.metrics.formula import Formula, plain_metrics
+from launcher.recipe import tasks
 from launcher.recipe.protocols import Splits
 
 Mode = Literal["max", "min"]
+
+LARGEST, SMALLEST = 1e150, 1e-150
+"""Sizes of a regression's targets whose squares float64 still holds: it ends at 1.8e308 and begins at 2.2e-308."""
 
 
 class BuiltClassification:
@@ -41,19 +46,11 @@ class BuiltClassification:
         )
 
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        outputs, num_classes = outputs.float(), self.num_outputs
-        found = {
-            "accuracy": scores.multiclass_accuracy(outputs, targets, num_classes, average="micro"),
-            "macro_f1": scores.multiclass_f1_score(outputs, targets, num_classes, average="macro"),
-            "loss": F.cross_entropy(outputs, targets),
-        }
-        if num_classes > 5:
-            found["top5_accuracy"] = scores.multiclass_accuracy(outputs, targets, num_classes, average="micro", top_k=5)
-        if len(torch.unique(targets)) == num_classes:  # undefined while a class has no sample
-            found["auroc"] = scores.multiclass_auroc(outputs, targets, num_classes, average="macro")
-        recalls = scores.multiclass_recall(outputs, targets, num_classes, average="none")
-        found |= {f"recall/{name}": recall for name, recall in zip(self.names, recalls, strict=True)}
-        return {name: float(value) for name, value in found.items()}
+        found = classification.formulas(outputs.float(), targets, self.names, keep=False)
+        return _defined(found, targets, self.undefined(targets))
+
+    def undefined(self, targets: torch.Tensor) -> dict[str, str]:
+        return classification.undefined(targets, self.names)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "classification", "outputs": "logits; softmax gives probabilities"}
@@ -87,35 +84,21 @@ class BuiltMultiLabel:
         return losses.mean(dim=1)
 
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        outputs, truth, num_labels = outputs.float(), targets.long(), self.num_outputs
-        # A label without a positive has no average precision, one without a negative no AUROC: left out of the mean.
-        both = [i for i in range(num_labels) if 0 < int(truth[:, i].sum()) < len(truth)]
-        ranked = outputs[:, both].sigmoid(), truth[:, both], len(both)
-        found = {
-            "macro_f1": scores.multilabel_f1_score(outputs, truth, num_labels, average="macro"),
-            "micro_f1": scores.multilabel_f1_score(outputs, truth, num_labels, average="micro"),
-            "exact_match": scores.multilabel_exact_match(outputs, truth, num_labels),
-            "loss": F.binary_cross_entropy_with_logits(outputs, targets.float()),
-        }
-        if len(both) == 1:
-            found["map"] = scores.binary_average_precision(ranked[0][:, 0], ranked[1][:, 0])
-            found["auroc"] = scores.binary_auroc(ranked[0][:, 0], ranked[1][:, 0])
-        elif both:
-            found["map"] = scores.multilabel_average_precision(*ranked, average="macro")
-            found["auroc"] = scores.multilabel_auroc(*ranked, average="macro")
-        else:
-            found["map"] = torch.tensor(0.0)
-        recalls = scores.multilabel_recall(outputs, truth, num_labels, average="none")
-        recalls = recalls.reshape(-1)
-        found |= {f"recall/{name}": recall for name, recall in zip(self.names, recalls, strict=True)}
-        return {name: float(value) for name, value in found.items()}
+        return _defined(multilabel.formulas(outputs.float(), targets, self.names), targets, self.undefined(targets))
+
+    def undefined(self, targets: torch.Tensor) -> dict[str, str]:
+        return multilabel.undefined(targets, self.names)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "multi-label", "outputs": "logits; sigmoid gives the probability of each label"}
 
 
 class BuiltRegression:
-    """Outputs are normalised values (N, num_targets); targets float32 (N, num_targets) in the user's units."""
+    """Outputs are normalised values (N, num_targets); targets float64 (N, num_targets) in the user's units.
+
+    What is normalised is of the size of 1, so float32 holds it. What is not must be float64: a time in seconds since
+    1970 has steps of 128 s in float32.
+    """
 
     monitor = "mae"
     monitor_mode: Mode = "min"
@@ -125,37 +108,38 @@ class BuiltRegression:
         self.num_outputs = len(splits.names)
         self.loss_name = task.loss
         train = splits.train.targets.astype(np.float64)
-        self.mean = torch.tensor(train.mean(axis=0), dtype=torch.float32)
-        self.std = torch.tensor(train.std(axis=0), dtype=torch.float32)
-        flat = [name for name, std in zip(splits.names, train.std(axis=0), strict=True) if not std > 0]
+        flat = [name for name, column in zip(splits.names, train.T, strict=True) if column.max() == column.min()]
         if flat:
             raise UserError(f"task: the training targets {flat} are all the same value; there is nothing to learn")
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = train.mean(axis=0), train.std(axis=0)
+        _check_scale(splits, std)
+        self.mean, self.std = torch.from_numpy(mean), torch.from_numpy(std)
 
     def encode(self, targets: torch.Tensor) -> torch.Tensor:
         return targets
 
+    def normalised(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return targets in standard deviations of the training targets, float32 (N, num_targets)."""
+        goals = (targets.double() - self.mean.to(targets.device)) / self.std.to(targets.device)
+        return goals.float()
+
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        goal = (targets - self.mean.to(targets.device)) / self.std.to(targets.device)
         losses = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss}
-        return losses[self.loss_name](outputs.float(), goal, reduction="none").mean(dim=1)
+        goals = self.normalised(targets).to(outputs.device)
+        return losses[self.loss_name](outputs.float(), goals, reduction="none").mean(dim=1)
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs in the user's units, (N, num_targets)."""
-        return outputs.float() * self.std.to(outputs.device) + self.mean.to(outputs.device)
+        """Return outputs, on the CPU, in the user's units: float64 (N, num_targets)."""
+        return outputs.double() * self.std + self.mean
 
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        values = self.values(outputs)
-        found = {
-            "mae": scores.mean_absolute_error(values, targets),
-            "rmse": scores.mean_squared_error(values, targets).sqrt(),
-            "loss": self.loss(outputs, targets).mean(),
-        }
-        if len(targets) > 1:
-            found["r2"] = scores.r2_score(values, targets)
-        if self.num_outputs > 1:
-            for i, name in enumerate(self.names):
-                found[f"mae/{name}"] = scores.mean_absolute_error(values[:, i], targets[:, i])
-        return {name: float(value) for name, value in found.items()}
+        losses = self.loss(outputs, targets)
+        found = regression.formulas(outputs.float(), targets, self.mean, self.std, losses, self.names)
+        return _defined(found, targets, self.undefined(targets))
+
+    def undefined(self, targets: torch.Tensor) -> dict[str, str]:
+        return regression.undefined(targets, self.names)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -164,6 +148,31 @@ class BuiltRegression:
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
         }
+
+
+def _defined(formulas: list[Formula], targets: torch.Tensor, undefined: dict[str, str]) -> dict[str, float]:
+    """Metrics of all samples. One that the targets leave undefined is left out; one of outputs that are NaN stays."""
+    return {name: value for name, value in plain_metrics(formulas, len(targets)).items() if name not in undefined}
+
+
+def _check_scale(splits: Splits, std: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    """Raise UserError where numbers are too large or too close to each other to be normalised in float64."""
+    problems = []
+    for index, name in enumerate(splits.names):
+        columns = [split.targets[:, index].astype(np.float64) for split in (splits.train, splits.val)]
+        largest = max(float(np.abs(column).max()) for column in columns)
+        if not (largest <= LARGEST and np.isfinite(std[index])):
+            problems.append(
+                f"task: the targets {name!r} are as large as {largest:.4g}, too large for float64 arithmetic; give "
+                "them in another unit or as logarithms"
+            )
+        elif not std[index] >= SMALLEST:
+            problems.append(
+                f"task: the targets {name!r} differ by so little (standard deviation {std[index]:.4g}) that float64 "
+                "arithmetic cannot tell them apart; give them in another unit"
+            )
+    if problems:
+        raise UserError(*problems)
 
 
 def _one_for_each(field: str, values: tuple[float, ...], splits: Splits) -> tuple[float, ...]:

@@ -78,7 +78,7 @@ class Split:
     """Images with their targets.
 
     `targets` is int64 (N,) for target kind "class", float32 (N, num_labels) of 0 and 1 for "labels",
-    float32 (N, num_targets) for "values".
+    float64 (N, num_targets) for "values". (A part of the user's own may give float32.)
     """
 
     images: ImageSource
@@ -123,7 +123,8 @@ class BuiltTask(Protocol):
         ...
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss per sample, (N,). `targets` are as in `Split`, or as from `encode`."""
+        """Loss per sample, (N,). `targets` are as in `Split`, or as from `encode`; of target kind "values" float32, for
+        many of torch's losses take nothing else, unless the task part has `exact_targets`."""
         ...
 
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -136,11 +137,22 @@ class BuiltTask(Protocol):
 
 
 @runtime_checkable
+class ReportsUndefined(Protocol):
+    """A built task that says which of its metrics cannot be had, and why: of a class without an image, for instance."""
+
+    def undefined(self, targets: torch.Tensor) -> dict[str, str]:
+        """Return the metrics that are not defined for these targets, and what the set of images lacks or is."""
+        ...
+
+
+@runtime_checkable
 class Task(Protocol):
     @property
     def target_kind(self) -> TargetKind: ...
 
     def build(self, splits: Splits) -> BuiltTask: ...
+
+    # It may also have `exact_targets = True`: targets of kind "values" then stay float64.
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -52,6 +52,8 @@ class MultiLabel:
 class Regression:
     """One or several numbers per image. They are normalised by the training mean and standard deviation inside the
     task; metrics and predictions are in the user's units."""
+
+    exact_targets: ClassVar[bool] = True
 
     loss: Literal["mse", "smooth_l1", "l1"] = "mse"
 

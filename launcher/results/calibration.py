@@ -5,9 +5,10 @@ Kept in `final/calibration.json`, beside weights that stay as they are.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,59 @@ import torch.nn.functional as F
 
 from launcher.errors import UserError
 from launcher.files import write_json
+from launcher.recipe.data.targets import one_line
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
-"""Where the best temperature is looked for. Without a mistake on the split it would be 0."""
+"""Between which the best temperature is looked for; one that would lie beyond is none."""
+FEWEST = 10
+"""Images that a temperature, and images with a label that its threshold, rests on; of fewer it is told."""
 FILE = "calibration.json"
 
 Floats = npt.NDArray[np.float64]
 
 
-def temperature_of(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """By which logits are divided so that the targets are likeliest (Guo et al., https://arxiv.org/abs/1706.04599).
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """A temperature, and why it is 1 where none could be fitted."""
+
+    value: float
+    reason: str = ""
+    """Empty where it was fitted."""
+
+
+def temperature_of(logits: torch.Tensor, targets: torch.Tensor) -> Temperature:
+    """Fit the temperature by which logits are divided so that the targets are likeliest (Guo et al.,
+    https://arxiv.org/abs/1706.04599), as far as the samples can carry it.
+
+    Without a mistake among them the likeliest temperature is 0, by which every probability is 100 %; so none is fitted.
+    With few mistakes it is still too low, so a sample counts as one of its class by (n + 1) / (n + 2) only, n being the
+    number of samples, and as one of the other classes by the rest: the rule of succession, as in Platt, Probabilistic
+    Outputs for Support Vector Machines, 1999, section 2.2. This bounds how sure n samples can make.
 
     The negative log-likelihood is convex in 1 / temperature, so the sign of its slope leads to the one minimum.
     """
-    logits = logits.double()
-    wanted = logits.gather(1, targets[:, None]).squeeze(1)
+    logits, count = logits.double(), len(targets)
+    mistakes = int((logits.argmax(1) != targets).sum())
+    if count < FEWEST:
+        return Temperature(1.0, f"{count} images are too few for one (fewer than {FEWEST})")
+    if not mistakes:
+        return Temperature(1.0, f"none of the {count} images is a mistake, so they do not say how sure is too sure")
+    others = (1 / (count + 2)) / (logits.shape[1] - 1)
+    truth = torch.full_like(logits, others).scatter_(1, targets[:, None], (count + 1) / (count + 2))
+    wanted = (truth * logits).sum(1)
 
     def slope(log_inverse: float) -> float:
         expected = ((logits * math.exp(log_inverse)).softmax(1) * logits).sum(1)
         return float((expected - wanted).mean())
 
     low, high = -math.log(TEMPERATURES[1]), -math.log(TEMPERATURES[0])
-    if slope(0.0) == 0.0:  # nothing to gain, as of logits that are all the same
-        return 1.0
+    if not slope(low) < 0 < slope(high):
+        return Temperature(1.0, f"the outputs say too little of the classes ({mistakes} of {count} are mistakes)")
     for _ in range(34):  # to 1e-9 of the logarithm
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return math.exp(-(low + high) / 2)
+    return Temperature(math.exp(-(low + high) / 2))
 
 
 def calibration(logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0) -> dict[str, Any]:
@@ -101,6 +127,13 @@ def best_threshold(probabilities: Floats, positive: npt.NDArray[np.bool_]) -> fl
     below = -values[best + 1] if best + 1 < len(values) else 0.0
     middle = (lowest + below) / 2
     return float(middle if below < middle else lowest)  # neighbouring numbers have no middle
+
+
+def few_positives(positives: Mapping[str, int]) -> str:
+    """Name the labels whose thresholds rest on fewer than FEWEST positive images; empty where all rest on more."""
+    few = sorted((count, name) for name, count in positives.items() if count < FEWEST)
+    more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+    return ", ".join(f"{one_line(name)} (on {count})" for count, name in few[:5]) + more
 
 
 def read_calibration(final: Path) -> dict[str, Any]:

@@ -26,12 +26,15 @@ def name_columns(names: Sequence[str]) -> dict[str, Any]:
     return {"name": pa.array(texts, pa.string()), "name_bytes": pa.array(exact, pa.binary())}
 
 
-def table_of(task: BuiltTask, outputs: torch.Tensor, split: Split, names: Sequence[str]) -> pa.Table:
+def table_of(
+    task: BuiltTask, outputs: torch.Tensor, split: Split, names: Sequence[str], temperature: float
+) -> pa.Table:
     """A row for each sample, in the order of the split.
 
     Classification: target, prediction, probability/CLASS. Multi-label: target/LABEL, prediction/LABEL (1 where the
-    probability is above 0.5, as in the metrics), probability/LABEL. Regression: target/NAME, prediction/NAME, in the
-    user's units. Of another task: target and output/NAME. Probabilities are those of the network, without temperature.
+    probability is above 0.5, as in the metrics), probability/LABEL. Regression: target/NAME, prediction/NAME, float64
+    in the user's units. Of another task: target and output/NAME. Probabilities of classes are those of the outputs
+    divided by `temperature`, as `predict` and exports give them.
     `loss` is the plain loss of the sample, whose mean is the metric.
     """
     columns: dict[str, Any] = {"index": pa.array(range(len(split)), pa.int64())}
@@ -41,7 +44,7 @@ def table_of(task: BuiltTask, outputs: torch.Tensor, split: Split, names: Sequen
     if kind == "classification":
         columns["target"] = _named(targets, texts)
         columns["prediction"] = _named(outputs.argmax(1), texts)
-        columns |= _each("probability", texts, outputs.softmax(1))
+        columns |= _each("probability", texts, (outputs / temperature).softmax(1))
         losses = F.cross_entropy(outputs, targets, reduction="none")
     elif kind == "multi-label":
         probabilities = outputs.sigmoid()

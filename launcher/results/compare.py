@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import Problems, UserError
+from launcher.files import json_text, metrics_from_json, read_json
 from launcher.recipe.dotted import flat
 from launcher.training.stopping import mode_of
 
@@ -39,10 +40,10 @@ def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> R
         raise UserError(f"{run_dir / 'recipe.json'}: cannot be read ({error})") from error
     epochs = _epochs(run_dir)
     best = next((row for row in reversed(epochs) if row.get("best")), epochs[-1] if epochs else None)
-    metrics = dict(best["val"]) if best else {}
+    metrics = metrics_from_json(best["val"]) if best else {}
     final = run_dir / "final/metrics.json"
     if final.is_file():
-        metrics = json.loads(final.read_text(encoding="utf-8"))
+        metrics = metrics_from_json(read_json(final))
     state, step = state_of(run_dir)
     return Result(str(run_dir), state, step, flat(recipe), metrics, _monitored(run_dir))
 
@@ -105,7 +106,7 @@ class Comparison:
         return text.getvalue()
 
     def as_json(self) -> str:
-        return json.dumps([dict(zip(self.columns, row, strict=True)) for row in self.rows()], indent=1)
+        return json_text([dict(zip(self.columns, row, strict=True)) for row in self.rows()], indent=1)
 
 
 def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]], by: str | None = None) -> Comparison:

@@ -13,6 +13,7 @@ from launcher.results.finished import read_finished
 from launcher.results.report.build import FILE, write_report
 from launcher.results.report.facts import Facts, read_facts
 from launcher.results.report.speed import spent_in
+from launcher.text import number as measured
 from launcher.training.progress import Screen, duration
 from launcher.training.state import Run
 
@@ -59,7 +60,7 @@ def show_end(facts: Facts, screen: Screen, report: Path | None) -> None:
         epochs = [epoch for epoch in facts.epochs if epoch.number == number]
         values = [value for epoch in epochs if (value := facts.validated(epoch, metric)) is not None]
         best = (min if facts.mode == "min" else max)(values, default=None)
-        shown = "-" if best is None else f"{best:.4f}"
+        shown = "-" if best is None else measured(best)
         name = epochs[0].phase if epochs else phase.name
         rows.append([name, str(len(epochs)), duration(phase.seconds), shown, "kept" if kept in epochs else ""])
     screen.table(["phase", "epochs", "time", f"best {metric}", ""], rows)
@@ -71,11 +72,12 @@ def _lines(facts: Facts, report: Path | None) -> list[tuple[str, str]]:
     metric, path = facts.monitor, shlex.quote(str(facts.path))
     lines = []
     value, interval = facts.metrics.get(metric), facts.interval(metric)
-    if value is not None and interval:
-        lines.append(("result", f"{metric} {value:.4f}, 95 % interval {interval[0]:.4f} to {interval[1]:.4f}"))
+    if value is not None and facts.evaluation.get("intervals"):
+        ends = f"{measured(interval[0])} to {measured(interval[1])}" if interval else "not defined"
+        lines.append(("result", f"{metric} {measured(value)}, 95 % interval {ends}"))
     worst = worst_classes(facts)
     if worst:
-        told = ", ".join(f"{one_line(name)} (F1 {f1:.4f})" for name, f1 in worst)
+        told = ", ".join(f"{one_line(name)} (F1 {measured(f1)})" for name, f1 in worst)
         lines.append(("weakest", told))
     if report:
         lines.append(("report", str(report)))

@@ -18,6 +18,7 @@ from launcher.recipe.data.folder import read_labelled
 from launcher.recipe.data.targets import MEANING
 from launcher.recipe.data.verifying import broken_images, on_bad_image_of, whole
 from launcher.recipe.protocols import BuiltTask, Split
+from launcher.recipe.target_precision import as_taken
 from launcher.recipe.transforms import evaluation as evaluation_transform
 from launcher.results.evaluation import Evaluation as Evaluation
 from launcher.results.evaluation import Subject, judged
@@ -106,8 +107,7 @@ def _own_data(
     with agreed(accelerator):
         splits = check_data(finished, splits, checked_together(accelerator, say))
         task = finished.recipe.task.build(splits)
-    split: Split = getattr(splits, split_name)
-    return split, task, splits.names
+    return getattr(splits, split_name), task, splits.names
 
 
 def _other_data(
@@ -121,6 +121,7 @@ def _other_data(
             raise UserError(f"--data: class folders give {MEANING['class']}, but the task reads {reads}; use --split")
         split, left_out = read_labelled("--data", str(folder), finished.names)
         task = build_task_alone(finished, split)
+        split = as_taken(recipe.task, split)
     if left_out:
         say(f"--data: {len(left_out)} files left out: {'; '.join(left_out)}")
     with agreed(accelerator):

@@ -84,7 +84,7 @@ class Evaluation:
             "flips": self.subject.flips,
             "samples": len(self.split),
             "metrics": self.metrics,
-            "intervals": intervals_to_json(self.intervals, recipe.seed),
+            "intervals": intervals_to_json(self.intervals, self.metrics, recipe.seed),
             "weights": weights,
             **self.how,
             **self.details,
@@ -158,7 +158,8 @@ def write(evaluation: Evaluation) -> None:
     # one line each: a confusion matrix of 100 classes has 10,000.
     text = json_text(evaluation.to_json(), indent=1) + "\n"
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
-    table = table_of(evaluation.task, evaluation.outputs, evaluation.split, evaluation.names)
+    temperature = evaluation.details.get("calibration", {}).get("temperature", 1.0)
+    table = table_of(evaluation.task, evaluation.outputs, evaluation.split, evaluation.names, temperature)
     file = evaluation.file
     try:
         write_atomic(file, text)

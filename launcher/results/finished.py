@@ -13,12 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
+from launcher.files import metrics_from_json
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import load_recipe
 from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
+from launcher.recipe.target_precision import build_splits
 from launcher.recipe.tasks import Classification
 from launcher.training.model import TransferModel, build_model
 from launcher.training.rundir import RunDir
@@ -59,7 +61,7 @@ def read_finished(path: Path) -> FinishedRun:
         rundir=rundir,
         recipe=dataclasses.replace(recipe, backbone=_as_trained(recipe.backbone, described, rundir.final)),
         preprocessing=Preprocessing(**_json(rundir.final / "preprocess.json")),
-        metrics=_json(rundir.final / "metrics.json"),
+        metrics=metrics_from_json(_json(rundir.final / "metrics.json")),
         step=int(described["step"]),
         names=tuple(_json(rundir.final / "classes.json")),
         described=described,
@@ -68,7 +70,7 @@ def read_finished(path: Path) -> FinishedRun:
 
 def build_data(finished: FinishedRun) -> Splits:
     """As the recipe's data part makes them; the same on every process."""
-    return finished.recipe.data.build(finished.recipe.task.target_kind, finished.recipe.seed)
+    return build_splits(finished.recipe)
 
 
 def check_data(finished: FinishedRun, splits: Splits, check_images: Callable[[Recipe, Splits], Splits]) -> Splits:

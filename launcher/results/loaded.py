@@ -50,10 +50,16 @@ class LoadedModel(TransferModel):
     thresholds: tuple[float, ...]
     """Of a multi-label model: the probability from which each label is given; 0.5 where none was fitted."""
     calibrated: bool
-    """Whether there is a `final/calibration.json`."""
+    """Whether probabilities of classes are divided by a temperature that was fitted. Those of labels never are."""
+    thresholds_fitted: bool
+    """Of a multi-label model: whether its thresholds were fitted."""
+    positives: tuple[int, ...]
+    """On how many images with the label each threshold rests; empty where it is not known."""
+    not_calibrated: str
+    """Why the evaluation of the run fitted no temperature; empty where it did, or where there was none yet."""
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
-    """Of a regression: one output's unit."""
+    """Of a regression: one output's unit, float64."""
 
     def interpret(self, outputs: torch.Tensor) -> torch.Tensor:
         """Outputs as a person reads them: calibrated probabilities of classes, probabilities of labels, values in the
@@ -64,7 +70,8 @@ class LoadedModel(TransferModel):
         if self.kind == "multi-label":
             return outputs.sigmoid()
         if self.mean is not None and self.std is not None:
-            return outputs * self.std.to(outputs.device) + self.mean.to(outputs.device)
+            # On the CPU in float64: a time in seconds since 1970 has steps of 128 s in float32.
+            return outputs.cpu().double() * self.std + self.mean
         return outputs
 
 
@@ -78,7 +85,7 @@ def model_of(finished: FinishedRun) -> LoadedModel:
     try:
         about: dict[str, Any] = described["task"]
         kind, num_outputs = str(about.get("kind")), int(described["num_outputs"])
-        scale = [torch.tensor(about[name], dtype=torch.float32) for name in ("mean", "std")] if "std" in about else []
+        scale = [torch.tensor(about[name], dtype=torch.float64) for name in ("mean", "std")] if "std" in about else []
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{finished.rundir.final}/model.json: does not describe a model ({error!r})") from error
     stored = read_calibration(finished.rundir.final)
@@ -93,7 +100,9 @@ def model_of(finished: FinishedRun) -> LoadedModel:
     model.preprocessing = Preprocess(finished.preprocessing)
     model.classes, model.kind = finished.names, kind
     model.temperature, model.thresholds = float(stored.get("temperature", 1.0)), thresholds
-    model.calibrated = bool(stored)
+    model.not_calibrated = str(stored.get("reason", ""))
+    model.calibrated = kind == "classification" and "temperature" in stored and not model.not_calibrated
+    model.thresholds_fitted, model.positives = "thresholds" in stored, tuple(stored.get("positives", ()))
     if scale and kind == "regression":
         model.mean, model.std = scale
     return model.eval()

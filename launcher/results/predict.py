@@ -96,7 +96,7 @@ def _results(
     precision: torch.dtype | None,
 ) -> torch.Tensor:
     if not pixels:
-        return torch.zeros(0, len(model.classes))
+        return model.interpret(torch.zeros(0, len(model.classes)))
     batch = torch.stack([image.permute(1, 2, 0) for image in pixels]).permute(0, 3, 1, 2)
     lower = torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
     try:

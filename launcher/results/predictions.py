@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -20,9 +19,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.errors import UserError
+from launcher.files import json_text
 from launcher.recipe.data.targets import one_line
 from launcher.results.columns import as_text, name_columns
 from launcher.results.loaded import LoadedModel
+from launcher.text import level
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -31,7 +32,7 @@ FileFormat = Literal["csv", "jsonl", "parquet"]
 class Column:
     name: str
     values: list[Any]
-    type: Literal["string", "float", "int8"]
+    type: Literal["string", "float", "value", "int8"]
 
 
 class Rows(Protocol):
@@ -61,7 +62,8 @@ def columns_of(model: LoadedModel, results: torch.Tensor, top: int) -> list[Colu
             found.append(Column(f"prediction/{name}", given.to(torch.int8).tolist(), "int8"))
             found.append(Column(f"probability/{name}", column.tolist(), "float"))
         else:
-            found.append(Column(f"prediction/{name}", column.tolist(), "float"))
+            kind: Literal["float", "value"] = "value" if column.dtype == torch.float64 else "float"
+            found.append(Column(f"prediction/{name}", column.tolist(), kind))
     return found
 
 
@@ -71,7 +73,7 @@ class TextRows:
     def __init__(self, form: Literal["csv", "jsonl"], model: LoadedModel, top: int, stream: BinaryIO) -> None:
         self._form, self._model, self._top, self._stream = form, model, top, stream
         if form == "csv":
-            empty = torch.zeros(0, len(model.classes))
+            empty = model.interpret(torch.zeros(0, len(model.classes)))
             self._write_csv([["name", *(column.name for column in columns_of(model, empty, top))]])
 
     def add(self, names: Sequence[str], results: torch.Tensor) -> None:
@@ -81,7 +83,7 @@ class TextRows:
             self._write_csv([list(row) for row in rows])
         else:
             keys = ["name", *(column.name for column in columns)]
-            lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) + "\n" for row in rows]
+            lines = [json_text(dict(zip(keys, row, strict=True))) + "\n" for row in rows]
             self._stream.write("".join(lines).encode("utf-8", "backslashreplace"))
         self._stream.flush()
 
@@ -99,7 +101,7 @@ class ParquetRows:
         import pyarrow.parquet as pq
 
         self._model, self._top = model, top
-        empty = self._table([], torch.zeros(0, len(model.classes)))
+        empty = self._table([], model.interpret(torch.zeros(0, len(model.classes))))
         self._writer: Any = pq.ParquetWriter(stream, empty.schema, compression="zstd")
 
     def add(self, names: Sequence[str], results: torch.Tensor) -> None:
@@ -108,7 +110,7 @@ class ParquetRows:
     def _table(self, names: Sequence[str], results: torch.Tensor) -> Any:
         import pyarrow as pa
 
-        types = {"string": pa.string(), "float": pa.float32(), "int8": pa.int8()}
+        types = {"string": pa.string(), "float": pa.float32(), "value": pa.float64(), "int8": pa.int8()}
         columns = name_columns(names)
         for column in columns_of(self._model, results, self._top):
             values = [as_text(value) for value in column.values] if column.type == "string" else column.values
@@ -152,7 +154,8 @@ class TableRows:
                 if label[1]
             ]
             return [", ".join(given) or "none"]
-        return [f"{value:.5g}" for _, value in row]
+        spreads = [1.0] * len(row) if self._model.std is None else self._model.std.tolist()
+        return [level(value, spread) for (_, value), spread in zip(row, spreads, strict=True)]
 
     def close(self) -> None:
         self._console.print(self._table)

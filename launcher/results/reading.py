@@ -48,9 +48,15 @@ def calibration_to_store(details: dict[str, Any]) -> dict[str, Any] | None:
     if "calibration" in details:
         found = details["calibration"]
         kept = {when: {name: found[when][name] for name in ("nll", "ece")} for when in ("before", "after")}
-        return {"temperature": found["temperature"], **kept}
+        # A reason says why there is none, so that nothing else that reads the file takes 1 for a fitted one.
+        reason = {"reason": found["reason"]} if found["reason"] else {}
+        return {"temperature": found["temperature"], **reason, **kept}
     if "labels" in details:
-        return {"thresholds": [label["threshold"] for label in details["labels"].values()]}
+        labels = details["labels"].values()
+        return {
+            "thresholds": [label["threshold"] for label in labels],
+            "positives": [label["support"] for label in labels],
+        }
     return None
 
 
@@ -84,10 +90,18 @@ def _scores(right: int, given: int, support: int) -> dict[str, Any]:
 
 
 def _calibration(outputs: torch.Tensor, targets: torch.Tensor, stored: dict[str, Any] | None) -> dict[str, Any]:
-    temperature = temperature_of(outputs, targets) if stored is None else float(stored.get("temperature", 1.0))
+    """The key "fitted" says on what. "never" has its reason, but where the validation images were never evaluated."""
+    if stored is None:
+        fitted = temperature_of(outputs, targets)
+        temperature, reason, where = fitted.value, fitted.reason, "on these samples"
+    else:
+        temperature, reason = float(stored.get("temperature", 1.0)), str(stored.get("reason", ""))
+        where = "on the validation images"
     return {
         "temperature": temperature,
-        "fitted": "on these samples" if stored is None else "on the validation images" if stored else "never",
+        "fitted": "never" if reason or stored == {} else where,
+        "reason": reason,
+        "in_table": True,
         "before": calibration(outputs, targets),
         "after": calibration(outputs, targets, temperature),
     }

@@ -9,8 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.recipe.data.targets import one_line
+from launcher.results.calibration import few_positives
 from launcher.results.evaluation import Evaluation
-from launcher.results.intervals import LEVEL
+from launcher.results.intervals import LEVEL, Interval
+from launcher.text import number
 
 MOST_CLASSES = 20
 
@@ -27,8 +29,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
     for name, value in evaluation.metrics.items():
         if "/" not in name:
             interval = evaluation.intervals.get(name)
-            cells = [name, f"{value:.4f}", f"{interval.low:.4f} to {interval.high:.4f}" if interval else "-"]
-            table.add_row(*cells, *([f"{evaluation.run.metrics[name]:.4f}"] if name in then else []))
+            cells = [name, number(value), _interval(interval)]
+            table.add_row(*cells, *([number(evaluation.run.metrics[name])] if name in then else []))
     console.print(table)
     if then:
         console.print(
@@ -38,6 +40,10 @@ def show(evaluation: Evaluation, console: Console) -> None:
     _show_details(evaluation.details, console)
     names = f"{evaluation.file} and {evaluation.samples_file.name}"
     console.print(f"written to {one_line(names)}", markup=False, soft_wrap=True)
+
+
+def _interval(interval: Interval | None) -> str:
+    return f"{number(interval.low)} to {number(interval.high)}" if interval else "not defined"
 
 
 def _show_details(details: dict[str, Any], console: Console) -> None:
@@ -50,15 +56,16 @@ def _show_details(details: dict[str, Any], console: Console) -> None:
     if "calibration" in details:
         found = details["calibration"]
         if found["fitted"] == "never":
+            why = found["reason"] and f"no temperature was fitted: {found['reason']}"
             console.print(
-                f"calibration error (ECE) {found['before']['ece']:.4f}; no temperature yet: it is fitted by evaluating "
-                "the validation images",
+                f"calibration error (ECE) {number(found['before']['ece'])}; "
+                f"{why or 'no temperature yet: it is fitted by evaluating the validation images'}",
                 soft_wrap=True,
             )
         else:
             console.print(
-                f"calibration error (ECE) {found['before']['ece']:.4f}, {found['after']['ece']:.4f} with temperature "
-                f"{found['temperature']:.4g}, fitted {found['fitted']}",
+                f"calibration error (ECE) {number(found['before']['ece'])}, {number(found['after']['ece'])} with "
+                f"temperature {found['temperature']:.4g}, fitted {found['fitted']}",
                 soft_wrap=True,
             )
     if "labels" in details:
@@ -67,6 +74,8 @@ def _show_details(details: dict[str, Any], console: Console) -> None:
             for name, label in details["labels"].items()
         }
         _show_rows("label", ("precision", "recall", "f1", "support", "from probability"), rows, console)
+        if few := few_positives({name: label["support"] for name, label in details["labels"].items()}):
+            console.print(f"thresholds that rest on few images: {few}", markup=False, soft_wrap=True)
     if "residuals" in details:
         rows = {name: [r["mean"], r["standard_deviation"]] for name, r in details["residuals"].items()}
         _show_rows("residual", ("mean", "standard deviation"), rows, console)
@@ -80,6 +89,6 @@ def _show_rows(what: str, columns: tuple[str, ...], rows: dict[str, list[Any]], 
     for column in columns:
         table.add_column(column, justify="right")
     for name, cells in rows.items():
-        shown = ["-" if c is None else f"{c:.4f}" if isinstance(c, float) else f"{c:,}" for c in cells]
+        shown = ["-" if c is None else number(c) if isinstance(c, float) else f"{c:,}" for c in cells]
         table.add_row(escape(one_line(name)), *shown)
     console.print(table)

@@ -17,6 +17,7 @@ from torch import nn
 
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.transforms import evaluation
+from launcher.text import number as measured
 from launcher.training.features.batches import FeatureLoader
 from launcher.training.images import end_workers, evaluation_loader
 from launcher.training.interruption import StoppedError
@@ -78,10 +79,10 @@ def start_head(run: Run, state: PhaseState) -> float:
     seconds = time.perf_counter() - begin
     metrics = held_out_metrics(run, chosen)
     name = run.prepared.task.monitor
-    shown = f", {name} {metrics[name]:.4f}" if name in metrics else ""
+    shown = f", {name} {measured(metrics[name])}" if name in metrics else ""
     run.screen.line(
         f"head in closed form from {chosen.fitted} images, L2 {chosen.l2:.3g} and scale {chosen.scale:.3g} chosen on "
-        f"{chosen.held_out} others of the training images (loss {chosen.loss:.4f}{shown}); {seconds:.1f} s"
+        f"{chosen.held_out} others of the training images (loss {measured(chosen.loss)}{shown}); {seconds:.1f} s"
     )
     if run.accelerator.is_main_process:
         phase = {"number": state.resolved.number, "phase": state.resolved.phase.name}
@@ -207,8 +208,8 @@ def goals_of(task: Any, kind: str, targets: torch.Tensor) -> torch.Tensor:
     """What least squares aims at, (N, outputs): -1 and 1 for classes and labels, normalised values."""
     if kind != "values":
         return 2 * torch.as_tensor(task.encode(targets)) - 1
-    mean, std = getattr(task, "mean", None), getattr(task, "std", None)
-    return targets if mean is None or std is None else (targets - mean.to(targets.device)) / std.to(targets.device)
+    normalised = getattr(task, "normalised", None)
+    return targets if normalised is None else torch.as_tensor(normalised(targets))
 
 
 @torch.no_grad()

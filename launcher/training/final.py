@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from launcher.errors import UserError
+from launcher.files import json_text, metrics_from_json
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
+from launcher.text import number
 from launcher.training.evaluating import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
 from launcher.training.interruption import StoppedError
@@ -80,10 +82,10 @@ def final_outputs(run: Run) -> torch.Tensor | None:
 def metrics_at(rundir: RunDir, step: int, *, averaged: bool) -> dict[str, float]:
     """Validation metrics of the epoch that ended at `step`; of the averaged weights where those are what is kept."""
     rows = map(json.loads, rundir.metrics_jsonl.read_text(encoding="utf-8").splitlines())
-    found: dict[str, float] = next(row["val"] for row in rows if row["event"] == "epoch" and row["step"] == step)
+    found: dict[str, float | None] = next(row["val"] for row in rows if row["event"] == "epoch" and row["step"] == step)
     if averaged:
-        return {name.removeprefix("ema_"): value for name, value in found.items() if name.startswith("ema_")}
-    return found
+        found = {name.removeprefix("ema_"): value for name, value in found.items() if name.startswith("ema_")}
+    return metrics_from_json(found)
 
 
 def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
@@ -125,7 +127,7 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
         ("preprocess.json", preprocessing),
         ("metrics.json", metrics),
     ):
-        text = json.dumps(content, indent=1, ensure_ascii=False)
+        text = json_text(content, indent=1)
         # A class may be a folder whose name is not valid text; escaped, it still is JSON.
         (draft / name).write_bytes(text.encode("utf-8", "backslashreplace"))
     for path in draft.iterdir():
@@ -147,7 +149,7 @@ def summary(run: Run, step: int, metrics: dict[str, float], loaded: LoadedRecipe
         f"--run-dir {shlex.quote(f'{run.rundir.path}-longer')}"
     )
     return (
-        f"done: {metric} {metrics[metric]:.4f}{where} on {len(run.prepared.splits.val)} validation images "
+        f"done: {metric} {number(metrics[metric])}{where} on {len(run.prepared.splits.val)} validation images "
         f"after {duration(run.progress.seconds)}; model in {run.rundir.final}; to train longer: {again}"
     )
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from launcher.recipe.data.decoding import read_pixels, to_rgb
 from launcher.recipe.protocols import PixelTransform, Split
+from launcher.recipe.target_precision import on_device
 from launcher.recipe.transforms import PixelSteps, draws_from_torch_alone
 from launcher.training.sampling import Key, TrainingKeys, seed_for
 
@@ -46,7 +47,7 @@ class Batch:
         normalise = self.normalise
         if normalise and normalised:
             images, normalise = normalise(images), None
-        return Batch(images, self.targets.to(device, non_blocking=True), self.indices, normalise)
+        return Batch(images, on_device(self.targets, device), self.indices, normalise)
 
     def pin_memory(self) -> Batch:
         """DataLoader calls this. Copies to the device then do not wait."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.loading import LoadedRecipe
+from launcher.text import number as measured
 from launcher.training.accelerating import start_accelerator
 from launcher.training.closed_form import start_head
 from launcher.training.features.storing import with_stored_features
@@ -131,7 +132,7 @@ def _trace(run: Run, state: PhaseState, lrs: Sequence[float], start: Start, leas
             smoothed = average.add(loss)
             losses.append(loss)
             done = len(losses)
-            run.screen.step(title, done, len(lrs), f"loss {smoothed:.4f}  lr {lrs[done - 1]:.2e}")
+            run.screen.step(title, done, len(lrs), f"loss {measured(smoothed)}  lr {lrs[done - 1]:.2e}")
             lowest = min(lowest, smoothed)
             if done > LEAST_BEFORE_DIVERGED * len(lrs) and smoothed - lowest > DIVERGED * max(abs(lowest), least_loss):
                 diverged = True

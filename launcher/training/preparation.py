@@ -12,6 +12,7 @@ from launcher.errors import Problems, UserError
 from launcher.recipe.phases import Phase, resolve_rules
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
+from launcher.recipe.target_precision import build_splits
 from launcher.training.batching import Batching, batching_for
 from launcher.training.features.cut import Uncut, cut
 from launcher.training.features.views import check_cache, fixed_views, in_words
@@ -164,7 +165,7 @@ def examine(
                 f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
             )
     with one_at_a_time(), problems.collected():
-        built = recipe.data.build(recipe.task.target_kind, recipe.seed)
+        built = build_splits(recipe)
         _check_splits(built)
         found.splits = built
     if found.splits is not None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from launcher.text import number as measured
 from launcher.training.preparation import Prepared, ResolvedPhase
 
 PLAIN_EVERY_SECONDS = 30.0
@@ -136,9 +137,9 @@ class Screen:
             for name, value in metrics.items()
             if name == monitored or not ("/" in name or name == "loss" or name.startswith("ema_"))
         }
-        cells = {"epoch": f"{epoch}/{resolved.phase.epochs}", "train loss": f"{train_loss:.4f}"}
-        cells |= {"val loss": f"{metrics['loss']:.4f}"} if "loss" in metrics else {}
-        cells |= {name: f"{value:.4f}" for name, value in shown.items()}
+        cells = {"epoch": f"{epoch}/{resolved.phase.epochs}", "train loss": measured(train_loss)}
+        cells |= {"val loss": measured(metrics["loss"])} if "loss" in metrics else {}
+        cells |= {name: measured(value) for name, value in shown.items()}
         cells |= {**(speed.shown() if speed else {}), "time": duration(seconds)}
         droppable = [*reversed([name for name in shown if name != monitored]), "data wait", "images/s"]
         fitting = self._fitting(cells, droppable) if self.live else cells

@@ -17,6 +17,7 @@ from typing import NoReturn
 import torch
 
 from launcher.recipe.loading import LoadedRecipe
+from launcher.text import number as measured
 from launcher.training.accelerating import start_accelerator
 from launcher.training.asking import Reason
 from launcher.training.checkpoint import State
@@ -166,7 +167,7 @@ def train_epoch(run: Run, state: PhaseState) -> Speed | None:
             loss, seconds = read_losses(run, state), time.perf_counter() - begin
             speed = Speed(images / seconds, sum(waited) / seconds)
             lr, told = state.optimizer.param_groups[0]["lr"], speed.shown()
-            shown = f"loss {loss:.4f}  lr {lr:.2e}  {told['images/s']} images/s  data wait {told['data wait']}"
+            shown = f"loss {measured(loss)}  lr {lr:.2e}  {told['images/s']} images/s  data wait {told['data wait']}"
         run.screen.step(title, step + 1, steps, shown)
         run.interruption.seconds_of_a_step = time.perf_counter() - step_begin
         reason, save_is_due = run.interruption.agreed(run.save_is_due())

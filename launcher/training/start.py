@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from launcher.errors import Problems, UserError
+from launcher.files import metrics_from_json, read_json
 from launcher.recipe.assets import verify_assets
 from launcher.recipe.dotted import flat
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.recipe.transforms import evaluation
+from launcher.text import number
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
@@ -235,8 +236,8 @@ def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launc
         if accelerator.is_main_process:
             rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
     if accelerator.is_main_process:
-        metrics = json.loads((rundir.final / "metrics.json").read_text())
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
+        metrics = metrics_from_json(read_json(rundir.final / "metrics.json"))
+        shown = ", ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" not in name)
         print(
             f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. "
             "To run again, give another --run-dir"

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
+from launcher.text import number as measured
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
 from launcher.training.evaluating import KeptOutputs
@@ -281,7 +282,7 @@ def end_phase(run: Run, state: PhaseState) -> None:
     if phase.patience is not None and best is not None and best.step != progress.step:
         checkpoints = run.rundir.checkpoints
         load_state(run.model, checkpoints.load(checkpoints.of_step(best.step)).model)
-        run.screen.line(f"weights of epoch {best.epoch} restored ({best.metric} {best.value:.4f})")
+        run.screen.line(f"weights of epoch {best.epoch} restored ({best.metric} {measured(best.value)})")
     else:
         load_state(run.model, state.model.state_dict())  # where the two share their tensors it copies nothing
     run.accelerator.wait_for_everyone()  # the next save may prune what another process is still reading

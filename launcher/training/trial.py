@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from launcher.errors import UserError, did_you_mean
-from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
+from launcher.recipe.protocols import BuiltTask, Preprocessing, ReportsUndefined, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
 from launcher.training.batching import Batching
@@ -68,8 +68,9 @@ def try_one_batch(
         model.zero_grad(set_to_none=True)
     monitored = {f"freeze_plan.{n}.monitor": p.monitor for n, p in enumerate(recipe.freeze_plan) if p.monitor}
     monitored |= {"task: monitor": task.monitor} if task.monitor not in metrics else {}
+    undefined = task.undefined(targets) if isinstance(task, ReportsUndefined) else {}
     wrong = [
-        f"{field}={name!r}: no such metric{did_you_mean(name, tuple(metrics))}"
+        f"{field}={name!r}: {_why_no_metric(name, metrics, undefined)}"
         for field, name in monitored.items()
         if name not in metrics
     ]
@@ -128,6 +129,13 @@ def _outputs(model: TransferModel, batch: Batch, num_outputs: int, preprocessing
             f"head: gives {_shape(outputs)} for {num_images} images; should be ({num_images}, {num_outputs})"
         )
     return outputs
+
+
+def _why_no_metric(name: str, metrics: Mapping[str, float], undefined: Mapping[str, str]) -> str:
+    if name not in undefined:
+        return f"no such metric{did_you_mean(name, tuple(metrics))}"
+    others = ", ".join(metric for metric in metrics if "/" not in metric)
+    return f"not defined on this validation set: {undefined[name]}; choose another as the phases' monitor: {others}"
 
 
 def _shape(value: object) -> str:

@@ -16,7 +16,7 @@ from launcher.recipe.protocols import TargetKind
 if TYPE_CHECKING:
     import datasets
 
-Array = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+Array = npt.NDArray[np.int64] | npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 class ImageTable:

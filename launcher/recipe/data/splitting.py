@@ -32,7 +32,7 @@ def stratified_indices(classes: Indices, val_fraction: float, seed: int) -> tupl
 
 def set_aside(
     images: ImageSource,
-    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32],
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
     names: tuple[str, ...],
     val_fraction: float,
     seed: int,

@@ -58,8 +58,8 @@ def numbers(
     target_kind: TargetKind,
     where: str,
     row_name: Callable[[int], str],
-) -> npt.NDArray[np.float32]:
-    """float32 (N, len(columns)) from columns of numbers or of text that reads as numbers.
+) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
+    """(N, len(columns)) from columns of numbers or of text that reads as numbers: float32 for "labels", else float64.
 
     Raises UserError for every column with cells that are not finite numbers (for "labels": not 0 or 1).
     """
@@ -75,7 +75,7 @@ def numbers(
             problems.append(
                 f"{where}: column {name!r} has {_plural(len(bad), 'cell')} that should be {wanted}: {shown}"
             )
-        arrays.append(np.asarray(values, dtype=np.float32))
+        arrays.append(np.asarray(values, dtype=np.float32 if target_kind == "labels" else np.float64))
     if problems:
         raise UserError(*problems)
     return np.stack(arrays, axis=1)

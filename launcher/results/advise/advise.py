@@ -15,6 +15,7 @@ from launcher.errors import Problems, UserError
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.protocols import Splits, TargetKind
 from launcher.recipe.recipe import Recipe
+from launcher.recipe.target_precision import build_splits
 from launcher.results.advise.costs import StageCost, costs_of, gradients_of
 from launcher.results.advise.probing import FINAL, Probe, features_at, probe, some_of
 from launcher.results.advise.proposing import Proposal, propose
@@ -88,7 +89,7 @@ def advise(
     """The best backbone first, by the best of its boundaries: the last ones may be made for the images that it was
     trained on, and are what fine-tuning changes most."""
     first = recipes[0]
-    splits = first.data.build(first.task.target_kind, first.seed)
+    splits = build_splits(first)
     splits = checked_together(_accelerator(first, launch), tell)(first, splits)
     looked_at = [dataclasses.replace(recipe, data=Looked(splits)) for recipe in recipes]
     found = [_of_one(recipe, most_images, launch, tell, costs=costs) for recipe in looked_at]

@@ -10,6 +10,7 @@ from launcher.results.advise.costs import StageCost
 from launcher.results.advise.probing import Probe
 from launcher.results.advise.stages import Stage
 from launcher.results.init.choosing import FEW, MANY, SOME
+from launcher.text import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,8 @@ def propose(
         stage = stages[best]
         scale = min(1.0, 3 * scale)
         why.append(
-            f"{metric} is {probes[best].value:.4f} at {stage.name} and {last.value:.4f} at the end, outside of its "
-            "interval: what is behind it was made for other images, and takes larger steps"
+            f"{metric} is {number(probes[best].value)} at {stage.name} and {number(last.value)} at the end, outside of "
+            "its interval: what is behind it was made for other images, and takes larger steps"
         )
         trained = stage.behind
     elif of_each < SOME:

@@ -10,7 +10,6 @@ explanation.json         of which weights, and what was found
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from launcher.errors import UserError
+from launcher.files import json_text
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.transforms import evaluation
 from launcher.results.explain.atlas import plane
@@ -61,7 +61,7 @@ def explain(finished: FinishedRun, samples: Samples, launch: Launch, tell: Calla
         told |= _map(splits, found, draft)
         told |= _attention(accelerator, finished, splits, samples, draft)
         told["seconds"] = time.perf_counter() - begin
-        (draft / "explanation.json").write_text(json.dumps(told, indent=1))
+        (draft / "explanation.json").write_text(json_text(told, indent=1))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -154,7 +154,7 @@ def _attention(
             mean, std = (torch.tensor(given).view(3, 1, 1) for given in _mean_and_std(finished))
             pixels = ((image * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
             found.append({"sample": index, **overlay(pixels, heat)})
-    (folder / "attention.json").write_text(json.dumps(found))
+    (folder / "attention.json").write_text(json_text(found))
     return {"attention": len(found)}
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
+from launcher.files import metrics_from_json
 from launcher.recipe import data
 from launcher.recipe.data.targets import one_line
+from launcher.results.calibration import few_positives
 from launcher.results.export.plain import Plain
 from launcher.results.export.usage import usage
 from launcher.results.finished import FinishedRun
 from launcher.results.loaded import LoadedModel
+from launcher.text import number
 
 MOST_OPEN = 20
 """Classes up to which their table is shown unfolded."""
@@ -83,7 +86,7 @@ def _front_matter(
             dataset_split="validation",
             metric_type=name,
             metric_name=name,
-            metric_value=round(value, 6),
+            metric_value=float(f"{value:.6g}"),
         )
         for name, value in metrics.items()
     ]
@@ -104,13 +107,14 @@ def _front_matter(
 def _results(finished: FinishedRun, evaluation: dict[str, Any] | None) -> str:
     rows = [(name, value) for name, value in _metrics(finished, evaluation).items() if "/" not in name]
     if evaluation is None:
-        table = _table(("metric", "validation images"), [(_text(name), f"{value:.4f}") for name, value in rows])
+        table = _table(("metric", "validation images"), [(_text(name), number(value)) for name, value in rows])
         return f"{table}\n\nMeasured while it trained, without intervals."
     of = evaluation.get("intervals", {}).get("of", {})
-    cells = [(_text(name), f"{value:.4f}", _interval(of.get(name))) for name, value in rows]
+    cells = [(_text(name), number(value), _interval(of.get(name))) for name, value in rows]
     level = evaluation.get("intervals", {}).get("level", 0.95)
     table = _table(("metric", f"{evaluation['samples']:,} validation images", f"{level:.0%} interval"), cells)
-    return f"{table}\n\nIntervals: percentile bootstrap over the images; another training may differ by more."
+    how = "Clopper-Pearson for shares, else percentile bootstrap over the images"
+    return f"{table}\n\nIntervals: {how}; another training may differ by more."
 
 
 def _classes(evaluation: dict[str, Any] | None) -> str:
@@ -156,7 +160,16 @@ def _limits(finished: FinishedRun, model: LoadedModel, evaluation: dict[str, Any
         fitted = (
             f"Probabilities are calibrated with a temperature of {model.temperature:.4g}, fitted on the validation "
         )
-        lines.append(f"{fitted}images." if model.calibrated else "Its probabilities are not calibrated.")
+        why = f": {model.not_calibrated}" if model.not_calibrated else ""
+        lines.append(f"{fitted}images." if model.calibrated else f"Its probabilities are not calibrated{why}.")
+    if model.kind == "multi-label":
+        few = few_positives(dict(zip(model.classes, model.positives, strict=False)))
+        rest = f" Some rest on few images: {_text(few)}." if few else ""
+        lines.append(
+            f"Its probabilities are not calibrated; the thresholds were fitted on the validation images.{rest}"
+            if model.thresholds_fitted
+            else "Its probabilities are not calibrated, and each label is given from a probability of 0.5 on."
+        )
     if evaluation is not None and "classes" in evaluation:
         recalls = {
             name: found["recall"] for name, found in evaluation["classes"].items() if found["recall"] is not None
@@ -199,7 +212,7 @@ def _evaluation(finished: FinishedRun) -> dict[str, Any] | None:
 
 
 def _metrics(finished: FinishedRun, evaluation: dict[str, Any] | None) -> dict[str, float]:
-    found: dict[str, float] = finished.metrics if evaluation is None else evaluation["metrics"]
+    found: dict[str, float] = finished.metrics if evaluation is None else metrics_from_json(evaluation["metrics"])
     return found
 
 
@@ -220,7 +233,7 @@ def _hub_name(finished: FinishedRun) -> str | None:
 
 
 def _interval(found: Sequence[float] | None) -> str:
-    return f"{found[0]:.4f} to {found[1]:.4f}" if found else "-"
+    return f"{number(found[0])} to {number(found[1])}" if found else "not defined"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from importlib import metadata
 from typing import Any
 
-from launcher.results.export.wanted import GRAPHS, Wanted, input_name, output_name
+import torch
+
+from launcher.files import json_text
+from launcher.results.export.wanted import GRAPHS, Wanted, input_name, output_dtype, output_name
 from launcher.results.finished import FinishedRun
 from launcher.results.loaded import LoadedModel
 
@@ -36,11 +38,16 @@ def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> di
             "mean": list(about.mean),
             "std": list(about.std),
         },
-        "output": {"name": outputs, "meaning": str(finished.described["task"].get("outputs", ""))},
+        "output": {
+            "name": outputs,
+            "dtype": str(output_dtype(model) if graph else torch.float32).removeprefix("torch."),
+            "meaning": _meaning(finished, model, applied),
+        },
         "applied": applied,
         "precision": "float32",
         "temperature": model.temperature,
         "calibrated": model.calibrated,
+        **({"not_calibrated": model.not_calibrated} if model.not_calibrated else {}),
         "network": {
             key: finished.described[key]
             for key in ("library", "name", "kwargs", "classifier_name", "note")
@@ -54,18 +61,37 @@ def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> di
     }
     if model.kind == "multi-label":
         described["thresholds"] = list(model.thresholds)
+        described["thresholds_fitted"] = model.thresholds_fitted
+        if model.positives:
+            described["positives_of_thresholds"] = list(model.positives)
     if model.mean is not None and model.std is not None:
         described["units"] = {"mean": model.mean.tolist(), "std": model.std.tolist()}
     return described
 
 
+def _meaning(finished: FinishedRun, model: LoadedModel, applied: dict[str, bool]) -> str:
+    """Say what comes out of this file, with what it applies itself."""
+    if applied["probabilities"] and model.kind == "classification":
+        how = (
+            f"calibrated: logits divided by temperature {model.temperature:.4g}"
+            if model.calibrated
+            else "not calibrated"
+        )
+        return f"probabilities of the classes, which sum to 1 (softmax is applied; {how})"
+    if applied["probabilities"]:
+        return "the probability of each label (sigmoid is applied; not calibrated)"
+    if applied["units"]:
+        return "values in the units of the targets"
+    meaning = str(finished.described["task"].get("outputs", ""))
+    if model.kind == "classification" and model.calibrated:
+        return f"logits; softmax of logits / {model.temperature:.4g}, the temperature, gives calibrated probabilities"
+    return meaning
+
+
 def as_strings(described: dict[str, Any]) -> dict[str, str]:
     """For files whose metadata are texts: strings as they are, all else as JSON. A class may be a folder whose name is
     not valid text; such bytes are escaped."""
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in described.items()
-    }
+    texts = {key: value if isinstance(value, str) else json_text(value) for key, value in described.items()}
     return {key: text.encode("utf-8", "backslashreplace").decode() for key, text in texts.items()}
 
 

@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 from launcher.errors import UserError
 from launcher.recipe.protocols import Preprocessing
 from launcher.results.export.quiet import quiet
-from launcher.results.export.wanted import Wanted
+from launcher.results.export.wanted import Wanted, output_dtype
 from launcher.results.loaded import LoadedModel
 
 
@@ -66,8 +66,8 @@ class Exported(nn.Module):
         for name, values in (("image_mean", about.mean), ("image_std", about.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         if model.mean is not None and model.std is not None:
-            self.register_buffer("value_mean", model.mean, persistent=False)
-            self.register_buffer("value_std", model.std, persistent=False)
+            self.register_buffer("value_mean", model.mean.to(output_dtype(model)), persistent=False)
+            self.register_buffer("value_std", model.std.to(output_dtype(model)), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.pixels is not None:
@@ -77,7 +77,7 @@ class Exported(nn.Module):
             return (outputs / self.temperature).softmax(1)
         if self.kind == "multi-label":
             return outputs.sigmoid()
-        return outputs * self.value_std + self.value_mean if self.in_units else outputs
+        return outputs.to(self.value_std.dtype) * self.value_std + self.value_mean if self.in_units else outputs
 
 
 def capture(module: nn.Module, wanted: Wanted, about: Preprocessing) -> ExportedProgram:

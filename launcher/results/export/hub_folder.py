@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
+from launcher.files import json_text
 from launcher.recipe.protocols import Preprocessing
 from launcher.results.export import program_file, weights_file
 from launcher.results.export.card import card
@@ -140,7 +141,7 @@ def _texts(names: list[str]) -> list[str]:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
+    return json_text(content, indent=1).encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def _write_json(file: Path, content: Any) -> None:

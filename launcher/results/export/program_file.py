@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from launcher.errors import UserError
+from launcher.files import json_text
 from launcher.results.export.checking import Runs
 from launcher.results.export.quiet import quiet
 
@@ -19,7 +19,7 @@ EXTRA = "launcher.json"
 
 def write(program: ExportedProgram, file: Path, described: dict[str, Any]) -> None:
     """Raises UserError where it cannot be written."""
-    text = json.dumps(described, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    text = json_text(described, indent=1).encode("utf-8", "backslashreplace").decode()
     try:
         with quiet():
             torch.export.save(program, file, extra_files={EXTRA: text})

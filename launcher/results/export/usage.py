@@ -68,8 +68,8 @@ def _reading(model: LoadedModel, in_units: bool) -> list[str]:
     lines = []
     if model.mean is not None and not in_units:
         lines = [
-            'units = about["units"]',
-            'outputs = outputs * torch.tensor(units["std"]) + torch.tensor(units["mean"])',
+            'std, mean = (torch.tensor(about["units"][name], dtype=torch.float64) for name in ("std", "mean"))',
+            "outputs = outputs * std + mean",
         ]
     return [*lines, f"print(dict(zip({names}, outputs.tolist())))"]
 

@@ -8,6 +8,7 @@ from typing import Any
 from launcher.results.report.charts import Chart, Dot, Frame, Line, Tick
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
+from launcher.text import number
 
 
 def section(facts: Facts) -> Section | None:
@@ -21,9 +22,10 @@ def section(facts: Facts) -> Section | None:
             "charts": [_reliability(found), _confidence(found)],
             "temperature": f"{found['temperature']:.4g}",
             "fitted": found["fitted"],
+            "reason": found.get("reason", ""),
             "rows": [
-                ("expected calibration error", f"{found['before']['ece']:.4f}", f"{found['after']['ece']:.4f}"),
-                ("negative log-likelihood", f"{found['before']['nll']:.4f}", f"{found['after']['nll']:.4f}"),
+                ("expected calibration error", number(found["before"]["ece"]), number(found["after"]["ece"])),
+                ("negative log-likelihood", number(found["before"]["nll"]), number(found["after"]["nll"])),
             ],
         },
     )
@@ -56,7 +58,8 @@ def _reliability(found: dict[str, Any]) -> Chart:
         lines.append(Line(name, look, frame.path([(bin["confidence"], bin["accuracy"]) for bin in bins]), dots))
     return frame.chart(
         "Share that is right, by confidence",
-        f"Expected calibration error {found['before']['ece']:.4f}, with temperature {found['after']['ece']:.4f}.",
+        f"Expected calibration error {number(found['before']['ece'])}, "
+        f"with temperature {number(found['after']['ece'])}.",
         "probability of the predicted class",
         lines=lines,
         x_ticks=_ticks(frame.x),

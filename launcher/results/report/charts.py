@@ -181,16 +181,17 @@ def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
     values = [index * step for index in range(first, first + most + 2) if index * step <= high + 1e-9 * step]
     largest = max(map(abs, values), default=0)
     if largest < 1e-3 or largest >= 1e5:
-        return [(value, _short(value)) for value in values]
+        digits = max(3, math.ceil(math.log10(largest / step)) + 1) if largest else 3
+        return [(value, _short(value, digits)) for value in values]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     if round(step, digits) != step and abs(round(step, digits) - step) > 1e-9 * step:
         digits += 1
     return [(value, f"{value:.{digits}f}") for value in values]
 
 
-def _short(value: float) -> str:
+def _short(value: float, digits: int) -> str:
     """With an exponent, as short as it can be: 2e-5."""
-    return "0" if value == 0 else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    return "0" if value == 0 else f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def number(value: float) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from launcher.results.calibration import few_positives
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
+from launcher.text import number
 
 SHOWN_AT_ONCE = 30
 
@@ -43,6 +45,7 @@ def section(facts: Facts) -> Section | None:
             "rest": rows[SHOWN_AT_ONCE:],
             "thresholds": bool(labels),
             "half": half,
+            "few": few_positives({name: label["support"] for name, label in labels.items()}) if labels else "",
         },
     )
 
@@ -53,4 +56,4 @@ def _row(name: str, scores: dict[str, Any], threshold: str | None) -> Row:
 
 def _mean(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.4f}" if known else "–"
+    return number(sum(known) / len(known)) if known else "–"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
+from launcher.files import metrics_from_json
 from launcher.recipe.protocols import Splits
 from launcher.results.report.pictures import Pictures
 from launcher.results.report.samples import Kind, Samples, read_samples
@@ -139,7 +139,7 @@ def read_facts(
         environment=_json(path / "environment.json"),
         plan=_json(path / "plan.json"),
         model=model,
-        metrics=evaluation.get("metrics") or _json(path / "final/metrics.json"),
+        metrics=metrics_from_json(evaluation.get("metrics") or _json(path / "final/metrics.json")),
         epochs=epochs,
         steps=_steps(rows, epochs),
         timing=tuple(_rows(path / "timing.jsonl")),
@@ -170,17 +170,12 @@ def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
                 row["phase"],
                 row["epoch"],
                 row["step"],
-                _or_nan(row["train_loss"]),
-                {name: _or_nan(value) for name, value in row["val"].items()},
+                metrics_from_json({"loss": row["train_loss"]})["loss"],
+                metrics_from_json(row["val"]),
                 bool(row["best"]),
             )
         )
     return tuple(found)
-
-
-def _or_nan(value: float | None) -> float:
-    """JSON has no NaN; what is not finite or not defined is null there."""
-    return math.nan if value is None else value
 
 
 def _steps(rows: list[dict[str, Any]], epochs: tuple[Epoch, ...]) -> tuple[Step, ...]:

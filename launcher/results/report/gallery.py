@@ -12,6 +12,7 @@ from launcher.results.report.page import Section
 from launcher.results.report.pictures import Picture
 from launcher.results.report.samples import Ints, Samples
 from launcher.results.report.words import count, percent
+from launcher.text import level
 
 MISTAKES, UNCERTAIN = 24, 12
 LABELS_NAMED = 3
@@ -49,7 +50,21 @@ def section(facts: Facts) -> Section | None:
         "regression": _of_losses,
         "other": _of_losses,
     }[samples.kind](facts, samples)
-    return Section("gallery", "Images worth a look", {"shelves": shelves, "pictures": facts.pictures})
+    return Section(
+        "gallery",
+        "Images worth a look",
+        {"shelves": shelves, "pictures": facts.pictures, "note": _probabilities(facts)},
+    )
+
+
+def _probabilities(facts: Facts) -> str:
+    """Say what the probabilities in this section are."""
+    found = facts.evaluation.get("calibration")
+    if not found and facts.kind != "multi-label":
+        return ""
+    if not found or found["fitted"] == "never" or not found.get("in_table"):  # older tables have them as they come
+        return "Probabilities are not calibrated."
+    return f"Probabilities are calibrated with temperature {found['temperature']:.4g}, as those of predict and exports."
 
 
 def shown(samples: Samples) -> list[int]:
@@ -175,8 +190,11 @@ def _of_losses(facts: Facts, samples: Samples) -> list[Shelf]:
         truth = said = ""
         if samples.kind == "regression":
             names = samples.classes if len(samples.classes) > 1 else ("",)
-            truth = ", ".join(f"{n} {v:.4g}".strip() for n, v in zip(names, samples.targets[index], strict=True))
-            said = ", ".join(f"{n} {v:.4g}".strip() for n, v in zip(names, samples.predictions[index], strict=True))
+            spreads = samples.targets.std(axis=0)
+            truth, said = (
+                ", ".join(f"{n} {level(v, s)}".strip() for n, v, s in zip(names, values[index], spreads, strict=True))
+                for values in (samples.targets, samples.predictions)
+            )
         return Card(
             samples.names[index],
             samples.short(index),

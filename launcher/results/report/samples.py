@@ -35,7 +35,8 @@ class Samples:
     predictions: npt.NDArray[Any]
     """Classes (N,); labels 0 or 1 from a probability of 0.5 on (N, labels); values (N, targets)."""
     probabilities: Floats
-    """(N, classes or labels), as the network gives them; (N, 0) of a regression."""
+    """(N, classes or labels), as `predict` gives them: those of classes with the temperature, where one was fitted;
+    (N, 0) of a regression."""
 
     def __len__(self) -> int:
         return len(self.names)

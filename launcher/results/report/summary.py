@@ -13,6 +13,7 @@ from launcher.results.report.facts import Epoch, Facts
 from launcher.results.report.page import Section
 from launcher.results.report.speed import spent_in
 from launcher.results.report.words import SHARES, count, metric_name, part_name, percent, shown, unit_of, value_of
+from launcher.text import number as measured
 from launcher.training.progress import duration
 from launcher.training.stopping import rank
 
@@ -95,8 +96,8 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
         tiles.append({"label": metric_name(name), "value": value_of(name, value), "note": note})
     found = facts.evaluation.get("calibration")
     if found:
-        note = f"with temperature {found['temperature']:.3g}"
-        tiles.append({"label": "calibration error", "value": f"{found['after']['ece']:.4f}", "note": note})
+        note = f"with temperature {found['temperature']:.3g}" if not found.get("reason") else "no temperature fitted"
+        tiles.append({"label": "calibration error", "value": measured(found["after"]["ece"]), "note": note})
     phases = facts.plan.get("phases")
     if phases:
         most = max(phases, key=lambda phase: phase["trainable_parameters"])

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from launcher.results.report.charts import number
+from launcher.text import number as measured
 
 SHARES = {"accuracy", "top5_accuracy", "exact_match"}
 """Metrics that are shares of the samples: shown in per cent."""
@@ -36,7 +37,7 @@ def shown(metric: str, value: float) -> str:
     """Without its unit."""
     if not math.isfinite(value):
         return "–"
-    return f"{100 * value:.1f}" if metric in SHARES else number(value) if abs(value) >= 10 else f"{value:.4f}"
+    return f"{100 * value:.1f}" if metric in SHARES else number(value) if abs(value) >= 10 else measured(value)
 
 
 def unit_of(metric: str) -> str:

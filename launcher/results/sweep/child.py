@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from launcher.files import metrics_from_json
 from launcher.training.asking import ask_to_stop
 from launcher.training.launch import PARENT_VARIABLE
 
@@ -98,9 +99,9 @@ class Epochs:
                 continue
             if row.get("event") == "epoch":
                 self._count += 1
-                averaged = f"ema_{self._metric}"
-                value = row["val"].get(averaged if averaged in row["val"] else self._metric)
-                yield self._count, math.nan if value is None else value
+                metrics = metrics_from_json(row["val"])
+                plain = metrics.get(self._metric, math.nan)
+                yield self._count, metrics.get(f"ema_{self._metric}", plain)
 
 
 def final_value(run_dir: Path, metric: str) -> float | None:

@@ -16,6 +16,7 @@ from launcher.results.sweep.plan import SweepPlan
 from launcher.results.sweep.space import Choices, Dimension
 from launcher.results.sweep.study import best_of, ranked
 from launcher.results.sweep.table import Row, Table
+from launcher.text import number as measured
 
 FILE = "sweep.html"
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 760, 300, 34, 24, 56
@@ -112,7 +113,9 @@ def _history(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
             look,
             "",
             tuple(
-                Dot(frame.x(trial.number), frame.y(trial.value or 0.0), f"trial {trial.number}: {trial.value:.4f}")
+                Dot(
+                    frame.x(trial.number), frame.y(trial.value or 0.0), f"trial {trial.number}: {measured(trial.value)}"
+                )
                 for trial in known
                 if trial.state == state
             ),
@@ -176,7 +179,7 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
         is_best = best is not None and trial.number == best.number
         look = "line" if is_best else "line thin" if trial.state == TrialState.COMPLETE else "line train thin"
         strength = 1.0 if is_best else round(0.7 - 0.55 * place / len(known), 2)
-        lines.append((path, look, strength, f"trial {trial.number}: {trial.value:.4f}"))
+        lines.append((path, look, strength, f"trial {trial.number}: {measured(trial.value)}"))
     return {
         "axes": axes,
         "lines": list(reversed(lines)),

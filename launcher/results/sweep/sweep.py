@@ -22,6 +22,7 @@ from launcher.results.sweep.space import Space
 from launcher.results.sweep.study import Claim, PrunerName, SamplerName, Study
 from launcher.results.sweep.table import Table, table_of
 from launcher.results.sweep.worker import Asked, End, Worker
+from launcher.text import number as measured
 from launcher.training.life import newest_step
 
 LIVES_WITHOUT_PROGRESS = 3
@@ -149,7 +150,7 @@ class Sweep:
         write_atomic(self._request.folder / PAGE, text)
         best = self._search.best() if self._search else None
         if best is not None:
-            summary = f"The best of a sweep: trial {best.number}, {self.plan.metric} {best.value:.4f}."
+            summary = f"The best of a sweep: trial {best.number}, {self.plan.metric} {measured(best.value)}."
             overrides = self.plan.space.overrides(best.params)
             write_best(self._request.folder, self.plan.loaded, overrides, summary, command)
 

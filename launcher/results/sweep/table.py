@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import statistics
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from launcher.files import json_text
 from launcher.results.sweep.space import Range
 from launcher.results.sweep.study import CAUSE, Study, ranked
+from launcher.text import number as measured
 
 _STATES = {
     TrialState.COMPLETE: "finished",
@@ -47,7 +48,8 @@ class Spread:
 
     def __str__(self) -> str:
         mean, low, high = statistics.fmean(self.values), min(self.values), max(self.values)
-        return f"{self.metric} {mean:.4f} on average over {len(self.values)} seeds, {low:.4f} to {high:.4f}"
+        over = f"on average over {len(self.values)} seeds"
+        return f"{self.metric} {measured(mean)} {over}, {measured(low)} to {measured(high)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Table:
         return text.getvalue()
 
     def as_json(self) -> str:
-        return json.dumps([dict(zip(self.columns, row, strict=True)) for row in self.cells()], indent=1)
+        return json_text([dict(zip(self.columns, row, strict=True)) for row in self.cells()], indent=1)
 
 
 def table_of(

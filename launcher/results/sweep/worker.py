@@ -15,6 +15,7 @@ from typing import Literal
 from launcher.recipe.finding import shown
 from launcher.results.sweep.child import Child, Epochs, final_value, why_stopped
 from launcher.results.sweep.study import Claim, Study
+from launcher.text import number as measured
 from launcher.training.asking import STOP_FILE, ask_to_stop
 from launcher.training.lock import RunLock
 
@@ -129,15 +130,15 @@ class Worker:
             (claim.folder / STOP_FILE).unlink(missing_ok=True)
             epoch, reached = pruned_at
             study.prune(claim, f"{metric} {reached:.4g} after epoch {epoch} is not among the better half")
-            self.tell(f"{name}: pruned after epoch {epoch}, {metric} {reached:.4f}")
+            self.tell(f"{name}: pruned after epoch {epoch}, {metric} {measured(reached)}")
         elif math.isnan(value):
             study.fail(claim, f"{metric} is not a number")
             self.tell(f"{name}: failed: {metric} is not a number")
         else:
             study.finish(claim, value, final_value(claim.folder, "loss") or math.nan)
             best = study.best() if claim.values else None  # among seeds none is the best
-            rest = f"; best so far {best.value:.4f} of {study.kind} {best.number}" if best is not None else ""
-            self.tell(f"{name}: {metric} {value:.4f} after {time.monotonic() - begin:.0f} s{rest}")
+            rest = f"; best so far {measured(best.value)} of {study.kind} {best.number}" if best is not None else ""
+            self.tell(f"{name}: {metric} {measured(value)} after {time.monotonic() - begin:.0f} s{rest}")
         return asked.by is None
 
     def _watch(self, study: Study, claim: Claim, child: Child, asked: Asked) -> tuple[int, float] | None:

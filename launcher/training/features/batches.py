@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from launcher.recipe.target_precision import on_device
 from launcher.training.features.records import Layout
 
 
@@ -34,7 +35,7 @@ class FeatureBatch:
 
     def to(self, device: torch.device) -> FeatureBatch:
         features = tuple(tensor.to(device, non_blocking=True) for tensor in self.features)
-        return FeatureBatch(features, self.targets.to(device, non_blocking=True), self.indices)
+        return FeatureBatch(features, on_device(self.targets, device), self.indices)
 
 
 class FeatureLoader:

@@ -1,0 +1,69 @@
+"""Metrics of numbers, in the user's units.
+
+All is computed of values that are normalised in float64: by the mean and the standard deviation of the training
+targets they are of the size of 1 whatever the unit, so that neither a small spread, nor a large offset, nor a square
+costs digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from launcher.metrics.formula import Formula, Values
+
+
+def formulas(
+    outputs: torch.Tensor,
+    targets: torch.Tensor,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    losses: torch.Tensor,
+    names: Sequence[str],
+) -> list[Formula]:
+    """Return mean absolute error, root mean square error, loss, R² (its mean over the targets) and, of several targets,
+    the mean absolute error of each.
+
+    Outputs are normalised (samples, targets), targets in the user's units; `mean` and `std` float64 (targets,);
+    `losses` (samples,).
+    """
+    goals = (targets.double() - mean) / std
+    errors = outputs.double() - goals
+    # Not around 0, where the training targets have their mean: the squares could be much larger than their variance.
+    centred = goals - goals.mean(0)
+    losses = losses.double()
+    largest = std.max()
+
+    def sums(weights: torch.Tensor) -> Values:
+        total = weights.sum(1)
+        absolute = weights @ errors.abs() / total[:, None] * std
+        squared = weights @ errors.square()
+        around_mean = weights @ centred.square() - (weights @ centred).square() / total[:, None]
+        around_mean = around_mean.masked_fill(_constant(weights, targets), torch.nan)
+        return {
+            "mae": absolute.mean(1),
+            "rmse": largest * ((squared * (std / largest).square()).mean(1) / total).sqrt(),
+            "loss": weights @ losses / total,
+            "r2": (1 - squared / around_mean).mean(1),
+        } | ({f"mae/{name}": absolute[:, i] for i, name in enumerate(names)} if len(names) > 1 else {})
+
+    return [Formula(sums, work=6 * len(names), width=3)]
+
+
+def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
+    """Return the metrics that are not defined for these targets, and why not."""
+    if len(targets) < 2:
+        return {"r2": "it has one image"}
+    constant = [name for i, name in enumerate(names) if bool((targets[:, i] == targets[0, i]).all())]
+    return {"r2": f"all its values of {', '.join(map(repr, constant))} are the same"} if constant else {}
+
+
+def _constant(weights: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Whether the samples that count all have the same value, bool (weightings, targets)."""
+    counted = weights > 0
+    columns = []
+    for column in targets.double().T:
+        highest = torch.where(counted, column, -torch.inf).amax(1)
+        columns.append(highest == torch.where(counted, column, torch.inf).amin(1))
+    return torch.stack(columns, dim=1)
