@@ -60,7 +60,8 @@ class ImageFolder:
 def read_folders(
     field: str, root: str, val_fraction: float, seed: int, train: str | None = None, val: str | None = None
 ) -> Splits:
-    """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it."""
+    """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it (the same
+    one: a fraction of it is for validation)."""
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
@@ -98,7 +99,8 @@ def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split,
 
 
 def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None) -> Splits:
-    train_folder, val_folder = _part(field, folder, "train", train), _part(field, folder, "val", val)
+    train_folder = _part(field, folder, "train", train)
+    val_folder = None if val is not None and val == (train or "train") else _part(field, folder, "val", val)
     if val_folder and not train_folder:
         raise UserError(
             f"{field}: {folder} has a folder {val_folder.name!r} but none named 'train'; "
