@@ -79,7 +79,7 @@ def label_matrices(draw: st.DrawFn) -> npt.NDArray[np.int64]:
     return matrix
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(label_matrices())
 @example(np.asarray([[0, 1], [1, 0]]))
 @example(np.asarray([[1, 1], [1, 1]]))
@@ -111,11 +111,13 @@ def test_every_way_of_writing_labels_gives_the_same_targets(matrix: npt.NDArray[
             "positions as floats": lambda: from_table(matrix.astype(float).tolist(), datasets.Value("float32")),
         }
         for way, targets in read.items():
+            told = ""
             try:
                 assert targets().tolist() == rows, way
             except UserError as error:
-                # Pairs of 0 and 1 alone, such as [0, 1], may be both labels or the second of two.
-                assert "may be ids of labels or a 0 or 1 for each label" in str(error), way
+                told = str(error)
+            if told:  # pairs of 0 and 1 alone, such as [0, 1], may be both labels or the second of two
+                assert "may be ids of labels or a 0 or 1 for each label" in told, way
                 assert set(map(len, rows if way.startswith("positions") else ids)) <= {1, 2}, way
 
 
@@ -133,7 +135,7 @@ def test_every_way_of_writing_labels_gives_the_same_targets(matrix: npt.NDArray[
         (["a|b", "a,b", "c"], "has '|', commas in its cells, so what separates labels is unclear"),
         (["['a', 'b']", "a", "['b']"], "has lists in brackets, but line 3 says 'a'"),
         (["['a', 'b'", "['b']", "['b']"], "has lists in brackets, but line 2"),
-        (["[['a'], ['b']]", "['b']", "['b']"], "lists within lists"),
+        (['[["a"], ["b"]]', "['b']", "['b']"], "lists within lists"),
         (["['a' b]", "['b']", "['b']"], "1 cell(s) that are no list: line 2"),
         (["[null]", "['b']", "['b']"], "no label in 'tags': line 2"),
         (["1", "0", "yes"], "should be 0 or 1: line 4: 'yes'"),
@@ -152,14 +154,16 @@ def test_how_labels_are_read_is_told_and_the_validation_file_is_read_alike(tmp_p
     splits = CsvImages(path=str(train), label_column="tags").build("labels", seed=0)
     assert splits.notes == ("column 'tags': each list of 3 zeros and ones is read by position, a label for each",)
     assert splits.names == ("0", "1", "2")
+    val = tmp_path / "val.csv"
+    part = CsvImages(path=str(train), val_path=str(val), label_column="tags")
+    val.write_text('path,tags\n0.png,"[0, 1]"\n')
     with pytest.raises(UserError, match="lists of 2 zeros and ones, but there are 3 labels"):
-        (tmp_path / "val.csv").write_text('path,tags\n0.png,"[0, 1]"\n')
-        CsvImages(path=str(train), val_path=str(tmp_path / "val.csv"), label_column="tags").build("labels", seed=0)
+        part.build("labels", seed=0)
+    val.write_text('path,tags\n0.png,"[0, 2]"\n')
     with pytest.raises(UserError, match="read in another way than in the training images"):
-        (tmp_path / "val.csv").write_text('path,tags\n0.png,"[0, 2]"\n')
-        CsvImages(path=str(train), val_path=str(tmp_path / "val.csv"), label_column="tags").build("labels", seed=0)
-    (tmp_path / "val.csv").write_text('path,tags\n0.png,"[0, 1, 1]"\n')
-    both = CsvImages(path=str(train), val_path=str(tmp_path / "val.csv"), label_column="tags").build("labels", seed=0)
+        part.build("labels", seed=0)
+    val.write_text('path,tags\n0.png,"[0, 1, 1]"\n')
+    both = part.build("labels", seed=0)
     assert both.val.targets.tolist() == [[0, 1, 1]]
     words = from_csv(tmp_path, {"tags": ["red", "", "blue", "red"]}, "tags")
     assert words.tolist() == [[0, 1], [0, 0], [1, 0], [0, 1]]

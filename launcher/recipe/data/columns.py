@@ -93,8 +93,8 @@ class ImageTable:
         if missing:
             shown = listed([f"{paths[row]} (row {row})" for row in missing])
             raise UserError(
-                f"data.image_column: {len(missing)} of {len(paths)} images named in column {column!r} of {self._title} are missing: "
-                f"{shown}; looked in {root}; data.root says where the paths start from"
+                f"data.image_column: {len(missing)} of {len(paths)} images named in column {column!r} of "
+                f"{self._title} are missing: {shown}; looked in {root}; data.root says where the paths start from"
             )
         return FileImages(root, paths)
 
@@ -158,8 +158,8 @@ class ImageTable:
             return nfc(str(label))
         if not label.is_integer():
             raise UserError(
-                f"data: {self._title}: column {self._columns[0]!r} has numbers with fractions ({label:g}), which are no "
-                "classes; for numbers to predict use tasks.Regression"
+                f"data: {self._title}: column {self._columns[0]!r} has numbers with fractions ({label:g}), which are "
+                "no classes; for numbers to predict use tasks.Regression"
             )
         return str(int(label))
 

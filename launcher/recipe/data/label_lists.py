@@ -1,4 +1,4 @@
-"""Several labels in one cell: words, ids, or a 0 or 1 for each label. One meaning each; what could have two is refused."""
+"""Several labels in one cell: words, ids, or a 0 or 1 for each label. What could have two meanings is refused."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def _form(
     form = form or (like.form if like is not None else None)
     if form is None:
         raise UserError(
-            f"{where}: column {column!r} has lists such as [{', '.join(rows[0])}], which may be ids of labels or a 0 or "
-            f"1 for each label; {_INSTEAD}"
+            f"{where}: column {column!r} has lists such as [{', '.join(rows[0])}], which may be ids of labels or a 0 "
+            f"or 1 for each label; {_INSTEAD}"
         )
     return form
 
@@ -179,8 +179,8 @@ def _form_of_numbers(
         shown = f"[{', '.join(rows[twice][:8])}{', ...' if len(rows[twice]) > 8 else ''}] ({row_name(twice)})"
         what = "lists of zeros and ones of different lengths" if binary else "lists of equal length with values above 1"
         raise UserError(
-            f"{where}: column {column!r} has {what}, in which a value comes twice: {shown}; neither ids of labels nor a "
-            f"0 or 1 for each label; {_INSTEAD}"
+            f"{where}: column {column!r} has {what}, in which a value comes twice: {shown}; neither ids of labels nor "
+            f"a 0 or 1 for each label; {_INSTEAD}"
         )
     return "names"
 

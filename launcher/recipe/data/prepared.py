@@ -29,12 +29,14 @@ from PIL import Image
 
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import encoded_image, read_pixels
+from launcher.recipe.data.repeats import repeat_notes
 from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.data.verifying import Broken, on_bad_image_of, verified
 from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 
 FORMAT = 1
+NAMES = ("train", "val")
 HASH_BYTES = 16
 ROW = np.dtype(
     [
@@ -223,7 +225,9 @@ def with_copy(copy: Copy, recipe: Recipe, splits: Splits) -> Splits:
 
     Raises UserError as `verified` does.
     """
-    whole = verified(splits, copy.broken, on_bad_image_of(recipe.data))
+    digests = [[row.tobytes() if row.any() else None for row in copy.rows(name)["source_hash"]] for name in NAMES]
+    broken = dataclasses.replace(copy.broken, notes=tuple(repeat_notes(splits, *digests)))
+    whole = verified(splits, broken, on_bad_image_of(recipe.data))
     return dataclasses.replace(
         whole, train=_prepared(copy, "train", whole.train), val=_prepared(copy, "val", whole.val)
     )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from launcher.recipe.data.decoding import encoded_image, open_image
+from launcher.recipe.data.decoding import check_regular, encoded_image, open_image
 from launcher.recipe.data.names import in_list
 from launcher.recipe.protocols import ImageSource
 
@@ -54,6 +54,7 @@ class FileImages:
 
     def encoded(self, index: int) -> bytes | None:
         try:
+            check_regular(self.file(index))
             return self.file(index).read_bytes()
         except OSError:  # `read` says what is wrong
             return None
