@@ -27,7 +27,9 @@ def root(tmp_path: Path) -> Path:
         for number, name in enumerate(("a", "b")):
             (tmp_path / split / name).mkdir(parents=True)
             for index in range(count):
-                pixels = np.random.default_rng(index + 10 * (split == "val")).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                pixels = np.random.default_rng(index + 10 * (split == "val")).integers(
+                    0, 256, (24, 24, 3), dtype=np.uint8
+                )
                 pixels[0, 0] = number
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
     whole = (tmp_path / "train/a/1.png").read_bytes()

@@ -173,9 +173,8 @@ class ImageTable:
         if named is not None:
             self._check_named("image_column", [named], self._may_be_images, "images")
             return in_list(named, list(self._features)) or named
-        found: list[str] = []
-        for fits in (lambda feature: type(feature).__name__ == "Image", is_image):
-            found = found or [name for name, feature in self._features.items() if fits(feature)]
+        found = [name for name, feature in self._features.items() if type(feature).__name__ == "Image"]
+        found = found or [name for name, feature in self._features.items() if is_image(feature)]
         found = found or [name for name in self._features if self._names_images(name)]
         return self._only("image_column", found, "images")
 

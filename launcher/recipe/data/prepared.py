@@ -133,7 +133,7 @@ def read_copy(folder: Path) -> Copy:
             enough_for=Need(*(part["enough_for"] for part in parts)),
             samples=(parts[0]["samples"], parts[1]["samples"]),
             size_bytes=parts[0]["bytes"] + parts[1]["bytes"],
-            broken=Broken(*(tuple((int(i), str(why)) for i, why in part["broken"]) for part in parts)),
+            broken=Broken(_pairs(parts[0]["broken"]), _pairs(parts[1]["broken"])),
             index_hashes=(parts[0]["index_hash"], parts[1]["index_hash"]),
         )
     except FileNotFoundError as error:
@@ -142,6 +142,10 @@ def read_copy(folder: Path) -> Copy:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the manifest of the prepared copy cannot be read ({error})") from error
+
+
+def _pairs(broken: Any) -> tuple[tuple[int, str], ...]:
+    return tuple((int(index), str(why)) for index, why in broken)
 
 
 def check_fits(copy: Copy, recipe: Recipe, preprocessing: Preprocessing) -> None:

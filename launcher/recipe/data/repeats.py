@@ -48,11 +48,11 @@ def repeat_notes(splits: Splits, train: Sequence[bytes | None], val: Sequence[by
                 differing.setdefault(key, (split, index))
     if differing:
         key, last = next(iter(differing.items()))
-        one, other = (f"{_name(*place)}{_class(splits, *place)}" for place in (seen[key], last))
+        one, another = (f"{_name(*place)}{_class(splits, *place)}" for place in (seen[key], last))
         what = "classes" if splits.train.targets.ndim == 1 else "targets"
         notes.append(
             f"{len(differing):,} image{'s have' if len(differing) > 1 else ' has'} two {what} (the same file content): "
-            f"{one} and {other}"
+            f"{one} and {another}"
         )
     return notes
 
