@@ -626,7 +626,7 @@ def test_the_machine_is_asked_as_cuda_sees_it(tmp_path: Path, monkeypatch: pytes
 
 def test_columns_and_what_they_are_taken_for() -> None:
     def of(**columns: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        found = targets_in([text_column(name, cells) for name, cells in columns.items()], "t.csv", lists_are_read=False)
+        found = targets_in([text_column(name, cells) for name, cells in columns.items()], "t.csv")
         return found.kind, found.columns
 
     words, numbers, codes = ["a", "b"] * 20, [f"{n}.5" for n in range(40)], [str(n % 3) for n in range(40)]

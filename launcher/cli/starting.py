@@ -12,6 +12,12 @@ import typer
 from launcher.cli.app import app
 
 
+class TaskName(str, enum.Enum):
+    classification = "classification"
+    multilabel = "multilabel"
+    regression = "regression"
+
+
 class Hardware(str, enum.Enum):
     here = "here"
     cpu = "cpu"
@@ -32,6 +38,13 @@ def init(
     hardware: Annotated[
         Hardware, typer.Option("--for", help="what to choose for: this machine, or one with or without a GPU")
     ] = Hardware.here,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="column of a table with the targets; again for each further one"),
+    ] = None,
+    task: Annotated[
+        TaskName | None, typer.Option(help="what the targets are, where that is not to be found out")
+    ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="configuration of a data set of the hub that has several")
     ] = None,
@@ -50,6 +63,8 @@ def init(
         to,
         overwrite=overwrite,
         name=name,
+        label=label or (),
+        task=task.value if task else None,
         hardware=hardware.value,
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )

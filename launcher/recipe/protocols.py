@@ -97,7 +97,9 @@ class Splits:
     names: tuple[str, ...]
     """Class names ("class"), label names ("labels") or target names ("values"), in the order of the outputs."""
     skipped: tuple[str, ...] = ()
-    """Names of the broken images that were left out (on_bad_image="skip")."""
+    """What was left out, one line each: broken images (on_bad_image="skip"), files and folders that are no images."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the data was read, one line each."""
 
 
 @runtime_checkable

@@ -125,7 +125,9 @@ def _other_data(
     if left_out:
         say(f"--data: {len(left_out)} files left out: {'; '.join(left_out)}")
     with agreed(accelerator):
-        found = [broken_images(split.images, usable_cpus()) if accelerator.is_main_process else []]
+        short_side = recipe.backbone.preprocessing().resize_size
+        looked_at = accelerator.is_main_process
+        found = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
         broadcast_object_list(found)
         split, lines = whole("--data", split, found[0], on_bad_image_of(recipe.data))
     if lines:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
+from launcher.recipe.data.names import alike_note
 from launcher.training.model import freeze, set_train_mode
 from launcher.training.preparation import Findings
 
@@ -17,6 +18,10 @@ LARGE_IMBALANCE = 10
 def notes(found: Findings) -> Iterable[str]:
     """One line each."""
     recipe = found.recipe
+    if found.splits:
+        yield from found.splits.notes
+        if recipe.task.target_kind != "values" and (alike := alike_note(found.splits.names)):
+            yield alike
     updating = [p.phase.name for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
     if updating:
         joined = " (sync_batchnorm joins the processes, not the accumulation)" if recipe.sync_batchnorm else ""

@@ -10,16 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import BrokenImageError, read_pixels
+from launcher.recipe.data.decoding import BrokenImageError, read_pixels, too_narrow
 from launcher.recipe.data.sources import FileImages
 from launcher.recipe.transforms import PixelSteps
 from launcher.results.finished import FinishedRun
 from launcher.results.loaded import LoadedModel
 from launcher.training.accelerating import recorded_precision
-
-LARGEST = 2**27
-"""Pixels that a resized picture may have, 400 MB: one of 1 x 20,000 pixels, enlarged to a shorter side of 256, would
-have 1.3 billion."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +74,8 @@ def _read(images: FileImages, index: int, steps: PixelSteps, resize_size: int) -
     try:
         pixels = read_pixels(images, index)
         height, width = pixels.shape[1:]
-        if max(height, width) * resize_size**2 > LARGEST * min(height, width):
-            return f"{width} x {height} pixels: too narrow to be enlarged to a shorter side of {resize_size}"
+        if why := too_narrow(width, height, resize_size):
+            return why
         return steps.pixels(pixels)
     except MemoryError:
         raise

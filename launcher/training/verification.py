@@ -30,7 +30,7 @@ def without_broken_images(
     images, or too small for the recipe.
     """
     if prepared is None:
-        return verified(splits, _look(splits, tell), on_bad_image_of(recipe.data))
+        return verified(splits, _look(recipe, splits, tell), on_bad_image_of(recipe.data))
     copy = _open(prepared, recipe, tell)
     check_current(copy, splits)
     return with_copy(copy, recipe, splits)
@@ -43,7 +43,7 @@ def checked_together(
     from accelerate.utils import broadcast_object_list
 
     def check(recipe: Recipe, splits: Splits) -> Splits:
-        found: list[Broken | None] = [_look(splits, tell) if accelerator.is_main_process else None]
+        found: list[Broken | None] = [_look(recipe, splits, tell) if accelerator.is_main_process else None]
         broadcast_object_list(found)
         assert found[0] is not None
         return verified(splits, found[0], on_bad_image_of(recipe.data))
@@ -74,7 +74,7 @@ def _open(folder: Path, recipe: Recipe, tell: Callable[[str], None]) -> Copy:
     return copy
 
 
-def _look(splits: Splits, tell: Callable[[str], None]) -> Broken:
+def _look(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> Broken:
     total = len(splits.train) + len(splits.val)
     begin = told = time.monotonic()
 
@@ -85,4 +85,8 @@ def _look(splits: Splits, tell: Callable[[str], None]) -> Broken:
             left = (told - begin) / done * (total - done)
             tell(f"looking at every image once: {done:,} of {total:,}, {left:.0f} s left")
 
-    return find_broken(splits, usable_cpus(), progress)
+    try:
+        resize_size = recipe.backbone.preprocessing().resize_size
+    except UserError:  # told by whoever builds the backbone
+        resize_size = None
+    return find_broken(splits, usable_cpus(), progress, resize_size)

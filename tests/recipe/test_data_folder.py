@@ -95,6 +95,100 @@ def test_train_without_val_is_split(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.val)) == (14, 6)
 
 
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [("training_set", "validation_set"), ("Train", "dev"), ("trainset", "holdout"), ("train images", "Eval-Set")],
+)
+def test_folders_that_are_splits_by_other_names(tmp_path: Path, train: str, val: str) -> None:
+    make_images(tmp_path / train, cats=5, dogs=5)
+    make_images(tmp_path / val, cats=2, dogs=1)
+    splits = build(tmp_path)
+    assert splits.names == ("cats", "dogs")
+    # What is held out is for the end: then validation images are set aside.
+    assert (len(splits.train), len(splits.val)) == ((8, 2) if val == "holdout" else (10, 3))
+
+
+def test_the_usual_names_go_before_others_and_what_is_not_used_is_told(tmp_path: Path) -> None:
+    for name in ("train", "val", "eval", "extra", "test"):
+        make_images(tmp_path / name, a=2, b=2)
+    splits = build(tmp_path)
+    assert (len(splits.train), len(splits.val)) == (4, 4)
+    assert splits.notes == (f"not used: eval/, extra/ beside train/ in {tmp_path}",)
+
+
+def test_splits_and_folds_are_never_classes(tmp_path: Path) -> None:
+    make_images(tmp_path / "flat", train=3, test=2)
+    assert "'test', 'train', by their names splits and not classes" in error_of(tmp_path / "flat")
+    make_images(tmp_path / "only" / "training_set", **{"": 2})
+    assert "'training_set', by their names splits" in error_of(tmp_path / "only")
+    for name in ("a", "b"):
+        make_images(tmp_path / "classes_first" / name, train=1, val=1)
+        make_images(tmp_path / "folds" / f"fold_{'ab'.index(name)}", x=2, y=2)
+        make_images(tmp_path / "sites" / name, x=2, y=2)
+    assert "/classes_first/a holds the splits 'train', 'val'; expected train/<class>" in error_of(
+        tmp_path / "classes_first"
+    )
+    assert "'fold_0', 'fold_1'" in (told := error_of(tmp_path / "folds"))
+    assert len(build(Path(told.partition("(data.root=")[2].partition(")")[0])).names) == 2, "the advice works"
+    assert build(tmp_path / "sites").names == ("a", "b")
+    assert "holds the same folders 'x', 'y'" in build(tmp_path / "sites").notes[0]
+
+
+def test_a_folder_around_the_data_is_named(tmp_path: Path) -> None:
+    make_images(tmp_path / "outer" / "pets", cat=2, dog=2)
+    make_images(tmp_path / "archive" / "pets" / "train", cat=2, dog=2)
+    make_images(tmp_path / "archive" / "pets" / "val", cat=2, dog=2)
+    for outer in ("outer", "archive"):
+        told = error_of(tmp_path / outer)
+        assert told.endswith(f"data.root={tmp_path / outer / 'pets'}")
+        assert build(tmp_path / outer / "pets").names == ("cat", "dog")
+
+
+def test_a_copy_of_the_data_inside_itself_is_left_out(tmp_path: Path) -> None:
+    make_images(tmp_path, cat=3, dog=3)
+    make_images(tmp_path / "pets", cat=3, dog=3)
+    splits = build(tmp_path)
+    assert splits.names == ("cat", "dog")
+    assert splits.skipped == (f"{tmp_path}/pets/ (holds the class folders once more)",)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "$RECYCLE.BIN", ".Trashes", "lost+found", "__MACOSX", "#recycle", "Thumbs"])
+def test_system_folders_are_left_out_and_listed(tmp_path: Path, name: str) -> None:
+    make_images(tmp_path / "train", **{"red": 3, "blue": 3, name: 1})
+    make_images(tmp_path / "train" / "red" / name, **{"0.png": 2})
+    splits = build(tmp_path)
+    assert splits.names == ("blue", "red")
+    assert len(splits.train) + len(splits.val) == 6
+    kind = "hidden" if name.startswith(".") else "system"
+    assert sorted(splits.skipped) == [
+        f"{tmp_path}/train/{name}/ ({kind} folder, 1 image)",
+        f"{tmp_path}/train/red/{name}/ ({kind} folder, 2 images)",
+    ]
+
+
+def test_unicode_forms_are_one_name_and_files_keep_their_bytes(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    make_images(tmp_path / "train", **{composed: 2, "b": 2})
+    make_images(tmp_path / "val", **{decomposed: 1, "b": 1})
+    splits = build(tmp_path)
+    assert splits.names == ("b", composed)
+    assert splits.val.targets.tolist() == [0, 1]
+    assert splits.val.images.name(1) == f"{tmp_path}/val/{decomposed}/0.png"
+    assert splits.val.images.read(1).size == (8, 6)
+    make_images(tmp_path / "both", **{composed: 2, decomposed: 3, "b": 1})
+    both = build(tmp_path / "both")
+    assert both.names == ("b", composed)
+    assert len(both.train) + len(both.val) == 6
+
+
+def test_files_of_other_types_are_counted(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for file in ("1.dcm", "2.dcm", "3.npy"):
+            (tmp_path / name / file).touch()
+    assert "2 class folders, holding 6 files of other types (.dcm 4, .npy 2)" in error_of(tmp_path)
+
+
 def test_train_may_be_a_class(tmp_path: Path) -> None:
     make_images(tmp_path, bus=2, train=2, tram=2)
     assert build(tmp_path).names == ("bus", "train", "tram")
@@ -125,6 +219,8 @@ def test_hidden_things_are_ignored_and_other_files_listed(tmp_path: Path) -> Non
     assert splits.names == ("a", "b")
     assert len(splits.train) + len(splits.val) == 6
     assert sorted(splits.skipped) == [
+        f"{tmp_path}/.ipynb_checkpoints/ (hidden folder, 2 images)",
+        f"{tmp_path}/a/.thumbnails/ (hidden folder, 2 images)",
         f"{tmp_path}/b/notes.txt (not an image)",
         f"{tmp_path}/loose.png (not in a class folder)",
     ]

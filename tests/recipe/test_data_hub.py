@@ -10,6 +10,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -137,7 +140,10 @@ def test_labels_in_text_and_numbers(tmp_path: Path) -> None:
     assert build(saved(tmp_path / "numbers", numbers)).names == ("2", "10")
     unknown = datasets.DatasetDict(train=text, val=table({"kind": TEXT}, 2, kind=["b", "c"]))
     path = saved(tmp_path / "unknown", unknown)
-    assert error_of(path) == f"{path}:val: 1 class not among the training images: 'c'; known are 'a', 'b'"
+    assert error_of(path) == (
+        f"{path}:val: 1 class not among the training images: 'c'; known are 'a', 'b'; "
+        "data.val_split=train sets a part of the training split aside instead"
+    )
 
 
 def test_images_in_plain_bytes(tmp_path: Path) -> None:
@@ -192,7 +198,9 @@ def test_unclear_and_unknown_columns_list_what_there_is(tmp_path: Path) -> None:
     assert "column 'id'" in (message := error_of(path, "values", label_column="id"))
     assert message.endswith(f"cannot be read as numbers per image: {columns}")
     assert "no column" in error_of(path, "labels")
-    assert "data.image_column: column 'id'" in error_of(path, image_column="id", label_column="label")
+    assert "data.image_column: 3 of 3 images named in column 'id'" in error_of(
+        path, image_column="id", label_column="label"
+    )
     no_images = datasets.Dataset.from_dict({"label": [0, 1]})
     assert "looks like images" in error_of(saved(tmp_path / "b", no_images))
 
@@ -210,7 +218,101 @@ def test_wrong_splits(tmp_path: Path) -> None:
     path = saved(tmp_path / "a", datasets.DatasetDict(train=animals(), test=animals()))
     assert error_of(path, val_split="tests").endswith("has no split 'tests'; did you mean 'test'?")
     assert "has no split 'trian'; did you mean 'train'?" in error_of(path, train_split="trian")
-    assert "is what trains" in error_of(path, val_split="train")
+
+
+def test_a_validation_split_without_labels_is_done_without(tmp_path: Path) -> None:
+    unlabelled = table({"label": ANIMALS}, label=[-1] * 10)
+    path = saved(tmp_path / "a", datasets.DatasetDict(train=animals(20), validation=unlabelled))
+    told = error_of(path)
+    assert "10 images have no label in 'label'" in told
+    assert told.endswith("; data.val_split=train sets a part of the training split aside instead")
+    check_animals(build(path, val_split="train"), 17, 3)
+
+
+def test_dev_is_for_validation_where_there_is_no_other(tmp_path: Path) -> None:
+    splits = datasets.DatasetDict(train=animals(6), dev=animals(3, first=30), test=animals(1))
+    check_animals(build(saved(tmp_path / "a", splits)), 6, 3)
+
+
+def test_structs_of_bytes_and_path_as_pandas_and_pyarrow_write_them(tmp_path: Path) -> None:
+    rows = [{"bytes": png(row), "path": f"{row}.png"} for row in range(10)]
+    frame = pd.DataFrame({"image": rows, "label": [f"{row % 2}" for row in range(10)]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    splits = build(tmp_path / "a.parquet")
+    assert splits.train.targets.tolist() == [colour % 2 for colour in colours(splits.train)]
+    assert splits.train.images.encoded(0) == png(colours(splits.train)[0])
+    named = build(tmp_path / "a.parquet", image_column="image")
+    assert colours(named.val) == colours(splits.val)
+
+
+@pytest.mark.parametrize("as_struct", [True, False])
+def test_paths_in_a_parquet_start_from_its_folder(tmp_path: Path, as_struct: bool) -> None:
+    (tmp_path / "img").mkdir()
+    for row in range(10):
+        (tmp_path / "img" / f"{row}.png").write_bytes(png(row))
+    names = [f"img/{row}.png" for row in range(10)]
+    cells: list[Any] = [{"bytes": None, "path": name} for name in names] if as_struct else names
+    schema = pa.schema(
+        {"file": pa.struct({"bytes": pa.binary(), "path": pa.string()}) if as_struct else pa.string(), "y": pa.int64()}
+    )
+    columns = {"file": cells, "y": [row % 2 for row in range(10)]}
+    pq.write_table(pa.table(columns, schema=schema), tmp_path / "a.parquet")
+    splits = build(tmp_path / "a.parquet")
+    assert splits.train.targets.tolist() == [colour % 2 for colour in colours(splits.train)]
+    (tmp_path / "other").mkdir()
+    shutil.move(tmp_path / "a.parquet", tmp_path / "other" / "a.parquet")
+    moved = build(tmp_path / "other" / "a.parquet", root=str(tmp_path)) if not as_struct else None
+    assert moved is None or colours(moved.val) == colours(splits.val)
+    if not as_struct:
+        assert "10 of 10 images named in column 'file'" in error_of(tmp_path / "other" / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["set [v1]", "a*b", "what?"])
+def test_paths_with_characters_of_patterns(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    animals(9).to_parquet(folder / "train-0.parquet")
+    animals(3, first=30).to_parquet(folder / "validation.parquet")
+    check_animals(build(folder), 9, 3)
+    check_animals(build(folder / "train-0.parquet", val_fraction=0.34), 6, 3)
+    check_animals(build(saved(folder / "saved", datasets.DatasetDict(train=animals(6), val=animals(3)))), 6, 3)
+
+
+def test_classes_stored_as_numbers_with_a_point(tmp_path: Path) -> None:
+    pd.DataFrame({"image": [png(row) for row in range(10)], "label": [float(row % 2) for row in range(10)]}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    splits = build(tmp_path / "a.parquet")
+    assert splits.names == ("0", "1")
+    assert splits.train.targets.tolist() == [colour % 2 for colour in colours(splits.train)]
+    pd.DataFrame({"image": [png(1)] * 4, "label": [0.5, 1.0, 0.5, 1.0]}).to_parquet(tmp_path / "b.parquet")
+    assert "numbers with fractions (0.5), which are no classes" in error_of(tmp_path / "b.parquet")
+
+
+def test_groups_stay_on_one_side(tmp_path: Path) -> None:
+    dataset = table(
+        {"label": ANIMALS, "patient": TEXT},
+        40,
+        label=[r % 3 for r in range(40)],
+        patient=[f"{r // 4}" for r in range(40)],
+    )
+    path = saved(tmp_path / "a", dataset)
+    splits = build(path, group_column="patient")
+    assert not {c // 4 for c in colours(splits.train)} & {c // 4 for c in colours(splits.val)}
+    assert len(splits.val) == 8
+    assert "did you mean 'patient'" in error_of(path, group_column="patients")
+
+
+def test_a_column_of_splits_is_told(tmp_path: Path) -> None:
+    dataset = table({"label": ANIMALS, "split": TEXT}, label=[r % 3 for r in range(10)], split=["train", "val"] * 5)
+    path = saved(tmp_path / "a", dataset)
+    assert "column 'split' says train, val and is not used" in build(path).notes[0]
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for path in (tmp_path / "a.parquet", tmp_path):
+        assert "a git-lfs pointer, not the file itself; run git lfs pull" in error_of(path)
 
 
 def test_an_empty_split(tmp_path: Path) -> None:

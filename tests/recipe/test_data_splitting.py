@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.recipe.data.splitting import split_indices, stratified_indices
+from launcher.recipe.data.splitting import grouped_indices, split_indices, stratified_indices
 
 FRACTIONS = st.floats(0.01, 0.99)
 SEEDS = st.integers(0, 2**40)
@@ -58,3 +58,31 @@ def test_every_image_has_its_chance() -> None:
         counts[stratified_indices(classes, 0.2, seed)[1]] += 1
     assert counts.min() > 15
     assert counts.max() < 70
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), FRACTIONS, SEEDS)
+def test_without_shared_groups_the_split_is_what_it_was(classes: list[int], val_fraction: float, seed: int) -> None:
+    alone = [str(index) for index in range(len(classes))]
+    targets = np.asarray(classes, dtype=np.int64)
+    for of_class, plain in (
+        (targets, stratified_indices(targets, val_fraction, seed)),
+        (None, split_indices(len(classes), val_fraction, seed)),
+    ):
+        for ours, theirs in zip(grouped_indices(alone, of_class, val_fraction, seed), plain, strict=True):
+            assert ours.tolist() == theirs.tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), min_size=2, max_size=60), FRACTIONS, SEEDS)
+def test_groups_are_never_divided(rows: list[tuple[int, int]], val_fraction: float, seed: int) -> None:
+    groups, classes = [str(group) for group, _ in rows], np.asarray([kind for _, kind in rows])
+    train, val = grouped_indices(groups, classes, val_fraction, seed)
+    assert sorted([*train, *val]) == list(range(len(rows)))
+    assert not {groups[index] for index in train} & {groups[index] for index in val}
+    if len(set(groups)) > 1 and len(set(groups)) < len(groups):
+        assert len(train)
+        assert len(val)
+
+
+def test_splits_of_earlier_versions_stay() -> None:
+    assert stratified_indices(np.asarray([0, 1] * 10), 0.2, 0)[1].tolist() == [2, 3, 11, 18]
+    assert split_indices(20, 0.2, 0)[1].tolist() == [2, 3, 11, 13]

@@ -102,6 +102,55 @@ def test_several_labels(folder: Path) -> None:
         assert split.targets.tolist() == [[row % 2, row % 3 == 0] for row in rows]
 
 
+def test_no_header(folder: Path) -> None:
+    file = folder / "a.csv"
+    file.write_text("".join(f"{index % 2},img/{index}.png\n" for index in range(10)))
+    for fields in ({}, {"image_column": "img/0.png", "label_column": "0"}):
+        told = error_of(path=str(file), **fields)
+        assert "a.csv has no header: its first line names the image 'img/0.png'" in told
+    header = error_of(path=str(file)).rpartition("such as ")[2]
+    file.write_text(f"{header}\n{file.read_text()}")
+    assert CsvImages(path=str(file)).build("class", seed=0).names == ("0", "1"), "the advice works"
+
+
+def test_labels_that_only_look_like_numbers(folder: Path) -> None:
+    splits = CsvImages(path=ten(folder / "a.csv", "label", ["--1", "3"] * 5)).build("class", seed=0)
+    assert splits.names == ("--1", "3")
+
+
+def test_rows_of_one_image_and_of_one_group_stay_on_one_side(folder: Path) -> None:
+    rows = [(index, "ab"[index % 2]) for index in range(10) for _ in range(3)]
+    file = write(folder / "a.csv", "path,label", *(f"{'./' * (n % 2)}img/{i}.png,{c}" for n, (i, c) in enumerate(rows)))
+    splits = CsvImages(path=file).build("class", seed=0)
+    train, val = rows_of(splits)
+    assert not set(train) & set(val)
+    assert (len(train), len(val), sorted(splits.val.targets.tolist())) == (24, 6, [0, 0, 0, 1, 1, 1])
+    assert splits.notes == (f"10 images stand in several rows of {file} (30 rows): img/0.png in lines 2, 3, 4",)
+    file = ten(folder / "b.csv", "patient,label", [f"{index // 2},{'ab'[index % 2]}" for index in range(10)])
+    for kind in ("class", "values"):
+        column = "label" if kind == "class" else "patient"
+        splits = CsvImages(path=file, label_column=column, group_column="patient").build(kind, seed=3)  # type: ignore[arg-type]
+        train, val = rows_of(splits)
+        assert not {index // 2 for index in train} & {index // 2 for index in val}
+        assert len(val) == 2
+    assert "give one of them" in error_of(path=file, group_column="patient", val_path=file)
+    assert "of one group" in error_of(path=ten(folder / "c.csv", "g,label", ["x,a", "x,b"] * 5), group_column="g")
+
+
+def test_names_in_any_unicode_form(folder: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (folder / "img" / "0.png").rename(folder / "img" / f"{decomposed}.png")
+    rows = [
+        f"img/{composed}.png,{composed}",
+        *(f"img/{n}.png,{(composed, decomposed, 'b')[n % 3]}" for n in range(1, 10)),
+    ]
+    file = write(folder / "a.csv", f"path,{decomposed}", *rows)
+    splits = CsvImages(path=file, label_column=composed).build("class", seed=0)
+    assert splits.names == ("b", composed)
+    names = [split.images.name(n) for split in (splits.train, splits.val) for n in range(len(split))]
+    assert f"{folder}/img/{decomposed}.png" in names, "files keep the bytes of their names"
+
+
 def test_values(folder: Path) -> None:
     file = ten(folder / "a.csv", "x,y", [f"{index / 4},-{index}e1" for index in range(10)])
     splits = CsvImages(path=file, label_column=("y", "x")).build("values", seed=0)
@@ -162,8 +211,10 @@ def test_class_from_several_columns(folder: Path) -> None:
 
 
 def test_wrong_splits(folder: Path) -> None:
-    file = ten(folder / "a.csv", "label,part", ["a,train"] * 8 + ["a,dev", "a,val"])
-    assert "'part' should say train, val or test, but says 'dev' in line 10" in error_of(path=file, split_column="part")
+    file = ten(folder / "a.csv", "label,part", ["a,train"] * 8 + ["a,later", "a,val"])
+    assert "'part' should say train, val or test, but says 'later' in line 10" in error_of(
+        path=file, split_column="part"
+    )
     file = ten(folder / "b.csv", "label,part", ["a,train"] * 10)
     assert "says 'val' in column 'part'" in error_of(path=file, split_column="part")
     assert "give one of them" in error_of(path=file, split_column="part", val_path=file)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from PIL import Image
 
 from launcher.errors import UserError
 from launcher.recipe.data import ImageFolder
-from launcher.recipe.data.sources import FileImages
+from launcher.recipe.data.decoding import can_tell_damage
+from launcher.recipe.data.sources import ArrayImages, FileImages, Subset
 from launcher.recipe.data.verifying import Broken, broken_images, find_broken, on_bad_image_of, verified
 from launcher.recipe.protocols import Split, Splits, TargetKind
 
@@ -23,7 +27,9 @@ def root(tmp_path: Path) -> Path:
         for number, name in enumerate(("a", "b")):
             (tmp_path / split / name).mkdir(parents=True)
             for index in range(count):
-                pixels = np.random.default_rng(index).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                pixels = np.random.default_rng(index + 10 * (split == "val")).integers(
+                    0, 256, (24, 24, 3), dtype=np.uint8
+                )
                 pixels[0, 0] = number
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
     whole = (tmp_path / "train/a/1.png").read_bytes()
@@ -125,3 +131,83 @@ def test_a_users_own_part_and_source() -> None:
     assert on_bad_image_of(OwnData()) == "stop"
     assert on_bad_image_of(ImageFolder(root="x", on_bad_image="skip")) == "skip"
     assert broken_images(OwnImages()) == [(4500, "'row 4500'")]
+
+
+def noise(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        for place, name in enumerate("ab"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(3):
+                noise(index + 10 * place + 100 * (split == "val")).save(tmp_path / split / name / f"{index}.jpg")
+    return tmp_path
+
+
+def looked_at(root: Path, on_bad_image: Literal["stop", "skip"] = "stop") -> Splits:
+    splits = ImageFolder(root=str(root)).build("class", 0)
+    return verified(splits, find_broken(splits, resize_size=256), on_bad_image)
+
+
+def test_the_same_picture_in_both_splits_or_in_two_classes_is_told(pairs: Path) -> None:
+    assert looked_at(pairs).notes == ()
+    shutil.copy(pairs / "train/a/0.jpg", pairs / "val/a/copy.jpg")
+    shutil.copy(pairs / "train/a/1.jpg", pairs / "val/b/other.jpg")
+    both, differing = looked_at(pairs).notes
+    assert both.startswith("2 of 8 validation images are training images, too (the same file content)")
+    assert f"{pairs}/val/a/copy.jpg is {pairs}/train/a/0.jpg" in both
+    assert differing == (
+        "1 image has two classes (the same file content): "
+        f"{pairs}/train/a/1.jpg ('a') and {pairs}/val/b/other.jpg ('b')"
+    )
+
+
+def test_pixels_without_files_are_compared_too() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    pixels[5] = pixels[0]
+    targets = np.asarray([0, 1, 0, 1, 0, 0])
+    images = ArrayImages("set", pixels)
+    parts = [Split(Subset(images, np.asarray(rows)), targets[rows]) for rows in ([0, 1, 2, 3], [4, 5])]
+    splits = Splits(*parts, ("a", "b"))
+    assert find_broken(splits).notes[0].startswith("1 of 2 validation images are training images, too")
+
+
+def test_pipes_devices_and_pictures_of_extreme_shape_are_named_before_training(pairs: Path) -> None:
+    os.mkfifo(pairs / "train/a/pipe.png")
+    (pairs / "train/a/zero.jpg").symlink_to("/dev/zero")
+    (pairs / "val/a/sparse.png").touch()
+    os.truncate(pairs / "val/a/sparse.png", 2**40)
+    (pairs / "val/b/pointer.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    noise(0, (1, 60_000)).save(pairs / "val/a/strip.png")
+    noise(0, (60_000, 1)).save(pairs / "train/b/strip.jpg")
+    told = "\n".join(looked_at(pairs, "skip").skipped)
+    assert told.count("\n") == 5
+    assert f"{pairs}/train/a/pipe.png (a named pipe, not a file)" in told
+    assert f"{pairs}/train/a/zero.jpg (a device, not a file)" in told
+    assert f"{pairs}/val/a/sparse.png (1,099,511,627,776 bytes are too many for an image" in told
+    assert "pointer.jpg (a git-lfs pointer, not the file itself; run git lfs pull" in told
+    assert f"{pairs}/val/a/strip.png (1 x 60000 pixels: too narrow to be enlarged to a shorter side of 256)" in told
+    assert f"{pairs}/train/b/strip.jpg (60000 x 1 pixels: too narrow" in told
+
+
+def test_what_decoders_put_up_with_is_counted_and_named(pairs: Path) -> None:
+    dark = np.random.default_rng(0).integers(0, 4096, (8, 8)).astype(np.uint16)
+    Image.fromarray(dark).save(pairs / "train/a/dark.tif")
+    content = bytearray((pairs / "train/a/0.jpg").read_bytes())
+    begin = content.index(b"\xff\xda") + 40
+    for place in range(begin, len(content) - 2, 25):
+        content[place] ^= 0x11
+    damaged = pairs / "train/b/damaged.jpg"
+    damaged.write_bytes(content)
+    exif = Image.Exif()
+    exif[270] = "text " * 20
+    whole = exif.tobytes()
+    noise(1).save(pairs / "val/b/exif.jpg", exif=whole[:-60])
+    notes = looked_at(pairs).notes
+    assert any(note.startswith("1 image with 16-bit pixels of which only 12 bits") for note in notes)
+    assert any(note.startswith("1 image with a warning of Pillow: ") and "val/b/exif.jpg" in note for note in notes)
+    if can_tell_damage():
+        assert f"1 image with JPEG data that is damaged and was repaired by the decoder: {damaged}" in notes

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from launcher.errors import UserError
 from launcher.recipe.backbones import Torchvision
 from launcher.recipe.backbones.download import torch_hub_file
+from launcher.recipe.backbones.weights import is_path, part_read, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,62 @@ def test_wrappers_and_prefixes_are_taken_off(
         saved = {"epoch": 3, wrap: saved}
     torch.save(saved, tmp_path / "weights.pth")
     assert_holds(backbone_from(tmp_path / "weights.pth"), state)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        ("model_state_dict", ""),
+        ("net", "module."),
+        ("model_ema", ""),
+        ("state_dict", "model."),
+        ("state_dict", "module.encoder_q."),
+        ("teacher", "backbone."),
+        (None, "shufflenet."),
+    ],
+)
+def test_other_nestings_and_one_common_prefix(
+    tmp_path: Path, state: dict[str, torch.Tensor], wrap: str | None, prefix: str
+) -> None:
+    saved: dict[str, Any] = {prefix + name: tensor for name, tensor in state.items()} | {"queue": torch.zeros(3)}
+    if prefix in ("", "module."):
+        del saved["queue"]
+    torch.save({wrap: saved, "optimizer_state_dict": {}, "loss": 0.4} if wrap else saved, tmp_path / "last.ckpt")
+    part = backbone_from(tmp_path / "last.ckpt")
+    assert_holds(part, state)
+
+
+def test_of_two_networks_in_a_file_the_one_taken_is_told(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    file = tmp_path / "both.pth"
+    torch.save({"state_dict_ema": {k: v * 2 for k, v in state.items()}, "state_dict": state}, file)
+    assert_holds(backbone_from(file), state)
+    assert part_read(file) == "its 'state_dict', not its 'state_dict_ema'"
+    twice = {f"{place}.{name}": tensor for place in ("online", "target") for name, tensor in state.items()}
+    torch.save(twice, file)
+    with pytest.raises(UserError, match=r"several times, below 'online\.', 'target\.'; save one of them alone"):
+        backbone_from(file)
+    moco = {f"encoder_{place}.{name}": tensor * (place == "q") for place in "qk" for name, tensor in state.items()}
+    torch.save(moco, file)
+    assert_holds(backbone_from(file), state)
+
+
+def test_a_name_that_is_a_file_here_is_a_file(
+    tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("last.ckpt", "weights"):
+        torch.save(state, name)
+        assert is_path(name)
+        assert_holds(backbone_from(Path(name)), state)
+    assert is_path("absent.ckpt"), "then it is said to be absent"
+    assert not is_path("IMAGENET1K_V1")
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "a.pth"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        with pytest.raises(UserError, match="a git-lfs pointer, not the file itself; run git lfs pull"):
+            read_weights(tmp_path / name)
 
 
 def test_safetensors_of_a_network_with_other_classes(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

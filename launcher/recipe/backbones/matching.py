@@ -28,8 +28,8 @@ def load_backbone(
     that are not finite. `source` is the file as the message names it; `hint` ends the message.
     """
     prefixes = tuple(f"{name}." for name in left_out)
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)} if prefixes else tensors
     own = backbone.state_dict()
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)} if prefixes else tensors
     misshaped = [name for name in kept if name in own and kept[name].shape != own[name].shape]
     fitting = {name: tensor for name, tensor in kept.items() if name not in misshaped}
     # strict=False tells instead of raising; each of its lists is looked at below. It also lets the modules rename
@@ -47,6 +47,34 @@ def load_backbone(
             + hint
         )
     _check_finite(backbone, source)
+
+
+def without_common_prefix(tensors: dict[str, torch.Tensor], own: Iterable[str], source: str) -> dict[str, torch.Tensor]:
+    """Return the tensors below one prefix ("model.", "encoder_q.") without it, where the whole network is there; the
+    rest is then of other networks. Else all of them as they are.
+
+    Raises UserError where the network is there below several prefixes.
+    """
+    needed = [name for name in own if not name.endswith(".num_batches_tracked")]
+    if not needed or any(name in tensors for name in needed):
+        return tensors
+    found = prefixes_of(tensors, needed)
+    if not found:
+        return tensors
+    if len(found) > 1 and "encoder_q." not in found:  # MoCo's query encoder is the one that is trained
+        raise UserError(
+            f"backbone.weights: {source} holds the network several times, below {', '.join(map(repr, found))}; save "
+            "one of them alone"
+        )
+    prefix = "encoder_q." if len(found) > 1 else found[0]
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def prefixes_of(tensors: Mapping[str, torch.Tensor], needed: Sequence[str]) -> list[str]:
+    """Return the prefixes below which all of these names are."""
+    ending = f".{needed[0]}"
+    prefixes = sorted(name[: -len(needed[0])] for name in tensors if name.endswith(ending))
+    return [prefix for prefix in prefixes if all(prefix + name in tensors for name in needed)]
 
 
 def matched_by_order(

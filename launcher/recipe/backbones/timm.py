@@ -11,10 +11,17 @@ from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.assets import Asset, OwnPath
 from launcher.recipe.backbones.classifier import describe_classifier
 from launcher.recipe.backbones.download import described
-from launcher.recipe.backbones.matching import load_backbone, matched_by_order
+from launcher.recipe.backbones.matching import load_backbone, matched_by_order, without_common_prefix
 from launcher.recipe.backbones.timm_network import Skeleton
 from launcher.recipe.backbones.timm_weights import check_published, fetch_published, published_asset, published_file
-from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights, stored_assets
+from launcher.recipe.backbones.weights import (
+    StoredWeights,
+    find_weights,
+    is_path,
+    part_read,
+    read_weights,
+    stored_assets,
+)
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
 
@@ -81,7 +88,10 @@ class Timm:
         if self._is_published():
             return described(f"timm/{self._full_name()}", self.weights, published_file(self._config()))
         stored = self._stored()
-        return "none: random" if stored is None else str(stored.file.absolute())
+        if stored is None:
+            return "none: random"
+        part = part_read(stored.file)
+        return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
 
     def preprocessing(self) -> Preprocessing:
         """From the published weights' configuration; a run's own; else that of the network's default weights.
@@ -179,12 +189,17 @@ class Timm:
             )
         if self.match_by_order:
             tensors = matched_by_order(network, skeleton.names, tensors, str(stored.file))
-        own = set(network.state_dict())
+        own = network.state_dict()
+        tensors = without_common_prefix(tensors, own, str(stored.file))
         kept = {name: tensor for name, tensor in tensors.items() if name in own or name not in skeleton.names}
         if self.image_size is not None:
             kept = skeleton.at_image_size(kept, network)
         renamed = not self.match_by_order and len(tensors) in (len(own), len(skeleton.names))
-        hint = "; if its tensors stand in timm's order: backbone.match_by_order=true" if renamed else ""
+        hint = ""
+        if renamed and any(name not in kept for name in own):
+            hint = "; if its tensors stand in timm's order: backbone.match_by_order=true"
+        elif any("pos_embed" in name and name in own and kept[name].shape != own[name].shape for name in kept):
+            hint = "; its position embeddings are of another image size: give that as backbone.image_size"
         left_out = [skeleton.classifier[0]] if skeleton.classifier else []
         load_backbone(network, kept, str(stored.file), left_out, hint)
 

@@ -12,8 +12,15 @@ from launcher.recipe.assets import Asset, OwnPath
 from launcher.recipe.backbones.classifier import TORCHVISION_CLASSIFIERS, cut_classifier
 from launcher.recipe.backbones.download import check_cached, described, fetch, published_asset, torch_hub_file
 from launcher.recipe.backbones.image_sizes import at_size, check_image_size, fit_position_embeddings
-from launcher.recipe.backbones.matching import load_backbone
-from launcher.recipe.backbones.weights import StoredWeights, find_weights, is_path, read_weights, stored_assets
+from launcher.recipe.backbones.matching import load_backbone, without_common_prefix
+from launcher.recipe.backbones.weights import (
+    StoredWeights,
+    find_weights,
+    is_path,
+    part_read,
+    read_weights,
+    stored_assets,
+)
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
 
@@ -82,7 +89,10 @@ class Torchvision:
             name = f"{type(published).__name__}.{published.name}"
             return described(name, self.weights, torch_hub_file(published.url))
         stored = self._stored()
-        return "none: random" if stored is None else str(stored.file.absolute())
+        if stored is None:
+            return "none: random"
+        part = part_read(stored.file)
+        return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
 
     def preprocessing(self) -> Preprocessing:
         """From the published weights' own preset; a run's own; else the preset of the network's default weights."""
@@ -135,7 +145,7 @@ class Torchvision:
             file = stored.file
         else:
             return
-        tensors = read_weights(file)
+        tensors = without_common_prefix(read_weights(file), network.state_dict(), str(file))
         if self._family() == "densenet":
             tensors = _densenet_names(tensors)
         if self._family() == "vision_transformer":

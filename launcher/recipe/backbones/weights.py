@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.errors import UserError
 from launcher.recipe.assets import Asset, OwnPath, assets_folder
+from launcher.recipe.lfs import LFS_POINTER, is_lfs_pointer
 from launcher.recipe.protocols import Preprocessing
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_WRAPPINGS = (
+    *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "weights", "params"),
+    *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "teacher", "student", "backbone", "encoder"),
+)
+"""Keys of a checkpoint that hold a network, the first one that is there goes before the others."""
 PACKAGE = "package:"
 """Weights that an installed Python package ships: "package:name/path/in/it.pth"; the same recipe on every machine."""
 
@@ -30,7 +36,7 @@ def is_path(weights: str) -> bool:
         or "/" in weights
         or "\\" in weights
         or weights.lower().endswith(SUFFIXES)
-        or Path(weights).is_dir()
+        or Path(weights).exists()  # a name that is a file here means the file, whatever its ending
     )
 
 
@@ -142,25 +148,51 @@ def _read_json(path: Path) -> dict[str, Any]:
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """All tensors of a weights file by name, on the CPU.
 
-    A wrapping {"state_dict": ...} or {"model": ...} is opened, and what DistributedDataParallel and torch.compile add
-    to the names (`module.`, `_orig_mod.`) is taken off. Nothing in the file is executed.
+    A wrapping {"state_dict": ...}, {"model_ema": ...} or the like is opened, and what DistributedDataParallel and
+    torch.compile add to the names (`module.`, `_orig_mod.`) is taken off. Nothing in the file is executed.
 
     Raises UserError for a broken file, one that holds more than tensors and plain values, and one without a state dict.
     """
+    return _opened(file)[0]
+
+
+def part_read(file: Path) -> str:
+    """Return which part of a weights file is read, in words; "" for a file that holds one network alone.
+
+    Raises UserError as `read_weights` does.
+    """
+    return _opened(file)[1]
+
+
+def _opened(file: Path) -> tuple[dict[str, torch.Tensor], str]:
     import torch
 
+    if is_lfs_pointer(file):
+        raise UserError(f"backbone.weights: {file} is {LFS_POINTER}")
     content: Any = _load_safetensors(file) if file.suffix.lower() == ".safetensors" else _load_pickle(file)
+    part = ""
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+        keys = [key for key in _WRAPPINGS if _holds_tensors(content.get(key))]
+        if not keys:
             break
-        content = inner
+        unread = f", not its {', '.join(map(repr, keys[1:]))}" if len(keys) > 1 else ""
+        part = f"{part and f'{part}: '}its {keys[0]!r}{unread}"
+        content = content[keys[0]]
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"backbone.weights: {file} holds no state dict but a {type(content).__name__}")
     others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise UserError(f"backbone.weights: {file} holds no state dict: {_first(others)} are not tensors")
-    return {_clean(str(name)): tensor for name, tensor in content.items()}
+    return {_clean(str(name)): tensor for name, tensor in content.items()}, part
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Return whether a part of a checkpoint is a state dict, or wraps one; an empty one or numbers are none."""
+    import torch
+
+    return isinstance(content, Mapping) and any(
+        isinstance(value, (torch.Tensor, Mapping)) for value in content.values()
+    )
 
 
 def _first(names: list[str]) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import os
+import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from launcher.recipe.lfs import LFS_POINTER, is_lfs_pointer
 from launcher.recipe.protocols import ImageSource
 
 if TYPE_CHECKING:
@@ -38,6 +42,15 @@ SUFFIXES = frozenset(
 )
 """Endings of image files. HEIC is among them although Pillow needs a plugin for it: such a file is then reported as
 unreadable, where leaving it out as "not an image" would lose a phone's pictures."""
+
+MOST_BYTES = 2**31
+"""Of an image file. The largest that Pillow decodes, 179 million pixels of 16 bits in four channels, take 1.4 GB."""
+LARGEST = 2**27
+"""Pixels that a resized picture may have, 400 MB: one of 1 x 20,000 pixels, enlarged to a shorter side of 256, would
+have 1.3 billion."""
+
+# They name neither image nor harm; the check of all images counts and names what is warned of (verifying.py).
+warnings.filterwarnings("ignore", module=r"PIL\.\w*Image\w*$")
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -70,6 +83,8 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     missing, empty, truncated, no image at all, or so large that decoding it could exhaust the memory.
     """
     try:
+        if not isinstance(source, bytes):
+            check_regular(source)
         image: Image.Image
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
@@ -80,6 +95,8 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
             name, reason = name or "image", str(error)
             if not source:
                 reason = "empty"
+            elif is_lfs_pointer(source):
+                reason = LFS_POINTER
             elif isinstance(error, UnidentifiedImageError):
                 reason = "not an image that Pillow can read"  # its own words name a BytesIO object
         else:
@@ -88,10 +105,32 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     return image
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise OSError for what is no file with an end: a named pipe or a device is read for ever, or never answers."""
+    status = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise OSError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
+    if status.st_size > MOST_BYTES:
+        raise OSError(f"{status.st_size:,} bytes are too many for an image; at most {MOST_BYTES:,} are read")
+
+
+def too_narrow(width: int, height: int, resize_size: int) -> str | None:
+    """Return why an image cannot be resized to a shorter side of `resize_size` pixels, or None where it can.
+
+    1 x 60,000 pixels would become 256 x 15 million: 12 GB.
+    """
+    if max(height, width) * resize_size**2 <= LARGEST * min(height, width):
+        return None
+    return f"{width} x {height} pixels: too narrow to be enlarged to a shorter side of {resize_size}"
+
+
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
+        if is_lfs_pointer(path):
+            return LFS_POINTER
         return "not an image that Pillow can read" if path.stat().st_size else "empty file"
     return getattr(error, "strerror", None) or str(error)
 
@@ -219,6 +258,11 @@ def _plain_jpeg(content: bytes) -> torch.Tensor | None:
         except Exception:  # noqa: S110 - Pillow will meet it again
             pass
     return None
+
+
+def can_tell_damage() -> bool:
+    """Return whether there is a decoder that refuses damaged JPEG data; Pillow's repairs it without a word."""
+    return _faster_decoder() is not None
 
 
 @functools.cache

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +15,8 @@ from pydantic import BeforeValidator, Field
 from launcher.errors import Problems, UserError
 from launcher.recipe.assets import OwnPath
 from launcher.recipe.data.decoding import SUFFIXES
+from launcher.recipe.data.layout import check_layout, copies_inside
+from launcher.recipe.data.names import SplitName, is_system_folder, nfc, split_named
 from launcher.recipe.data.sources import FileImages
 from launcher.recipe.data.splitting import set_aside
 from launcher.recipe.data.targets import listed, one_line, refuse
@@ -21,18 +26,19 @@ from launcher.recipe.protocols import Split, Splits, TargetKind
 PathText = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path)]
 """A path as text (a recipe is stored as JSON); pathlib's paths are taken, too."""
 
-_TRAIN_NAMES = ("train", "training")
-_VAL_NAMES = ("val", "valid", "validation")
+_USUAL: dict[SplitName, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+"""Where a folder has one of these names, others that mean the same ("training_set", "dev") are not looked for."""
 
 
 @part
 class ImageFolder:
     """Images in one folder per class, in any depth below it.
 
-    `root` holds `train` and `val` (or `valid`, `validation`) with the class folders, or the class folders themselves;
-    a fraction of each class is then set aside for validation. Classes are the training folders, sorted by name as text,
-    and validation folders are matched by name. Hidden files and folders are ignored. Files of other types in class
-    folders are left out and listed in `Splits.skipped`.
+    `root` holds `train` and `val` (or "training_set", "valid", "dev", ...) with the class folders, or the class folders
+    themselves; a fraction of each class is then set aside for validation. Classes are the training folders, sorted by
+    name as text, and validation folders are matched by name, whatever their Unicode form. Hidden files are ignored.
+    Files of other types in class folders, and hidden and system folders with images in them (".thumbnails", "@eaDir"),
+    are left out and listed in `Splits.skipped`.
     """
 
     root: PathText
@@ -54,7 +60,8 @@ class ImageFolder:
 def read_folders(
     field: str, root: str, val_fraction: float, seed: int, train: str | None = None, val: str | None = None
 ) -> Splits:
-    """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it."""
+    """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it (the same
+    one: a fraction of it is for validation)."""
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
@@ -82,17 +89,18 @@ def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split,
         classes = _read_classes(field, folder, skipped)
     except OSError as error:
         raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
-    if unknown := [name for name in classes if name not in names]:
+    places = {nfc(name): name for name in names}  # of older runs, in whatever form
+    if unknown := [name for name in classes if name not in places]:
         raise UserError(
             f"{field}: {folder} has {len(unknown)} class folder(s) that the model does not know: "
             f"{listed([repr(name) for name in unknown])}; it knows {listed([repr(name) for name in names], most=10)}"
         )
-    return _split(folder, names, classes), skipped
+    return _split(folder, names, {places[name]: paths for name, paths in classes.items()}), skipped
 
 
 def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None) -> Splits:
-    train_folder = _part(field, folder, (train,), required=True) if train else _part(field, folder, _TRAIN_NAMES)
-    val_folder = _part(field, folder, _also(val), required=True) if val else _part(field, folder, _VAL_NAMES)
+    train_folder = _part(field, folder, "train", train)
+    val_folder = None if val is not None and val == (train or "train") else _part(field, folder, "val", val)
     if val_folder and not train_folder:
         raise UserError(
             f"{field}: {folder} has a folder {val_folder.name!r} but none named 'train'; "
@@ -101,12 +109,13 @@ def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str |
 
     problems = Problems()
     skipped: list[str] = []
+    notes: list[str] = []
     classes: dict[str, list[str]] = {}
     val_classes: dict[str, list[str]] = {}
     with problems.collected():
-        classes = _read_classes(field, train_folder or folder, skipped)
+        classes = _read_classes(field, train_folder or folder, skipped, notes)
     with problems.collected():
-        val_classes = _read_classes(field, val_folder, skipped) if val_folder else {}
+        val_classes = _read_classes(field, val_folder, skipped, notes) if val_folder else {}
     unknown = [name for name in val_classes if name not in classes]
     if classes and unknown:
         problems.found.append(
@@ -115,45 +124,69 @@ def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str |
         )
     problems.raise_if_any()
 
+    if train_folder:
+        unused = [sub.name for sub in _subfolders(folder) if sub not in (train_folder, val_folder)]
+        unused = [name for name in unused if split_named(name) != "test"]
+        if unused:
+            shown = listed([f"{one_line(name)}/" for name in unused])
+            notes.append(f"not used: {shown} beside {train_folder.name}/ in {one_line(str(folder))}")
     names = tuple(classes)
     train_split = _split(train_folder or folder, names, classes)
     if val_folder:
-        return Splits(train_split, _split(val_folder, names, val_classes), names, tuple(skipped))
-    return set_aside(train_split.images, train_split.targets, names, val_fraction, seed, tuple(skipped))
+        return Splits(train_split, _split(val_folder, names, val_classes), names, tuple(skipped), tuple(notes))
+    splits = set_aside(train_split.images, train_split.targets, names, val_fraction, seed, tuple(skipped))
+    return dataclasses.replace(splits, notes=tuple(notes))
 
 
-def _part(field: str, folder: Path, names: tuple[str, ...], required: bool = False) -> Path | None:
-    """The one sub-folder with one of these names, in any case, that holds folders ("train" may also be a class)."""
-    found = [sub for sub in _subfolders(folder) if sub.name.lower() in names or sub.name in names]
-    found = [sub for sub in found if _subfolders(sub)]
-    if len(found) > 1:
-        raise UserError(f"{field}: {folder} has {listed([repr(sub.name) for sub in found])}; keep one of them")
-    if required and not found:
-        raise UserError(f"{field}: {folder} has no folder {names[0]!r} with class folders in it")
-    return found[0] if found else None
-
-
-def _also(val: str) -> tuple[str, ...]:
-    """A validation folder may have any of its usual names."""
-    return (val, *_VAL_NAMES) if val in _VAL_NAMES else (val,)
+def _part(field: str, folder: Path, split: SplitName, named: str | None) -> Path | None:
+    """Return the one sub-folder of that name, or with a name that stands for the split, that holds folders ("train" may
+    also be a class)."""
+    subfolders = [sub for sub in _subfolders(folder) if _subfolders(sub)]
+    if named is not None and split_named(named) != split:
+        matching = [sub for sub in subfolders if nfc(sub.name) == nfc(named)]
+    else:
+        matching = [sub for sub in subfolders if sub.name == named]
+        matching = matching or [sub for sub in subfolders if sub.name.lower() in _USUAL[split]]
+        matching = matching or [sub for sub in subfolders if split_named(sub.name) == split]
+    if len(matching) > 1:
+        raise UserError(f"{field}: {folder} has {listed([repr(sub.name) for sub in matching])}; keep one of them")
+    if named is not None and not matching:
+        raise UserError(f"{field}: {folder} has no folder {named!r} with class folders in it")
+    return matching[0] if matching else None
 
 
 def _subfolders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(Path(entry) for entry in entries if entry.is_dir() and not is_system_folder(entry.name))
 
 
-def _read_classes(field: str, folder: Path, skipped: list[str]) -> dict[str, list[str]]:
-    """Paths of images relative to `folder`, sorted, by class; adds what is left out to `skipped`."""
-    classes = {sub.name: _images_below(sub, folder, skipped) for sub in _subfolders(folder)}
+def _read_classes(field: str, folder: Path, skipped: list[str], notes: list[str] | None = None) -> dict[str, list[str]]:
+    """Return the paths of images relative to `folder`, sorted, by class; add what is left out to `skipped`.
+
+    With `notes`, for classes that are to be learned, the layout is looked at first.
+    """
+    _list_system_folders(folder, skipped)
+    subfolders = _subfolders(folder)
+    if notes is not None:
+        copies = copies_inside(subfolders)
+        skipped.extend(f"{one_line(str(sub))}{os.sep} (holds the class folders once more)" for sub in copies)
+        subfolders = [sub for sub in subfolders if sub not in copies]
+        check_layout(field, folder, subfolders, notes)
+    classes: dict[str, list[str]] = {}
+    others: list[str] = []
+    for sub in sorted(subfolders, key=lambda sub: nfc(sub.name)):
+        images = _images_below(sub, folder, others, skipped)
+        classes[nfc(sub.name)] = sorted([*classes.get(nfc(sub.name), ()), *images])
     loose = [path.name for path in sorted(folder.iterdir()) if _is_image(path.name) and path.is_file()]
     if not classes:
         has = f"{len(loose)} images but no class folders" if loose else "no class folders"
         raise UserError(f"{field}: {folder} has {has}; expected {folder.name}/<class>/<image>")
+    skipped.extend(f"{one_line(path)} (not an image)" for path in others)
     skipped.extend(f"{one_line(str(folder / name))} (not in a class folder)" for name in loose)
     empty = [name for name, paths in classes.items() if not paths]
     if len(empty) == len(classes):
-        raise UserError(f"{field}: no images in {folder} ({len(classes)} class folders, all empty)")
+        holding = f"holding {_types(others)}" if others else "all empty"
+        raise UserError(f"{field}: no images in {folder} ({len(classes)} class folders, {holding})")
     if empty:
         shown = listed([repr(name) for name in empty])
         raise UserError(
@@ -162,23 +195,49 @@ def _read_classes(field: str, folder: Path, skipped: list[str]) -> dict[str, lis
     return classes
 
 
-def _images_below(class_folder: Path, base: Path, skipped: list[str]) -> list[str]:
-    found = []
+def _types(files: Sequence[str]) -> str:
+    """Return the endings of files with their numbers: "6 files of other types (.dcm 4, .npy 2)"."""
+    endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files)  # noqa: PTH122
+    return f"{len(files)} files of other types ({listed([f'{end} {n}' for end, n in endings.most_common()])})"
+
+
+def _images_below(class_folder: Path, base: Path, others: list[str], skipped: list[str]) -> list[str]:
+    images = []
     prefix = len(os.path.join(base, ""))  # noqa: PTH118 - Path objects for a million files take seconds
-    for at, folders, files in os.walk(class_folder, onerror=_fail, followlinks=True):
-        # Links are followed (downloaded data sets are often links into a cache), but not round in circles.
-        real, parent = os.path.realpath(at), os.path.realpath(os.path.dirname(at))  # noqa: PTH120
-        if f"{parent}/".startswith(f"{real}/"):
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for at, folders, files in _walk(class_folder):
+        _list_system_folders(at, skipped, folders)
+        folders[:] = [name for name in folders if not is_system_folder(name)]
         for name in files:
             path = f"{at}{os.sep}{name}"
             if _is_image(name):
-                found.append(path[prefix:])
+                images.append(path[prefix:])
             elif not name.startswith("."):
-                skipped.append(f"{one_line(path)} (not an image)")
-    return sorted(found)
+                others.append(path)
+    return images
+
+
+def _list_system_folders(at: str | Path, skipped: list[str], names: Sequence[str] | None = None) -> None:
+    """Add the hidden and system folders in a folder that hold images to what is left out."""
+    if names is None:
+        with os.scandir(at) as entries:
+            names = [entry.name for entry in entries if is_system_folder(entry.name) and entry.is_dir()]
+    for name in sorted(filter(is_system_folder, names)):
+        path = os.path.join(at, name)  # noqa: PTH118
+        count = sum(_is_image(file) for _, _, files in os.walk(path) for file in files)
+        if count:
+            kind = "hidden" if name.startswith(".") else "system"
+            skipped.append(f"{one_line(path)}{os.sep} ({kind} folder, {count:,} image{'s' if count > 1 else ''})")
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk as os.walk does; links are followed (downloaded data sets are often links into a cache), but not round in
+    circles. Raises OSError for what may not be read."""
+    for at, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
+        real, parent = os.path.realpath(at), os.path.realpath(os.path.dirname(at))  # noqa: PTH120
+        if f"{parent}/".startswith(f"{real}/"):
+            folders.clear()
+        else:
+            yield at, folders, files
 
 
 def _fail(error: OSError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ from launcher.errors import UserError, did_you_mean
 from launcher.recipe.assets import Asset, OwnPath, assets_folder, fetch_command
 from launcher.recipe.data.columns import ImageTable
 from launcher.recipe.data.folder import PathText, read_folders
-from launcher.recipe.data.local_tables import is_for_datasets, read_file
+from launcher.recipe.data.local_tables import is_for_datasets, read_file, read_folder
+from launcher.recipe.data.names import split_named
 from launcher.recipe.data.splitting import set_aside
 from launcher.recipe.data.targets import refuse
 from launcher.recipe.part import part
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _PROBE_SECONDS = 5.0  # for a connection
 _ANSWER_SECONDS = 8.0  # for the whole, name servers included
 _VAL_NAMES = ("validation", "val", "valid")
+"""Where there is one of these, others that mean the same ("dev") are not looked for."""
 
 
 @part
@@ -43,13 +46,18 @@ class HuggingFace:
     """Configuration of the data set, where it has several."""
     train_split: str = "train"
     val_split: str | None = None
-    """None: "validation" or "val" where there is one, else a fraction of the training split; never "test"."""
+    """None: "validation" or "val" where there is one, else a fraction of the training split; never "test". The name of
+    the training split: a fraction of it, also where there is a validation split."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     image_column: str | None = None
-    """None: the only column of images."""
+    """None: the only column of images. It may hold images, bytes, structs of bytes and path, or paths."""
     label_column: str | tuple[str, ...] | None = None
-    """Column of classes; of lists of labels, or one column of 0 and 1 per label; or of numbers, one per target.
-    None: the only column that can be meant."""
+    """Column of classes; of lists of labels (as a list, or in text as in `CsvImages`), or one column of 0 and 1 per
+    label; or of numbers, one per target. None: the only column that can be meant."""
+    root: PathText | None = None
+    """Folder that paths of images start from; None: the folder of the table."""
+    group_column: str | None = None
+    """Column whose equal values (a patient, a camera) stay on one side where a fraction is set aside."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
 
@@ -67,12 +75,28 @@ class HuggingFace:
         tables = self._load(local)
         val_name = self._val_name(tables)
         train_table = self._table(tables, self.train_split, target_kind)
-        names = train_table.names
+        names, notes = train_table.names, tuple(train_table.notes())
         train_split = Split(train_table.images, train_table.targets(names))
         if val_name is None:
-            return set_aside(train_split.images, train_split.targets, names, self.val_fraction, seed)
-        val_table = self._table(tables, val_name, target_kind)
-        return Splits(train_split, Split(val_table.images, val_table.targets(names)), names)
+            groups = train_table.groups(self.group_column) if self.group_column else None
+            splits = set_aside(train_split.images, train_split.targets, names, self.val_fraction, seed, groups=groups)
+            return dataclasses.replace(splits, notes=notes)
+        if self.group_column:
+            raise UserError(
+                f"data.group_column: says what stays together where a fraction is set aside, but {val_name!r} is for "
+                f"validation; give data.val_split={self.train_split} to set a part of the training split aside"
+            )
+        try:
+            val_table = self._table(tables, val_name, target_kind)
+            val_split = Split(val_table.images, val_table.targets(names, train_table))
+        except UserError as error:
+            way_out = (
+                ""
+                if self.val_split
+                else (f"; data.val_split={self.train_split} sets a part of the training split aside instead")
+            )
+            raise UserError(*(f"{problem}{way_out}" for problem in error.problems)) from error
+        return Splits(train_split, val_split, names, notes=notes)
 
     def tables(self) -> Mapping[str, datasets.Dataset]:
         """All splits as `datasets` reads them, for whoever wants to see the columns first. Raises UserError as `build`;
@@ -81,17 +105,20 @@ class HuggingFace:
 
     def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
         columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
-        return ImageTable(f"{self.path}:{split}", tables[split], target_kind, self.image_column, columns)
+        local = Path(self.path).expanduser().absolute()
+        root = Path(self.root).expanduser().absolute() if self.root else local if local.is_dir() else local.parent
+        on_disk = root if local.exists() or self.root else None
+        return ImageTable(f"{self.path}:{split}", tables[split], target_kind, self.image_column, columns, on_disk)
 
     def _val_name(self, tables: Mapping[str, datasets.Dataset]) -> str | None:
         for field, split in (("train_split", self.train_split), ("val_split", self.val_split)):
             if split is not None and split not in tables:
                 raise UserError(f"data.{field}: {self.path} has no split {split!r}{did_you_mean(split, list(tables))}")
-        if self.val_split == self.train_split:
-            raise UserError(f"data.val_split: {self.val_split!r} is what trains; name another split, or none")
         if self.val_split is not None:
-            return self.val_split
-        return next((name for name in _VAL_NAMES if name in tables and name != self.train_split), None)
+            return None if self.val_split == self.train_split else self.val_split
+        others = [name for name in tables if name != self.train_split]
+        usual = [name for name in _VAL_NAMES if name in others]
+        return next(iter([*usual, *(name for name in others if split_named(name) == "val")]), None)
 
     def _load(self, local: Path) -> Mapping[str, datasets.Dataset]:
         import datasets
@@ -108,7 +135,7 @@ class HuggingFace:
             if (local / "state.json").is_file():
                 return {self.train_split: datasets.Dataset.load_from_disk(str(local))}
             if local.is_dir():
-                return dict(datasets.load_dataset(str(local), self.name))
+                return read_folder(local, self.name)
         except Exception as error:  # whatever a reader of some format says about the files
             raise UserError(f"data.path: {local} cannot be read as a data set: {error}") from error
         self._check_hub_name(local)

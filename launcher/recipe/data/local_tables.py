@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.errors import UserError
+from launcher.recipe.lfs import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
     import datasets
@@ -28,8 +30,14 @@ def _is_table(name: str) -> bool:
 def read_file(file: Path) -> datasets.Dataset:
     import datasets
 
-    readers = {".parquet": lambda: datasets.Dataset.from_parquet(str(file)), ".arrow": lambda: _from_arrow(file)}
+    # `datasets` takes paths for patterns: [ ] in a name would match one letter.
+    readers = {
+        ".parquet": lambda: datasets.Dataset.from_parquet(glob.escape(str(file))),
+        ".arrow": lambda: _from_arrow(file),
+    }
     reader = readers.get(file.suffix.lower())
+    if is_lfs_pointer(file):
+        raise UserError(f"data.path: {file} is {LFS_POINTER}")
     if reader is None:
         raise UserError(
             f"data.path: {file} is neither a .parquet nor an .arrow file; a CSV file of paths is read by data.CsvImages"
@@ -38,6 +46,31 @@ def read_file(file: Path) -> datasets.Dataset:
         return reader()
     except Exception as error:
         raise UserError(f"data.path: {file} cannot be read: {error}") from error
+
+
+def read_folder(folder: Path, name: str | None) -> dict[str, datasets.Dataset]:
+    """Read the tables of a folder by split. Raises what `datasets` raises."""
+    import datasets
+    from datasets.data_files import get_data_patterns
+
+    pointers = [path for path in sorted(folder.iterdir()) if path.suffix == ".parquet" and is_lfs_pointer(path)]
+    if pointers:
+        raise ValueError(f"{pointers[0].name} is {LFS_POINTER}")
+    if not glob.has_magic(str(folder)):
+        return dict(datasets.load_dataset(str(folder), name))
+    if name is not None:
+        raise ValueError(
+            f"configurations (data.name={name!r}) are not read from a path with *, ? or [ ] in it; rename it"
+        )
+    base = glob.escape(str(folder.resolve()))
+    # Absolute patterns of our own, as `datasets` does not escape the folder that it looks in.
+    files = {
+        str(split): [os.path.join(base, pattern) for pattern in patterns]  # noqa: PTH118
+        for split, patterns in get_data_patterns(base).items()
+    }
+    endings = {os.path.splitext(file)[1] for _, _, names in os.walk(folder) for file in names}  # noqa: PTH122
+    reader = next((kind for kind in ("parquet", "arrow") if f".{kind}" in endings), "imagefolder")
+    return dict(datasets.load_dataset(reader, data_files=files))
 
 
 def _from_arrow(file: Path) -> datasets.Dataset:

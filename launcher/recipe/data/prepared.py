@@ -29,12 +29,14 @@ from PIL import Image
 
 from launcher.errors import UserError
 from launcher.recipe.data.digests import Digests, image_digest
+from launcher.recipe.data.repeats import repeat_notes
 from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.data.verifying import Broken, on_bad_image_of, verified
 from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 
 FORMAT = 1
+NAMES = ("train", "val")
 HASH_BYTES = 16
 ROW = np.dtype(
     [
@@ -131,7 +133,7 @@ def read_copy(folder: Path) -> Copy:
             enough_for=Need(*(part["enough_for"] for part in parts)),
             samples=(parts[0]["samples"], parts[1]["samples"]),
             size_bytes=parts[0]["bytes"] + parts[1]["bytes"],
-            broken=Broken(*(tuple((int(i), str(why)) for i, why in part["broken"]) for part in parts)),
+            broken=Broken(_pairs(parts[0]["broken"]), _pairs(parts[1]["broken"])),
             index_hashes=(parts[0]["index_hash"], parts[1]["index_hash"]),
         )
     except FileNotFoundError as error:
@@ -140,6 +142,10 @@ def read_copy(folder: Path) -> Copy:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the manifest of the prepared copy cannot be read ({error})") from error
+
+
+def _pairs(broken: Any) -> tuple[tuple[int, str], ...]:
+    return tuple((int(index), str(why)) for index, why in broken)
 
 
 def check_fits(copy: Copy, recipe: Recipe, preprocessing: Preprocessing) -> None:
@@ -219,7 +225,9 @@ def with_copy(copy: Copy, recipe: Recipe, splits: Splits) -> Splits:
 
     Raises UserError as `verified` does.
     """
-    whole = verified(splits, copy.broken, on_bad_image_of(recipe.data))
+    digests = [[row.tobytes() if row.any() else None for row in copy.rows(name)["source_hash"]] for name in NAMES]
+    broken = dataclasses.replace(copy.broken, notes=tuple(repeat_notes(splits, *digests)))
+    whole = verified(splits, broken, on_bad_image_of(recipe.data))
     return dataclasses.replace(
         whole, train=_prepared(copy, "train", whole.train), val=_prepared(copy, "val", whole.val)
     )

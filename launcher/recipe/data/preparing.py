@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import BrokenImageError, read_pixels
+from launcher.recipe.data.decoding import BrokenImageError, read_pixels, too_narrow
 from launcher.recipe.data.prepared import (
     FORMAT,
     ROW,
@@ -213,6 +213,8 @@ def _stored(split: Split, side: int, how: Preprocessing, workers: int) -> Iterat
         stamp, content_hash = stamp_of(images, index), source_hash(images, index)
         try:
             pixels = read_pixels(images, index)
+            if why := too_narrow(pixels.shape[2], pixels.shape[1], how.resize_size):
+                raise ValueError(why)
             if min(pixels.shape[1:]) > side:
                 pixels = shrunk(pixels, side, how)
             return Stored(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), stamp, content_hash)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from launcher.recipe.data.decoding import encoded_image, open_image
+from launcher.recipe.data.decoding import check_regular, encoded_image, open_image
+from launcher.recipe.data.names import in_list
 from launcher.recipe.protocols import ImageSource
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class FileImages:
 
     def encoded(self, index: int) -> bytes | None:
         try:
+            check_regular(self.file(index))
             return self.file(index).read_bytes()
         except OSError:  # `read` says what is wrong
             return None
@@ -85,8 +87,9 @@ class ArrayImages:
 class TableImages:
     """Images in a column of an Arrow table: `table[column]` is the bytes, or has "bytes" and "path"."""
 
-    def __init__(self, title: str, table: datasets.Dataset, column: str) -> None:
-        self._title = title
+    def __init__(self, title: str, table: datasets.Dataset, column: str, root: Path | None = None) -> None:
+        """`root` is the folder that paths start from, where a cell has no bytes."""
+        self._title, self._root = title, root
         self._table = table.select_columns([column])
         self._column = column
 
@@ -96,7 +99,8 @@ class TableImages:
     def read(self, index: int) -> Image.Image:
         content, path = self._cell(index)
         # Without bytes the path is a file; with them it is only the name that the file once had.
-        return open_image(path if content is None and path else content or b"", name=self._name(index, path))
+        file = Path(self._root or "", path) if content is None and path else None
+        return open_image(file or content or b"", name=self._name(index, path))
 
     def encoded(self, index: int) -> bytes | None:
         return self._cell(index)[0]
@@ -111,7 +115,9 @@ class TableImages:
 
     def _cell(self, index: int) -> tuple[bytes | None, str | None]:
         cell: Any = self._table[index][self._column]
-        return (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+        if not isinstance(cell, dict):
+            return cell, None
+        return cell.get("bytes"), cell.get("path")
 
 
 class Subset:
@@ -138,3 +144,37 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))
+
+
+def missing_files(root: Path, paths: list[str]) -> list[int]:
+    """Return the rows whose file is not there; a path in another Unicode form than the disk's is replaced by that.
+
+    Each folder is listed once: on NFS, asking for a million files takes minutes.
+    """
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for row, path in enumerate(paths):
+        folder, name = os.path.split(os.path.join(root, path))  # noqa: PTH118
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH112, PTH208
+        if name not in listings[folder] and not os.path.isfile(os.path.join(folder, name)):  # noqa: PTH118, PTH113
+            same = None if path.isascii() else _in_any_form(root, path)
+            if same is None:
+                missing.append(row)
+            else:
+                paths[row] = same
+    return missing
+
+
+def _in_any_form(root: Path, path: str) -> str | None:
+    """Return the path whose parts are those of `path` in some Unicode form, where there is one below `root`."""
+    at, parts = Path(root), Path(path).parts
+    there = []
+    for part in parts:
+        names = os.listdir(at) if at.is_dir() else []  # noqa: PTH208 - names are enough
+        name = part if part in ("/", "..") else in_list(part, names)
+        if name is None:
+            return None
+        at = at / name
+        there.append(name)
+    return str(Path(*there))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,19 +33,61 @@ def stratified_indices(classes: Indices, val_fraction: float, seed: int) -> tupl
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 
 
+def grouped_indices(
+    groups: Sequence[str], classes: Indices | None, val_fraction: float, seed: int
+) -> tuple[Indices, Indices]:
+    """The same fraction (of each class, int64 (N,), where there are any), with all images of a group on one side.
+
+    A group counts for the class of most of its images, the smaller of two. Where no two images are of one group this is
+    `stratified_indices` or `split_indices`. With 2 groups or more, neither side is empty.
+    """
+    places: dict[str, int] = {}
+    group_of = np.asarray([places.setdefault(group, len(places)) for group in groups], dtype=np.int64)
+    if len(places) == len(groups):
+        if classes is None:
+            return split_indices(len(groups), val_fraction, seed)
+        return stratified_indices(classes, val_fraction, seed)
+    kinds = np.zeros(len(groups), dtype=np.int64) if classes is None else classes
+    pairs, counts = np.unique(np.stack([group_of, kinds]), axis=1, return_counts=True)
+    kind_of = np.zeros(len(places), dtype=np.int64)
+    for place in np.lexsort((-pairs[1], counts)):  # the largest count comes last and stays
+        kind_of[pairs[0, place]] = pairs[1, place]
+    sizes = np.bincount(group_of)
+    order = _order(len(places), seed)
+    is_val = np.zeros(len(places), dtype=bool)
+    room = 0.0  # images still wanted; what a class has too many or too few of, the next one makes good
+    for kind in np.unique(kind_of):
+        members = order[kind_of[order] == kind]
+        room += float(sizes[members].sum()) * val_fraction
+        for member in members[:-1]:  # one of each class trains
+            if sizes[member] < 2 * room:  # then closer to the share with it than without
+                is_val[member] = True
+                room -= float(sizes[member])
+    if not is_val.any() and len(places) > 1:  # every group is larger than the share: the smallest of all
+        is_val[order[np.argmin(sizes[order])]] = True
+    return np.flatnonzero(~is_val[group_of]), np.flatnonzero(is_val[group_of])
+
+
 def set_aside(
     images: ImageSource,
-    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.floating[Any]],
     names: tuple[str, ...],
     val_fraction: float,
     seed: int,
     skipped: tuple[str, ...] = (),
+    groups: Sequence[str] | None = None,
 ) -> Splits:
     """Splits of images that came without a validation split: stratified for classes, plain for other targets.
 
-    Raises UserError where there are too few images for that.
+    `groups` names for each image the group that must not be divided. Raises UserError where there are too few images
+    for that.
     """
-    if targets.ndim == 1:
+    if groups is not None:
+        of_class = targets.astype(np.int64) if targets.ndim == 1 else None
+        train, val = grouped_indices(groups, of_class, val_fraction, seed)
+        if len(targets) > 1 and not len(val) and len(set(groups)) == 1:
+            raise UserError(f"data: all {len(targets)} images are of one group, {groups[0]!r}: none can be set aside")
+    elif targets.ndim == 1:
         train, val = stratified_indices(targets.astype(np.int64), val_fraction, seed)
     else:
         train, val = split_indices(len(targets), val_fraction, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +15,15 @@ from pydantic import Field
 
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.assets import OwnPath
+from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.folder import PathText
-from launcher.recipe.data.sources import FileImages, Subset
+from launcher.recipe.data.label_lists import LabelLists, cells_are_lists, lists_in_cells
+from launcher.recipe.data.names import nfc, split_named
+from launcher.recipe.data.sources import FileImages, Subset, missing_files
 from launcher.recipe.data.splitting import set_aside
-from launcher.recipe.data.targets import class_indices, class_names, listed, numbers
+from launcher.recipe.data.targets import class_indices, class_names, listed, numbers, one_line
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
-
-_SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 @part
@@ -33,8 +31,10 @@ class CsvImages:
     """Images named in a CSV file (with a header; comma-separated, tabs in `.tsv`), with their targets in other columns.
 
     For "class" `label_column` is one column of class names or numbers (integers are ordered as numbers, else as text);
-    for "labels" one column of 0 and 1 per label; for "values" one column of numbers per target. Classes come from the
-    training rows. Rows of the split "test" are not used.
+    for "labels" one column of 0 and 1 per label, or one column of lists ("cat|dog", "['cat', 'dog']", "[1, 0, 1]"; an
+    empty cell is an image without a label); for "values" one column of numbers per target. Classes come from the
+    training rows. Rows of the split "test" are not used. Rows that name the same image stay on one side where a
+    fraction is set aside.
     """
 
     path: PathText
@@ -48,6 +48,8 @@ class CsvImages:
     """Column that says "train" or "val" for each image."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share set aside for validation, where neither `val_path` nor `split_column` is given."""
+    group_column: str | None = None
+    """Column whose equal values (a patient, a camera) stay on one side where a fraction is set aside."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
 
@@ -62,19 +64,27 @@ class CsvImages:
             )
         if self.val_path and self.split_column:
             problems.found.append("data: val_path and split_column both say what is for validation; give one of them")
+        if self.group_column and (self.val_path or self.split_column):
+            problems.found.append(
+                "data.group_column: says what stays together where a fraction is set aside, but "
+                f"{'val_path' if self.val_path else 'split_column'} says what is for validation; give one of them"
+            )
         problems.raise_if_any()
 
         tables = []
-        for field, path, split_column in (
-            ("data.path", self.path, self.split_column),
-            ("data.val_path", self.val_path, None),
+        for field, path, others in (
+            ("data.path", self.path, (self.split_column, self.group_column)),
+            ("data.val_path", self.val_path, (None, None)),
         ):
             if path is not None:
                 with problems.collected():
-                    tables.append(_Table(field, path, self.root, self.image_column, columns, split_column))
+                    tables.append(_Table(field, path, self.root, self.image_column, columns, *others, target_kind))
         problems.raise_if_any()
 
         train, val_rows = tables[0], None
+        lists = train.label_lists()
+        val_lists = tables[-1].label_lists(lists) if lists and len(tables) > 1 else lists
+        notes = [*([lists.note] if lists else []), *train.notes()]
         if self.split_column:
             train_rows, val_rows = train.rows_of("train"), train.rows_of("val")
         else:
@@ -84,16 +94,18 @@ class CsvImages:
             labels = train.columns[0]
             names = class_names(labels[row] for row in train_rows)
         else:
-            names = columns
+            names = lists.names(train_rows.tolist()) if lists else columns
         with problems.collected():
-            train_split = train.split(train_rows, names, target_kind)
+            train_split = train.split(train_rows, names, target_kind, lists)
         if val_rows is not None:
             with problems.collected():
-                val_split = tables[-1].split(val_rows, names, target_kind)
+                val_split = tables[-1].split(val_rows, names, target_kind, val_lists)
         problems.raise_if_any()
         if val_rows is None:
-            return set_aside(train_split.images, train_split.targets, names, self.val_fraction, seed)
-        return Splits(train_split, val_split, names)
+            groups = train.groups()
+            splits = set_aside(train_split.images, train_split.targets, names, self.val_fraction, seed, groups=groups)
+            return dataclasses.replace(splits, notes=tuple(notes))
+        return Splits(train_split, val_split, names, notes=tuple(notes))
 
     def assets(self) -> list[OwnPath]:
         """Its files and folders: the user's own, which stay where they are."""
@@ -116,16 +128,22 @@ class _Table:
         image_column: str,
         label_columns: Sequence[str],
         split_column: str | None,
+        group_column: str | None,
+        target_kind: TargetKind,
     ) -> None:
         self._field = field
         self._file = Path(path).expanduser().absolute()
-        self._split_column = split_column
-        used = [image_column, *label_columns, *([split_column] if split_column else [])]
-        cells, self.lines = self._read(used)
-        self._paths, self._splits = cells[image_column], cells.get(split_column or "", [])
-        self.columns = [cells[name] for name in label_columns]
         self._root = Path(root).expanduser().absolute() if root else self._file.parent
-        missing = _missing(self._root, self._paths)
+        self._image_column, self._label_columns, self._split_column = image_column, label_columns, split_column
+        self._group_column = group_column
+        may_be_lists = target_kind == "labels" and len(label_columns) == 1
+        used = list(dict.fromkeys(filter(None, [image_column, *label_columns, split_column, group_column])))
+        cells, self.lines = self._read(used, may_be_empty=label_columns[0] if may_be_lists else None)
+        self._splits, self._groups = cells.get(split_column or "", []), cells.get(group_column or "")
+        self.columns = [list(map(nfc, cells[name])) for name in label_columns]
+        self._has_lists = may_be_lists and cells_are_lists(self.columns[0])
+        self._paths = cells[image_column]
+        missing = missing_files(self._root, self._paths)
         if missing:
             shown = listed([f"{self._paths[row]} (line {self.lines[row]})" for row in missing])
             raise UserError(
@@ -133,15 +151,46 @@ class _Table:
                 f"looked in {self._root}" + ("" if root else "; data.root says where the paths start from")
             )
 
-    def _read(self, used: Sequence[str]) -> tuple[dict[str, list[str]], list[int]]:
+    def label_lists(self, like: LabelLists | None = None) -> LabelLists | None:
+        """Return the labels where each cell holds several; `like` is how those of the training images are read."""
+        if not self._has_lists and like is None:
+            return None
+        where, column = f"{self._field}: {self._file}", self._label_columns[0]
+        return lists_in_cells(self.columns[0], column, where, lambda row: f"line {self.lines[row]}", like)
+
+    def groups(self) -> list[str] | None:
+        """Return for each row what must stay on one side: its group, or the image that it names. None: every row is
+        alone."""
+        if self._groups is not None:
+            return self._groups
+        same = [os.path.normpath(path) for path in self._paths]
+        return same if len(set(same)) < len(same) else None
+
+    def notes(self) -> list[str]:
+        """Return a line where several rows name the same image."""
+        rows_of: dict[str, list[int]] = {}
+        for row, path in enumerate(self._paths):
+            rows_of.setdefault(os.path.normpath(path), []).append(row)
+        again = {path: rows for path, rows in rows_of.items() if len(rows) > 1}
+        if not again:
+            return []
+        path, rows = next(iter(again.items()))
+        lines = listed([str(self.lines[row]) for row in rows])
+        return [
+            f"{len(again):,} image{'s stand' if len(again) > 1 else ' stands'} in several rows of "
+            f"{one_line(str(self._file))} ({sum(map(len, again.values())):,} rows): {one_line(path)} in lines {lines}"
+        ]
+
+    def _read(self, used: Sequence[str], may_be_empty: str | None) -> tuple[dict[str, list[str]], list[int]]:
         cells: dict[str, list[str]] = {name: [] for name in used}
         lines: list[int] = []
         try:
             with self._file.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.reader(file, delimiter="\t" if self._file.suffix.lower() == ".tsv" else ",")
-                header = [name.strip() for name in next(reader, [])]
+                header = [nfc(name.strip()) for name in next(reader, [])]
+                used = list(map(nfc, used))
                 self._check_header(header, used)
-                places = [(cells[name], header.index(name)) for name in cells]
+                places = [(cells[name], header.index(nfc(name))) for name in cells]
                 for row in reader:
                     if not row:
                         continue  # a blank line
@@ -161,13 +210,20 @@ class _Table:
             raise UserError(f"{self._field}: {self._file} is not a CSV file in UTF-8: {error}") from error
         if not lines:
             raise UserError(f"{self._field}: {self._file} has no rows below its header")
-        empty = [(name, line) for name in cells for cell, line in zip(cells[name], lines, strict=True) if not cell]
+        checked = [name for name in cells if name != may_be_empty]
+        empty = [(name, line) for name in checked for cell, line in zip(cells[name], lines, strict=True) if not cell]
         if empty:
             shown = listed([f"{name!r} in line {line}" for name, line in empty])
             raise UserError(f"{self._field}: {self._file} has {len(empty)} empty cell(s): {shown}")
         return cells, lines
 
     def _check_header(self, header: list[str], used: Sequence[str]) -> None:
+        first = next((cell for cell in header if _names_an_image(self._root, cell)), None)
+        if first is not None:
+            raise UserError(
+                f"{self._field}: {self._file} has no header: its first line names the image {first!r}; put a line with "
+                f"the names of the columns above it, such as {','.join(self._names_for(header, used))}"
+            )
         absent = [name for name in used if name not in header]
         if len(header) == 1 and absent and any(mark in header[0] for mark in ";\t|"):
             raise UserError(
@@ -182,10 +238,17 @@ class _Table:
         if problems:
             raise UserError(*problems)
 
+    def _names_for(self, header: list[str], used: Sequence[str]) -> list[str]:
+        """Return names for the columns of a file without a header, with those that the recipe uses."""
+        others = (name for name in used if name != nfc(self._image_column))
+        return [
+            self._image_column if _names_an_image(self._root, cell) else next(others, f"column_{place}")
+            for place, cell in enumerate(header)
+        ]
+
     def rows_of(self, split: str) -> npt.NDArray[np.int64]:
         """Rows that the split column gives to "train" or "val"."""
-        word_of = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
-        splits = [word_of.get(cell.lower()) for cell in self._splits]
+        splits = list(map(split_named, self._splits))
         odd = [row for row, name in enumerate(splits) if name is None]
         if odd:
             shown = listed([f"{self._splits[row]!r} in line {self.lines[row]}" for row in odd])
@@ -199,10 +262,14 @@ class _Table:
             )
         return rows
 
-    def split(self, rows: npt.NDArray[np.int64], names: tuple[str, ...], target_kind: TargetKind) -> Split:
+    def split(
+        self, rows: npt.NDArray[np.int64], names: tuple[str, ...], target_kind: TargetKind, lists: LabelLists | None
+    ) -> Split:
         chosen: list[Sequence[Any]] = [[column[row] for row in rows] for column in self.columns]
         targets: npt.NDArray[Any]
-        if target_kind == "class":
+        if lists is not None:
+            targets = lists.matrix(names, rows.tolist())
+        elif target_kind == "class":
             targets = class_indices(chosen[0], names, f"{self._field}: {self._file}")
         else:
             where = f"{self._field}: {self._file}"
@@ -210,14 +277,8 @@ class _Table:
         return Split(Subset(FileImages(self._root, self._paths), rows), targets)
 
 
-def _missing(root: Path, paths: Sequence[str]) -> list[int]:
-    """Rows whose file is not there. Each folder is listed once: on NFS, asking for a million files takes minutes."""
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for row, path in enumerate(paths):
-        folder, name = os.path.split(os.path.join(root, path))  # noqa: PTH118
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH112, PTH208
-        if name not in listings[folder] and not os.path.isfile(os.path.join(folder, name)):  # noqa: PTH118, PTH113
-            missing.append(row)
-    return missing
+def _names_an_image(root: Path, cell: str) -> bool:
+    """Return whether a cell of the first line is the path of an image."""
+    if Path(cell).suffix.lower() not in SUFFIXES or "\0" in cell:
+        return False
+    return bool(cell) and not missing_files(root, [cell])

@@ -29,9 +29,9 @@ def refuse(part: str, gives: TargetKind, target_kind: TargetKind) -> None:
 
 
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels in order: as numbers where all are integers (2 before 10), else as text."""
+    """The distinct labels in order: as numbers where all are integers (2 before 10, -1 before 0), else as text."""
     distinct = set(labels)
-    if all(label.lstrip("-").isdecimal() for label in distinct):
+    if all(label.removeprefix("-").isdecimal() for label in distinct):
         return tuple(sorted(distinct, key=lambda label: (int(label), label)))
     return tuple(sorted(distinct))
 

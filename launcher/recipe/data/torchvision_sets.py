@@ -62,7 +62,8 @@ class Torchvision:
     train_split: str | None = None
     """None: "train" ("trainval" for OxfordIIITPet)."""
     val_split: str | None = None
-    """None: the official validation split, else a fraction of each class of the training split; never "test"."""
+    """None: the official validation split, else a fraction of each class of the training split; never "test". The name
+    of the training split: a fraction of it, also where there is a validation split."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     download: bool = False
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -107,9 +108,7 @@ class Torchvision:
         if style.argument is None and (self.train_split or self.val_split):
             raise UserError(f"data: {self.name} comes in one piece, so train_split and val_split cannot be chosen")
         train_name, val_name = self.train_split or style.train, self.val_split or style.val
-        if train_name == val_name:
-            raise UserError(f"data.val_split: {val_name!r} is what trains; name another split, or none")
-        return train_name, val_name
+        return train_name, None if val_name == train_name else val_name
 
     def _place_in_assets(self) -> Path:
         return Path("datasets", "torchvision", self.name)

@@ -9,15 +9,29 @@ The main process finds (`find_broken`) and tells the others what; all of them do
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TextIO
 
 import numpy as np
 
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import BrokenImageError, to_rgb
+from launcher.recipe.data.decoding import (
+    BrokenImageError,
+    can_tell_damage,
+    encoded_image,
+    open_image,
+    plain_jpeg,
+    to_rgb,
+    too_narrow,
+)
+from launcher.recipe.data.repeats import digest, repeat_notes
 from launcher.recipe.data.sources import Subset
 from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.protocols import Data, ImageSource, Split, Splits
@@ -29,6 +43,8 @@ class Broken:
 
     train: tuple[tuple[int, str], ...] = ()
     val: tuple[tuple[int, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is to be said of images that can be decoded, one line each."""
 
 
 def on_bad_image_of(data: Data) -> Literal["stop", "skip"]:
@@ -36,46 +52,157 @@ def on_bad_image_of(data: Data) -> Literal["stop", "skip"]:
     return "skip" if getattr(data, "on_bad_image", "stop") == "skip" else "stop"
 
 
+@dataclasses.dataclass
+class Looked:
+    """What was seen of a source's images."""
+
+    broken: list[tuple[int, str]]
+    """Index and why, of those that cannot be decoded."""
+    digests: list[bytes | None]
+    """Of every image that can be read, what tells it apart from all others."""
+    remarks: dict[str, list[int]]
+    """Indices of images that are read and yet not as they should be, by what is to be said of them."""
+
+
 def broken_images(
-    images: ImageSource, workers: int = 4, progress: Callable[[int], None] | None = None
+    images: ImageSource,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+    resize_size: int | None = None,
 ) -> list[tuple[int, str]]:
-    """Decode every image in `workers` threads (Pillow decodes outside the interpreter lock): index, why of the broken.
+    """Return index and why of the images that cannot be decoded, as `look_at_all` finds them."""
+    return look_at_all(images, workers, progress, resize_size).broken
 
-    `progress` is called with the number of images done, from this thread, as they are done, in order.
+
+def look_at_all(
+    images: ImageSource,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+    resize_size: int | None = None,
+) -> Looked:
+    """Decode every image in `workers` threads (decoders hold no interpreter lock).
+
+    With `resize_size`, images too narrow to be resized to that shorter side count as broken. `progress` is called with
+    the number of images done, from this thread, as they are done, in order.
     """
+    looked = Looked([], [], {})
+    with _kept_warnings() as warned, ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
 
-    def reason(index: int) -> str | None:
-        try:
-            to_rgb(images.read(index))
-        except MemoryError:
-            raise
-        except Exception as error:  # a user's own source may raise anything
-            text = error.reason if isinstance(error, BrokenImageError) else str(error)
-            return " ".join(text.split()) or type(error).__name__
-        return None
+        def look(index: int) -> tuple[str | None, bytes | None, list[str]]:
+            warned().clear()
+            try:
+                key, remark = _decoded(images, index, resize_size)
+            except MemoryError:
+                raise
+            except Exception as error:  # a user's own source may raise anything
+                text = error.reason if isinstance(error, BrokenImageError) else str(error)
+                return " ".join(text.split()) or type(error).__name__, None, []
+            return None, key, [*([remark] if remark else []), *dict.fromkeys(warned())]
 
-    found = []
-    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
         # In pieces: `map` takes all of its input at once, and a million futures are gigabytes.
         for start in range(0, len(images), 4096):
-            for index, why in enumerate(pool.map(reason, range(start, min(start + 4096, len(images)))), start):
+            part = range(start, min(start + 4096, len(images)))
+            for index, (why, key, remarks) in zip(part, pool.map(look, part), strict=True):
                 if why is not None:
-                    found.append((index, why))
+                    looked.broken.append((index, why))
+                looked.digests.append(key)
+                for remark in remarks:
+                    looked.remarks.setdefault(remark, []).append(index)
                 if progress:
                     progress(index + 1)
-    return found
+    return looked
 
 
-def find_broken(splits: Splits, workers: int = 4, progress: Callable[[int], None] | None = None) -> Broken:
-    """The broken images of both splits; `progress` counts over both."""
-    train = broken_images(splits.train.images, workers, progress)
+def _decoded(images: ImageSource, index: int, resize_size: int | None) -> tuple[bytes | None, str | None]:
+    """Return an image's digest and what is to be said of it. Raises what its decoder raises, ValueError if narrow."""
+    content = encoded_image(images, index)
+    jpeg = plain_jpeg(images, index) if content else None
+    repaired = None
+    if jpeg is not None:
+        _check_shape(jpeg.width, jpeg.height, resize_size)
+        if can_tell_damage():
+            try:
+                jpeg.pixels()
+                return digest(content), None
+            except MemoryError:
+                raise
+            except Exception:  # Pillow's word decides: it may be able to repair it
+                repaired = DAMAGED_JPEG
+    image = open_image(content, images.name(index)) if content else images.read(index)
+    _check_shape(*image.size, resize_size)
+    to_rgb(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        largest = int(np.asarray(image).max(initial=0))
+        repaired = FEW_BITS if 0 < largest < 4096 else repaired
+    return digest(content or None, image), repaired
+
+
+DAMAGED_JPEG = "JPEG data that is damaged and was repaired by the decoder"
+FEW_BITS = "16-bit pixels of which only 12 bits or fewer are used, so that the image is almost black; scale them up"
+
+
+def _check_shape(width: int, height: int, resize_size: int | None) -> None:
+    if resize_size is not None and (why := too_narrow(width, height, resize_size)):
+        raise ValueError(why)
+
+
+@contextlib.contextmanager
+def _kept_warnings() -> Iterator[Callable[[], list[str]]]:
+    """Keep what Pillow warns of, for each thread on its own, so that the image is known; other warnings pass."""
+    local = threading.local()
+
+    def of_this_thread() -> list[str]:
+        if not hasattr(local, "texts"):
+            local.texts = []
+        texts: list[str] = local.texts
+        return texts
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"PIL\.")
+        show = warnings.showwarning
+
+        def keep(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if "PIL" in Path(filename).parts:
+                text = " ".join(str(message).split())
+                of_this_thread().append(f"a warning of Pillow: {re.sub(r'[0-9]+', 'N', text)}")
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = keep
+        yield of_this_thread
+
+
+def find_broken(
+    splits: Splits,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+    resize_size: int | None = None,
+) -> Broken:
+    """The broken images of both splits, and what is to be said of the others; `progress` counts over both."""
+    train = look_at_all(splits.train.images, workers, progress, resize_size)
     done = len(splits.train)
-    val = broken_images(splits.val.images, workers, (lambda count: progress(done + count)) if progress else None)
-    return Broken(tuple(train), tuple(val))
+    counted = (lambda count: progress(done + count)) if progress else None
+    val = look_at_all(splits.val.images, workers, counted, resize_size)
+    notes = repeat_notes(splits, train.digests, val.digests)
+    for remark in dict.fromkeys([*train.remarks, *val.remarks]):
+        names = [
+            one_line(split.images.name(index))
+            for split, looked in ((splits.train, train), (splits.val, val))
+            for index in looked.remarks.get(remark, ())
+        ]
+        notes.append(f"{len(names):,} image{'s' if len(names) > 1 else ''} with {remark}: {listed(names)}")
+    return Broken(tuple(train.broken), tuple(val.broken), tuple(notes))
 
 
 def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip"]) -> Splits:
-    """Splits without the broken images, which `skipped` then lists.
+    """Splits without the broken images, which `skipped` then lists, and with what is noted of the others.
 
     Raises UserError with "stop" for any broken image, and with "skip" where a split or a class of the training images
     would be left empty.
@@ -85,6 +212,8 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
         for split, found in ((splits.train, broken.train), (splits.val, broken.val))
         for index, reason in found
     ]
+    if broken.notes:
+        splits = dataclasses.replace(splits, notes=(*splits.notes, *broken.notes))
     if not lines:
         return splits
     total = len(splits.train) + len(splits.val)
@@ -105,7 +234,7 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
                 f"data: no training image of {listed(lost)} can be read: {listed(lines, most=5)}; "
                 "repair or remove the class"
             )
-    return Splits(train, val, splits.names, (*splits.skipped, *lines))
+    return dataclasses.replace(splits, train=train, val=val, skipped=(*splits.skipped, *lines))
 
 
 def whole(

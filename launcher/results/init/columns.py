@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from launcher.errors import UserError
+from launcher.errors import UserError, did_you_mean
+from launcher.recipe.data.names import in_list
 from launcher.recipe.protocols import TargetKind
 
 LABEL_NAMES = ("label", "labels", "class", "classes", "target", "targets", "category", "class_name", "tags", "y")
@@ -59,8 +61,10 @@ def text_column(name: str, cells: Sequence[str]) -> Column:
     kind: Literal["text", "int", "float", "list", "other"] = "text"
     if not values:
         kind = "other"
-    elif all(value.lstrip("+-").isdecimal() for value in values):
+    elif all(re.fullmatch(r"[+-]?\d+", value) for value in values):
         kind = "int"
+    elif len(values) <= FEW_NUMBERS and all(re.fullmatch(r"[+-]?\d+(\.0*)?", value) for value in values):
+        kind = "int"  # "1.0": pandas writes classes so where a cell of the column is empty
     elif all(map(_is_number, values)):
         kind = "float"
     elif looks_like_lists(values):
@@ -77,22 +81,36 @@ def typed_column(name: str, values: Sequence[Any], kind: Literal["names", "text"
     return Column(name, kind, len(values), len(different), different == {0, 1})
 
 
-def targets_in(columns: Sequence[Column], where: str, lists_are_read: bool) -> Targets:
-    """The targets of a table.
+def targets_in(
+    columns: Sequence[Column], where: str, label: Sequence[str] = (), kind: TargetKind | None = None
+) -> Targets:
+    """The targets of a table. `label` names columns and `kind` says how targets are read, where the user does.
 
     1. A column named like a label ("label", "class", "target", ...) decides by what it holds.
     2. Else several columns of 0 and 1 are labels; or one column of lists.
     3. Else a column of few different texts or whole numbers is the class.
     4. Else columns of numbers are the numbers to predict.
 
-    Raises UserError where there is none. `lists_are_read`: whether the data part takes a column of lists.
+    Raises UserError where there is none.
     """
-    usable = [column for column in columns if column.kind != "other" and column.name.lower() not in NO_TARGETS]
+    if label:
+        columns = _named(columns, label, where)
+        if len(label) > 1 or kind is not None:
+            return Targets(kind or _kind_of(columns), tuple(column.name for column in columns))
+    usable = [column for column in columns if column.kind != "other"]
+    if not label:
+        usable = _allowed([column for column in usable if column.name.lower() not in NO_TARGETS], kind)
+    if kind == "values" and usable:
+        named_so = [column for column in usable if column.name.lower() in LABEL_NAMES]
+        chosen = named_so[:1] or [column for column in usable if column.kind == "float"] or usable
+        return Targets("values", tuple(column.name for column in chosen))
+    if kind == "labels" and usable and usable[0].binary and len([c for c in usable if c.binary]) == 1:
+        return Targets("labels", (usable[0].name,))
     by_name = {column.name.lower(): column for column in reversed(usable)}
-    named = [by_name[name] for name in LABEL_NAMES if name in by_name]
+    named = usable if label else [by_name[name] for name in LABEL_NAMES if name in by_name]
     for column in named:
         if column.kind == "list":
-            return _labels_in(column, where, usable, lists_are_read)
+            return Targets("labels", (column.name,), _others(usable, column))
         if column.is_class:
             return Targets("class", (column.name,), _others(usable, column))
         if column.kind in ("int", "float") and column.distinct > 1:
@@ -102,7 +120,7 @@ def targets_in(columns: Sequence[Column], where: str, lists_are_read: bool) -> T
         return Targets("labels", tuple(binary))
     lists = [column for column in usable if column.kind == "list"]
     if lists:
-        return _labels_in(lists[0], where, usable, lists_are_read)
+        return Targets("labels", (lists[0].name,), _others(usable, lists[0]))
     classes = [column for column in usable if column.is_class]
     classes.sort(key=lambda column: ("names", "text", "int").index(column.kind))
     if classes:
@@ -113,7 +131,8 @@ def targets_in(columns: Sequence[Column], where: str, lists_are_read: bool) -> T
         return Targets("values", tuple(column.name for column in measured))
     raise UserError(
         f"{where}: no column looks like a target: one column of classes (two or more, several images of each), several "
-        f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}"
+        f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}; to say which: "
+        "--label COLUMN --task classification, multilabel or regression"
     )
 
 
@@ -129,13 +148,33 @@ def looks_like_lists(values: set[str]) -> bool:
     )
 
 
-def _labels_in(column: Column, where: str, usable: Sequence[Column], are_read: bool) -> Targets:
-    if not are_read:
-        raise UserError(
-            f"{where}: column {column.name!r} holds several labels in one cell, which data.CsvImages does not read; "
-            "write one column of 0 and 1 for each label"
-        )
-    return Targets("labels", (column.name,), _others(usable, column))
+def _named(columns: Sequence[Column], label: Sequence[str], where: str) -> list[Column]:
+    """Return the columns that the user names. Raises UserError for names that are not among them."""
+    names = [column.name for column in columns]
+    problems = [
+        f"--label {name}: {where} has no such column{did_you_mean(name, names)}"
+        for name in label
+        if in_list(name, names) is None
+    ]
+    if problems:
+        raise UserError(*problems)
+    return [columns[names.index(in_list(name, names) or name)] for name in label]
+
+
+def _kind_of(columns: Sequence[Column]) -> TargetKind:
+    return "labels" if all(column.binary for column in columns) else "values"
+
+
+def _allowed(columns: list[Column], kind: TargetKind | None) -> list[Column]:
+    """Return the columns that can be targets of a kind."""
+    if kind is None:
+        return columns
+    fits: dict[TargetKind, Callable[[Column], bool]] = {
+        "class": lambda column: column.is_class,
+        "labels": lambda column: column.binary or column.kind == "list",
+        "values": lambda column: column.kind in ("int", "float") and column.distinct > 1,
+    }
+    return [column for column in columns if fits[kind](column)]
 
 
 def _others(usable: Sequence[Column], chosen: Column) -> str:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.local_tables import is_for_datasets
+from launcher.recipe.data.names import SplitName, is_system_folder, split_named
 from launcher.recipe.data.targets import listed, one_line
+from launcher.recipe.protocols import TargetKind
 from launcher.results.init.found import Found, find, path_text
 from launcher.results.init.hub_sets import data_set
 from launcher.results.init.tables import TABLES, table
 
-TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
-NO_CLASSES = {*TRAIN, *VAL, *TEST, "images", "image", "img", "imgs", "labels", "annotations", "masks"}
+NO_CLASSES = {"images", "image", "img", "imgs", "labels", "annotations", "masks"}
 """Names of folders that say where images are, not what they show."""
 
 
-def folder(at: Path) -> Found:
+def folder(at: Path, label: Sequence[str] = (), kind: TargetKind | None = None) -> Found:
     """What lies in a folder. Raises UserError for one that no data part reads, with what would be right."""
     try:
         with os.scandir(at) as entries:
@@ -28,35 +30,45 @@ def folder(at: Path) -> Found:
         raise UserError(f"{at}: cannot be read: {error.strerror or error}") from error
     if not names:
         raise UserError(f"{at}: an empty folder; it should hold one folder of images per class, or a table of images")
-    inner = [name for name, is_folder in names if is_folder]
+    inner = [name for name, is_folder in names if is_folder and not is_system_folder(name)]
     beside = [name for name, is_folder in names if not is_folder and Path(name).suffix.lower() in TABLES]
     pictures = any(Path(name).suffix.lower() in SUFFIXES for name, is_folder in names if not is_folder)
     if pictures and len(beside) == 1 and beside[0].endswith(".parquet"):
-        return table(at / beside[0])  # `datasets` would read the images alone
+        return table(at / beside[0], None, label, kind)  # `datasets` would read the images alone
     if is_for_datasets(at):
-        return data_set(path_text(at), f"data set {path_text(at)}")
+        return data_set(path_text(at), f"data set {path_text(at)}", label=label, kind=kind)
     if beside:
         train, val = _train_and_val(at, beside)
         try:
-            return table(at / train, at / val if val else None)
+            return table(at / train, at / val if val else None, label, kind)
         except UserError:
-            if len([name for name in inner if name.lower() not in NO_CLASSES]) < 2:
+            if label or len([name for name in inner if not _says_where(name)]) < 2:
                 raise
             found = _class_folders(at, inner)
             remark = f"{train} beside the class folders is not used: its rows name no images"
             return _with_remark(found, remark)
+    if label or kind not in (None, "class"):
+        what = f"--label {label[0]}" if label else "--task"
+        raise UserError(
+            f"{what}: {at} holds class folders, which give one class per image; columns are those of a "
+            "CSV or parquet file"
+        )
     return _class_folders(at, inner)
+
+
+def _says_where(name: str) -> bool:
+    return name.lower() in NO_CLASSES or split_named(name) is not None
 
 
 def _train_and_val(at: Path, tables: list[str]) -> tuple[str, str | None]:
     """Which tables to train and to validate on: a single one; train.csv and val.csv by their names."""
 
-    def named(words: tuple[str, ...]) -> list[str]:
-        return [name for name in tables if Path(name).stem.lower() in words]
+    def named(split: SplitName) -> list[str]:
+        return [name for name in tables if split_named(Path(name).stem) == split]
 
     if len(tables) == 1:
         return tables[0], None
-    train, val = named(TRAIN), named(VAL)
+    train, val = named("train"), named("val")
     if len(train) != 1 or len(val) > 1:
         raise UserError(
             f"{at}: holds several tables: {listed(tables, most=5)}; name the one with the images and their targets"
@@ -72,10 +84,10 @@ def _class_folders(at: Path, inner: list[str]) -> Found:
             f"{at}: has {what}; expected one folder of images per class ({at.name}/<class>/<image>), or a CSV file "
             "of image paths and targets beside the images"
         )
-    nested = {name: name.lower() for name in inner if _has_folders(at / name)}
-    train, val = (next((n for n, low in nested.items() if low in words), None) for words in (TRAIN, VAL))
+    nested = {split_named(name): name for name in reversed(inner) if _has_folders(at / name)}
+    train, val = nested.get("train"), nested.get("val")
     if train is None and val is None:
-        unlabelled = [name for name in inner if name.lower() in NO_CLASSES]
+        unlabelled = [name for name in inner if _says_where(name)]
         if unlabelled and len(inner) - len(unlabelled) < 2:
             raise UserError(
                 f"{at}: images in {listed([repr(name) for name in unlabelled])} are in no class folders; expected "
@@ -101,10 +113,10 @@ def _class_folders(at: Path, inner: list[str]) -> Found:
 def _remarks(at: Path, inner: list[str], train: str | None, val: str | None) -> list[str]:
     remarks = []
     if train:
-        flat = [name for name in inner if name.lower() in VAL and name != val]
+        flat = [name for name in inner if split_named(name) == "val" and name != val]
         if flat and not val:
             remarks.append(f"{flat[0]}/ has no class folders, so its images are not used")
-        tests = [name for name in inner if name.lower() in TEST]
+        tests = [name for name in inner if split_named(name) == "test"]
         if tests:
             command = shlex.join(
                 ["python", "-m", "launcher", "evaluate", "RUN_DIR", "--data", path_text(at / tests[0])]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import UserError
 from launcher.recipe.data import HuggingFace
+from launcher.recipe.data.columns import is_image
+from launcher.recipe.data.decoding import SUFFIXES
+from launcher.recipe.data.names import split_named
 from launcher.recipe.data.targets import listed
-from launcher.results.init.columns import Column, targets_in, typed_column
+from launcher.recipe.protocols import TargetKind
+from launcher.results.init.columns import FEW_NUMBERS, Column, looks_like_lists, targets_in, typed_column
 from launcher.results.init.found import Found, find
 
 if TYPE_CHECKING:
@@ -20,7 +24,9 @@ VAL_NAMES = ("validation", "val", "valid")
 """As `data.HuggingFace` looks for them."""
 
 
-def data_set(path: str, title: str, name: str | None = None) -> Found:
+def data_set(
+    path: str, title: str, name: str | None = None, label: Sequence[str] = (), kind: TargetKind | None = None
+) -> Found:
     """What the columns of a data set say; it is loaded for that, as training would. Raises UserError."""
     fields: dict[str, Any] = {"path": path} | ({"name": name} if name else {})
     tables = HuggingFace(**fields).tables()
@@ -36,11 +42,15 @@ def data_set(path: str, title: str, name: str | None = None) -> Found:
     columns = [
         column
         for name, feature in table.features.items()
-        if name != images and not _is_image(feature) and (column := _column(table, name, feature)) is not None
+        if name != images
+        and not is_image(feature)
+        and not _holds_paths(table, name)
+        and (column := _column(table, name, feature)) is not None
     ]
-    targets = targets_in(columns, path, lists_are_read=True)
+    targets = targets_in(columns, path, label, kind)
     fields["label_column"] = targets.columns[0] if len(targets.columns) == 1 else targets.columns
-    val = next((name for name in VAL_NAMES if name in tables and name != train), None)
+    others = [name for name in tables if name != train]
+    val = next(iter([name for name in VAL_NAMES if name in others] or filter(_is_val, others)), None)
     validation = f"the split {val!r}" if val else None
     remarks = [image_remark, targets.remark]
     if "test" in tables and train != "test":
@@ -63,42 +73,52 @@ def _image_column(path: str, table: datasets.Dataset) -> tuple[str | None, str]:
     """The column of images, where it has to be named; and what is to be said of it."""
     features = table.features
     found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    found = found or [name for name, feature in features.items() if _is_image(feature)]
+    found = found or [name for name, feature in features.items() if is_image(feature)]
+    if not found and Path(path).exists():
+        found = [name for name in features if _holds_paths(table, name)]
     if len(found) == 1:
         return None, ""
     if found:
         chosen = next((name for name in IMAGE_NAMES for column in found if column.lower() == name), found[0])
         others = [repr(name) for name in found if name != chosen]
         return chosen, f"images are those of column {chosen!r}, not of {', '.join(others)}"
-    stored = [name for name, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
-    if stored:
-        raise UserError(
-            f"{path}: column {stored[0]!r} holds images as bytes and path, but its type does not say so; write it "
-            f"again after dataset.cast_column({stored[0]!r}, datasets.Image())"
-        )
     raise UserError(
-        f"{path}: no column holds images (datasets.Image, or bytes); there are: {', '.join(features)}. A table of "
-        "image paths is read from a CSV file: datasets.Dataset.from_parquet('...').to_csv('...')"
+        f"{path}: no column holds images (datasets.Image, bytes, structs of bytes and path, or paths of image files); "
+        f"there are: {', '.join(features)}"
     )
 
 
-def _is_image(feature: Any) -> bool:
-    return type(feature).__name__ == "Image" or str(getattr(feature, "dtype", "")).endswith("binary")
+def _is_val(name: str) -> bool:
+    return split_named(name) == "val"
+
+
+def _holds_paths(table: datasets.Dataset, name: str) -> bool:
+    """Return whether a column of text names image files."""
+    if "string" not in str(getattr(table.features[name], "dtype", "")):
+        return False
+    return all(isinstance(cell, str) and Path(cell).suffix.lower() in SUFFIXES for cell in table[name][:20])
 
 
 def _column(table: datasets.Dataset, name: str, feature: Any) -> Column | None:
     """None for what is neither a class, nor a number, nor a list of them."""
     inner = getattr(feature, "feature", None)
     if inner is not None:
-        simple = hasattr(inner, "names") or str(getattr(inner, "dtype", "")).startswith(("int", "string"))
+        simple = hasattr(inner, "names") or str(getattr(inner, "dtype", "")).startswith(
+            ("int", "uint", "string", "bool", "float")
+        )
         return typed_column(name, table.select_columns([name]), "list") if simple else None
     if hasattr(feature, "names"):
         return typed_column(name, table[name][:], "names")
     dtype = str(getattr(feature, "dtype", ""))
     if "string" in dtype:
-        return typed_column(name, table[name][:], "text")
+        cells = [cell for cell in table[name][:] if cell]
+        lists = bool(cells) and looks_like_lists(set(cells))
+        return typed_column(name, table[name][:], "list" if lists else "text")
     if dtype == "bool" or dtype.startswith(("int", "uint")):
         return typed_column(name, table[name][:], "int")
     if dtype.startswith("float"):
-        return typed_column(name, table[name][:], "float")
+        values = [value for value in table[name][:] if value is not None and value == value]
+        # Few whole numbers are classes: pandas writes them so where a cell of the column is empty.
+        whole = len(set(values)) <= FEW_NUMBERS and all(float(value).is_integer() for value in values)
+        return typed_column(name, values, "int" if whole else "float")
     return None

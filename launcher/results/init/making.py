@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from launcher.errors import Problems, UserError
+from launcher.recipe.data.names import alike_note
 from launcher.recipe.data.targets import one_line
+from launcher.recipe.protocols import TargetKind
 from launcher.results.init.choosing import counts_of_classes, decide
 from launcher.results.init.decisions import Decision
 from launcher.results.init.folders import folder
@@ -19,6 +21,8 @@ from launcher.results.init.machine import Machine, machine
 from launcher.results.init.pictures import Pictures, look_at
 from launcher.results.init.tables import table
 from launcher.results.init.writing import check_target, recipe_text, write
+
+KINDS: dict[str, TargetKind] = {"classification": "class", "multilabel": "labels", "regression": "values"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +42,15 @@ def make_recipe(
     *,
     overwrite: bool,
     name: str | None = None,
+    label: Sequence[str] = (),
+    task: Literal["classification", "multilabel", "regression"] | None = None,
     hardware: Literal["here", "cpu", "gpu"] = "here",
     tell: Callable[[str], None] = lambda line: None,
 ) -> Made:
     """Look at `source` (a folder, a table, or a data set's name on the hub) and write a recipe for it to `to`.
 
-    `name` is the configuration of a data set of the hub that has several; `hardware` what to choose for. Raises
+    `name` is the configuration of a data set of the hub that has several; `label` names the columns of targets and
+    `task` what they are, where that is not to be found out; `hardware` is what to choose for. Raises
     UserError, and then nothing is written.
     """
     problems = Problems()
@@ -51,18 +58,30 @@ def make_recipe(
     with problems.collected():
         path = check_target(to, overwrite)
     with problems.collected():
-        found = look_for(source, name, tell)
+        found = look_for(source, name, tell, label, KINDS[task] if task else None)
     problems.raise_if_any()
     pictures = look_at(found.splits)
+    remarks = (*found.remarks, *found.splits.notes, *pictures.notes)
+    if found.target_kind != "values" and (alike := alike_note(found.splits.names)):
+        remarks = (*remarks, alike)
+    found = dataclasses.replace(found, remarks=remarks)
     here = machine(hardware)
     decisions = decide(found, pictures, here)
     file = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-    words = [source, *(["--name", name] if name else []), *(["--for", hardware] if hardware != "here" else [])]
+    words = [source, *(["--name", name] if name else [])]
+    words += [word for column in label for word in ("--label", column)] + (["--task", task] if task else [])
+    words += ["--for", hardware] if hardware != "here" else []
     write(recipe_text(decisions, summary(found, here), file, words), path, overwrite)
     return Made(found, pictures, here, decisions, Path(file))
 
 
-def look_for(source: str, name: str | None, tell: Callable[[str], None]) -> Found:
+def look_for(
+    source: str,
+    name: str | None,
+    tell: Callable[[str], None],
+    label: Sequence[str] = (),
+    kind: TargetKind | None = None,
+) -> Found:
     """The data that `source` names. Raises UserError where it is neither on this disk nor a data set's name."""
     path = Path(source).expanduser()
     if not source.strip():
@@ -70,7 +89,7 @@ def look_for(source: str, name: str | None, tell: Callable[[str], None]) -> Foun
     if path.exists():
         if name is not None:
             raise UserError(f"--name {name}: is for data sets of the Hugging Face hub; {source} is on this disk")
-        return folder(path) if path.is_dir() else table(path)
+        return folder(path, label, kind) if path.is_dir() else table(path, None, label, kind)
     looks_like_path = (
         source.startswith(("/", ".", "~")) or source.count("/") != 1 or path.suffix or source.endswith("/")
     )
@@ -79,7 +98,7 @@ def look_for(source: str, name: str | None, tell: Callable[[str], None]) -> Foun
             f"{source}: no such folder or file in {Path.cwd()}; data sets of the Hugging Face hub are named owner/name"
         )
     tell(f"{source}: loading the data set, as training would (from the hub, or from this machine's cache)")
-    return data_set(source, f"data set {source} of the Hugging Face hub", name)
+    return data_set(source, f"data set {source} of the Hugging Face hub", name, label, kind)
 
 
 def summary(found: Found, here: Machine) -> str:

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import BrokenImageError, to_rgb
+from launcher.recipe.data.decoding import BrokenImageError, encoded_image, to_rgb
+from launcher.recipe.data.repeats import digest, repeat_notes
 from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.protocols import ImageSource, Splits
 from launcher.training.launch import usable_cpus
@@ -32,6 +33,8 @@ class Pictures:
     shortest: int
     """The median of their shorter sides."""
     same_size: bool
+    notes: tuple[str, ...] = ()
+    """What is the same in training and validation, one line each."""
 
 
 def look_at(splits: Splits) -> Pictures:
@@ -60,7 +63,35 @@ def look_at(splits: Splits) -> Pictures:
         height=round(statistics.median(height for _, height in sizes)),
         shortest=round(statistics.median(min(size) for size in sizes)),
         same_size=len(set(sizes)) == 1,
+        notes=tuple(_repeats(splits, cpus)),
     )
+
+
+def _repeats(splits: Splits, cpus: int) -> list[str]:
+    """Return lines on images that come twice, as far as all can be read in SECONDS."""
+    begin = time.monotonic()
+
+    def digest_of(place: tuple[ImageSource, int]) -> bytes | None:
+        images, index = place
+        try:
+            content = encoded_image(images, index)
+            return digest(content, None if content is not None else images.read(index))
+        except MemoryError:
+            raise
+        except Exception:  # a broken image is told by the check of all
+            return None
+
+    digests: list[list[bytes | None]] = []
+    with ThreadPoolExecutor(cpus) as pool:
+        for split in (splits.val, splits.train):
+            places = [(split.images, index) for index in range(len(split))]
+            keys: list[bytes | None] = []
+            for start in range(0, len(places), 256):
+                if time.monotonic() - begin > SECONDS:
+                    return []  # `plan` and the start of a run compare all of them
+                keys += pool.map(digest_of, places[start : start + 256])
+            digests.append(keys)
+    return repeat_notes(splits, digests[1], digests[0])
 
 
 def _chosen(splits: Splits) -> list[tuple[ImageSource, int]]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import SUFFIXES
+from launcher.recipe.data.names import nfc, split_named
 from launcher.recipe.data.targets import listed
+from launcher.recipe.protocols import TargetKind
 from launcher.results.init.columns import Column, targets_in, text_column
 from launcher.results.init.found import Found, find, path_text
 from launcher.results.init.hub_sets import data_set
@@ -23,27 +25,30 @@ ROWS_TRIED = 50
 FOLDERS_TRIED = 50
 
 SPLIT_NAMES = ("split", "set", "subset", "partition")
-TRAIN, VAL, TEST = {"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"}
-"""As `data.CsvImages` reads a split column."""
 
 
-def table(file: Path, val_file: Path | None = None) -> Found:
-    """What a table says of images. Raises UserError for a file that no part reads, and where columns are unclear."""
+def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), kind: TargetKind | None = None) -> Found:
+    """What a table says of images; `label` and `kind` are the targets, where the user names them.
+
+    Raises UserError for a file that no part reads, and where columns are unclear.
+    """
     ending = file.suffix.lower()
     if ending == ".jsonl":
         return _json_lines(file)
     if ending == ".parquet":
         _check_parquet(file)
-        return data_set(path_text(file), f"table {path_text(file)}")
+        return data_set(path_text(file), f"table {path_text(file)}", label=label, kind=kind)
     if ending not in TABLES:
         raise UserError(_no_table(file))
     header, columns = _read(file)
     where = path_text(file)
+    _check_header(file, header)
     image_column, root = _images(file, header, columns)
     split_column = _split_column(where, header, columns) if val_file is None else None
     used = {image_column, split_column}
     rest = [text_column(name, columns[name]) for name in header if name not in used]
-    targets = targets_in([column for column in rest if not _names_files(column, columns)], where, lists_are_read=False)
+    usable = [column for column in rest if not _names_files(column, columns)]
+    targets = targets_in(usable, where, list(map(nfc, label)), kind)
     fields: dict[str, Any] = {"path": where}
     if image_column != "path":
         fields["image_column"] = image_column
@@ -71,7 +76,7 @@ def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, delimiter=mark)
-            header = [name.strip() for name in next(reader, [])]
+            header = [nfc(name.strip()) for name in next(reader, [])]
             rows = [[cell.strip() for cell in row] for row in reader if row]
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
@@ -96,14 +101,27 @@ def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
     return header, {name: [row[place] for row in whole] for place, name in enumerate(header)}
 
 
+def _check_header(file: Path, header: Sequence[str]) -> None:
+    """Raise UserError where the first line names an image: then it is no header."""
+    for root in _roots(file):
+        image = next((cell for cell in header if Path(cell).suffix.lower() in SUFFIXES and _is_file(root, cell)), None)
+        if image:
+            names = ["path" if cell == image else "label" for cell in header]
+            names = [name if names.index(name) == place else f"{name}_{place}" for place, name in enumerate(names)]
+            raise UserError(
+                f"{file}: has no header: its first line names the image {image!r}; put a line with the names of the "
+                f"columns above it, such as {','.join(names)}"
+            )
+
+
 def _images(file: Path, header: Sequence[str], columns: dict[str, list[str]]) -> tuple[str, Path]:
     """The column whose cells are files, and the folder that they start from."""
     best: tuple[int, str, Path] | None = None
     tried: dict[str, list[str]] = {name: _spread([cell for cell in columns[name] if cell]) for name in header}
     roots = list(_roots(file))
     for name, cells in tried.items():
-        if not cells or len(set(cells)) * 2 < len(cells):
-            continue
+        if not cells or not any(Path(cell).suffix for cell in cells):
+            continue  # classes may be names of folders, never of files with an ending
         for root in roots:
             there = sum(_is_file(root, cell) for cell in cells)
             if there * 2 > len(cells) and (best is None or there > best[0]):
@@ -164,12 +182,12 @@ def _names_files(column: Column, columns: dict[str, list[str]]) -> bool:
 
 def _split_column(where: str, header: Sequence[str], columns: dict[str, list[str]]) -> str | None:
     for name in header:
-        words = {cell.lower() for cell in columns[name]}
-        if not words & TRAIN or words - TRAIN - VAL - TEST:
+        splits = set(map(split_named, columns[name]))  # as data.CsvImages reads the column
+        if "train" not in splits or None in splits:
             continue
-        if words & VAL:
+        if "val" in splits:
             return name
-        if words & TEST:
+        if "test" in splits:
             raise UserError(
                 f"{where}: column {name!r} says train and test, but val for no image; say val for those to validate "
                 "on (test is for the very end, and not used in training)"

@@ -1,0 +1,77 @@
+"""Names of splits, of folders that systems make, and text in one form: the same everywhere that names are compared."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+SplitName = Literal["train", "val", "test"]
+
+_SPLIT_WORDS: dict[SplitName, str] = {
+    "train": "train|training|trn",
+    "val": "val|valid|validation|validate|dev|devel|development|eval|evaluation",
+    "test": "test|testing|tst|hold[ _-]?out",
+}
+_AFTER_SPLIT = r"([ _-]?(set|data|dataset|split|images|imgs))?"
+
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("@eadir", "#recycle", "@recycle", "#snapshot", "@sharebin", "@tmp", "@recently-snapshot"),  # network storage
+        *("$recycle.bin", "recycler", "system volume information", "thumbs"),  # Windows
+        *("__macosx", "lost+found", "lost.dir", "__pycache__"),
+    )
+)
+
+
+def split_named(name: str) -> SplitName | None:
+    """Return the split that a name of a folder, file or cell stands for: "Training_Set" is train, "dev" is val.
+
+    >>> [split_named(name) for name in ("train", "Test Set", "dev", "trains")]
+    ['train', 'test', 'val', None]
+    """
+    text = name.strip().lower()
+    return next(
+        (split for split, words in _SPLIT_WORDS.items() if re.fullmatch(f"({words}){_AFTER_SPLIT}", text)), None
+    )
+
+
+def is_system_folder(name: str) -> bool:
+    """Return whether a folder is made by a system (thumbnails, recycle bins) or hidden: nobody's class."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def nfc(text: str) -> str:
+    """Return text in Unicode's composed form: macOS writes "é" as two characters, most others as one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def in_list(name: str, names: Sequence[str]) -> str | None:
+    """Return the item of `names` that is `name` in any Unicode form, or None."""
+    return name if name in names else next((item for item in names if nfc(item) == nfc(name)), None)
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return groups of names that differ in case, spaces, or how a number is written alone: ("Red", "red")."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_plain(name), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def alike_note(names: Iterable[str]) -> str | None:
+    """Return a line on names that are likely one and the same, or None."""
+    groups = [" and ".join(map(repr, group)) for group in alike(names)]
+    if not groups:
+        return None
+    more = f" and {len(groups) - 3} more such groups" if len(groups) > 3 else ""
+    return f"{'; '.join(groups[:3])}{more} count as different: make their spelling one where the same is meant"
+
+
+def _plain(name: str) -> str:
+    text = " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold().strip()))
+    try:
+        return f"{float(text):g}" if re.fullmatch(r"[+-]?\d{1,15}(\.\d*)?", text) else text
+    except ValueError:
+        return text
