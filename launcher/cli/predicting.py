@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.app import app
+from launcher.cli.words import OwnRecipe, own_types, recipe_words
 from launcher.errors import Problems, UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def predict(
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; else the best that is here")
     ] = None,
+    recipe: OwnRecipe = None,
 ) -> None:
     """Predict images with the model of a finished run, on one device. Its training data are not needed.
 
@@ -72,7 +74,7 @@ def predict(
     from launcher.results.telling import Teller
 
     with problems.collected():
-        finished = read_finished(run)
+        finished = read_finished(run, own_types(recipe))
     with problems.collected():
         found = find_images(paths)
     with problems.collected():
@@ -87,7 +89,7 @@ def predict(
         else:
             rows = rows_in(form.value, model, top)(output.stream)
         with Teller(len(found.images)) as teller:
-            teller.say(_how(model, run))
+            teller.say(_how(model, run, recipe_words(recipe)))
             for path in found.left_out:
                 teller.name("left out (not an image)", path)
             for part in run_prediction(
@@ -127,11 +129,11 @@ def _form(as_: As | None, to: Path | None) -> As:
     return as_ or As.table
 
 
-def _how(model: LoadedModel, run: Path) -> str:
+def _how(model: LoadedModel, run: Path, recipe: str) -> str:
     if model.kind not in ("classification", "multi-label"):
         return ""
     if not model.calibrated:
-        return f"not calibrated; to calibrate: python -m launcher evaluate {run}"
+        return f"not calibrated; to calibrate: python -m launcher evaluate {run}{recipe}"
     if model.kind == "multi-label":
         return f"labels from the thresholds in {run}/final/calibration.json"
     return f"probabilities calibrated with temperature {model.temperature:.4g} ({run}/final/calibration.json)"
