@@ -32,18 +32,25 @@ __all__ = [
 ]
 
 
-def load(run_dir: str | os.PathLike[str]) -> LoadedModel:
-    """The network of a finished run, on the CPU and in evaluation mode, with what it takes to use it:
+def load(run_dir: str | os.PathLike[str], recipe: str | os.PathLike[str] | Recipe | None = None) -> LoadedModel:
+    """Return the network of a finished run, on the CPU and in evaluation mode, with what it takes to use it:
 
         model = launcher.load("runs/pets")
         images = torch.stack([model.preprocessing(image) for image in pil_images])
         probabilities = model.interpret(model(images))
 
-    Raises `launcher.errors.UserError` for a folder that is no finished run. Imports torch, as `import launcher` alone
-    does not.
+    Nothing that the run dir names is imported: where the recipe has parts of your own, `recipe` is the file that
+    defines them ("mine.py", "mine.py:variable"; its code is run), or the recipe itself.
+
+    Raises `launcher.errors.UserError` for a folder that is no finished run, and for parts that are not launcher's and
+    not in `recipe`. Imports torch, as `import launcher` alone does not.
     """
     from pathlib import Path
 
+    from launcher.recipe.loading import types_of
+    from launcher.recipe.type_names import types_in
     from launcher.results.loaded import load as load_run
 
-    return load_run(Path(run_dir))
+    if isinstance(recipe, Recipe):
+        return load_run(Path(run_dir), types_in(recipe))
+    return load_run(Path(run_dir), types_of(os.fspath(recipe)) if recipe is not None else None)

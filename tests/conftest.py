@@ -16,6 +16,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TINY = ("--recipe", str(ROOT / "tests/tiny.py"))
+"""What commands need for a run whose parts are those of tests/tiny.py, or lie beside it."""
 
 # The tests start several processes on the same cores, and threads that wait actively take them from those that work:
 # with two busy processes on two cores a training step took 3 to 5 times as long.

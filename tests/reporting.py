@@ -15,6 +15,7 @@ import tiny
 from launcher import Recipe, Split, Splits, data, phases, tasks
 from launcher.recipe.built_tasks import BuiltClassification
 from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.type_names import types_in
 from launcher.results.ending import end
 from launcher.results.evaluation import Subject, judged, write
 from launcher.results.finished import read_finished
@@ -32,7 +33,7 @@ def train(recipe: Recipe, run_dir: Path, **launch: Any) -> None:
     loaded = LoadedRecipe(recipe, "recipe", Path(tiny.__file__))
     world = World(use_cpu=True, num_cpus=1)
     told = {"num_workers": 0, "evaluate_final": True, "command": ("tiny.py", "--workers", "0")} | launch
-    runner.run(loaded, Launch(run_dir=run_dir, world=world, **told), end)
+    runner.run(loaded, Launch(run_dir=run_dir, world=world, **told), lambda run, outputs: end(run, outputs, "tiny.py"))
 
 
 def hostile_folder(root: Path, of_each: int = 12) -> Path:
@@ -114,7 +115,8 @@ def large(run_dir: Path, samples: int, classes: int, right: float) -> Facts:
     split = Split(Noise(samples, classes), targets.astype(np.int64))
     splits = Splits(split, split, names)
     task, subject = tiny.recipe.task.build(splits), Subject(split_name="val")
-    write(judged(read_finished(run_dir), subject, split, names, task, torch.tensor(outputs), 1, "cpu"))
+    finished = read_finished(run_dir, types_in(tiny.recipe))
+    write(judged(finished, subject, split, names, task, torch.tensor(outputs), 1, "cpu"))
     return read_facts(run_dir, splits)
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import ROOT, RunCli
+from conftest import ROOT, TINY, RunCli
 from safetensors.torch import load_file, save_file
 from test_run import train
 
 from launcher import Recipe, backbones, heads, optim, phases, tasks
 from launcher.errors import UserError
+from launcher.recipe.type_names import types_in
 from launcher.results.evaluate import Evaluation, evaluate
 from launcher.results.finished import read_finished
 from launcher.training.launch import Launch, World
@@ -28,7 +29,7 @@ ENVIRON = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
 def evaluated(run_dir: Path, **options: Any) -> Evaluation:
     launch = Launch(run_dir=run_dir, world=World(use_cpu=True, num_cpus=1))
-    found = evaluate(read_finished(run_dir), launch, **options)
+    found = evaluate(read_finished(run_dir, types_in(tiny.recipe)), launch, **options)
     assert found is not None
     return found
 
@@ -100,7 +101,7 @@ def test_training_images(finished: Path) -> None:
 
 
 def run(run_dir: Path, processes: int, *words: str) -> str:
-    command = [sys.executable, "-m", "launcher", "evaluate", str(run_dir), "--workers", "0", *words]
+    command = [sys.executable, "-m", "launcher", "evaluate", str(run_dir), *TINY, "--workers", "0", *words]
     if processes > 1:
         command[1:2] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
     done = subprocess.run(
@@ -115,7 +116,7 @@ def test_one_process_and_two_print_and_write_the_same(finished: Path) -> None:
     for processes in (1, 2):
         told[processes] = run(finished, processes).splitlines()
         written[processes] = json.loads((finished / "evaluation.json").read_text())
-    first = f"{finished}: the weights of step {read_finished(finished).step} on 31 images (val)"
+    first = f"{finished}: the weights of step {read_finished(finished, types_in(tiny.recipe)).step} on 31 images (val)"
     metrics = metrics_of_final(finished)
     assert told[1] == told[2]
     assert told[1][0] == first
@@ -125,7 +126,7 @@ def test_one_process_and_two_print_and_write_the_same(finished: Path) -> None:
         assert found["metrics"] == pytest.approx(metrics, abs=1e-6)
         assert found["metrics"]["accuracy"] == metrics["accuracy"]
         assert (found["split"], found["samples"], found["processes"]) == ("val", 31, processes)
-        weights = {"file": "final/model.safetensors", "step": read_finished(finished).step}
+        weights = {"file": "final/model.safetensors", "step": read_finished(finished, types_in(tiny.recipe)).step}
         assert found["weights"] == weights | {"chosen": "best", "averaged": True}
 
 
@@ -170,35 +171,3 @@ def test_metrics_that_are_not_those_of_the_run_are_told(finished: Path, tmp_path
     then = metrics_of_final(finished)
     assert evaluated(copy).unlike_training()["loss"] == then["loss"]
     assert "not the metrics of the run itself" in run(copy, 1)
-
-
-OWN = """import dataclasses
-import tiny
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mine(tiny.StripeData):
-    pass
-
-recipe = dataclasses.replace(tiny.recipe, data=Mine(), freeze_plan=tiny.recipe.freeze_plan[:1])
-"""
-
-
-def test_parts_of_the_recipes_own_file_are_found_from_anywhere(run_cli: RunCli, tmp_path: Path) -> None:
-    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    for folder in (project, elsewhere):
-        folder.mkdir()
-    (project / "mine.py").write_text(OWN)
-    done = run_cli("train", "--workers", "0", "mine.py", cwd=project, env=ENVIRON)
-    assert done.code == 0, done.err
-    done = run_cli("evaluate", str(project / "runs/mine"), "--workers", "0", cwd=elsewhere, env=ENVIRON)
-    assert done.code == 0, done.err
-    (elsewhere / "mine.py").write_text("class Mine: ...")  # another file by this name
-    done = run_cli("evaluate", str(project / "runs/mine"), "--workers", "0", cwd=elsewhere, env=ENVIRON)
-    assert done.code == 2
-    assert f"its module name 'mine' is also that of {elsewhere}/mine.py" in done.err
-    (elsewhere / "mine.py").unlink()
-    (project / "mine.py").unlink()
-    done = run_cli("evaluate", str(project / "runs/mine"), "--workers", "0", cwd=elsewhere, env=ENVIRON)
-    assert done.code == 2
-    assert "data.type='mine.Mine': cannot be imported" in done.err
-    assert done.err.endswith("go to the folder in which it was trained\n")

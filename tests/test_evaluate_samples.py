@@ -51,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_metrics_follow_from_the_rows(finished: Path) -> None:
     written = json.loads((finished / "evaluation.json").read_text())
     table = pq.read_table(finished / "evaluation.parquet")
-    ordered = launcher.load(finished).classes
+    ordered = launcher.load(finished, tiny.__file__).classes
     texts = [name.encode("utf-8", "backslashreplace").decode() for name in ordered]
     probabilities = [f"probability/{text}" for text in texts]
     assert table.column_names == ["index", "name", "name_bytes", "target", "prediction", *probabilities, "loss"]
@@ -105,7 +105,7 @@ def test_the_temperature_is_kept_and_the_weights_are_not_touched(finished: Path,
 
 def test_flips_are_the_mean_over_both_pictures(finished: Path) -> None:
     plain, found = evaluated(finished), evaluated(finished, flips=True)
-    model = launcher.load(finished)
+    model = launcher.load(finished, tiny.__file__)
     images = [PIL.Image.open(found.split.images.name(index)) for index in range(len(found.split))]
     both = [images, [image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) for image in images]]
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_another_folder_has_its_classes_by_name(finished: Path, tmp_path: Path) 
         found = evaluated(finished, data=other, tell=told.append)
     finally:
         (finished.parent / "gone").rename(finished.parent / "images")
-    classes = launcher.load(finished).classes
+    classes = launcher.load(finished, tiny.__file__).classes
     wanted = sorted([classes.index("cat")] * 4 + [classes.index("狗")] * 4)
     assert found.split.targets.tolist() == wanted
     assert told[0] == f"--data: 1 files left out: {other}/cat/notes.txt (not an image)"
@@ -149,7 +149,7 @@ def test_folders_that_cannot_be_compared(finished: Path, tmp_path: Path, run_cli
     loose = tmp_path / "loose"
     loose.mkdir()
     PIL.Image.new("RGB", (16, 16)).save(loose / "1.png")
-    classes = launcher.load(finished).classes
+    classes = launcher.load(finished, tiny.__file__).classes
     known = ", ".join(map(repr, classes))
     lines = {
         tmp_path / "unknown": "{} has 2 class folder(s) that the model does not know: 'horse', 'zebra'; "

@@ -19,6 +19,7 @@ import swapped
 import tiny
 import torch
 import torchvision
+from conftest import TINY
 from reporting import Parsed, train
 from sklearn.datasets import load_sample_images
 from sklearn.linear_model import Ridge
@@ -58,7 +59,7 @@ def test_leave_one_out_is_that_of_refits(count: int, width: int) -> None:
 def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("explained") / "run"
     train(swapped.recipe, run_dir)
-    assert main(["report", str(run_dir), "--explain", "--workers", "0"]) == 0
+    assert main(["report", *TINY, str(run_dir), "--explain", "--workers", "0"]) == 0
     return run_dir
 
 
@@ -91,7 +92,7 @@ def test_an_explanation_of_other_weights_is_not_shown(explained: Path, tmp_path:
     shutil.copytree(explained, copy)
     model = json.loads((copy / "final/model.json").read_text())
     (copy / "final/model.json").write_text(json.dumps(model | {"step": model["step"] + 1}))
-    assert main(["report", str(copy), "--workers", "0"]) == 0
+    assert main(["report", *TINY, str(copy), "--workers", "0"]) == 0
     sections = [attributes["id"] for attributes in Parsed((copy / "report.html").read_text()).of("section")]
     assert not {"attention", "atlas", "suspicious"} & set(sections)
     assert "gallery" in sections
@@ -188,7 +189,7 @@ def test_the_map_is_that_of_the_principal_components() -> None:
 @pytest.mark.parametrize("task", ["labels", "values"])
 def test_other_tasks(task: str, tmp_path: Path) -> None:
     train({"labels": reporting.of_labels, "values": reporting.of_values}[task], tmp_path / "run")
-    assert main(["report", str(tmp_path / "run"), "--explain", "--workers", "0"]) == 0
+    assert main(["report", *TINY, str(tmp_path / "run"), "--explain", "--workers", "0"]) == 0
     told = json.loads((tmp_path / "run/explanation/explanation.json").read_text())
     assert told["attention"] is None
     listed = tmp_path / "run/explanation/suspicious_labels.csv"
@@ -200,7 +201,7 @@ def test_other_tasks(task: str, tmp_path: Path) -> None:
 
 def test_names_are_text(tmp_path: Path) -> None:
     train(reporting.of_hostile_names(reporting.hostile_folder(tmp_path / "data")), tmp_path / "run")
-    assert main(["report", str(tmp_path / "run"), "--explain", "--workers", "0"]) == 0
+    assert main(["report", *TINY, str(tmp_path / "run"), "--explain", "--workers", "0"]) == 0
     text = (tmp_path / "run/report.html").read_text()
     page = Parsed(text)
     assert [attributes.get("type") for attributes in page.of("script")] == ["application/json", None]
@@ -210,7 +211,7 @@ def test_names_are_text(tmp_path: Path) -> None:
 def test_without_grad_cam(explained: Path, monkeypatch: Any, capsys: Any) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytorch_grad_cam" else found(name))
-    assert main(["report", str(explained), "--explain"]) == 2
+    assert main(["report", *TINY, str(explained), "--explain"]) == 2
     assert capsys.readouterr().err == ("error: --explain: grad-cam is not installed; pip install 'launcher[explain]'\n")
 
 
@@ -220,6 +221,6 @@ def test_moved_data(explained: Path, tmp_path: Path, capsys: Any) -> None:
     train(recipe, tmp_path / "run")
     shutil.rmtree(root)
     capsys.readouterr()
-    assert main(["report", str(tmp_path / "run"), "--explain", "--workers", "0"]) == 2
+    assert main(["report", *TINY, str(tmp_path / "run"), "--explain", "--workers", "0"]) == 2
     assert str(root) in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "run").glob("*explanation*"))

@@ -19,6 +19,7 @@ import sklearn.datasets  # noqa: F401 - sets environment variables when it is im
 import tiny
 import torch
 import torchvision
+from conftest import TINY
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_evaluate import evaluated
@@ -79,7 +80,7 @@ def pixels(image: PIL.Image.Image) -> torch.Tensor:
 
 
 def exported(run_dir: Path, form: str, out: Path, *words: str) -> Path:
-    assert main(["export", str(run_dir), "--to", form, "--out", str(out), *words]) == 0
+    assert main(["export", *TINY, str(run_dir), "--to", form, "--out", str(out), *words]) == 0
     return out
 
 
@@ -92,13 +93,13 @@ def by_onnxruntime(file: Path, batch: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def outputs_of(run_dir: Path, batch: torch.Tensor, *, interpreted: bool = False) -> torch.Tensor:
     """By the model itself, of uint8 pictures (N, height, width, 3)."""
-    model = launcher.load(run_dir)
+    model = launcher.load(run_dir, tiny.__file__)
     outputs = model(torch.stack([model.preprocessing(PIL.Image.fromarray(one.numpy())) for one in batch]))
     return model.interpret(outputs) if interpreted else outputs
 
 
 def ready(run_dir: Path, batch: torch.Tensor) -> torch.Tensor:
-    model = launcher.load(run_dir)
+    model = launcher.load(run_dir, tiny.__file__)
     return torch.stack([model.preprocessing(PIL.Image.fromarray(one.numpy())) for one in batch])
 
 
@@ -107,7 +108,7 @@ def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
 ) -> None:
     run_dir = trained("own")
     capsys.readouterr()
-    assert main(["export", str(run_dir), "--to", "onnx"]) == 0
+    assert main(["export", *TINY, str(run_dir), "--to", "onnx"]) == 0
     file = run_dir / "export/own.onnx"
     told = capsys.readouterr()
     lines = told.out.splitlines()
@@ -216,7 +217,7 @@ def test_families(form: str, backbone: Any, tmp_path: Path) -> None:
     recipe = dataclasses.replace(digits.recipe, backbone=backbone, head=heads.Linear())
     finished_without_training(recipe, tmp_path / "run")
     file = exported(tmp_path / "run", form, tmp_path / "model")
-    model = launcher.load(tmp_path / "run")
+    model = launcher.load(tmp_path / "run", tiny.__file__)
     for count in (1, 6):
         batch = torch.randn(count, 3, *[model.preprocessing.about.image_size] * 2)
         with torch.no_grad():
@@ -253,14 +254,14 @@ def test_what_is_not_the_model_gets_no_file(
     run_dir = trained("own")
     monkeypatch.setattr(exporting, "Exported", Wrong)
     capsys.readouterr()
-    assert main(["export", str(run_dir), "--to", form, "--out", str(tmp_path / "new/model")]) == 2
+    assert main(["export", *TINY, str(run_dir), "--to", form, "--out", str(tmp_path / "new/model")]) == 2
     told = capsys.readouterr()
     assert f"error: --to {form}: its outputs differ by {off if off < 1 else 'inf'}" in told.err
     assert "allowed are 0.001, so nothing is left" in told.err
     assert len(told.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "model").write_text("what was there")
-    assert main(["export", str(run_dir), "--to", form, "--out", str(tmp_path / "model"), "--overwrite"]) == 2
+    assert main(["export", *TINY, str(run_dir), "--to", form, "--out", str(tmp_path / "model"), "--overwrite"]) == 2
     assert (tmp_path / "model").read_text() == "what was there"
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.undo()
@@ -278,7 +279,7 @@ def test_a_network_that_cannot_be_captured_is_refused(
     recipe["backbone"]["type"] = f"unexportable.{backbone}"
     (tmp_path / "run/recipe.json").write_text(json.dumps(recipe))
     capsys.readouterr()
-    assert main(["export", str(tmp_path / "run"), "--to", form, "--out", str(tmp_path / "new/model")]) == 2
+    assert main(["export", *TINY, str(tmp_path / "run"), "--to", form, "--out", str(tmp_path / "new/model")]) == 2
     told = capsys.readouterr().err
     if backbone == "Choosy":
         assert f"error: --to {form}: torch.export cannot capture this network for batches of any size: " in told
@@ -297,7 +298,7 @@ def test_without_the_data_one_says_what_to_compare_on(tmp_path: Path, capsys: py
     recipe = dataclasses.replace(tiny.recipe, data=data.ImageFolder(root=str(tmp_path / "images")), batch_size=4)
     train(dataclasses.replace(recipe, freeze_plan=ONE), tmp_path / "run")
     (tmp_path / "images").rename(tmp_path / "elsewhere")
-    words = ["export", str(tmp_path / "run"), "--to", "onnx"]
+    words = ["export", *TINY, str(tmp_path / "run"), "--to", "onnx"]
     capsys.readouterr()
     assert main([*words, "--probabilities", "--opset", "3"]) == 2
     told = capsys.readouterr().err.splitlines()
@@ -320,7 +321,7 @@ def test_mistakes_are_told_at_once(
 
     def told(*words: str) -> list[str]:
         capsys.readouterr()
-        assert main(["export", *words]) == 2
+        assert main(["export", *words, *TINY]) == 2
         found = capsys.readouterr()
         assert found.out == ""
         return [line.removeprefix("error: ") for line in found.err.splitlines()]

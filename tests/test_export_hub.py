@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import RunCli
+from conftest import TINY, RunCli
 from huggingface_hub import ModelCard
 from test_evaluate import ENVIRON
 from test_export import RunOf, exported, outputs_of, pictures, pixels, ready
@@ -43,7 +43,7 @@ def test_timm_loads_the_folder_with_its_preprocessing(trained: RunOf, tmp_path: 
     assert found == pytest.approx(outputs_of(trained("timm"), batch), abs=1e-6)
     assert network.pretrained_cfg["label_names"] == ["across", "down", "diagonal"]
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network))
-    about = launcher.load(trained("timm")).preprocessing
+    about = launcher.load(trained("timm"), tiny.__file__).preprocessing
     large = tiny.picture(tiny.Stripes(31, 1), 0).resize((90, 70))
     # timm resizes with Pillow, which rounds otherwise: a level is 1 / 255 / 0.5.
     assert transform(large) == pytest.approx(about(large), abs=0.02)
@@ -64,7 +64,7 @@ def test_the_program_on_the_card_says_what_the_model_says(
     capsys.readouterr()
     exec(program, {})  # noqa: S102 - what we write ourselves
     told = capsys.readouterr().out
-    model = launcher.load(run_dir)
+    model = launcher.load(run_dir, tiny.__file__)
     (expected,) = outputs_of(run_dir, pixels(picture)[None], interpreted=True)
     if model.kind == "classification":
         word, probability = told.split()
@@ -188,7 +188,7 @@ def hub() -> Iterator[Any]:
 
 
 def test_an_upload_needs_a_login_and_makes_one_commit(trained: RunOf, tmp_path: Path, run_cli: RunCli) -> None:
-    words = ("export", str(trained("own")), "--to", "hub", "--out", "hub", "--upload")
+    words = ("export", *TINY, str(trained("own")), "--to", "hub", "--out", "hub", "--upload")
     environ = ENVIRON | {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1"}
     with hub() as server:
         environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
-from conftest import ROOT, CliResult, RunCli
+from conftest import ROOT, TINY, CliResult, RunCli
 from test_evaluate import ENVIRON, evaluated
 from test_run import train
 
@@ -67,18 +68,19 @@ def images(tmp_path: Path) -> Path:
 
 
 GOOD = 9
+RUNNING = f"running the code of {TINY[1]}, for the parts that it defines\n"
 
 
 def in_bytes(run_dir: Path, *words: str | bytes, cwd: Path) -> subprocess.CompletedProcess[bytes]:
     environ = os.environ | ENVIRON | {"COLUMNS": "120"}
-    command = [sys.executable, "-m", "launcher", "predict", str(run_dir), *words]
+    command = [sys.executable, "-m", "launcher", "predict", str(run_dir), *TINY, *words]
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, check=False)
 
 
 def test_a_folder_with_all_sorts_of_files(finished: Path, images: Path, tmp_path: Path) -> None:
     done = in_bytes(finished, "images", "--to", "told.csv", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, b"")
-    told = done.stderr.decode().splitlines()
+    told = done.stderr.decode().splitlines()[1:]  # the first says that the code of tiny.py is run
     temperature = json.loads((finished / "final/calibration.json").read_text())["temperature"]
     assert told[0] == f"probabilities calibrated with temperature {temperature:.4g} ({finished}/final/calibration.json)"
     assert told[1] == "left out (not an image): images/deeper/notes.txt"
@@ -92,7 +94,7 @@ def test_a_folder_with_all_sorts_of_files(finished: Path, images: Path, tmp_path
     assert read == every - {"images/deeper/broken.jpg", "images/deeper/notes.txt"}
     assert len(rows) == len(read) == GOOD
     # The very pixels through the network by hand.
-    model = launcher.load(finished)
+    model = launcher.load(finished, tiny.__file__)
     for row in rows:
         with PIL.Image.open(tmp_path / row["name"]) as image, torch.no_grad():
             probabilities = model.interpret(model(model.preprocessing(image)[None]))[0]
@@ -138,7 +140,7 @@ def test_one_unread_image_among_none_and_a_name_that_is_no_text(finished: Path, 
 
 
 def test_the_table(finished: Path, images: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    done = run_cli("predict", str(finished), "images/猫*", "images/*quotes*", "--top", "1", env=ENVIRON)
+    done = run_cli("predict", str(finished), *TINY, "images/猫*", "images/*quotes*", "--top", "1", env=ENVIRON)
     assert done.code == 0, done.err
     header, *lines = [line.rstrip() for line in done.out.splitlines()]
     assert header.split() == ["image", "prediction"]
@@ -152,29 +154,30 @@ def test_mistakes_are_told_at_once_and_nothing_is_done(finished: Path, tmp_path:
     (tmp_path / "empty").mkdir()
 
     def predicted(*words: str) -> CliResult:
-        return run_cli("predict", *words, env=ENVIRON)
+        return run_cli("predict", *TINY, *words, env=ENVIRON)
 
     done = predicted(str(tmp_path / "none"), "empty", "no.png", "no*.png", "--device", "cuda:99")
     assert (done.code, done.out) == (2, "")
-    assert done.err.splitlines()[:4] == [
+    assert done.err.splitlines()[1:5] == [
         f"error: {tmp_path}/none: no such run dir",
         "error: empty: no images in it",
         "error: no.png: no such file or folder",
         "error: no*.png: no file matches it",
     ]
-    assert done.err.splitlines()[4].startswith("error: --device cuda:99: no such device here; there is cpu")
+    assert done.err.splitlines()[5].startswith("error: --device cuda:99: no such device here; there is cpu")
     for words, line in {
         ("--as", "parquet"): "--as parquet: is not for the screen; give --to FILE",
         ("--to", "told.txt"): "--to told.txt: which format? say --as csv, --as jsonl or --as parquet",
         ("--as", "table", "--to", "a.csv"): "--as table: is for the screen; for a.csv say --as csv, --as jsonl or "
         "--as parquet",
     }.items():
-        assert predicted(str(finished), "empty", *words) == (2, "", f"error: {line}\n")
+        done = predicted(str(finished), "empty", *words)
+        assert (done.code, done.out, done.err.removeprefix(RUNNING)) == (2, "", f"error: {line}\n")
     picture(0).save(tmp_path / "empty/now.png")
     done = predicted(str(finished), "empty", "--to", "no/such/folder/told.csv")
     assert (done.code, done.err) == (
         2,
-        "error: --to no/such/folder/told.csv: cannot be written (No such file or directory)\n",
+        f"{RUNNING}error: --to no/such/folder/told.csv: cannot be written (No such file or directory)\n",
     )
 
 
@@ -191,7 +194,9 @@ def test_which_files_a_word_stands_for(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_reader_that_leaves(finished: Path, images: Path, tmp_path: Path) -> None:
-    command = f"{sys.executable} -m launcher predict {finished} images/deeper/*.gif --as csv --batch 1"
+    command = (
+        f"{sys.executable} -m launcher predict {finished} {shlex.join(TINY)} images/deeper/*.gif --as csv --batch 1"
+    )
     done = subprocess.run(  # closed before anything is written
         ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
         cwd=tmp_path,
@@ -206,7 +211,7 @@ def test_a_reader_that_leaves(finished: Path, images: Path, tmp_path: Path) -> N
 
 def test_what_is_too_narrow_to_be_enlarged_is_not_read(finished: Path, tmp_path: Path, run_cli: RunCli) -> None:
     PIL.Image.new("L", (600_000, 1)).save(tmp_path / "line.png")
-    done = run_cli("predict", str(finished), "line.png", env=ENVIRON)
+    done = run_cli("predict", str(finished), *TINY, "line.png", env=ENVIRON)
     assert done.code == 3
     assert "line.png (600000 x 1 pixels: too narrow to be enlarged to a shorter side of 16)" in done.err
 
@@ -230,11 +235,11 @@ def test_labels_and_values(changes: dict[str, Any], columns: list[str], tmp_path
     (tmp_path / "images").mkdir()
     for index in range(8):
         picture(index).save(tmp_path / f"images/{index}.png")
-    done = run_cli("predict", "run", "images", "--to", "told.jsonl", env=ENVIRON)
+    done = run_cli("predict", "run", *TINY, "images", "--to", "told.jsonl", env=ENVIRON)
     assert done.code == 0, done.err
     rows = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
     assert [list(row) for row in rows] == [["name", *columns]] * 8
-    model = launcher.load(tmp_path / "run")
+    model = launcher.load(tmp_path / "run", tiny.__file__)
     expected = model.interpret(found.outputs[:8])
     read = columns[1::2] if model.kind == "multi-label" else columns
     assert torch.tensor([[row[name] for name in read] for row in rows]) == pytest.approx(expected, abs=1e-4)
@@ -244,13 +249,13 @@ def test_labels_and_values(changes: dict[str, Any], columns: list[str], tmp_path
         for row in rows:
             for name, threshold in zip(model.classes, stored, strict=True):
                 assert row[f"prediction/{name}"] == (row[f"probability/{name}"] >= threshold)
-    done = run_cli("predict", "run", "images", env=ENVIRON)
+    done = run_cli("predict", "run", *TINY, "images", env=ENVIRON)
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 9
 
 
 def test_load_gives_a_module_that_is_ready(finished: Path, tmp_path: Path) -> None:
-    model = launcher.load(finished)
+    model = launcher.load(finished, tiny.__file__)
     assert isinstance(model, torch.nn.Module)
     assert not any(module.training for module in model.modules())
     assert model.classes == ("across", "down", "diagonal")
@@ -263,11 +268,11 @@ def test_load_gives_a_module_that_is_ready(finished: Path, tmp_path: Path) -> No
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     (copy / "final/calibration.json").unlink()
-    uncalibrated = launcher.load(copy)
+    uncalibrated = launcher.load(copy, tiny.__file__)
     assert (uncalibrated.temperature, uncalibrated.calibrated) == (1.0, False)
     (copy / "final/calibration.json").write_text('{"temperature": 0}')
     with pytest.raises(UserError, match=r"calibration.json: temperature and thresholds must be positive numbers"):
-        launcher.load(copy)
+        launcher.load(copy, tiny.__file__)
 
 
 def test_importing_the_package_imports_no_torch() -> None:

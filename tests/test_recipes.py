@@ -23,6 +23,7 @@ from launcher.recipe.loading import load_recipe
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json, to_json
+from launcher.recipe.type_names import types_in
 from launcher.training.model import build_model
 from launcher.training.preparation import ResolvedPhase, resolve_phases
 
@@ -47,7 +48,7 @@ def test_there_is_a_recipe_for_each_kind_of_thing() -> None:
 def test_a_recipe_is_a_value(file: Path) -> None:
     recipe = recipe_of(file.stem)
     written = json.dumps(to_json(recipe))
-    assert from_json(json.loads(written)) == recipe
+    assert from_json(json.loads(written), types_in(recipe)) == recipe
     assert recipe_of(file.stem, "seed=7") != recipe
 
 

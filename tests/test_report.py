@@ -19,11 +19,12 @@ import pytest
 import reporting
 import tiny
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from reporting import HOSTILE_CLASSES, Parsed, train
 from safetensors.torch import load_file, save_file
 
 from launcher.cli import main
+from launcher.recipe.type_names import types_in
 from launcher.results import ending
 from launcher.results.finished import FinishedRun
 from launcher.results.report import again, pictures, summary
@@ -164,7 +165,7 @@ def test_a_run_without_a_report(
     assert not {FILE, "evaluation.json", "evaluation.parquet"} & {path.name for path in (tmp_path / "run").iterdir()}
     assert capsys.readouterr().out.rstrip().endswith("python -m launcher report run")
     # ... until it is asked for, with all that it would have had.
-    assert main(["report", "run", "--workers", "0"]) == 0
+    assert main(["report", *TINY, "run", "--workers", "0"]) == 0
     assert capsys.readouterr().out.startswith("written to run/report.html (")
     page = parsed(tmp_path / "run")
     assert set(sections_of(page)) == {*SECTIONS, *OF_CLASSES}
@@ -240,7 +241,7 @@ def test_how_likely_a_difference_is() -> None:
 def made_again(run_dir: Path) -> Parsed:
     """What `report` makes of a run."""
     launch = Launch(num_workers=0, world=World(use_cpu=True, num_cpus=1))
-    write_report(again.facts_again([run_dir], launch, tell=lambda _: None), run_dir / FILE)
+    write_report(again.facts_again([run_dir], launch, tell=lambda _: None, own=types_in(tiny.recipe)), run_dir / FILE)
     return parsed(run_dir)
 
 
@@ -381,7 +382,7 @@ def test_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str], finished:
         ([here, "--to", str(tmp_path)], [f"--to {tmp_path}: is a folder; give a file, {tmp_path}/report.html"]),
         ([here, "--to", "no/x.html"], ["--to no/x.html: there is no folder no; make it first"]),
     ):
-        assert main(["report", *words]) == 2
+        assert main(["report", *TINY, *words]) == 2
         told = capsys.readouterr()
         assert told.out == ""
         assert told.err.splitlines() == [f"error: {line}" for line in wanted]

@@ -13,6 +13,7 @@ import reporting
 import tiny
 from reporting import HOSTILE_CLASSES, train
 
+from launcher.recipe.type_names import types_in
 from launcher.results.report.again import facts_again
 from launcher.results.report.build import FILE, write_report
 from launcher.results.report.facts import read_facts
@@ -51,7 +52,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     other = dataclasses.replace(reporting.of_hostile_names(root), batch_size=18)
     train(other, folder / "other")
     launch = Launch(num_workers=0, world=World(use_cpu=True, num_cpus=1))
-    both = facts_again([folder / "hostile", folder / "other"], launch, tell=lambda _: None)
+    both = facts_again([folder / "hostile", folder / "other"], launch, tell=lambda _: None, own=types_in(tiny.recipe))
     write_report(both, folder / "compared.html")
     shutil.copytree(folder / "tiny", folder / "large")
     write_report([reporting.large(folder / "large", 10_000, 12, 0.8)], folder / "large" / FILE)

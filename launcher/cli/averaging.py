@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.words import AssetsFolder, use_assets
+from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, use_assets
 from launcher.errors import Problems
 
 
@@ -25,6 +25,7 @@ def average(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="the run dir may be there already")] = False,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes")] = None,
     assets: AssetsFolder = None,
+    recipe: OwnRecipe = None,
 ) -> None:
     """Try means of weights on the validation images: a greedy soup, and the way from head alone to fine-tuned.
 
@@ -47,7 +48,7 @@ def average(
 
     launch = Launch(num_workers=workers, world=world)
     tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    found = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite)
+    found = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite, own=own_types(recipe))
     before = shown_result(found.before, found.metric)
     if found.best is None:
         print(f"none is better than {runs[0]}: {before}; nothing was written")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.words import AssetsFolder, use_assets
+from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, recipe_words, use_assets
 from launcher.errors import Problems
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def export(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="a new repository is not public")] = False,
     assets: AssetsFolder = None,
+    recipe: OwnRecipe = None,
 ) -> None:
     """Export the model of a finished run, and compare the export with the model on images before it gets its name.
 
@@ -80,6 +81,7 @@ def export(
         use_assets(assets)
     _check_words(problems, to, preprocess, probabilities, opset, license_name, upload, private, tolerance)
 
+    from launcher.recipe.data.targets import one_line
     from launcher.results.export.exporting import export as run_export
     from launcher.results.export.onnx_file import check_extra
     from launcher.results.export.pictures import pictures_for
@@ -107,7 +109,7 @@ def export(
         with problems.collected():
             check_upload(upload)
     with problems.collected():
-        finished = read_finished(run)
+        finished = read_finished(run, own_types(recipe))
         model = model_of(finished)
         problems.found.extend(check_fits(model, wanted))
         with problems.collected():
@@ -119,7 +121,7 @@ def export(
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     with screen.status("exporting") as status:
         done = run_export(finished, model, wanted, pictures, license_name, lambda line: status.update(line))
-    _show(done, model, wanted, run, _precision(finished))
+    _show(done, model, wanted, f"{one_line(str(run))}{recipe_words(recipe)}", _precision(finished))
     if upload is not None:
         with screen.status("uploading"):
             address = run_upload(done.path, upload, private=private)
@@ -159,7 +161,7 @@ def _check_words(
         problems.found.append(f"--tolerance {tolerance:g}: must be above 0")
 
 
-def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path, precision: str | None) -> None:
+def _show(done: Export, model: LoadedModel, wanted: Wanted, run: str, precision: str | None) -> None:
     from launcher.recipe.data.targets import one_line
     from launcher.results.export.wanted import GRAPHS, input_name, output_dtype, output_name
 
@@ -174,7 +176,7 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: Path, precision
         print(f"  input   {input_name(wanted)} {shape}")
         print(f"  output  {output_name(model, wanted)} {str(output_dtype(model))[6:]} (N, {len(model.classes)})")
     if wanted.probabilities and model.kind == "classification" and not model.calibrated:
-        why = model.not_calibrated or f"to calibrate: python -m launcher evaluate {one_line(str(run))}"
+        why = model.not_calibrated or f"to calibrate: python -m launcher evaluate {run}"
         print(f"  not calibrated; {why}")
     if precision not in (None, "no", "auto"):
         print(f"  computes in float32; the run itself computes in {precision}")

@@ -99,7 +99,7 @@ def train(
     )
     try:
         check_assets(loaded, assets, recipe, overrides)
-        run(loaded, launch, _end)
+        run(loaded, launch, lambda run, outputs: _end(run, outputs, recipe))
     except StoppedError as stopped:
         # Launchers print a traceback for any code but 0; scripts that read the marker ask for 0.
         code = os.environ.get("LAUNCHER_STOPPED_EXIT_CODE", "")
@@ -112,10 +112,10 @@ def train(
         raise
 
 
-def _end(run: Run, outputs: torch.Tensor | None) -> None:
+def _end(run: Run, outputs: torch.Tensor | None, recipe: str) -> None:
     from launcher.results.ending import end  # what it imports is needed now and not before
 
-    end(run, outputs)
+    end(run, outputs, recipe)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.words import AssetsFolder, use_assets
+from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, use_assets
 from launcher.errors import Problems
 
 
@@ -74,6 +74,7 @@ def evaluate(
         int | None, typer.Option(min=0, metavar="N", help="data-loading processes for each process")
     ] = None,
     assets: AssetsFolder = None,
+    recipe: OwnRecipe = None,
 ) -> None:
     """Evaluate the model of a finished run, each image once, on any number of processes.
 
@@ -102,7 +103,7 @@ def evaluate(
     from launcher.training.launch import Launch
 
     found = run_evaluation(
-        read_finished(run),
+        read_finished(run, own_types(recipe)),
         Launch(run_dir=run, num_workers=workers, world=world),
         split_name=split.value,
         data=data,

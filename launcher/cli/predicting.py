@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.app import app
+from launcher.cli.words import OwnRecipe, own_types, recipe_words
 from launcher.errors import Problems, UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def predict(
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; else the best that is here")
     ] = None,
+    recipe: OwnRecipe = None,
 ) -> None:
     """Predict images with the model of a finished run, on one device. Its training data are not needed.
 
@@ -72,7 +74,7 @@ def predict(
     from launcher.results.telling import Teller
 
     with problems.collected():
-        finished = read_finished(run)
+        finished = read_finished(run, own_types(recipe))
     with problems.collected():
         found = find_images(paths)
     with problems.collected():
@@ -87,7 +89,7 @@ def predict(
         else:
             rows = rows_in(form.value, model, top)(output.stream)
         with Teller(len(found.images)) as teller:
-            teller.say(_how(model, run))
+            teller.say(_how(model, run, recipe_words(recipe)))
             for path in found.left_out:
                 teller.name("left out (not an image)", path)
             for part in run_prediction(
@@ -127,7 +129,7 @@ def _form(as_: As | None, to: Path | None) -> As:
     return as_ or As.table
 
 
-def _how(model: LoadedModel, run: Path) -> str:
+def _how(model: LoadedModel, run: Path, recipe: str) -> str:
     """Say what the probabilities are."""
     from launcher.results.calibration import few_positives
 
@@ -135,12 +137,12 @@ def _how(model: LoadedModel, run: Path) -> str:
         return ""
     if model.kind == "multi-label":
         if not model.thresholds_fitted:
-            return f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {run}"
+            return f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {run}{recipe}"
         few = few_positives(dict(zip(model.classes, model.positives, strict=False)))
         rest = f"; some rest on few images: {few}" if few else ""
         return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{rest}"
     if model.not_calibrated:
         return f"probabilities not calibrated: {model.not_calibrated}"
     if not model.calibrated:
-        return f"probabilities not calibrated; to calibrate: python -m launcher evaluate {run}"
+        return f"probabilities not calibrated; to calibrate: python -m launcher evaluate {run}{recipe}"
     return f"probabilities calibrated with temperature {model.temperature:.4g} ({run}/final/calibration.json)"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.words import AssetsFolder, use_assets
+from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, use_assets
 from launcher.errors import Problems
 
 
@@ -28,6 +28,7 @@ def report(
     ] = False,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes")] = None,
     assets: AssetsFolder = None,
+    recipe: OwnRecipe = None,
 ) -> None:
     """Write the report of a finished run, or of several beside each other: one HTML file that needs nothing else.
 
@@ -60,6 +61,7 @@ def report(
         Launch(num_workers=workers, world=world),
         tell=lambda line: print(line, file=sys.stderr, flush=True),
         explains=explains,
+        own=own_types(recipe),
     )
     target = to or runs[0] / FILE
     write_report(found, target)

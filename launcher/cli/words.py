@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +16,7 @@ from launcher.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from launcher.recipe.loading import LoadedRecipe
+    from launcher.recipe.type_names import Types
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="recipes/resnet50.py, recipes.resnet50, or either with :variable")
@@ -43,6 +47,16 @@ AssetsFolder = Annotated[
     ),
 ]
 
+OwnRecipe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE[:NAME]",
+        help="the recipe file that defines parts of your own, where the run has some: its code is run; nothing that a "
+        "run dir names is",
+    ),
+]
+
 PREPARED_VARIABLE = "LAUNCHER_PREPARED"
 PreparedFolder = Annotated[
     Path | None,
@@ -63,12 +77,27 @@ def use_assets(folder: Path | None) -> None:
         use(folder)
 
 
+def own_types(recipes: Sequence[str] | None) -> Types:
+    """Return the classes that the recipe files bring, and say that their code is run. Raises UserError."""
+    from launcher.recipe.loading import types_of
+
+    types: dict[str, type] = {}
+    for spec in recipes or ():
+        if os.environ.get("RANK", "0") == "0":
+            print(f"running the code of {spec}, for the parts that it defines", file=sys.stderr, flush=True)
+        types |= types_of(spec)
+    return types
+
+
+def recipe_words(recipes: Sequence[str] | None) -> str:
+    """Return the option that a command needs again, with a space before it."""
+    return "".join(f" --recipe {shlex.quote(spec)}" for spec in recipes or ())
+
+
 def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrides: list[str] | None) -> None:
     """Raises UserError with a line for each asset that the recipe needs and `folder` lacks; its bytes are not read."""
     if folder is None:
         return
-    import shlex
-
     from launcher.cluster.fetch import missing_assets
 
     folder = folder.expanduser().absolute()

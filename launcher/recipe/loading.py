@@ -19,6 +19,7 @@ import pydantic
 from launcher.errors import UserError, did_you_mean
 from launcher.recipe.finding import Place, collision, find_recipe, shown
 from launcher.recipe.part import problems_in
+from launcher.recipe.type_names import Types, types_in_module
 
 _OUR_FOLDER = Path(__file__).parents[1]
 
@@ -51,6 +52,14 @@ def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
     place = find_recipe(place_text)
     module = _imported(place)
     return LoadedRecipe(_recipe_in(module, attribute, place.path, recipe_type), place.name, place.path, attribute)
+
+
+def types_of(spec: str) -> Types:
+    """Return the classes of the user's own that the recipe `spec` brings, by the names that a recipe's JSON has for
+    them. Runs the code of its file. Raises UserError as `load_recipe`."""
+    loaded = load_recipe(spec)
+    root = loaded.path.parents[loaded.module_name.count(".")]
+    return types_in_module(sys.modules[loaded.module_name], root)
 
 
 def _imported(place: Place) -> ModuleType:

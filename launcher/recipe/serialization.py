@@ -1,7 +1,7 @@
 """A recipe as JSON, and back to an equal value.
 
-A part is `{"type": "launcher.recipe.optim.AdamW", "lr": 0.001, ...}`, a tuple a list. Reading constructs dataclasses
-only, so a file cannot make anything else happen than importing the modules that it names.
+A part is `{"type": "launcher.optim.AdamW", "lr": 0.001, ...}`, a tuple a list. Reading constructs launcher's own parts,
+and others only where the caller brings their classes: nothing is imported because a file names it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.dotted import is_dataclass_value, join, short
 from launcher.recipe.part import problems_in
+from launcher.recipe.type_names import Types, current_name, find_type, is_public, name_of
 
 _PATH = "pathlib.Path"
 
@@ -77,6 +78,8 @@ def _why_not(value: object) -> str:
 
 
 def _dotted_name(cls: type, at: str) -> str:
+    if is_public(cls):
+        return name_of(cls)
     name = f"{cls.__module__}.{cls.__qualname__}"
     where = at or cls.__name__
     if "<locals>" in name:
@@ -90,44 +93,63 @@ def _dotted_name(cls: type, at: str) -> str:
     return name
 
 
-def from_json(data: Mapping[str, Any]) -> Any:
-    """The value that `to_json` wrote.
+def from_json(data: Mapping[str, Any], own: Types | None = None) -> Any:
+    """Return the value that `to_json` wrote. `own` holds the classes that are not launcher's, by their names.
 
-    Raises UserError with one line for each type that is not a dataclass or cannot be imported, each unknown or missing
-    field, and each value that a part refuses.
+    Raises UserError with one line for all types that are in neither, and with one line for each unknown or missing
+    field and each value that a part refuses.
     """
     if not isinstance(data, Mapping) or "type" not in data:
         raise UserError(f"{short(data)}: not a saved recipe; it has no 'type'")
+    own = own or {}
+    if foreign := [name for name in dict.fromkeys(_types_named(data)) if not _is_known(name, own)]:
+        plural = "are not types" if len(foreign) > 1 else "is not a type"
+        raise UserError(
+            f"{', '.join(foreign[:3])}{' and more' * (len(foreign) > 3)} {plural} of launcher; name the recipe file "
+            "that defines what is your own, whose code is then run: --recipe FILE, or load(run, recipe=FILE)"
+        )
     problems = Problems()
-    value = _decode(data, "", problems)
+    value = _decode(data, "", own, problems)
     problems.raise_if_any()
     return value
 
 
-def _decode(data: Any, at: str, problems: Problems) -> Any:
+def _types_named(data: Any) -> Iterator[str]:
+    """Yield the names of all types in a value's JSON, as they are to be shown."""
     if isinstance(data, (list, tuple)):
-        return tuple(_decode(item, join(at, index), problems) for index, item in enumerate(data))
+        for item in data:
+            yield from _types_named(item)
+    elif isinstance(data, Mapping):
+        if "type" in data:
+            yield data["type"] if _is_plain(data["type"]) else short(data["type"])
+        for key, item in data.items():
+            if key != "type":
+                yield from _types_named(item)
+
+
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and len(name) <= 100 and all(piece.isidentifier() for piece in name.split("."))
+
+
+def _is_known(name: str, own: Types) -> bool:
+    return name == _PATH or find_type(name, own) is not None
+
+
+def _decode(data: Any, at: str, own: Types, problems: Problems) -> Any:
+    if isinstance(data, (list, tuple)):
+        return tuple(_decode(item, join(at, index), own, problems) for index, item in enumerate(data))
     if not isinstance(data, Mapping):
         return data
-    fields = {key: _decode(item, join(at, key), problems) for key, item in data.items() if key != "type"}
+    fields = {key: _decode(item, join(at, key), own, problems) for key, item in data.items() if key != "type"}
     if "type" not in data:
         return fields
     if data["type"] == _PATH:
         return Path(str(data.get("path", "")))
     with problems.collected():
-        return _construct(_dataclass_named(data["type"], at), fields, at)
+        cls = find_type(data["type"], own)
+        assert cls is not None, "looked at by from_json"
+        return _construct(cls, fields, at)
     return None
-
-
-def _dataclass_named(name: object, at: str) -> type:
-    where = f"{join(at, 'type')}={name!r}"
-    try:
-        found = pkgutil.resolve_name(name) if isinstance(name, str) and ":" not in name else None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}: cannot be imported ({error}); is its file still there, under that name?") from None
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise UserError(f"{where}: not a dataclass; nothing else is made from a file")
-    return found
 
 
 def _construct(cls: type, fields: dict[str, Any], at: str) -> Any:
@@ -153,18 +175,47 @@ def _construct(cls: type, fields: dict[str, Any], at: str) -> Any:
 def differences(there: object, now: object) -> list[str]:
     """One line for each dotted field in which two recipes, or their JSON, differ: "optim.lr: 0.001 there, 0.0003 now".
 
-    `there` may be the JSON of a recipe whose file is gone; nothing is imported to compare.
+    `there` may be the JSON of a recipe whose file is gone; nothing is imported to compare. A field that a part of
+    launcher has got since then counts with its default.
     """
     old, new = (to_json(value) if is_dataclass_value(value) else value for value in (there, now))
-    return _differences(old, new, "")
+    return _differences(_with_new_fields(old, now), new, "")
+
+
+def _with_new_fields(there: Any, now: object) -> Any:
+    """Return JSON with the defaults of fields that it lacks, where `now` has a part of launcher of the same type."""
+    if isinstance(there, list) and isinstance(now, tuple):
+        newer = [_with_new_fields(old, new) for old, new in zip(there, now, strict=False)]
+        return newer + there[len(newer) :]
+    if not (isinstance(there, Mapping) and is_dataclass_value(now)):
+        return there
+    cls = type(now)
+    if current_name(there.get("type")) != name_of(cls):
+        return there
+    complete = {name: _with_new_fields(old, getattr(now, name, None)) for name, old in there.items()}
+    if not is_public(cls):
+        return complete
+    for field in dataclasses.fields(cast(Any, cls)):
+        if field.name in there or not field.init:
+            continue
+        default = field.default  # pydantic keeps it inside a FieldInfo
+        if isinstance(default, FieldInfo):
+            default = dataclasses.MISSING if default.is_required() else default.get_default(call_default_factory=True)
+        if default is not dataclasses.MISSING:
+            complete[field.name] = _encode(default, field.name, Problems())
+    return complete
+
+
+def _type_of(data: Mapping[str, Any]) -> object:
+    return current_name(data.get("type"))
 
 
 _ABSENT = object()
 
 
 def _differences(there: Any, now: Any, at: str) -> list[str]:
-    if isinstance(there, Mapping) and isinstance(now, Mapping) and there.get("type") == now.get("type"):
-        names = dict.fromkeys([*there, *now])
+    if isinstance(there, Mapping) and isinstance(now, Mapping) and _type_of(there) == _type_of(now):
+        names = dict.fromkeys(name for name in [*there, *now] if name != "type")
         return [
             line
             for name in names

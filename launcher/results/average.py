@@ -18,6 +18,7 @@ from launcher.files import json_text
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.protocols import Split
 from launcher.recipe.transforms import evaluation
+from launcher.recipe.type_names import Types
 from launcher.results.averaging import (
     Candidate,
     Ingredient,
@@ -56,14 +57,21 @@ class Averaged:
 
 
 def average(
-    paths: Sequence[Path], to: Path, points: int, launch: Launch, *, tell: Callable[[str], None], overwrite: bool
+    paths: Sequence[Path],
+    to: Path,
+    points: int,
+    launch: Launch,
+    *,
+    tell: Callable[[str], None],
+    overwrite: bool,
+    own: Types | None = None,
 ) -> Averaged:
     """Raises UserError, with all that is wrong."""
     problems = Problems()
     runs: list[FinishedRun] = []
     for path in paths:
         with problems.collected():
-            runs.append(read_finished(path))
+            runs.append(read_finished(path, own))
     if to.exists() and not overwrite:
         problems.found.append(f"--to {to}: is there already; give another folder, or --overwrite")
     if to.exists() and overwrite and not (to / "averaged.json").is_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from launcher.recipe.data.targets import one_line
+from launcher.recipe.type_names import types_in
 from launcher.results.evaluation import Subject, judged, write
 from launcher.results.finished import read_finished
 from launcher.results.report.build import FILE, write_report
@@ -20,23 +21,27 @@ from launcher.training.state import Run
 WORST = 3
 
 
-def end(run: Run, outputs: torch.Tensor | None) -> None:
-    """On the main process. A failure is told, and leaves the run as it is: finished."""
+def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
+    """On the main process; `spec` is the recipe file as the user would name it again. A failure is told, and leaves
+    the run as it is: finished."""
     path, screen = run.rundir.path, run.screen
+    again = f" --recipe {shlex.quote(spec)}" if types_in(run.recipe) else ""
     facts: Facts | None = None
     try:
         if outputs is not None:
             _evaluate(run, outputs)
             facts = read_facts(path, run.prepared.splits)
             write_report([facts], path / FILE)
-        show_end(facts or read_facts(path), screen, path / FILE if facts else None)
+        show_end(facts or read_facts(path), screen, path / FILE if facts else None, again)
     except Exception as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())
-        screen.line(f"no report ({told}); to try again: python -m launcher report {shlex.quote(str(path))}", "yellow")
+        screen.line(
+            f"no report ({told}); to try again: python -m launcher report {shlex.quote(str(path))}{again}", "yellow"
+        )
 
 
 def _evaluate(run: Run, outputs: torch.Tensor) -> None:
-    finished, prepared = read_finished(run.rundir.path), run.prepared
+    finished, prepared = read_finished(run.rundir.path, types_in(run.recipe)), run.prepared
     write(
         judged(
             finished,
@@ -51,8 +56,9 @@ def _evaluate(run: Run, outputs: torch.Tensor) -> None:
     )
 
 
-def show_end(facts: Facts, screen: Screen, report: Path | None) -> None:
-    """Phases, the result, the weakest classes, and where to go from here."""
+def show_end(facts: Facts, screen: Screen, report: Path | None, again: str = "") -> None:
+    """Phases, the result, the weakest classes, and where to go from here. `again` is what the commands need beside
+    the run dir: the recipe file, where parts of the user's own are in it."""
     metric = facts.monitor
     kept, spent = facts.kept, spent_in(facts)
     rows = []
@@ -64,11 +70,11 @@ def show_end(facts: Facts, screen: Screen, report: Path | None) -> None:
         name = epochs[0].phase if epochs else phase.name
         rows.append([name, str(len(epochs)), duration(phase.seconds), shown, "kept" if kept in epochs else ""])
     screen.table(["phase", "epochs", "time", f"best {metric}", ""], rows)
-    for name, text in _lines(facts, report):
+    for name, text in _lines(facts, report, again):
         screen.line(f"{name:<8} {text}")
 
 
-def _lines(facts: Facts, report: Path | None) -> list[tuple[str, str]]:
+def _lines(facts: Facts, report: Path | None, again: str) -> list[tuple[str, str]]:
     metric, path = facts.monitor, shlex.quote(str(facts.path))
     lines = []
     value, interval = facts.metrics.get(metric), facts.interval(metric)
@@ -86,7 +92,7 @@ def _lines(facts: Facts, report: Path | None) -> list[tuple[str, str]]:
     if facts.kind == "classification":
         commands.append(f"evaluate {path} --data FOLDER")
     commands.append(f"report {path} OTHER_RUN --to comparison.html" if report else f"report {path}")
-    lines += [("" if number else "next", f"python -m launcher {words}") for number, words in enumerate(commands)]
+    lines += [("" if number else "next", f"python -m launcher {words}{again}") for number, words in enumerate(commands)]
     return lines
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
-from launcher.files import metrics_from_json
+from launcher.files import metrics_from_json, read_json
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.backbones.plain import plain_state_dict
-from launcher.recipe.loading import load_recipe
 from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
 from launcher.recipe.target_precision import build_splits
 from launcher.recipe.tasks import Classification
+from launcher.recipe.type_names import Types
 from launcher.training.model import TransferModel, build_model
 from launcher.training.rundir import RunDir
 
@@ -48,22 +47,29 @@ class FinishedRun:
         return self.rundir.final / "model.safetensors"
 
 
-def read_finished(path: Path) -> FinishedRun:
-    """Raises UserError for a folder that is no run dir, a run that has not ended, and a recipe that cannot be read."""
+def read_finished(path: Path, own: Types | None = None) -> FinishedRun:
+    """Put a run together from its files, none of which is run as code.
+
+    `own` holds the classes of parts that are not launcher's (see `recipe.loading.types_of`). Raises UserError for a
+    folder that is no run dir, a run that has not ended, files that are damaged, and parts that are in neither.
+    """
     rundir = RunDir(path)
     if not rundir.recipe_json.is_file():
         raise UserError(f"{path}: no run dir (it has no recipe.json)" if path.is_dir() else f"{path}: no such run dir")
     if not rundir.finished:
         raise UserError(f"{path}: this run has not ended; the command that began it continues it")
-    described = _json(rundir.final / "model.json")
-    recipe = _recipe(rundir)
+    recipe = _recipe(rundir, own)
+    described = _object(rundir.final / "model.json")
+    names = read_json(rundir.final / "classes.json")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{rundir.final / 'classes.json'}: must be a list of names")
     return FinishedRun(
         rundir=rundir,
         recipe=dataclasses.replace(recipe, backbone=_as_trained(recipe.backbone, described, rundir.final)),
-        preprocessing=Preprocessing(**_json(rundir.final / "preprocess.json")),
-        metrics=metrics_from_json(_json(rundir.final / "metrics.json")),
-        step=int(described["step"]),
-        names=tuple(_json(rundir.final / "classes.json")),
+        preprocessing=_preprocessing(rundir.final / "preprocess.json"),
+        metrics=metrics_from_json(_object(rundir.final / "metrics.json")),
+        step=_step(rundir.final / "model.json", described),
+        names=tuple(names),
         described=described,
     )
 
@@ -130,39 +136,42 @@ def _as_trained(backbone: Backbone, described: Mapping[str, Any], final: Path) -
     """The same network out of `final/`: the weights that the training began with need not be on this machine."""
     if not isinstance(backbone, (Torchvision, Timm)):
         return backbone
+    name = str(described.get("name"))
+    if name.partition(".")[0] != backbone.name.partition(".")[0]:
+        raise UserError(f"{final / 'model.json'}: describes a {name}, but recipe.json names a {backbone.name}")
     # By its full name: without the tag of its first weights, timm might take another variant for meant.
-    backbone = dataclasses.replace(backbone, name=described["name"], weights=str(final.absolute()))
+    backbone = dataclasses.replace(backbone, name=name, weights=str(final.absolute()))
     return dataclasses.replace(backbone, match_by_order=False) if isinstance(backbone, Timm) else backbone
 
 
-def _recipe(rundir: RunDir) -> Recipe:
-    data = _json(rundir.recipe_json)
-    why_not = _import_recipe(rundir)
+def _recipe(rundir: RunDir, own: Types | None) -> Recipe:
+    content = read_json(rundir.recipe_json)
     try:
-        return cast(Recipe, from_json(data))
+        recipe = from_json(content, own)
+    except RecursionError as error:
+        raise UserError(f"{rundir.recipe_json}: cannot be read (nested too deeply)") from error
     except UserError as error:
-        raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems), *why_not) from error
+        raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems)) from error
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{rundir.recipe_json}: holds a {type(recipe).__name__}, not a recipe")
+    return recipe
 
 
-def _import_recipe(rundir: RunDir) -> tuple[str, ...]:
-    """Import the file that the run was started with: parts of the user's own are in it, or beside it. Returns why that
-    could not be done, which matters only where they cannot be imported by their names, either."""
-    told = _json(rundir.environment_json)
-    for word in told.get("command", []):
-        if word.startswith("-") or "=" in word:
-            continue
-        for place in dict.fromkeys((str(Path(told.get("folder", ""), word)), word)):
-            try:
-                load_recipe(place)
-                return ()
-            except UserError as error:  # a command's name, or the value of an option; or a file that cannot be imported
-                if Path(place).is_file():
-                    return error.problems
-    return (f"{rundir.path}: the recipe's file was not found; go to the folder in which it was trained",)
+def _object(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must hold a JSON object, not a {type(content).__name__}")
+    return content
 
 
-def _json(file: Path) -> Any:
+def _preprocessing(file: Path) -> Preprocessing:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
+        return Preprocessing(**_object(file))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: does not describe a preprocessing ({error})") from error
+
+
+def _step(file: Path, described: Mapping[str, Any]) -> int:
+    if type(described.get("step")) is not int:
+        raise UserError(f"{file}: 'step' must be a whole number, and is {described.get('step')!r}")
+    return int(described["step"])

@@ -14,6 +14,7 @@ from launcher.recipe.data.decoding import to_rgb
 from launcher.recipe.protocols import Preprocessing
 from launcher.recipe.transforms import PixelSteps
 from launcher.recipe.transforms import evaluation as evaluation_transform
+from launcher.recipe.type_names import Types
 from launcher.results.calibration import read_calibration
 from launcher.results.finished import FinishedRun, build_network, read_finished
 from launcher.training.model import TransferModel
@@ -75,9 +76,12 @@ class LoadedModel(TransferModel):
         return outputs
 
 
-def load(run_dir: Path) -> LoadedModel:
-    """Raises UserError for a folder that is no finished run, and for files that do not fit each other."""
-    return model_of(read_finished(run_dir))
+def load(run_dir: Path, own: Types | None = None) -> LoadedModel:
+    """Return the network of a finished run; `own` holds the classes of parts that are not launcher's.
+
+    Raises UserError for a folder that is no finished run, and for files that do not fit each other.
+    """
+    return model_of(read_finished(run_dir, own))
 
 
 def model_of(finished: FinishedRun) -> LoadedModel:

@@ -25,11 +25,11 @@ NAMED = 5
 
 RECIPE = """import json
 from launcher.recipe.serialization import from_json
-from launcher.recipe.loading import load_recipe
+from launcher.recipe.loading import types_of
 from launcher.results.shortened import shortened
 
-load_recipe({spec!r})  # its folder goes to sys.path, where parts of the user's own are found
-recipe = shortened(from_json(json.loads({recipe!r})), {steps})
+own = types_of({spec!r})  # parts of the user's own; their folder goes to sys.path
+recipe = shortened(from_json(json.loads({recipe!r}), own), {steps})
 """
 
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from launcher.errors import UserError
-from launcher.files import json_text, write_atomic, write_json
+from launcher.files import json_text, read_json, write_atomic, write_json
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.recipe import Recipe
-from launcher.recipe.serialization import differences, from_json, to_json
+from launcher.recipe.serialization import differences, to_json
 from launcher.training.checkpoint import Checkpoints
 
 
@@ -66,12 +66,14 @@ class RunDir:
             self._check_same(recipe)
 
     def _check_same(self, recipe: Recipe) -> None:
+        """Compare JSON with JSON: what a run dir names is not imported."""
         try:
-            there = from_json(json.loads(self.recipe_json.read_text()))
-        except (UserError, ValueError) as error:
-            raise UserError(f"{self.recipe_json}: cannot be read ({error}); give another --run-dir") from error
-        if there != recipe:
-            found = differences(there, recipe)
+            there = read_json(self.recipe_json)
+        except UserError as error:
+            raise UserError(f"{error}; give another --run-dir, or bring the file back") from error
+        if not isinstance(there, dict):
+            raise UserError(f"{self.recipe_json}: holds no recipe; give another --run-dir, or bring the file back")
+        if found := differences(there, recipe):
             raise UserError(
                 f"--run-dir {self.path}: holds a run of another recipe ({'; '.join(found[:6])}"
                 f"{'; ...' if len(found) > 6 else ''}); give another --run-dir, or undo the change"

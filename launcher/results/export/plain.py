@@ -86,8 +86,11 @@ class Plain:
 def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:
     """None where neither library builds the network: a backbone or a head of the user's own, or a network without one
     single classifier."""
-    described, head, backbone = finished.described, finished.recipe.head, model.backbone
-    classifier = described.get("classifier_name")
+    head, backbone = finished.recipe.head, model.backbone
+    # Asked of the recipe's part, which is checked: timm would take any argument from model.json, a file to load, too.
+    describe = getattr(finished.recipe.backbone, "plain", None)
+    described = describe() if describe else {}
+    classifier = getattr(backbone, "classifier_name", None)
     if described.get("library") not in ("torchvision", "timm") or classifier is None:
         return None
     mlp = None
@@ -101,7 +104,7 @@ def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:
         library=described["library"],
         name=described["name"],
         kwargs=dict(described["kwargs"]),
-        num_outputs=int(described["num_outputs"]),
-        classifier=classifier,
+        num_outputs=int(finished.described["num_outputs"]),
+        classifier=str(classifier),
         mlp=mlp,
     )

@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.protocols import Splits
+from launcher.recipe.type_names import Types
 from launcher.results.evaluate import evaluate
 from launcher.results.evaluation import write
 from launcher.results.explain.attention import check_installed
@@ -19,7 +20,12 @@ from launcher.training.launch import Launch
 
 
 def facts_again(
-    run_dirs: Sequence[Path], launch: Launch, *, tell: Callable[[str], None], explains: bool = False
+    run_dirs: Sequence[Path],
+    launch: Launch,
+    *,
+    tell: Callable[[str], None],
+    explains: bool = False,
+    own: Types | None = None,
 ) -> list[Facts]:
     """Raises UserError, with a line for each, where folders are no finished runs; with `explains`, where one cannot be
     explained, too."""
@@ -30,7 +36,7 @@ def facts_again(
     runs: list[tuple[Path, FinishedRun | None, str]] = []
     for path in run_dirs:
         with problems.collected():
-            runs.append(_opened(path))
+            runs.append(_opened(path, own))
     problems.raise_if_any()
     found = [_facts(path, finished, why_not, launch, tell) for path, finished, why_not in runs]
     if explains:
@@ -49,10 +55,10 @@ def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, tell: C
     tell(f"written to {folder}: suspicious_labels.csv, near_duplicates.csv, map.csv")
 
 
-def _opened(path: Path) -> tuple[Path, FinishedRun | None, str]:
+def _opened(path: Path, own: Types | None) -> tuple[Path, FinishedRun | None, str]:
     """A run whose recipe can no longer be read, parts of the user's own for instance, still has its files."""
     try:
-        return path, read_finished(path), ""
+        return path, read_finished(path, own), ""
     except UserError as error:
         if not (path / "recipe.json").is_file() or not (path / "final/metrics.json").is_file():
             raise

@@ -1,0 +1,145 @@
+"""The types that a recipe's JSON may name: launcher's own by their public names, and others that a user brings.
+
+A name in a file is looked up in tables and never imported, so that what a file says cannot run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from launcher.recipe.dotted import is_dataclass_value
+
+Types = Mapping[str, type]
+"""Classes by the names that `name_of` gives them."""
+
+_NAMESPACES = ("backbones", "data", "heads", "optim", "phases", "tasks", "transforms")
+
+_OLD_NAMES = {
+    "launcher.recipe.backbones.timm.Timm": "launcher.backbones.Timm",
+    "launcher.recipe.backbones.torchvision.Torchvision": "launcher.backbones.Torchvision",
+    "launcher.recipe.data.folder.ImageFolder": "launcher.data.ImageFolder",
+    "launcher.recipe.data.hub.HuggingFace": "launcher.data.HuggingFace",
+    "launcher.recipe.data.table.CsvImages": "launcher.data.CsvImages",
+    "launcher.recipe.data.torchvision_sets.Torchvision": "launcher.data.Torchvision",
+    "launcher.recipe.heads.Linear": "launcher.heads.Linear",
+    "launcher.recipe.heads.MLP": "launcher.heads.MLP",
+    "launcher.recipe.optim.AdamW": "launcher.optim.AdamW",
+    "launcher.recipe.optim.Constant": "launcher.optim.Constant",
+    "launcher.recipe.optim.OneCycle": "launcher.optim.OneCycle",
+    "launcher.recipe.optim.SGD": "launcher.optim.SGD",
+    "launcher.recipe.optim.Step": "launcher.optim.Step",
+    "launcher.recipe.optim.WarmupCosine": "launcher.optim.WarmupCosine",
+    "launcher.recipe.phases.Phase": "launcher.Phase",
+    "launcher.recipe.protocols.Preprocessing": "launcher.Preprocessing",
+    "launcher.recipe.recipe.Recipe": "launcher.Recipe",
+    "launcher.recipe.tasks.Classification": "launcher.tasks.Classification",
+    "launcher.recipe.tasks.MultiLabel": "launcher.tasks.MultiLabel",
+    "launcher.recipe.tasks.Regression": "launcher.tasks.Regression",
+    "launcher.recipe.transforms.Augment": "launcher.transforms.Augment",
+}
+"""Where the classes stood when recipes named them by their modules."""
+
+
+@functools.cache
+def public_types() -> Types:
+    """Return launcher's own parts by their public names, as "launcher.optim.AdamW"."""
+    import importlib
+
+    from launcher.recipe.phases import Phase
+    from launcher.recipe.protocols import Preprocessing
+    from launcher.recipe.recipe import Recipe
+
+    found: dict[str, type] = {"launcher.Phase": Phase, "launcher.Preprocessing": Preprocessing}
+    found["launcher.Recipe"] = Recipe
+    for namespace in _NAMESPACES:
+        module = importlib.import_module(f"launcher.recipe.{namespace}")
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", "").startswith(module.__name__)  # not what it has imported
+            if isinstance(value, type) and dataclasses.is_dataclass(value) and own and value is not Phase:
+                found[f"launcher.{namespace}.{name}"] = value
+    return found
+
+
+@functools.cache
+def _public_names() -> Mapping[type, str]:
+    return {cls: name for name, cls in public_types().items()}
+
+
+def name_of(cls: type) -> str:
+    """Return the name by which JSON names a class: the public one, or that of its module."""
+    return _public_names().get(cls) or f"{cls.__module__}.{cls.__qualname__}"
+
+
+def current_name(name: object) -> object:
+    """Return the public name of a class that JSON names by an old one; any other value as it is."""
+    return _OLD_NAMES.get(name, name) if isinstance(name, str) else name
+
+
+def find_type(name: object, own: Types) -> type | None:
+    """Return the class that JSON names: one of launcher's, or of `own`; None for any other. Nothing is imported."""
+    if not isinstance(name, str):
+        return None
+    if (public := public_types().get(str(current_name(name)))) or name.startswith("launcher."):
+        return public or own.get(name)
+    return own.get(name) or own.get(f":{name.rpartition('.')[2]}")
+
+
+def is_public(cls: type) -> bool:
+    """Tell whether a class is one of launcher's own parts."""
+    return cls in _public_names()
+
+
+def types_in(value: object) -> Types:
+    """Return the classes of the user's own in a recipe, or another dataclass value."""
+    return _named([type(part) for part in _parts(value) if not is_public(type(part))])
+
+
+def types_in_module(module: ModuleType, root: Path) -> Types:
+    """Return the classes of the user's own that a recipe's module brings once it has been imported.
+
+    These are the classes of its recipes, all dataclasses that it names, and those of the modules below the folder
+    `root` that it has imported.
+    """
+    found: dict[str, type] = {}
+    beside = [other for other in list(sys.modules.values()) if _lies_below(other, root)]
+    for place in (*beside, module):
+        for value in list(vars(place).values()):
+            if isinstance(value, type):
+                if dataclasses.is_dataclass(value) and not is_public(value):
+                    found |= _named([value])
+            elif is_dataclass_value(value):
+                found |= types_in(value)
+    return found
+
+
+def _named(classes: Sequence[type]) -> dict[str, type]:
+    """Name classes in full, and by `:CLASS` alone: their file may have another name than when the run was trained."""
+    return {f":{cls.__qualname__}": cls for cls in classes} | {name_of(cls): cls for cls in classes}
+
+
+def _lies_below(module: ModuleType, root: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    if file is None or "site-packages" in Path(file).parts:
+        return False
+    installed = (Path(__file__).parents[1], Path(os.__file__).parent)  # launcher's private classes, Python's own
+    return Path(file).is_relative_to(root) and not any(Path(file).is_relative_to(folder) for folder in installed)
+
+
+def _parts(value: object) -> Iterator[Any]:
+    if is_dataclass_value(value):
+        yield value
+        for field in dataclasses.fields(cast(Any, value)):
+            yield from _parts(getattr(value, field.name, None))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _parts(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _parts(item)
