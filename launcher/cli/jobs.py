@@ -29,7 +29,7 @@ def train_words(words: Sequence[str]) -> dict[str, Any]:
 def _run_dir(words: Sequence[str]) -> Path:
     params = train_words(words)
     loaded = load(params["recipe"], list(params["overrides"] or []))
-    return Path(params["run_dir"] or Path("runs") / loaded.path.stem)
+    return Path(params["run_dir"] or Path("runs") / loaded.run_name)
 
 
 @job_app.command(context_settings=TRAIN_WORDS)

@@ -66,6 +66,7 @@ def train(
     Ctrl-C.
     """
     from launcher.cluster.deadline import read_deadline
+    from launcher.cluster.parent import read_parent, starter_of
     from launcher.cluster.world import check_world, set_threads
     from launcher.training.launch import Launch
 
@@ -94,6 +95,7 @@ def train(
         prepared=prepared,
         evaluate_final=report,
         command=tuple(sys.argv[1:]),
+        starter=starter_of(read_parent(), -(-world.num_processes // world.num_local_processes)),
         world=world,
         stop_at=deadline,
     )

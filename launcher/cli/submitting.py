@@ -97,7 +97,7 @@ def submit(
             check_assets(every[0], assets, recipe, named)
     problems.raise_if_any()
     loaded = every[0]
-    place = run_dir or Path("runs") / loaded.path.stem
+    place = run_dir or Path("runs") / loaded.run_name
     _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), None if array else place)
     more = ["--micro-batch", micro_batch] if micro_batch else []
     more += ["--workers", str(workers)] if workers is not None else []

@@ -143,7 +143,7 @@ def _request(
     problems.raise_if_any()
     from launcher.results.sweep.sweep import Request
 
-    folder = study or Path("runs") / f"{loaded.path.stem}-sweep"
+    folder = study or Path("runs") / f"{loaded.run_name}-sweep"
     return Request(loaded=loaded, spec=recipe, space=space, folder=folder, trials=trials or 0, seeds=seeds)
 
 

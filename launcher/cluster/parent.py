@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher.training.command import PYTHON
+
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
@@ -46,6 +48,24 @@ def read_parent() -> Parent:
         return Parent(tuple(process.cmdline()), process.environ())
     except (psutil.Error, OSError):
         return Parent()
+
+
+def starter_of(parent: Parent, num_machines: int = 1) -> tuple[str, ...]:
+    """Return the words before a run's own: `accelerate launch` or torchrun with the options that they were given, else
+    `python -m launcher`.
+
+    Over several machines each has options of its own, so there it is the form that starts on one.
+    """
+    if not parent.is_launcher:
+        return PYTHON
+    words = [Path(word).name if place < 4 else word for place, word in enumerate(parent.command)]
+    programs = ("accelerate", "accelerate-launch", "torchrun")
+    modules = ("accelerate.commands.accelerate_cli", "accelerate.commands.launch", "torch.distributed.run")
+    first = next((place for place, word in enumerate(words[:4]) if word in (*programs, *modules)), None)
+    if num_machines > 1 or first is None or "launcher" not in words:
+        return ("accelerate", "launch", "-m", "launcher")
+    start = ("python", "-m") if words[first] in modules else ()
+    return (*start, *words[first : words.index("launcher") + 1])
 
 
 @dataclasses.dataclass(frozen=True)

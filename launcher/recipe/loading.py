@@ -35,6 +35,17 @@ class LoadedRecipe:
     variable: str = "recipe"
     """The name that holds the recipe in its module."""
 
+    @property
+    def run_name(self) -> str:
+        """What a run of it is called unless told otherwise: two recipes of one file have runs of their own."""
+        return self.path.stem if self.variable == "recipe" else f"{self.path.stem}-{self.variable}"
+
+    @property
+    def spec(self) -> str:
+        """What a command takes for it, with the path as one would type it here."""
+        path = self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
+        return str(path) if self.variable == "recipe" else f"{path}:{self.variable}"
+
 
 def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
     """The recipe that `spec` names: "recipes/resnet50.py", "recipes.resnet50", or either with ":name" for another

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shlex
 import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from safetensors.torch import save_file
 from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json
 from launcher.recipe.backbones.plain import plain_state_dict
-from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.serialization import to_json
 from launcher.text import number
 from launcher.training.evaluating import KeptOutputs, outputs_of
@@ -29,7 +26,7 @@ from launcher.training.rundir import RunDir
 from launcher.training.state import Run
 
 
-def finish(run: Run, loaded: LoadedRecipe) -> None:
+def finish(run: Run) -> None:
     """Write `final/` from the best or the last checkpoint, and say what was reached, where it is, what to run next."""
     step = chosen_step(run)
     metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None) if run.metrics else {}
@@ -37,7 +34,7 @@ def finish(run: Run, loaded: LoadedRecipe) -> None:
         keep_freed(False)
         give_back()
         write_final(run, step, metrics)
-        run.screen.line(summary(run, step, metrics, loaded), style="bold green")
+        run.screen.line(summary(run, step, metrics), style="bold green")
     run.accelerator.wait_for_everyone()
 
 
@@ -138,22 +135,25 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     draft.rename(rundir.final)
 
 
-def summary(run: Run, step: int, metrics: dict[str, float], loaded: LoadedRecipe) -> str:
+def summary(run: Run, step: int, metrics: dict[str, float]) -> str:
     metric = run.prepared.phases[-1].phase.monitor or run.prepared.task.monitor
     best = run.progress.run_best
     where = f" ({best.phase} epoch {best.epoch})" if best and best.step == step else " (last epoch)"
-    last = len(run.recipe.freeze_plan) - 1
-    again = (
-        f"accelerate launch -m launcher {shlex.quote(_shown(loaded.path))} "
-        f"freeze_plan.{last}.epochs={2 * run.recipe.freeze_plan[last].epochs} "
-        f"--run-dir {shlex.quote(f'{run.rundir.path}-longer')}"
-    )
     return (
         f"done: {metric} {number(metrics[metric])}{where} on {len(run.prepared.splits.val)} validation images "
-        f"after {duration(run.progress.seconds)}; model in {run.rundir.final}; to train longer: {again}"
+        f"after {duration(run.progress.seconds)}; model in {run.rundir.final}{_longer(run, step)}"
     )
 
 
-def _shown(path: Path) -> str:
-    """A path as one would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def _longer(run: Run, step: int) -> str:
+    """Advise twice the epochs for the phase whose last epoch is the best of the run; nothing where later epochs were
+    trained and were no better, or where `patience` ended the phase."""
+    best = run.progress.run_best
+    if best is None or best.step != step:
+        return ""
+    number = max(place for place, phase in enumerate(run.recipe.freeze_plan) if phase.name == best.phase)
+    epochs = run.recipe.freeze_plan[number].epochs
+    if best.epoch < epochs:
+        return ""
+    longer = run.command.into(f"{run.rundir.path}-longer", {f"freeze_plan.{number}.epochs": 2 * epochs})
+    return f"; its last epoch is the best: to train longer: {longer}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.errors import UserError
+from launcher.training.command import PYTHON
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -95,4 +96,6 @@ class Launch:
     """Whether the outputs of the final weights are wanted when the run has ended."""
     command: tuple[str, ...] = ()
     """The words after `python -m launcher`."""
+    starter: tuple[str, ...] = PYTHON
+    """What these stand behind: `python -m launcher`, or what starts several processes."""
     world: World = dataclasses.field(default_factory=World)

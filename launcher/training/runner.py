@@ -86,7 +86,7 @@ def train(run: Run, resumed: State | None, loaded: LoadedRecipe, launch: Launch,
             for resolved in run.prepared.phases[run.progress.phase :]:
                 run_phase(run, resolved, resumed)
                 resumed = None
-            finish(run, loaded)
+            finish(run)
             if launch.evaluate_final:
                 outputs = final_outputs(run)
         if run.accelerator.is_main_process:

@@ -22,6 +22,7 @@ from launcher.text import number
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.command import Command
 from launcher.training.fastest import with_fastest_settings
 from launcher.training.fitting import fitted
 from launcher.training.images import evaluation_loader, training_loader
@@ -42,7 +43,7 @@ from launcher.training.writing import BackgroundWriter
 
 def run_dir_of(launch: Launch, loaded: LoadedRecipe) -> Path:
     """As asked for, or named after the recipe."""
-    return launch.run_dir or Path("runs") / loaded.path.stem
+    return launch.run_dir or Path("runs") / loaded.run_name
 
 
 def workers_of(launch: Launch) -> int:
@@ -146,6 +147,7 @@ def begin_run(
         ),
         watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index),
         writer=BackgroundWriter(rundir.checkpoints),
+        command=Command(launch.command or (loaded.spec,), launch.starter),
         parts=1 if launch.micro_batch_size == "auto" else None,
     )
     if recipe.trackers:

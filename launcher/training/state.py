@@ -17,6 +17,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.text import number as measured
 from launcher.training.agreement import agreed
 from launcher.training.checkpoint import Progress, State
+from launcher.training.command import Command
 from launcher.training.evaluating import KeptOutputs
 from launcher.training.features.phase import Frozen, Source, frozen_part, pictures
 from launcher.training.frozen import Proof, fingerprints, proof_of, prove
@@ -76,6 +77,7 @@ class Run:
     interruption: Interruption
     watchdog: Watchdog
     writer: BackgroundWriter
+    command: Command
     kept: KeptOutputs | None = None
     """On the main process only."""
     parts: int | None = None

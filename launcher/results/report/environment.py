@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
 from launcher.recipe.dotted import flat
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
+from launcher.training.command import PYTHON, Command
 
 
 def section(facts: Facts) -> Section:
@@ -44,26 +44,10 @@ def section(facts: Facts) -> Section:
 
 def command(facts: Facts, *, again: bool) -> str:
     """As it was started; with `again` into a run dir that is free: the same one would say that it is finished."""
-    words = [str(word) for word in facts.environment.get("command", [])]
-    processes = int(facts.plan.get("machine", {}).get("processes", 1))
-    if again:
-        words = [*_without_run_dir(words), "--run-dir", f"{facts.path}-again"]
-    start = ["python", "-m", "launcher"]
-    if processes > 1:
-        start = ["torchrun", "--standalone", "--nproc_per_node", str(processes), "-m", "launcher"]
-    return shlex.join([*start, *words])
-
-
-def _without_run_dir(words: list[str]) -> list[str]:
-    kept, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-        elif word == "--run-dir":
-            skip = True
-        elif not word.startswith("--run-dir="):
-            kept.append(word)
-    return kept
+    words = tuple(str(word) for word in facts.environment.get("command", []))
+    starter = tuple(str(word) for word in facts.environment.get("starter", PYTHON))
+    started = Command(words, starter)
+    return str(started.into(f"{facts.path}-again") if again else started)
 
 
 def _precision(facts: Facts, machine: dict[str, Any]) -> str:
