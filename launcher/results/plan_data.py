@@ -10,6 +10,7 @@ import numpy.typing as npt
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
+from launcher.results.labelled import test_line
 
 SIZES_SAMPLED = 64
 """Images that are opened to tell the sizes."""
@@ -34,6 +35,8 @@ def data_lines(splits: Splits, recipe: Recipe, preprocessing: Preprocessing | No
     else:
         counts = [_counts(split, len(splits.names)) for split in (splits.train, splits.val)]
         lines += class_rows(splits.names, counts[0], counts[1], width)
+    if test := test_line(recipe.data, kind, splits):
+        lines.append(test)
     if splits.skipped:
         more = len(splits.skipped) - SKIPPED_SHOWN
         lines.append(f"left out, {len(splits.skipped):,} in all:")
