@@ -39,7 +39,7 @@ def rows_of(kind: str, count: int, first: int) -> list[dict[str, Any]]:
     rows = []
     for number in range(first, first + count):
         targets: dict[str, Any] = {"seconds": 1.7e9 + 40 * number}
-        if kind == "labels":
+        if kind != "values":
             targets = {"even": number % 2, "third": int(number % 3 == 0)}
         rows.append({"path": f"img/{number}.png", **targets})
     return rows
@@ -69,7 +69,7 @@ def short(**changes: Any) -> Any:
     return dataclasses.replace(tiny.recipe, freeze_plan=plan, batch_size=4, optim=optim.SGD(lr=0.01), **changes)
 
 
-@pytest.mark.parametrize("kind", ["values", "labels"])
+@pytest.mark.parametrize("kind", ["values", "labels", "one label"])
 def test_tables(kind: str, tmp_path: Path) -> None:
     """A test split of a CSV file, another CSV file, and a parquet file: each sample once, by the run's own statistics,
     and nothing is fitted on them."""
@@ -78,7 +78,7 @@ def test_tables(kind: str, tmp_path: Path) -> None:
         rows += [{**row, "split": split} for row in rows_of(kind, count, first)]
         first += count
     table = write_csv(tmp_path / "all.csv", rows)
-    names = ("seconds",) if kind == "values" else ("even", "third")
+    names = {"values": ("seconds",), "labels": ("even", "third"), "one label": ("even",)}[kind]
     part = data.CsvImages(path=str(table), label_column=names, split_column="split")
     task: Any = tasks.Regression() if kind == "values" else tasks.MultiLabel()
     splits = part.build(task.target_kind, 0)
