@@ -157,8 +157,9 @@ def test_folders_that_cannot_be_compared(finished: Path, tmp_path: Path, run_cli
         loose: "{} has no class folders, so no classes to compare with; for images without them: "
         "python -m launcher predict RUN_DIR FOLDER",
         tmp_path / "none": "{} does not exist; it should hold one folder of images per class",
-        loose / "1.png": "{} is a file, not a folder; it should hold one folder of images per class",
     }
+    with pytest.raises(UserError, match=r"1\.png: neither a folder nor a table; give a folder, or a \.csv, \.tsv or "):
+        evaluated(finished, data=loose / "1.png")
     for place, line in lines.items():
         with pytest.raises(UserError) as error:
             evaluated(finished, data=place)
@@ -205,5 +206,5 @@ def test_labels_and_values_have_rows_as_well(
         stored = json.loads((tmp_path / "run/final/calibration.json").read_text())
         assert stored["thresholds"] == [label["threshold"] for label in found.details["labels"].values()]
     assert np.mean(rows["loss"]) == pytest.approx(found.metrics["loss"], abs=1e-5)
-    with pytest.raises(UserError, match=r"^--data: class folders give one class per image, but the task reads "):
+    with pytest.raises(UserError, match=r"^--data .*: holds no table, and class folders give one class per image"):
         evaluated(tmp_path / "run", data=tmp_path)

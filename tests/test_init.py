@@ -145,7 +145,7 @@ def test_train_val_and_test_folders(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = init("insects")
     shown = " ".join(capsys.readouterr().out.split())
     assert "20 training, 6 validation (valid/)" in shown
-    assert "test/ is kept for the end (python -m launcher evaluate RUN_DIR --data insects/test)" in shown
+    assert "4 test images, untouched; at the end: python -m launcher evaluate RUN_DIR --split test" in shown
     text = Path("recipe.py").read_text()
     assert "val_fraction" not in text
     assert "image_size" not in text  # the pictures are large enough

@@ -22,6 +22,7 @@ class Format(str, enum.Enum):
 class SplitName(str, enum.Enum):
     val = "val"
     train = "train"
+    test = "test"
 
 
 @app.command()
@@ -59,11 +60,15 @@ def compare(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a run that has ended: runs/pets")],
     split: Annotated[
-        SplitName, typer.Option(help="val: what it was validated on; train: the training images, not augmented")
+        SplitName,
+        typer.Option(help="val; train (not augmented); test (what it never saw)"),
     ] = SplitName.val,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="other images, in a folder for each class of the model, in place of a split"),
+        typer.Option(
+            metavar="PATH",
+            help="other images: a folder for each class, or a CSV or parquet file with the run's columns",
+        ),
     ] = None,
     flips: Annotated[bool, typer.Option("--flips", help="mean over each image and its mirror image")] = False,
     micro_batch: Annotated[
@@ -80,8 +85,9 @@ def evaluate(
 
     Prints the metrics with 95 % intervals, and writes them to evaluation.json in the run dir, with what there is to
     know of each class; the prediction for each image to evaluation.parquet. (Of training images evaluation-train.*, of
-    other ones evaluation-data-NAME.*, with flips evaluation-flips.*.) A temperature that calibrates the probabilities,
-    or a threshold for each label, is fitted on the validation images and kept in final/calibration.json.
+    test images evaluation-test.*, of other ones evaluation-data-NAME.*, with flips evaluation-flips.*.) A temperature
+    that calibrates the probabilities, or a threshold for each label, is fitted on the validation images, as far as they
+    can carry it, and kept in final/calibration.json.
     """
     from launcher.cluster.world import check_world, set_threads
 

@@ -28,8 +28,8 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str])
             "loss": weights @ losses / total,
         } | {f"recall/{name}": recalls[:, i] for i, name in enumerate(names)}
 
-    probabilities = outputs.double().sigmoid()
-    ranked = [Ranking(probabilities[:, i], truth[:, i] > 0) for i in _with_both(targets)]
+    # By logits: equal ones may differ after sigmoid, whose rounding depends on the place in a vector register.
+    ranked = [Ranking(outputs[:, i], truth[:, i] > 0) for i in _with_both(targets)]
 
     def ranks(weights: torch.Tensor) -> Values:
         return {

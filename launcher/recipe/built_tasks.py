@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +16,7 @@ from launcher.recipe import tasks
 from launcher.recipe.protocols import Splits
 
 Mode = Literal["max", "min"]
+Floats = npt.NDArray[np.float64]
 
 LARGEST, SMALLEST = 1e150, 1e-150
 """Sizes of a regression's targets whose squares float64 still holds: it ends at 1.8e308 and begins at 2.2e-308."""
@@ -103,10 +105,16 @@ class BuiltRegression:
     monitor = "mae"
     monitor_mode: Mode = "min"
 
-    def __init__(self, task: tasks.Regression, splits: Splits) -> None:
-        self.names = splits.names
-        self.num_outputs = len(splits.names)
+    def __init__(self, task: tasks.Regression, names: tuple[str, ...], mean: Floats, std: Floats) -> None:
+        """`mean` and `std` are those of the training targets, float64 (num_targets,)."""
+        self.names = names
+        self.num_outputs = len(names)
         self.loss_name = task.loss
+        self.mean, self.std = (torch.from_numpy(np.array(values, dtype=np.float64)) for values in (mean, std))
+
+    @classmethod
+    def of(cls, task: tasks.Regression, splits: Splits) -> BuiltRegression:
+        """Return the task for its training targets. Raises UserError where they cannot be normalised."""
         train = splits.train.targets.astype(np.float64)
         flat = [name for name, column in zip(splits.names, train.T, strict=True) if column.max() == column.min()]
         if flat:
@@ -114,7 +122,7 @@ class BuiltRegression:
         with np.errstate(over="ignore", invalid="ignore"):
             mean, std = train.mean(axis=0), train.std(axis=0)
         _check_scale(splits, std)
-        self.mean, self.std = torch.from_numpy(mean), torch.from_numpy(std)
+        return cls(task, splits.names, mean, std)
 
     def encode(self, targets: torch.Tensor) -> torch.Tensor:
         return targets
@@ -155,7 +163,7 @@ def _defined(formulas: list[Formula], targets: torch.Tensor, undefined: dict[str
     return {name: value for name, value in plain_metrics(formulas, len(targets)).items() if name not in undefined}
 
 
-def _check_scale(splits: Splits, std: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+def _check_scale(splits: Splits, std: Floats) -> None:
     """Raise UserError where numbers are too large or too close to each other to be normalised in float64."""
     problems = []
     for index, name in enumerate(splits.names):

@@ -96,6 +96,9 @@ class Splits:
     val: Split
     names: tuple[str, ...]
     """Class names ("class"), label names ("labels") or target names ("values"), in the order of the outputs."""
+    test: Split | None = dataclasses.field(default=None, kw_only=True)
+    """Images for the very end, which `evaluate --split test` alone looks at. The package's own parts find theirs then,
+    so that training does not read them."""
     skipped: tuple[str, ...] = ()
     """What was left out, one line each: broken images (on_bad_image="skip"), files and folders that are no images."""
     notes: tuple[str, ...] = ()

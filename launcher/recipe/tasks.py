@@ -64,4 +64,4 @@ class Regression:
     def build(self, splits: Splits) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltRegression
 
-        return BuiltRegression(self, splits)
+        return BuiltRegression.of(self, splits)

@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.assets import verify_assets
-from launcher.recipe.data.folder import read_labelled
-from launcher.recipe.data.targets import MEANING
 from launcher.recipe.data.verifying import broken_images, on_bad_image_of, whole
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.target_precision import as_taken
@@ -23,6 +21,7 @@ from launcher.recipe.transforms import evaluation as evaluation_transform
 from launcher.results.evaluation import Evaluation as Evaluation
 from launcher.results.evaluation import Subject, judged
 from launcher.results.finished import FinishedRun, build_data, build_network, build_task_alone, check_data
+from launcher.results.labelled import read_other, test_split
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.batching import batching_for
@@ -45,19 +44,20 @@ def evaluate(
 ) -> Evaluation | None:
     """Called by every process; the evaluation on the main one, None on the others.
 
-    `data` is a folder with a folder for each class, in the place of a split of the run's own. With `flips` the outputs
-    are the means over each image and its mirror image. `micro_batch_size` is how many images a device computes at a
-    time, as in training on one process unless given.
+    `split_name` is "val", "train" or "test". `data`, in the place of a split of the run's own, is a folder with a
+    folder for each class, or a table with the run's own columns. With `flips` the outputs are the means over each image
+    and its mirror image. `micro_batch_size` is how many images a device computes at a time, as in training on one
+    process unless given.
 
     Raises UserError for what the user can put right.
     """
     accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
     try:
         say = tell if accelerator.is_main_process else lambda _: None
-        if data is None:
+        if data is None and split_name != "test":
             split, task, names = _own_data(accelerator, finished, split_name, say)
         else:
-            split, task, names = _other_data(accelerator, finished, data, say)
+            split, task, names = _unseen_data(accelerator, finished, data, say)
         with _one_at_a_time(accelerator):
             model: nn.Module = build_network(finished, task.num_outputs)
         subject = Subject(split_name=split_name, data=data, flips=flips)
@@ -110,29 +110,48 @@ def _own_data(
     return getattr(splits, split_name), task, splits.names
 
 
-def _other_data(
-    accelerator: Accelerator, finished: FinishedRun, folder: Path, say: Callable[[str], None]
+def _unseen_data(
+    accelerator: Accelerator, finished: FinishedRun, data: Path | None, say: Callable[[str], None]
 ) -> tuple[Split, BuiltTask, tuple[str, ...]]:
-    """The run's own images are not needed, nor anything else that it began with."""
-    recipe = finished.recipe
+    """The test split of the run's own data, or the `data` that are named; the task as the training images made it."""
+    recipe, field = finished.recipe, "--split test" if data is None else "--data"
+    left_out: list[str] = []
     with agreed(accelerator):
-        if recipe.task.target_kind != "class":
-            reads = MEANING[recipe.task.target_kind]
-            raise UserError(f"--data: class folders give {MEANING['class']}, but the task reads {reads}; use --split")
-        split, left_out = read_labelled("--data", str(folder), finished.names)
-        task = build_task_alone(finished, split)
+        if data is None and accelerator.is_local_main_process:
+            verify_assets(recipe, say)
+    with _one_at_a_time(accelerator):
+        if data is None:
+            split = _own_test(finished)
+        else:
+            split, left_out = read_other(recipe.data, recipe.task.target_kind, finished.names, data)
+    with agreed(accelerator):
         split = as_taken(recipe.task, split)
+        task = build_task_alone(finished, split)
     if left_out:
-        say(f"--data: {len(left_out)} files left out: {'; '.join(left_out)}")
+        say(f"{field}: {len(left_out)} files left out: {'; '.join(left_out)}")
     with agreed(accelerator):
         short_side = recipe.backbone.preprocessing().resize_size
         looked_at = accelerator.is_main_process
         found = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
         broadcast_object_list(found)
-        split, lines = whole("--data", split, found[0], on_bad_image_of(recipe.data))
+        split, lines = whole(field, split, found[0], on_bad_image_of(recipe.data))
     if lines:
-        say(f"--data: {len(lines)} images that cannot be read are left out: {'; '.join(lines)}")
+        say(f"{field}: {len(lines)} images that cannot be read are left out: {'; '.join(lines)}")
     return split, task, finished.names
+
+
+def _own_test(finished: FinishedRun) -> Split:
+    """Raises UserError where there is none."""
+    splits = build_data(finished)
+    if splits.names != finished.names:
+        raise UserError(f"{finished.rundir.path}: the data are not those of the run (its classes or targets differ)")
+    split = test_split(finished.recipe.data, finished.recipe.task.target_kind, splits)
+    if split is None:
+        raise UserError(
+            f"--split test: the data of {finished.rundir.path} have no test split; give the images with --data: a "
+            "folder with a folder for each class, or a CSV or parquet file with the run's own columns"
+        )
+    return split
 
 
 def _outputs(

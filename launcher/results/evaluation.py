@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from launcher.errors import UserError
@@ -31,7 +34,7 @@ class Subject:
 
     split_name: str
     data: Path | None = None
-    """A folder in the place of a split of the run's own."""
+    """A folder or a table in the place of a split of the run's own."""
     flips: bool = False
 
     def __str__(self) -> str:
@@ -47,7 +50,7 @@ class Subject:
         """The name of the files, without ending."""
         name = "" if self.split_name == "val" else f"-{self.split_name}"
         if self.data is not None:
-            name = f"-data-{self.data.absolute().name}"
+            name = f"-data-{self.data.absolute().name}"  # with its ending: new.csv and new/ are two things
         return f"evaluation{name}" + ("-flips" if self.flips else "")
 
 
@@ -83,6 +86,7 @@ class Evaluation:
             **where,
             "flips": self.subject.flips,
             "samples": len(self.split),
+            "content": _content(self.split),
             "metrics": self.metrics,
             "intervals": intervals_to_json(self.intervals, self.metrics, recipe.seed),
             "weights": weights,
@@ -106,8 +110,23 @@ class Evaluation:
         return {
             name: then[name]
             for name, value in self.metrics.items()
-            if name in then and abs(value - then[name]) > SAME * max(1.0, abs(then[name]))
+            if name in then and not _same(name, value, then[name])
         }
+
+
+def _same(name: str, value: float, then: float) -> bool:
+    """Errors in the user's units may be of any size; all else is of the size of 1."""
+    in_units = name.partition("/")[0] in ("mae", "rmse")
+    both_nan = math.isnan(value) and math.isnan(then)
+    return both_nan or abs(value - then) <= SAME * max(0.0 if in_units else 1.0, abs(then))
+
+
+def _content(split: Split) -> str:
+    """A hash of names and targets, by which two evaluations are seen to be of the same images."""
+    digest = hashlib.blake2b(np.ascontiguousarray(split.targets).tobytes(), digest_size=16)
+    for index in range(len(split)):
+        digest.update("/".join(Path(split.images.name(index)).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def judged(

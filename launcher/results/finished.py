@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split,
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
 from launcher.recipe.target_precision import build_splits
-from launcher.recipe.tasks import Classification
+from launcher.recipe.tasks import Classification, MultiLabel, Regression
 from launcher.recipe.type_names import Types
 from launcher.training.model import TransferModel, build_model
 from launcher.training.rundir import RunDir
@@ -105,6 +106,13 @@ def build_task_alone(finished: FinishedRun, split: Split) -> BuiltTask:
     task = finished.recipe.task
     if isinstance(task, Classification):
         task = dataclasses.replace(task, class_weights=None)
+    if isinstance(task, MultiLabel):
+        task = dataclasses.replace(task, pos_weight=None)
+    if isinstance(task, Regression):
+        from launcher.recipe.built_tasks import BuiltRegression
+
+        about = finished.described["task"]
+        return BuiltRegression(task, finished.names, np.asarray(about["mean"]), np.asarray(about["std"]))
     return task.build(Splits(split, split, finished.names))
 
 

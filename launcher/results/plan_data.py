@@ -10,6 +10,8 @@ import numpy.typing as npt
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
+from launcher.results.labelled import test_line
+from launcher.text import level
 
 SIZES_SAMPLED = 64
 """Images that are opened to tell the sizes."""
@@ -34,6 +36,8 @@ def data_lines(splits: Splits, recipe: Recipe, preprocessing: Preprocessing | No
     else:
         counts = [_counts(split, len(splits.names)) for split in (splits.train, splits.val)]
         lines += class_rows(splits.names, counts[0], counts[1], width)
+    if test := test_line(recipe.data, kind, splits):
+        lines.append(test)
     if splits.skipped:
         more = len(splits.skipped) - SKIPPED_SHOWN
         lines.append(f"left out, {len(splits.skipped):,} in all:")
@@ -93,7 +97,7 @@ def target_rows(splits: Splits) -> list[str]:
     for column, name in enumerate(splits.names):
         ours, theirs = splits.train.targets[:, column], splits.val.targets[:, column]
         numbers = (ours.mean(), ours.min(), ours.max(), theirs.mean())
-        rows.append((_cut(name), *(f"{number:.4g}" for number in numbers)))  # type: ignore[arg-type]
+        rows.append((_cut(name), *(level(float(number), float(ours.std())) for number in numbers)))  # type: ignore[arg-type]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return [
         f"{row[0]:<{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))

@@ -103,6 +103,11 @@ class HuggingFace:
         a folder of class folders is not for `datasets`, and has none."""
         return self._load(Path(self.path).expanduser().absolute())
 
+    def labelled(self, target_kind: TargetKind, names: tuple[str, ...], split: str) -> Split:
+        """Return a split of the tables, for the names that the training split gave. Raises UserError as `build`."""
+        table = self._table(self.tables(), split, target_kind)
+        return Split(table.images, table.targets(names))
+
     def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
         columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
         local = Path(self.path).expanduser().absolute()

@@ -107,6 +107,19 @@ class CsvImages:
             return dataclasses.replace(splits, notes=tuple(notes))
         return Splits(train_split, val_split, names, notes=tuple(notes))
 
+    def labelled(
+        self, target_kind: TargetKind, names: tuple[str, ...], *, field: str = "data.path", split: str | None = None
+    ) -> Split | None:
+        """Return all rows, or those of a split (None where there are none), for the names that the training rows gave.
+
+        Raises UserError as `build`, and for targets that are not among these names.
+        """
+        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
+        split_column = self.split_column if split else None
+        table = _Table(field, self.path, self.root, self.image_column, columns, split_column, None, target_kind)
+        rows = table.rows_of(split, may_be_none=True) if split else np.arange(len(table.lines), dtype=np.int64)
+        return table.split(rows, names, target_kind, table.label_lists()) if len(rows) else None
+
     def assets(self) -> list[OwnPath]:
         """Its files and folders: the user's own, which stay where they are."""
         paths = {"path": self.path, "val_path": self.val_path, "root": self.root}
@@ -246,7 +259,7 @@ class _Table:
             for place, cell in enumerate(header)
         ]
 
-    def rows_of(self, split: str) -> npt.NDArray[np.int64]:
+    def rows_of(self, split: str, *, may_be_none: bool = False) -> npt.NDArray[np.int64]:
         """Rows that the split column gives to "train" or "val"."""
         splits = list(map(split_named, self._splits))
         odd = [row for row, name in enumerate(splits) if name is None]
@@ -256,7 +269,7 @@ class _Table:
                 f"data.split_column: {self._split_column!r} should say train, val or test, but says {shown}"
             )
         rows = np.asarray([row for row, name in enumerate(splits) if name == split], dtype=np.int64)
-        if not len(rows):
+        if not len(rows) and not may_be_none:
             raise UserError(
                 f"data.split_column: no row of {self._file} says {split!r} in column {self._split_column!r}"
             )

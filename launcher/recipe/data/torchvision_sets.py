@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -51,6 +52,12 @@ SETS = {
     "USPS": _Set("train"),
 }
 
+WITH_TEST = {
+    *("Country211", "DTD", "FGVCAircraft", "Flowers102", "Food101", "GTSRB", "OxfordIIITPet", "RenderedSST2"),
+    *("STL10", "SVHN", "StanfordCars"),
+}
+"""Data sets that are called with `split` and have a test split."""
+
 
 @part
 class Torchvision:
@@ -80,6 +87,18 @@ class Torchvision:
         if names != val_names:
             raise UserError(f"data: the splits {train_name!r} and {val_name!r} of {self.name} differ in their classes")
         return Splits(train, val, names)
+
+    def labelled(self, names: tuple[str, ...]) -> Split | None:
+        """Return the official test split; None where there is none, or where it trains or validates. Raises UserError
+        where its files are not there; nothing is downloaded."""
+        style = SETS[self.name]
+        has_test = style.argument == "train" or self.name in WITH_TEST
+        if not has_test or "test" in self._splits():
+            return None
+        split, classes = dataclasses.replace(self, download=False)._load("test")
+        if classes != names:
+            raise UserError(f"data: the test split of {self.name} has other classes than its training split")
+        return split
 
     def assets(self) -> list[Asset | OwnPath]:
         """With `download` its files, which the network brings; else `root`, which stays where it is."""

@@ -17,6 +17,7 @@ from launcher.results.init.found import Found
 from launcher.results.init.machine import Machine
 from launcher.results.init.networks import Chosen, choose
 from launcher.results.init.pictures import Pictures
+from launcher.text import level
 
 FEW, SOME, MANY = 20, 200, 1000
 """Images of a class (or of a label, or a tenth of all images where numbers are predicted): below FEW only the head
@@ -141,7 +142,8 @@ def _task(found: Found) -> Decision:
     if found.target_kind == "values":
         values = found.splits.train.targets
         ranges = [
-            f"{name} {low:g} to {high:g}" for name, low, high in zip(names, values.min(0), values.max(0), strict=True)
+            f"{name} {level(low, high - low)} to {level(high, high - low)}"
+            for name, low, high in zip(names, values.min(0), values.max(0), strict=True)
         ]
         shown = ", ".join(ranges[:4]) + (" ..." if len(ranges) > 4 else "")
         return Decision("task", Call("tasks.Regression", {}), f"Numbers: {shown} (normalised inside the task).")

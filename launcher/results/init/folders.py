@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,12 +115,6 @@ def _remarks(at: Path, inner: list[str], train: str | None, val: str | None) -> 
         flat = [name for name in inner if split_named(name) == "val" and name != val]
         if flat and not val:
             remarks.append(f"{flat[0]}/ has no class folders, so its images are not used")
-        tests = [name for name in inner if split_named(name) == "test"]
-        if tests:
-            command = shlex.join(
-                ["python", "-m", "launcher", "evaluate", "RUN_DIR", "--data", path_text(at / tests[0])]
-            )
-            remarks.append(f"{tests[0]}/ is kept for the end ({command})")
     return remarks
 
 

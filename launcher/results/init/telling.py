@@ -8,9 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launcher.recipe import data
 from launcher.recipe.data.targets import listed, one_line
+from launcher.results.init.found import Found
 from launcher.results.init.making import Made, targets_shown
 from launcher.results.init.writing import in_python
+from launcher.results.labelled import test_line
 
 
 def show(made: Made, console: Console) -> None:
@@ -25,6 +28,7 @@ def show(made: Made, console: Console) -> None:
         ("data", found.title),
         ("images", f"{len(found.splits.train):,} training, {len(found.splits.val):,} validation ({source})"),
         ("", images),
+        *(("", test) for test in [_test(found)] if test),
         ("targets", targets_shown(found)),
         ("machine", str(made.machine)),
         *(("note", remark) for remark in found.remarks),
@@ -43,6 +47,11 @@ def show(made: Made, console: Console) -> None:
         ["accelerate", "launch", *several, "-m", "launcher", file],
     ):
         console.print(Text(f"  {shlex.join(words)}"), soft_wrap=True)
+
+
+def _test(found: Found) -> str | None:
+    """Say what is kept for the end."""
+    return test_line(getattr(data, found.part)(**found.fields), found.target_kind, found.splits)
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Table:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from launcher.recipe.protocols import ImageSource
-from launcher.results.report.charts import number
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
 from launcher.results.report.pictures import size_of
 from launcher.results.report.words import count
+from launcher.text import level
 
 SHOWN_AT_ONCE = 20
 SIZES_SAMPLED = 64
@@ -73,8 +73,9 @@ def _targets(facts: Facts, told: dict[str, Any]) -> list[list[str]]:
         return []
     rows = []
     for name, of_train, of_val in zip(facts.names, ours, theirs, strict=True):
-        rows.append([name, "training", *map(number, of_train)])
-        rows.append(["", "validation", *map(number, of_val)])
+        spread = max(of_train) - min(of_train)
+        rows.append([name, "training", *(level(value, spread) for value in of_train)])
+        rows.append(["", "validation", *(level(value, spread) for value in of_val)])
     return rows
 
 

@@ -65,6 +65,8 @@ class Facts:
     precision: dict[str, Any]
     skipped: tuple[str, ...]
     evaluation: dict[str, Any]
+    test: dict[str, Any]
+    """The evaluation of the test images with these weights; empty where there was none."""
     samples: Samples | None
     splits: Splits | None
     """The data themselves, where they could be had."""
@@ -148,11 +150,18 @@ def read_facts(
         precision=_json(path / "precision.json"),
         skipped=_lines(path / "skipped.txt"),
         evaluation=evaluation,
+        test=_of_step(_json(path / "evaluation-test.json"), model.get("step")),
         samples=samples,
         splits=splits,
         pictures=Pictures(splits.val.images if splits else None, samples, without_pictures),
         notes=tuple(told),
     )
+
+
+def _of_step(evaluation: dict[str, Any], step: Any) -> dict[str, Any]:
+    """An evaluation of the weights of this step, else nothing."""
+    weights = evaluation.get("weights")
+    return evaluation if isinstance(weights, dict) and weights.get("step") == step else {}
 
 
 def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from launcher.files import metrics_from_json
 from launcher.results.report.charts import number
 from launcher.results.report.facts import Epoch, Facts
 from launcher.results.report.page import Section
@@ -94,6 +95,7 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
         interval = facts.interval(name)
         note = f"{shown(name, interval[0])} to {shown(name, interval[1])}" if interval else ""
         tiles.append({"label": metric_name(name), "value": value_of(name, value), "note": note})
+    tiles += _on_test(facts)
     found = facts.evaluation.get("calibration")
     if found:
         note = f"with temperature {found['temperature']:.3g}" if not found.get("reason") else "no temperature fitted"
@@ -109,6 +111,18 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
             }
         )
     return tiles
+
+
+def _on_test(facts: Facts) -> list[dict[str, str]]:
+    """The metric that the run went by, on images by which nothing was chosen or fitted."""
+    metrics = metrics_from_json(facts.test.get("metrics", {}))
+    name = facts.monitor
+    if name not in metrics:
+        return []
+    ends = facts.test.get("intervals", {}).get("of", {}).get(name)
+    note = f"{shown(name, ends[0])} to {shown(name, ends[1])}; " if ends else ""
+    note += count(int(facts.test.get("samples", 0)), "image")
+    return [{"label": f"{metric_name(name)} on test", "value": value_of(name, metrics[name]), "note": note}]
 
 
 def _pace(facts: Facts) -> str:

@@ -1,0 +1,109 @@
+"""Images with targets that a model did not see in training: a run's own test split, or files that are named.
+
+Nothing but `evaluate` reads targets of a test split; `init` and `plan` count its images.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from launcher.errors import UserError
+from launcher.recipe.data import CsvImages, HuggingFace, ImageFolder, Torchvision
+from launcher.recipe.data.folder import read_labelled
+from launcher.recipe.data.local_tables import is_for_datasets
+from launcher.recipe.data.targets import MEANING
+from launcher.recipe.protocols import Data, Split, Splits, TargetKind
+
+TEST = ("test", "testing", "test_set", "testset")
+"""Names of a test split."""
+TABLES = (".csv", ".tsv", ".parquet", ".arrow")
+
+
+def test_split(data: Data, target_kind: TargetKind, splits: Splits) -> Split | None:
+    """Return the images that a data part keeps for the very end, or None where it has none.
+
+    `splits` are what it builds. A part of the user's own says them in `Splits.test`. Raises UserError for targets that
+    the model does not know.
+    """
+    if splits.test is not None:
+        return splits.test
+    names = splits.names
+    if isinstance(data, ImageFolder):
+        folder = _test_folder(Path(data.root).expanduser().absolute())
+        return read_labelled("data.root", str(folder), names)[0] if folder else None
+    if isinstance(data, CsvImages):
+        return data.labelled(target_kind, names, split="test") if data.split_column else None
+    if isinstance(data, HuggingFace):
+        local = Path(data.path).expanduser().absolute()
+        if local.is_dir() and not is_for_datasets(local):
+            folder = _test_folder(local)
+            return read_labelled("data.path", str(folder), names)[0] if folder else None
+        used = (data.train_split, data.val_split)
+        named = next((name for name in data.tables() if name.lower() in TEST and name not in used), None)
+        return data.labelled(target_kind, names, named) if named else None
+    return data.labelled(names) if isinstance(data, Torchvision) else None
+
+
+def test_line(data: Data, target_kind: TargetKind, splits: Splits) -> str | None:
+    """Say how many test images there are, or what is wrong with them; None where there are none."""
+    try:
+        split = test_split(data, target_kind, splits)
+    except UserError as error:
+        return f"the test split cannot be used: {error.problems[0]}"
+    if split is None:
+        return None
+    images = f"{len(split):,} test image{'s' if len(split) != 1 else ''}"
+    return f"{images}, untouched; at the end: python -m launcher evaluate RUN_DIR --split test"
+
+
+def read_other(data: Data, target_kind: TargetKind, names: tuple[str, ...], path: Path) -> tuple[Split, list[str]]:
+    """Return the images that `evaluate --data` names, and what of them was left out.
+
+    `path` is a folder with a folder for each class; or a table with the columns of the run's own, a CSV or parquet
+    file, or a folder that holds one. Raises UserError for what cannot be read, and for targets that the model does not
+    know.
+    """
+    where = path.expanduser().absolute()
+    if where.is_dir() and target_kind != "class":
+        tables = sorted(file for file in where.iterdir() if file.suffix.lower() in TABLES)
+        if len(tables) != 1:
+            holds = f"holds {len(tables)} tables" if tables else "holds no table"
+            raise UserError(
+                f"--data {path}: {holds}, and class folders give {MEANING['class']}, but the task reads "
+                f"{MEANING[target_kind]}; name a CSV or parquet file with the columns of the run's own"
+            )
+        where = tables[0]
+    if where.is_file() and where.suffix.lower() in TABLES:
+        return _read_table(data, target_kind, names, where), []
+    if where.is_file():
+        raise UserError(f"--data {path}: neither a folder nor a table; give a folder, or a .csv, .tsv or .parquet file")
+    return read_labelled("--data", str(path), names)
+
+
+def _read_table(data: Data, target_kind: TargetKind, names: tuple[str, ...], file: Path) -> Split:
+    image = getattr(data, "image_column", None)
+    label = getattr(data, "label_column", None)
+    if target_kind == "values" and label is None:
+        label = names
+    if file.suffix.lower() in (".csv", ".tsv"):
+        root = data.root if isinstance(data, CsvImages) and data.root is not None else str(file.parent)
+        part = CsvImages(path=str(file), image_column=image or "path", label_column=label or "label", root=root)
+        split = part.labelled(target_kind, names, field="--data")
+        assert split is not None, "a table without rows is refused"
+        return split
+    table = HuggingFace(path=str(file), image_column=image, label_column=label)
+    try:
+        return table.labelled(target_kind, names, table.train_split)
+    except UserError as error:
+        raise UserError(*(problem.replace("data:", "--data:", 1) for problem in error.problems)) from error
+
+
+def _test_folder(root: Path) -> Path | None:
+    """The sub-folder of that name with class folders in it, beside one for training."""
+    with os.scandir(root) as entries:
+        inner = {entry.name: Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    if not any(name.lower().startswith("train") for name in inner):
+        return None
+    named = [path for name, path in sorted(inner.items()) if name.lower() in TEST]
+    return next((path for path in named if any(sub.is_dir() for sub in path.iterdir())), None)

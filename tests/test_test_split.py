@@ -1,0 +1,184 @@
+"""Images for the very end: found by init and plan, looked at by nothing but `evaluate --split test` and `--data`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny
+from test_evaluate import evaluated
+from test_run import train
+
+from launcher import Split, Splits, data, optim, phases, tasks
+from launcher.errors import UserError
+from launcher.recipe.protocols import TargetKind
+from launcher.results.evaluation import write
+from launcher.results.init.folders import folder
+from launcher.results.labelled import test_line as line_of
+from launcher.results.labelled import test_split as split_of
+from launcher.results.report.facts import read_facts
+from launcher.results.report.summary import section
+
+COUNTS = {"train": 12, "val": 6, "test": 4}
+NEW = 5
+
+
+def write_picture(file: Path, number: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tiny.picture(tiny.Stripes(1000, 0), number).save(file)
+
+
+def rows_of(kind: str, count: int, first: int) -> list[dict[str, Any]]:
+    rows = []
+    for number in range(first, first + count):
+        targets: dict[str, Any] = {"seconds": 1.7e9 + 40 * number}
+        if kind != "values":
+            targets = {"even": number % 2, "third": int(number % 3 == 0)}
+        rows.append({"path": f"img/{number}.png", **targets})
+    return rows
+
+
+def write_csv(file: Path, rows: list[dict[str, Any]]) -> Path:
+    for row in rows:
+        write_picture(file.parent / row["path"], int(Path(row["path"]).stem))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def write_parquet(file: Path, rows: list[dict[str, Any]]) -> Path:
+    for row in rows:
+        write_picture(file.parent / row["path"], int(Path(row["path"]).stem))
+    table = {name: [row[name] for row in rows] for name in rows[0] if name != "path"}
+    table["path"] = [(file.parent / row["path"]).read_bytes() for row in rows]
+    pq.write_table(pa.table(table), file)
+    return file
+
+
+def short(**changes: Any) -> Any:
+    plan = phases.linear_probe(epochs=1)
+    return dataclasses.replace(tiny.recipe, freeze_plan=plan, batch_size=4, optim=optim.SGD(lr=0.01), **changes)
+
+
+@pytest.mark.parametrize("kind", ["values", "labels", "one label"])
+def test_tables(kind: str, tmp_path: Path) -> None:
+    """A test split of a CSV file, another CSV file, and a parquet file: each sample once, by the run's own statistics,
+    and nothing is fitted on them."""
+    rows, first = [], 0
+    for split, count in COUNTS.items():
+        rows += [{**row, "split": split} for row in rows_of(kind, count, first)]
+        first += count
+    table = write_csv(tmp_path / "all.csv", rows)
+    names = {"values": ("seconds",), "labels": ("even", "third"), "one label": ("even",)}[kind]
+    part = data.CsvImages(path=str(table), label_column=names, split_column="split")
+    task: Any = tasks.Regression() if kind == "values" else tasks.MultiLabel()
+    splits = part.build(task.target_kind, 0)
+    assert line_of(part, task.target_kind, splits) == (
+        "4 test images, untouched; at the end: python -m launcher evaluate RUN_DIR --split test"
+    )
+    run_dir = tmp_path / "run"
+    train(short(data=part, task=task), run_dir)
+    files = ("final/calibration.json", "final/metrics.json", "evaluation.json")
+    before = {name: (run_dir / name).read_bytes() for name in files if (run_dir / name).exists()}
+
+    found = evaluated(run_dir, split_name="test")
+    assert [found.split.images.name(i)[-10:] for i in range(4)] == [f"img/{i}.png" for i in range(18, 22)]
+    if kind == "values":
+        assert found.split.targets.ravel().tolist() == [1.7e9 + 40 * i for i in range(18, 22)]
+        values = found.task.values(found.outputs).numpy()  # type: ignore[attr-defined]
+        assert found.metrics["mae"] == pytest.approx(np.abs(values - found.split.targets).mean(), rel=1e-6)
+        assert found.task.describe() == json.loads((run_dir / "final/model.json").read_text())["task"]
+    write(found)
+    written = json.loads((run_dir / "evaluation-test.json").read_text())
+    assert (written["split"], written["samples"]) == ("test", 4)
+
+    new = rows_of(kind, NEW, 30)
+    (tmp_path / "new").mkdir()
+    of_csv = evaluated(run_dir, data=write_csv(tmp_path / "new/new.csv", new))
+    of_folder = evaluated(run_dir, data=tmp_path / "new")  # which holds this one table
+    of_parquet = evaluated(run_dir, data=write_parquet(tmp_path / "new.parquet", new))
+    assert len(of_csv.split) == NEW
+    for other in (of_folder, of_parquet):
+        assert (other.split.targets == of_csv.split.targets).all()
+        assert other.metrics == pytest.approx(of_csv.metrics, rel=1e-5)
+    write(of_csv)
+    assert (run_dir / "evaluation-data-new.csv.json").is_file()
+    assert {name: (run_dir / name).read_bytes() for name in before} == before
+
+    facts = read_facts(run_dir)
+    tiles = {tile["label"]: tile for tile in section(facts).values["tiles"]}
+    shown = tiles[f"{'mean absolute error' if kind == 'values' else 'mean average precision'} on test"]
+    assert shown["note"].endswith("4 images")
+
+
+def test_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = 0
+    for split, count in COUNTS.items():
+        for name in ("a", "b"):
+            for _ in range(count):
+                write_picture(tmp_path / "d" / split / name / f"{number}.png", number)
+                number += 1
+    monkeypatch.chdir(tmp_path)
+    part = data.ImageFolder(root="d")
+    splits = part.build("class", 0)
+    test = split_of(part, "class", splits)
+    assert test is not None
+    assert test.targets.tolist() == [0] * 4 + [1] * 4
+    assert folder(tmp_path / "d").part == "ImageFolder"
+    assert (line_of(part, "class", splits) or "").startswith("8 test images, untouched")
+    (tmp_path / "d/test/c").mkdir()
+    write_picture(tmp_path / "d/test/c/0.png", 0)
+    assert "does not know: 'c'" in (line_of(part, "class", splits) or "")
+
+
+def test_a_data_set_has_its_split_by_name(tmp_path: Path) -> None:
+    for split, count in COUNTS.items():
+        rows = rows_of("values", count, 0)
+        write_parquet(tmp_path / f"{split}.parquet", rows)
+    part = data.HuggingFace(path=str(tmp_path), label_column="seconds")
+    splits = part.build("values", 0)
+    test = split_of(part, "values", splits)
+    assert test is not None
+    assert test.targets.dtype == np.float64
+    assert test.targets.ravel().tolist() == [1.7e9 + 40 * i for i in range(4)]
+    used = dataclasses.replace(part, val_split="test")
+    assert split_of(used, "values", used.build("values", 0)) is None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithTest(tiny.StripeData):
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        splits = super().build(target_kind, seed)
+        return dataclasses.replace(splits, test=Split(tiny.Stripes(3, 9), splits.val.targets[:3]))
+
+
+def test_a_part_of_ones_own_says_its_test_split() -> None:
+    splits = WithTest().build("class", 0)
+    assert split_of(WithTest(), "class", splits) is splits.test
+    plain = tiny.StripeData()
+    assert split_of(plain, "class", plain.build("class", 0)) is None
+
+
+def test_what_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    train(short(data=tiny.StripeData(), task=tasks.Regression()), run_dir)
+    loose = tmp_path / "new.txt"
+    loose.write_text("x")
+    for options, said in (
+        ({"split_name": "test"}, "have no test split; give the images with --data"),
+        ({"data": tmp_path / "none.csv"}, "does not exist"),
+        ({"data": loose}, "neither a folder nor a table"),
+        ({"data": tmp_path}, "holds no table, and class folders give one class per image"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            evaluated(run_dir, **options)
+        assert len(error.value.problems) == 1
