@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -414,7 +415,17 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
     "no endings": (_without_ending, "x", "column 'id' names images without their ending: '0' for '0.png'"),
     "no targets": (lambda: _table(caption=[f"photo {n}" for n in range(6)]), "x", "no column looks like a target"),
     "one value": (lambda: _table(label=["a"] * 6), "x", "no column looks like a target"),
-    "lists": (lambda: _table(tags=["a", "b", "a|b", "a", "b", "a|b"]), "x", "holds several labels in one cell"),
+    "no header": (
+        lambda: (images(Path("x"), 4), Path("x/t.csv").write_text("".join(f"{n}.png,{n % 2}\n" for n in range(4)))),
+        "x",
+        "has no header: its first line names the image '0.png'; put a line with the names of the columns above it, "
+        "such as path,label",
+    ),
+    "split folders without classes": (
+        lambda: [images(Path("x", name), 3) for name in ("training_set", "test_set")],
+        "x",
+        "images in 'test_set', 'training_set' are in no class folders",
+    ),
     "train and test": (
         lambda: _table(label=["a", "b"] * 3, split=["train"] * 4 + ["test"] * 2),
         "x",
@@ -430,9 +441,58 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
         "x",
         "several tables",
     ),
-    "parquet of paths": (_parquet_of_paths, "x", "no column holds images"),
-    "parquet of structs": (_parquet_of_structs, "x/t.parquet", "cast_column('image', datasets.Image())"),
+    "parquet of structs of no images": (
+        _parquet_of_structs,
+        "x/t.parquet",
+        "none of the 4 images looked at can be read",
+    ),
 }
+
+
+def test_parquet_of_paths_and_labels_in_a_cell() -> None:
+    _parquet_of_paths()
+    assert init("x").data.path == "x/t.parquet"
+    shutil.rmtree("x")
+    _table(tags=["a", "b", "a|b", "a", "", "a|b"])
+    recipe = init("x", "--overwrite")
+    assert type(recipe.task).__name__ == "MultiLabel"
+    assert recipe.data.label_column == "tags"
+    assert "Column 'tags': labels separated by '|' (1 image without one)" in _unwrapped(Path("recipe.py").read_text())
+    assert main(["plan", "recipe.py"]) == 0
+
+
+def test_the_user_names_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    names = images(Path("x"), 40)
+    columns = {"image": names, "radius": [n % 5 for n in range(40)], "sick": [n % 2 for n in range(40)]}
+    written_csv(Path("x/t.csv"), columns | {"old": [n % 3 % 2 for n in range(40)]})
+    chosen = {
+        ("--label", "radius"): ("Classification", "radius"),
+        ("--label", "radius", "--task", "regression"): ("Regression", "radius"),
+        ("--task", "regression"): ("Regression", ("radius", "sick", "old")),
+        ("--task", "multilabel"): ("MultiLabel", ("sick", "old")),
+        ("--label", "sick", "--label", "old"): ("MultiLabel", ("sick", "old")),
+        ("--label", "sick", "--task", "classification"): ("Classification", "sick"),
+    }
+    for options, (task, label) in chosen.items():
+        recipe = init("x", "--overwrite", *options)
+        assert (type(recipe.task).__name__, recipe.data.label_column) == (task, label), options
+        assert f"init x {' '.join(options)}" in Path("recipe.py").read_text()
+    assert "--label radios: x/t.csv has no such column; did you mean 'radius'?" in refused(
+        "x", capsys, "--overwrite", "--label", "radios"
+    )
+    images(Path("y/a"), 2)
+    images(Path("y/b"), 2)
+    assert "holds class folders, which give one class per image" in refused("y", capsys, "--overwrite", "--label", "a")
+
+
+def test_what_is_the_same_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for split, label in ((split, label) for split in ("training_set", "dev") for label in ("Red", "red", "blue")):
+        images(Path("x", split, label), 2)
+    assert init("x").data.root == "x"
+    text = _unwrapped(Path("recipe.py").read_text())
+    assert "6 to validate on: dev/." in text
+    assert "6 of 6 validation images are training images, too (the same file content)" in text
+    assert "'Red' and 'red' count as different" in text
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -646,7 +706,7 @@ def test_columns_and_what_they_are_taken_for() -> None:
     with pytest.raises(UserError, match="no column looks like a target"):
         of(caption=[f"photo {n}" for n in range(40)])
     several = [typed_column(name, [0, 1, 2] * 5, "names") for name in ("coarse", "fine")]
-    chosen = targets_in(several, "x", lists_are_read=True)
+    chosen = targets_in(several, "x")
     assert (chosen.columns, chosen.remark) == (("coarse",), "not used: fine (classes, 3 different)")
 
 

@@ -136,8 +136,8 @@ def lists_in_rows(
     else:
         ids = all(not math.isnan(_value(label)) for labels in texts for label in labels)
         note = f"column {column!r}: {'ids of labels' if ids else 'labels'} {how}"
-        if any(not labels for labels in texts):
-            note += f" ({sum(not labels for labels in texts):,} images without one)"
+        if alone := sum(not labels for labels in texts):
+            note += f" ({alone:,} image{'s' if alone > 1 else ''} without one)"
     return LabelLists(where, texts, row_name, form, note)
 
 
