@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from difflib import get_close_matches
 
+DISTRIBUTION = "vision-launcher"
+"""What pip calls this package; "launcher" is another project's name on PyPI."""
+
 
 class UserError(Exception):
     """Something that the user can put right. The command line prints one line per problem and exits with code 2.
@@ -43,6 +46,11 @@ class Problems:
     def raise_if_any(self) -> None:
         if self.found:
             raise UserError(*self.found)
+
+
+def pip_install(extra: str) -> str:
+    """Return the command that adds an optional dependency."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def did_you_mean(name: str, choices: list[str] | tuple[str, ...]) -> str:

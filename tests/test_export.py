@@ -359,5 +359,5 @@ def test_mistakes_are_told_at_once(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if "onnx" in name else find(name, *rest))
     assert told(str(run_dir), "--to", "onnx") == [
-        "--to onnx: needs onnx, onnxscript, onnxruntime: pip install 'launcher[onnx]'"
+        "--to onnx: needs onnx, onnxscript, onnxruntime: pip install 'vision-launcher[onnx]'"
     ]

@@ -23,7 +23,7 @@ from launcher.cli.words import (
     read_micro_batch,
     use_assets,
 )
-from launcher.errors import Problems, UserError
+from launcher.errors import Problems, UserError, pip_install
 
 if TYPE_CHECKING:
     from launcher.results.sweep.sweep import Outcome, Request
@@ -112,7 +112,7 @@ def _request(
     problems = Problems()
     with problems.collected():
         if importlib.util.find_spec("optuna") is None:
-            raise UserError("sweep: needs Optuna; pip install 'launcher[sweep]'")
+            raise UserError(f"sweep: needs Optuna; {pip_install('sweep')}")
     with problems.collected():
         use_assets(assets)
     with problems.collected():

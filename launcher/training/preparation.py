@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from launcher.errors import Problems, UserError
+from launcher.errors import Problems, UserError, pip_install
 from launcher.recipe.phases import Phase, resolve_rules
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
@@ -284,7 +284,7 @@ def _check_machine(recipe: Recipe, on_cpu: bool) -> None:
         problems.append("sync_batchnorm=True: PyTorch's SyncBatchNorm needs GPUs; use sync_batchnorm=false")
     # Accelerate would leave a tracker that is not installed out without a word.
     missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
-    problems += [f"trackers: {name!r} is not installed; pip install 'launcher[{name}]'" for name in missing]
+    problems += [f"trackers: {name!r} is not installed; {pip_install(name)}" for name in missing]
     if problems:
         raise UserError(*problems)
 

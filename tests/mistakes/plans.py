@@ -95,7 +95,7 @@ MISTAKES = [
     ),
     Mistake(
         "tracker not installed",
-        "trackers: 'wandb' is not installed; pip install 'launcher[wandb]'",
+        "trackers: 'wandb' is not installed; pip install 'vision-launcher[wandb]'",
         changes="trackers=('wandb',)",
     ),
     Mistake(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, model_validator
 
-from launcher.errors import Problems, UserError, did_you_mean
+from launcher.errors import Problems, UserError, did_you_mean, pip_install
 from launcher.recipe.assets import Asset, OwnPath
 from launcher.recipe.backbones.classifier import describe_classifier
 from launcher.recipe.backbones.download import described
@@ -207,7 +207,7 @@ class Timm:
         try:
             import timm
         except ModuleNotFoundError as error:
-            raise UserError("backbone: Timm needs the package timm: pip install 'launcher[timm]'") from error
+            raise UserError(f"backbone: Timm needs the package timm: {pip_install('timm')}") from error
         architecture = self.name.partition(".")[0]
         if not timm.is_model(architecture):
             raise UserError(

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from launcher.errors import UserError
+from launcher.errors import UserError, pip_install
 from launcher.training.model import TransferModel
 
 
 def check_installed() -> None:
     """Raises UserError where grad-cam is missing."""
     if importlib.util.find_spec("pytorch_grad_cam") is None:
-        raise UserError("--explain: grad-cam is not installed; pip install 'launcher[explain]'")
+        raise UserError(f"--explain: grad-cam is not installed; {pip_install('explain')}")
 
 
 def heat_maps(model: TransferModel, images: torch.Tensor, outputs: Sequence[int]) -> np.ndarray[Any, Any] | None:

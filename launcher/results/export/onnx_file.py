@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from launcher.errors import UserError
+from launcher.errors import UserError, pip_install
 from launcher.results.export.checking import Runs
 from launcher.results.export.quiet import quiet
 
@@ -22,7 +22,7 @@ def check_extra() -> None:
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--to onnx: needs {', '.join(missing)}: pip install 'launcher[onnx]'")
+        raise UserError(f"--to onnx: needs {', '.join(missing)}: {pip_install('onnx')}")
 
 
 def write(
