@@ -1,0 +1,143 @@
+"""Commands that messages print: they name commands and options that there are, and those of a run do what they say."""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import typer.main
+from conftest import ROOT, RunCli, run_python
+
+from launcher.cli.app import app
+
+SOURCES = sorted((ROOT / "launcher").rglob("*.py"))
+HOLE = "\N{REPLACEMENT CHARACTER}"
+"""Stands for what an f-string puts in."""
+
+
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    """All string constants and f-strings but docstrings."""
+    docstrings = {
+        id(statement.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        for statement in node.body
+        if isinstance(statement, ast.Expr)
+    }
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(value) for value in node.values}
+            yield "".join(str(v.value) if isinstance(v, ast.Constant) else HOLE for v in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings | inside:
+            yield node.value
+
+
+def commands_in_sources() -> Iterator[tuple[str, list[str]]]:
+    for file in SOURCES:
+        for text in texts_of(ast.parse(file.read_text())):
+            for rest in re.findall(r"python -m launcher ([^;,()\n]+)", text):
+                yield f"{file.relative_to(ROOT)}: {rest}", rest.split()
+
+
+def test_commands_and_options_that_messages_name_are_there() -> None:
+    group: Any = typer.main.get_command(app)
+    found = list(commands_in_sources())
+    assert len(found) > 10
+    wrong = []
+    for where, words in found:
+        name = words[0].strip("'`.:")
+        if not name.isalpha() or not name.islower():
+            continue  # a recipe, or a hole that tests of whole messages fill
+        if name not in group.commands:
+            if name not in ("for",):  # "start one python -m launcher for each GPU"
+                wrong.append(f"{where}: no command {name!r}")
+            continue
+        known = {option for one in group.commands[name].params for option in (*one.opts, *one.secondary_opts)}
+        wrong += [
+            f"{where}: {name} has no {word}"
+            for word in (word.partition("=")[0].rstrip(".:'`") for word in words[1:])
+            if word.startswith("--") and word not in known
+        ]
+    assert wrong == []
+
+
+RECIPE = """
+import dataclasses
+from launcher import Recipe, backbones, data, heads, optim, phases, tasks
+import tiny
+
+recipe = Recipe(
+    backbone=backbones.Torchvision(name="squeezenet1_1", weights=None, image_size=32),
+    head=heads.Linear(),
+    task=tasks.Classification(),
+    data=data.ImageFolder(root="photos"),
+    freeze_plan=phases.full_finetune(epochs=1),
+    optim=optim.SGD(lr=0.1),
+    batch_size=8,
+)
+wide = dataclasses.replace(recipe, backbone=tiny.TinyBackbone(width=4))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place of a user")
+    draw = np.random.default_rng(0)
+    for root in ("photos", "other photos"):
+        for split, count in (("train", 6), ("val", 3), ("test", 2)):
+            for level, label in ((60, "dark"), (190, "bright")):
+                inner = folder / root / split / label
+                inner.mkdir(parents=True)
+                for number in range(count):
+                    pixels = np.clip(draw.normal(level, 40, (24, 24, 3)), 0, 255).astype(np.uint8)
+                    PIL.Image.fromarray(pixels).save(inner / f"{number}.png")
+    shutil.copy(ROOT / "tests/tiny.py", folder)
+    (folder / "own.py").write_text(RECIPE)
+    return folder
+
+
+def commands_in(text: str) -> list[str]:
+    """Whole commands, as they are printed: to the end of a line or a semicolon."""
+    return re.findall(r"((?:python|accelerate launch|torchrun)\b[^;\n]*?-m launcher [^;\n]+)", text)
+
+
+def test_every_command_that_a_run_prints_works(place: Path, run_cli: RunCli) -> None:
+    """With overrides, a recipe's variable, an option, parts of the user's own, and a path that a shell must quote."""
+    words = ["own.py:wide", "data.root=other photos", "optim.lr=0.05", "--workers", "0", "--run-dir", "runs/the first"]
+    done = run_cli(*words, cwd=place)
+    assert done.code == 0, done.err
+    page = html.unescape((place / "runs/the first/report.html").read_text())
+    printed = list(dict.fromkeys(commands_in(done.out) + re.findall(r"(python -m launcher own\.py[^<\n]+)", page)))
+    kinds = {
+        next((k for k in ("longer", "again", "predict", "evaluate", "report") if k in line), line): line
+        for line in printed
+    }
+    assert {"longer", "again", "predict", "evaluate", "report"} <= set(kinds), printed
+
+    before = json.loads((place / "runs/the first/recipe.json").read_text())
+    for kind, line in kinds.items():
+        line = line.replace(" IMAGES", " 'other photos/val/dark'").replace(" FOLDER", " 'photos/val'")
+        line = line.replace(" OTHER_RUN", " 'runs/the first-again'" if kind == "report" else " OTHER_RUN")
+        kinds[kind] = shlex.split(line)
+        assert kinds[kind][0] == "python"
+    for kind in ("again", "longer", "predict", "evaluate", "report"):
+        ran = run_python(*kinds[kind][1:], cwd=place)
+        assert ran.code == 0, (kind, kinds[kind], ran.out[-2000:], ran.err[-2000:])
+    again = json.loads((place / "runs/the first-again/recipe.json").read_text())
+    longer = json.loads((place / "runs/the first-longer/recipe.json").read_text())
+    assert again == before
+    assert longer["freeze_plan"][0]["epochs"] == 2
+    longer["freeze_plan"][0]["epochs"] = 1
+    assert longer == before, "the overrides, the variable and the data are those of the run"
+    assert (place / "comparison.html").is_file()
