@@ -222,10 +222,15 @@ def save(run: Run, state: PhaseState) -> None:
     run.last_save = time.monotonic()
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
-            if run.lock and not run.lock.is_held():
-                raise UserError(f"{run.rundir.path}: another start of this run has taken it over; this one ends")
+            check_owner(run)
             run.writer.submit(_snapshot(run, state))
     run.interruption.seconds_of_a_save = run.writer.seconds
+
+
+def check_owner(run: Run) -> None:
+    """Raise UserError where another start has taken the run dir over: on the main process, before it writes."""
+    if run.lock and not run.lock.is_held():
+        raise UserError(f"{run.rundir.path}: another start of this run has taken it over; this one ends")
 
 
 def _snapshot(run: Run, state: PhaseState) -> State:
@@ -246,6 +251,7 @@ def _snapshot(run: Run, state: PhaseState) -> State:
             "scaler": None if scaler is None else scaler.state_dict(),
         },
         ema=average,
+        outputs=run.kept.outputs if run.kept and run.kept.step == run.progress.step else None,
     )
 
 
