@@ -1,10 +1,14 @@
 """kill -9 at random moments, many times: does a run always end to the bit like the unbroken one?
 
     python benchmarks/kill.py --kills 50
+    python benchmarks/kill.py --events
 
 Trains the recipe of tests/slow.py (dropout, AdamW, averaged weights, two phases, saves in mid-epoch, a data worker) on
 one process and on two; kills all its processes at random moments and starts it again until the kills are used up.
 Prints a line for each run, and ends with exit code 1 at the first difference.
+
+With --events a run is killed at each of its file events instead, on one process and on two, with the feature cache off
+and on the disk, and the whole run dir is compared (tests/crashing.py); --every 5 takes each fifth.
 """
 
 from __future__ import annotations
@@ -39,12 +43,28 @@ def differing(one: Path, other: Path) -> list[str]:
     return found
 
 
+def at_events(every: int) -> int:
+    failed = 0
+    for processes in (1, 2):
+        for cache in ("off", "disk"):
+            with tempfile.TemporaryDirectory() as folder:
+                print(f"{processes} processes, cache={cache}", flush=True)
+                words = [str(ROOT / "tests/crashing.py"), folder, str(ROOT / "tests/tiny.py"), str(every)]
+                command = [sys.executable, *words, str(processes), f"cache={cache}"]
+                failed |= subprocess.run(command, check=False).returncode
+    return failed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="over all runs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--events", action="store_true", help="at each file event, not at random moments")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="of the events, between beginning and end")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+    if options.events:
+        return at_events(options.every)
     draw = random.Random(options.seed)
     done = 0
     with tempfile.TemporaryDirectory() as folder:

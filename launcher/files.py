@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
+
+NEW_SECONDS = 5.0
+"""An empty draft that is younger may be one whose writer has yet to take its lock."""
 
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.draft")
 
@@ -27,15 +32,41 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
         with draft.open("wb") as file:
+            hold(file.fileno(), wait=True)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+            draft.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
     sync(path.parent)
+
+
+def hold(handle: int, *, wait: bool = False) -> bool:
+    """Take the kernel's lock on an open file or folder; without `wait`, return False where another process has it.
+
+    It ends with the process, however that ends, or when the handle is closed. Where the file system has no locks, True.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return True
+    return True
+
+
+def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that, like all others, may be read by whom the umask lets; the library alone makes it
+    the owner's (mode 0600). Raises OSError and SafetensorError."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode & 0o777)
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
@@ -67,12 +98,15 @@ def sync(path: Path) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder. Call it only where no other writer can be at work."""
+    """Remove what writers that were killed left in a folder; that of a living one, which holds it, stays."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         if _DRAFT.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                # A moment after it was made a draft is not held yet; what a dead writer left gets older.
+                if hold(file.fileno()) and (file.read(1) or time.time() - path.stat().st_mtime > NEW_SECONDS):
+                    path.unlink(missing_ok=True)
 
 
 def _finite(content: Any) -> Any:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-from safetensors.torch import save_file
 
+from launcher.files import save_tensors
 from launcher.training import checkpoint, final
 
 recipe = tiny.resumable
@@ -45,7 +45,7 @@ def sync(path: Path) -> None:
 
 
 def save_final(tensors: Any, path: Path) -> None:
-    save_file(tensors, path)
+    save_tensors(tensors, path)
     die_if_this_is_it(path)
 
 
@@ -59,4 +59,4 @@ def rmtree(path: Path, **options: Any) -> None:
 
 
 if "DIES_AT" in os.environ:
-    checkpoint._sync, shutil.rmtree, final.save_file = sync, rmtree, save_final
+    checkpoint._sync, shutil.rmtree, final.save_tensors = sync, rmtree, save_final

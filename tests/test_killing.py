@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_killed_in_the_middle_of_a_file(
     told = capsys.readouterr().out
     assert (f"continuing {run_dir} at step {continues_at}" in told) if continues_at else ("continuing" not in told)
     assert_the_same(run_dir, unbroken)
+
+
+def test_killed_at_a_file_event_the_whole_run_dir_ends_like_the_unbroken_one(tmp_path: Path) -> None:
+    """At all events of the beginning and of the end, and some between; crashing.py says what is compared."""
+    words = (str(ROOT / "tests/crashing.py"), str(tmp_path), str(ROOT / "tests/tiny.py"), "25", "1")
+    done = run_python(*words, cwd=tmp_path, env=PATHS)
+    summary = json.loads(done.out.splitlines()[-1])
+    assert (done.code, summary["differences"]) == (0, 0), done.out
+    assert summary["kills"] >= 30
 
 
 def test_killed_and_given_the_same_command_again(unbroken: Path, tmp_path: Path) -> None:

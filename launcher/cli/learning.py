@@ -30,6 +30,7 @@ from launcher.errors import Problems
 if TYPE_CHECKING:
     import torch
 
+    from launcher.training.rundir import RunDir
     from launcher.training.state import Run
 
 
@@ -101,7 +102,7 @@ def train(
     )
     try:
         check_assets(loaded, assets, recipe, overrides)
-        run(loaded, launch, lambda run, outputs: _end(run, outputs, recipe))
+        run(loaded, launch, lambda run, outputs: _end(run, outputs, recipe), _left)
     except StoppedError as stopped:
         # Launchers print a traceback for any code but 0; scripts that read the marker ask for 0.
         code = os.environ.get("LAUNCHER_STOPPED_EXIT_CODE", "")
@@ -118,6 +119,12 @@ def _end(run: Run, outputs: torch.Tensor | None, recipe: str) -> None:
     from launcher.results.ending import end  # what it imports is needed now and not before
 
     end(run, outputs, recipe)
+
+
+def _left(rundir: RunDir) -> list[str]:
+    from launcher.results.ending import left
+
+    return left(rundir)
 
 
 @app.command()

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.errors import Problems, UserError
-from launcher.files import json_text
+from launcher.files import json_text, save_tensors
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.protocols import Split
 from launcher.recipe.transforms import evaluation
@@ -182,7 +181,7 @@ def _write(
         backbone = model.backbone
         assert isinstance(backbone, nn.Module)
         plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
-        save_file({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors")
+        save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors")
         (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
         told = {
             "best": best.name,

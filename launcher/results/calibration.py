@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,8 @@ def read_calibration(final: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it, and evaluate again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: holds no JSON object; remove it, and evaluate again")
     temperature, thresholds = found.get("temperature", 1.0), found.get("thresholds", [])
     if not _are_numbers([temperature]) or temperature == 0 or not _are_numbers(thresholds):
         raise UserError(f"{file}: temperature and thresholds must be positive numbers; remove it, and evaluate again")
@@ -160,5 +162,7 @@ def write_calibration(final: Path, content: dict[str, Any]) -> None:
         raise UserError(f"{file}: cannot be written ({error.strerror})") from error
 
 
-def _are_numbers(values: Sequence[Any]) -> bool:
+def _are_numbers(values: Any) -> bool:
+    if not isinstance(values, list):
+        return False
     return all(isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in values)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from launcher.errors import UserError
+from launcher.files import read_json
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.type_names import types_in
+from launcher.results.calibration import read_calibration
 from launcher.results.evaluation import Subject, judged, write
 from launcher.results.finished import read_finished
+from launcher.results.reading import calibration_to_store
 from launcher.results.report.build import FILE, write_report
 from launcher.results.report.facts import Facts, read_facts
 from launcher.results.report.speed import spent_in
 from launcher.text import number as measured
 from launcher.training.progress import Screen, duration
+from launcher.training.rundir import RunDir
 from launcher.training.state import Run
 
 WORST = 3
@@ -38,6 +45,35 @@ def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
         screen.line(
             f"no report ({told}); to try again: python -m launcher report {shlex.quote(str(path))}{again}", "yellow"
         )
+
+
+def left(rundir: RunDir) -> list[str]:
+    """Name the files of the end that a run dir lacks, or that are not whole: of a run that was killed there."""
+    path, missing = rundir.path, []
+    try:
+        evaluation = read_json(path / "evaluation.json")
+        stored = calibration_to_store(evaluation)
+    except (UserError, AttributeError, KeyError, TypeError):
+        missing, stored = ["evaluation.json"], None
+    try:
+        pq.read_metadata(path / "evaluation.parquet")
+    except (OSError, pa.ArrowException):
+        missing.append("evaluation.parquet")
+    try:
+        if stored is not None and not read_calibration(rundir.final):
+            missing.append("final/calibration.json")
+    except UserError:
+        missing.append("final/calibration.json")
+    if not _is_whole_page(path / FILE):
+        missing.append(FILE)
+    return missing
+
+
+def _is_whole_page(file: Path) -> bool:
+    try:
+        return file.read_bytes().rstrip().endswith(b"</html>")
+    except OSError:
+        return False
 
 
 def _evaluate(run: Run, outputs: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import math
 import re
 from pathlib import Path
@@ -183,10 +184,9 @@ def write(evaluation: Evaluation) -> None:
     try:
         write_atomic(file, text)
         file = evaluation.samples_file
-        draft = file.with_name(f".{file.name}.writing")
-        with draft.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd")
-        draft.replace(file)
+        content = io.BytesIO()
+        pq.write_table(table, content, compression="zstd")
+        write_atomic(file, content.getvalue())
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
     stored = calibration_to_store(evaluation.details) if evaluation.subject.is_validation else None

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -19,10 +20,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from launcher.errors import UserError
-from launcher.files import read_json, sync
+from launcher.files import read_json, save_tensors, sync
 from launcher.training.stopping import Best
 
 MANIFEST = "MANIFEST.json"
@@ -79,6 +80,9 @@ class State:
     optimizer: dict[str, Any]
     """{"state": by parameter name, "scaler": the gradient scaler's state or None}"""
     ema: dict[str, torch.Tensor] | None
+    outputs: torch.Tensor | None = None
+    """float32 (samples, num_outputs) of these weights on the validation images, where the run may end with them: an
+    evaluation that is computed again need not be equal to the last bit."""
 
 
 class Checkpoints:
@@ -108,6 +112,8 @@ class Checkpoints:
         contents: dict[str, Any] = {"model.safetensors": state.model}
         if state.ema is not None:
             contents["ema.safetensors"] = state.ema
+        if state.outputs is not None:
+            contents["outputs.safetensors"] = {"outputs": state.outputs}
         contents["optimizer.pt"] = state.optimizer
         contents["progress.json"] = state.progress.to_json()
         step = state.progress.step
@@ -137,9 +143,9 @@ class Checkpoints:
 
     def _lacks(self, folder: Path, needed: Callable[[Progress], Mapping[str, int]]) -> str | None:
         try:
-            progress = Progress.from_json(read_json(folder / "progress.json"))
-        except (UserError, TypeError, KeyError, AttributeError) as error:
-            return f"progress.json is of another version of this package ({type(error).__name__}: {error})"
+            progress = self.progress_of(folder)
+        except UserError as error:
+            return str(error)
         for what, step in needed(progress).items():
             if step != progress.step and (damage := _damage(self.of_step(step))):
                 return f"needs {self.of_step(step).name}, {what}: {damage}"
@@ -158,18 +164,43 @@ class Checkpoints:
             damage = _damage(part)
             if damage is not None:
                 raise UserError(f"{part}: {damage}")
-        model = load_file(self.folder / "base" / "model.safetensors") | load_file(folder / "model.safetensors")
-        ema = load_file(folder / "ema.safetensors") if (folder / "ema.safetensors").exists() else None
-        optimizer = {} if only_model else torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        progress = Progress.from_json(json.loads((folder / "progress.json").read_text()))
+        try:
+            model = load_file(self.folder / "base" / "model.safetensors") | load_file(folder / "model.safetensors")
+            ema = load_file(folder / "ema.safetensors") if (folder / "ema.safetensors").exists() else None
+            optimizer = {} if only_model else torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+            progress = Progress.from_json(read_json(folder / "progress.json"))
+        except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            holds_code = isinstance(error, pickle.UnpicklingError)  # torch's own words fill a screen
+            why = "optimizer.pt holds more than tensors and plain values" if holds_code else error
+            raise UserError(f"{folder}: cannot be read, though its hashes are right ({why}); remove it") from error
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{folder}/progress.json: does not tell where a run stands ({error!r})") from error
         return State(progress=progress, model=model, optimizer=optimizer, ema=ema)
+
+    def load_outputs(self, folder: Path) -> torch.Tensor | None:
+        """Return the validation outputs that a checkpoint keeps; None where it has none, or they are damaged."""
+        file = folder / "outputs.safetensors"
+        if _damage(folder) is not None or not file.exists():
+            return None
+        return load_file(file).get("outputs")
+
+    def progress_of(self, folder: Path) -> Progress:
+        """Return where a run stood when it wrote a checkpoint. Raises UserError where it cannot be read."""
+        try:
+            return Progress.from_json(read_json(folder / "progress.json"))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{folder}/progress.json: does not tell where a run stands ({error!r})") from error
+
+    def remove_drafts(self) -> None:
+        """Remove what a run that was killed was about to write; only the run itself may call it."""
+        for folder in self.folder.glob(".writing-*"):
+            shutil.rmtree(folder)
 
     def _prune(self, keep: Collection[Path]) -> None:
         for folder in self._all():
             if folder not in keep:
                 shutil.rmtree(folder)
-        for folder in self.folder.glob(".writing-*"):
-            shutil.rmtree(folder)
+        self.remove_drafts()
 
 
 def _order(folder: Path) -> tuple[int, int]:
@@ -203,7 +234,7 @@ def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
         try:
             if name.endswith(".safetensors"):
                 # One after the other: not all of what has channels last is there twice.
-                save_file({key: content.pop(key).contiguous() for key in list(content)}, path)
+                save_tensors({key: content.pop(key).contiguous() for key in list(content)}, path)
             elif name.endswith(".json"):
                 path.write_text(json.dumps(content, indent=1))
             else:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from launcher.errors import UserError
-from launcher.files import json_text, metrics_from_json
+from launcher.files import json_text, metrics_from_json, save_tensors, sync
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.serialization import to_json
 from launcher.text import number
+from launcher.training.agreement import agreed
 from launcher.training.evaluating import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
 from launcher.training.interruption import StoppedError
@@ -23,17 +22,22 @@ from launcher.training.model import load_state
 from launcher.training.nonfinite import tensors_named
 from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
-from launcher.training.state import Run
+from launcher.training.state import Run, check_owner
 
 
 def finish(run: Run) -> None:
     """Write `final/` from the best or the last checkpoint, and say what was reached, where it is, what to run next."""
     step = chosen_step(run)
-    metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None) if run.metrics else {}
+    metrics: dict[str, float] = {}
+    with agreed(run.accelerator):
+        if run.accelerator.is_main_process:
+            check_owner(run)
+            metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None)
+            keep_freed(False)
+            give_back()
+            if not run.rundir.finished or run.rundir.damage_of_final() is not None:
+                write_final(run, step, metrics)
     if run.accelerator.is_main_process:
-        keep_freed(False)
-        give_back()
-        write_final(run, step, metrics)
         run.screen.line(summary(run, step, metrics), style="bold green")
     run.accelerator.wait_for_everyone()
 
@@ -51,11 +55,14 @@ def keep_outputs(run: Run, outputs: torch.Tensor) -> None:
 
 
 def final_outputs(run: Run) -> torch.Tensor | None:
-    """Outputs of the weights of `final/` on the validation images, on the main process: as they were kept, or computed
-    again where an earlier start of the run has evaluated them. Called by all processes. None where the run is asked to
-    stop meanwhile.
+    """Outputs of the weights of `final/` on the validation images, on the main process: as they were kept, by this
+    start or in the checkpoint, or computed again where an older version has written it. Called by all processes. None
+    where the run is asked to stop meanwhile.
     """
     step = chosen_step(run)
+    if run.accelerator.is_main_process and (run.kept is None or run.kept.step != step):
+        stored = run.rundir.checkpoints.load_outputs(run.rundir.checkpoints.of_step(step))
+        run.kept = None if stored is None else KeptOutputs(step, stored)
     if run.interruption.anywhere(run.kept is not None and run.kept.step == step):
         return run.kept.outputs if run.kept else None
     state = run.rundir.checkpoints.load(run.rundir.checkpoints.of_step(step), only_model=True)
@@ -78,7 +85,7 @@ def final_outputs(run: Run) -> torch.Tensor | None:
 
 def metrics_at(rundir: RunDir, step: int, *, averaged: bool) -> dict[str, float]:
     """Validation metrics of the epoch that ended at `step`; of the averaged weights where those are what is kept."""
-    rows = map(json.loads, rundir.metrics_jsonl.read_text(encoding="utf-8").splitlines())
+    rows = map(json.loads, rundir.metrics_jsonl.read_bytes().splitlines())
     found: dict[str, float | None] = next(row["val"] for row in rows if row["event"] == "epoch" and row["step"] == step)
     if averaged:
         found = {name.removeprefix("ema_"): value for name, value in found.items() if name.startswith("ema_")}
@@ -106,7 +113,7 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
             f"{rundir.path}: the weights after step {step}, which final/ would hold, are not finite "
             f"({tensors_named(broken)}); use a lower optim.lr, in another --run-dir"
         )
-    save_file({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
+    save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
     describe = getattr(recipe.backbone, "plain", None)
     model: dict[str, Any] = {
         **(describe() if describe else {"library": None, "backbone": to_json(recipe.backbone)}),
@@ -127,12 +134,12 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
         text = json_text(content, indent=1)
         # A class may be a folder whose name is not valid text; escaped, it still is JSON.
         (draft / name).write_bytes(text.encode("utf-8", "backslashreplace"))
-    for path in draft.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in (*draft.iterdir(), draft):
+        sync(path)
     if rundir.final.exists():
         shutil.rmtree(rundir.final)
     draft.rename(rundir.final)
+    sync(rundir.path)
 
 
 def summary(run: Run, step: int, metrics: dict[str, float]) -> str:

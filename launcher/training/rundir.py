@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -13,13 +14,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from launcher.errors import UserError
-from launcher.files import json_text, read_json, write_atomic, write_json
+from launcher.files import json_text, read_json, remove_drafts, write_atomic, write_json
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import differences, to_json
 from launcher.training.checkpoint import Checkpoints
+
+FILES = (
+    "recipe.json",
+    "recipe.py",
+    "environment.json",
+    "skipped.txt",
+    "plan.json",
+    "precision.json",
+    "cache.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "proofs.jsonl",
+    "log.txt",
+    "evaluation.json",
+    "evaluation.parquet",
+    "report.html",
+    "STOPPED.json",
+)
+"""What a run keeps beside `checkpoints/` and `final/`."""
 
 
 class RunDir:
@@ -38,6 +59,20 @@ class RunDir:
     def finished(self) -> bool:
         return (self.final / "metrics.json").is_file()
 
+    def damage_of_final(self) -> str | None:
+        """Return what is wrong with the files of `final/`, or None; the weights are looked at, not read."""
+        contents = {"metrics.json": dict, "model.json": dict, "classes.json": list, "preprocess.json": dict}
+        try:
+            for name, kind in contents.items():
+                if not isinstance(read_json(self.final / name), kind):
+                    return f"{self.final / name}: holds something else"
+            with safe_open(self.final / "model.safetensors", "pt"):
+                return None
+        except UserError as error:
+            return str(error)
+        except (OSError, SafetensorError) as error:
+            return f"{self.final / 'model.safetensors'}: cannot be read ({error})"
+
     def check(self, recipe: Recipe, resume: Literal["auto", "must", "never"]) -> None:
         """Raises UserError where this run dir cannot be used: not writable, another recipe's, or against `resume`."""
         if self.path.is_file():
@@ -47,13 +82,14 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # a run that begins clears such files away
             for folder in new:  # A recipe that turns out to be wrong leaves nothing behind.
                 folder.rmdir()
         except OSError as error:
             raise UserError(
                 f"--run-dir {self.path}: cannot write there ({error.strerror}); choose a folder that is writable"
             ) from error
+        self._check_files()
         begun = self.recipe_json.is_file()
         if resume == "never" and begun:
             raise UserError(
@@ -64,6 +100,23 @@ class RunDir:
             raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")
         if begun:
             self._check_same(recipe)
+
+    def _check_files(self) -> None:
+        """Raise UserError where a folder, or a link to nothing, stands in the place of a file, or a file in that of a
+        folder: written over or followed, it would be told in the middle of a run, if at all."""
+        problems = []
+        for name in (*FILES, "LOCK"):
+            path = self.path / name
+            if path.is_dir():
+                problems.append(f"{path}: is a folder, where the run keeps a file; remove it")
+            elif path.is_symlink() and not path.exists():
+                problems.append(f"{path}: is a link to nothing, where the run keeps a file; remove it")
+        for name in ("checkpoints", "final"):
+            path = self.path / name
+            if (path.exists() or path.is_symlink()) and not path.is_dir():
+                problems.append(f"{path}: is no folder, where the run keeps one; remove it")
+        if problems:
+            raise UserError(*problems)
 
     def _check_same(self, recipe: Recipe) -> None:
         """Compare JSON with JSON: what a run dir names is not imported."""
@@ -80,22 +133,64 @@ class RunDir:
             )
 
     def begin(self, recipe: Recipe, recipe_source: str, command: tuple[str, ...], splits: Splits) -> None:
-        """Write down what runs. Raises UserError where the data are not those that the run began with."""
-        if self.environment_json.is_file():
-            if changed := self.changes_of_data(splits):
-                raise UserError(
-                    f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
-                    "bring them back, or give another --run-dir"
-                )
-            return
-        as_json = to_json(recipe)
-        self.path.mkdir(parents=True, exist_ok=True)
-        if splits.skipped:
+        """Write down what runs, each file that is not there yet, environment.json last. Called with the run's lock.
+
+        Raises UserError where the run dir is another recipe's, where the data are not those that the run began with,
+        and where a file cannot be written.
+        """
+        self.clear_away()
+        trained = self.finished or any((self.path / "checkpoints").glob("step-*"))
+        if self.recipe_json.is_file():
+            self._check_same(recipe)  # again: another start may have begun the run since it was looked at
+        elif trained and self._digest() != digest_of(recipe):
+            raise UserError(
+                f"{self.recipe_json}: missing, so that it cannot be told whether the run is of this recipe; bring it "
+                "back, or give another --run-dir"
+            )
+        has_environment = self.environment_json.is_file() and (trained or self._environment() is not None)
+        if has_environment and (changed := self.changes_of_data(splits)):
+            raise UserError(
+                f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
+                "bring them back, or give another --run-dir"
+            )
+        try:
+            self._write_what_lacks(recipe, recipe_source, command, splits)
+        except OSError as error:
+            raise UserError(
+                f"--run-dir {self.path}: cannot be written ({error.strerror or error}); make room, and give the same "
+                "command again"
+            ) from error
+
+    def _write_what_lacks(self, recipe: Recipe, recipe_source: str, command: tuple[str, ...], splits: Splits) -> None:
+        if not self.recipe_json.is_file():
+            write_json(self.recipe_json, to_json(recipe))
+        if not (self.path / "recipe.py").is_file():
+            write_atomic(self.path / "recipe.py", recipe_source)
+        if splits.skipped and not (self.path / "skipped.txt").is_file():
             write_atomic(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
-        told = {"data": data_identity(splits), "command": command, "folder": str(Path.cwd()), **environment()}
-        write_json(self.environment_json, told)
-        write_atomic(self.path / "recipe.py", recipe_source)
-        write_json(self.recipe_json, as_json)
+        if self._environment() is None:
+            told = {"data": data_identity(splits), "command": command, "folder": str(Path.cwd())}
+            write_json(self.environment_json, {**told, "recipe": digest_of(recipe), **environment()})
+
+    def clear_away(self) -> None:
+        """Remove what starts that were killed were about to write."""
+        for folder in (self.path, self.final):
+            remove_drafts(folder)
+        self.checkpoints.remove_drafts()
+        shutil.rmtree(self.path / ".writing-final", ignore_errors=True)
+        for probe in self.path.glob(".probe-*"):
+            probe.unlink(missing_ok=True)
+
+    def _environment(self) -> dict[str, Any] | None:
+        """Return what environment.json says; None where it is missing or damaged."""
+        try:
+            content = read_json(self.environment_json)
+        except UserError:
+            return None
+        return content if isinstance(content, dict) and isinstance(content.get("data"), dict) else None
+
+    def _digest(self) -> str | None:
+        return (self._environment() or {}).get("recipe")
 
     def add_timing(self, row: Mapping[str, Any]) -> None:
         """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,
@@ -112,7 +207,13 @@ class RunDir:
 
     def changes_of_data(self, splits: Splits) -> list[str]:
         """What of the data is not as it was when the run began; empty where all is."""
-        before, data = json.loads(self.environment_json.read_text())["data"], data_identity(splits)
+        there = self._environment()
+        if there is None:
+            raise UserError(
+                f"{self.environment_json}: cannot be read, so that it cannot be told whether the data are those of the "
+                "run; bring it back, or remove it where you know that they are"
+            )
+        before, data = there["data"], data_identity(splits)
         return [
             f"{key}: {before.get(key)} then, {data.get(key)} now"
             for key in {**before, **data}
@@ -129,6 +230,9 @@ class MetricsLog:
         kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
         if len(kept) < rows:
             raise UserError(f"{path}: has {len(kept)} rows, the checkpoint was saved after {rows}; bring the file back")
+        for number, row in enumerate(kept):
+            if not _is_row(row):
+                raise UserError(f"{path}: row {number + 1} is damaged; bring the file back")
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(sum(map(len, kept)))
         self._file.seek(0, os.SEEK_END)
@@ -145,6 +249,19 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and "event" in row and "step" in row
+
+
+def digest_of(recipe: Recipe) -> str:
+    """Return a digest of a recipe's JSON."""
+    return hashlib.blake2b(json_text(to_json(recipe)).encode(), digest_size=16).hexdigest()
 
 
 def data_identity(splits: Splits) -> dict[str, Any]:

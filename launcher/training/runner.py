@@ -1,7 +1,7 @@
 """The visible loop: run -> train -> run_phase -> train_epoch -> train_step -> accumulate, and evaluate.
 
 A start of a run goes, in this order:
-1. finished already: say so, and end well;
+1. finished already: say so, and end well; where the end was cut short, do what is left of it;
 2. a complete checkpoint in the run dir: continue from the newest;
 3. else begin: the backbone's pretrained weights and a new head.
 """
@@ -62,12 +62,21 @@ Afterwards = Callable[[Run, torch.Tensor | None], None]
 None unless `Launch.evaluate_final`, and where they could not be had."""
 
 
-def run(loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards = lambda run, outputs: None) -> None:
+Left = Callable[[RunDir], list[str]]
+"""Names what the end of a run should have left in its run dir and has not."""
+
+
+def run(
+    loaded: LoadedRecipe,
+    launch: Launch,
+    afterwards: Afterwards = lambda run, outputs: None,
+    left: Left = lambda rundir: [],
+) -> None:
     """Train a recipe to its end, from where the run dir says. Raises UserError for what the user can put right."""
     rundir = RunDir(run_dir_of(launch, loaded))
     accelerator = start_accelerator(loaded.recipe, launch, rundir.path)
     try:
-        if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch):
+        if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch, left):
             return
         begun, resumed = begin_run(accelerator, rundir, loaded, launch)
         accelerator = begun.accelerator

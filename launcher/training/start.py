@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +217,13 @@ def _resume(
                     raise UserError(f"--resume must: {rundir.path} holds no complete checkpoint to continue from")
                 if checkpoints.refused:
                     screen.line("no checkpoint can be continued from: the run begins again", style="yellow")
-                checkpoints.save_base(cpu_state(prepared.model))
+                try:
+                    checkpoints.save_base(cpu_state(prepared.model))
+                except OSError as error:
+                    raise UserError(
+                        f"{checkpoints.folder}: cannot be written ({error.strerror or error}); make room, and give the "
+                        "same command again"
+                    ) from error
     broadcast_object_list(choice)
     if choice[0] is None:
         return None
@@ -232,16 +240,53 @@ def _resume(
     return state
 
 
-def say_finished(accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch) -> bool:
-    """A finished run of this very recipe says so. Raises UserError where the run dir is another recipe's."""
+def say_finished(
+    accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch, left: Callable[[RunDir], list[str]]
+) -> bool:
+    """Say that a run of this very recipe is finished, or return False where something of its end is left to do.
+
+    `left` names what its end should have left in the run dir and has not. Raises UserError where the run dir is another
+    recipe's, and where `final/` is damaged and cannot be written again.
+    """
+    done = [True]
     with agreed(accelerator):
         if accelerator.is_main_process:
             rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
-    if accelerator.is_main_process:
-        metrics = metrics_from_json(read_json(rundir.final / "metrics.json"))
-        shown = ", ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" not in name)
-        print(
-            f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}. "
-            "To run again, give another --run-dir"
-        )
+            damage = rundir.damage_of_final()
+            missing = [] if damage else left(rundir) if launch.evaluate_final else []
+            done = [_finished_or_at_its_end(rundir, recipe, damage, missing)]
+    broadcast_object_list(done)
+    return done[0]
+
+
+def _finished_or_at_its_end(rundir: RunDir, recipe: Recipe, damage: str | None, missing: list[str]) -> bool:
+    if damage or missing:
+        if _at_its_end(rundir, recipe):
+            what = damage or f"{', '.join(missing)} missing"
+            print(f"{rundir.path}: trained to its end, but {what}; doing what is left")
+            return False
+        if damage:
+            raise UserError(f"{damage}; bring it back (there is no checkpoint of the end to write it from)")
+    metrics = metrics_from_json(read_json(rundir.final / "metrics.json"))
+    shown = ", ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" not in name)
+    lacks = f" (without {', '.join(missing)}: python -m launcher report {rundir.path})" if missing else ""
+    print(
+        f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}{lacks}. "
+        "To run again, give another --run-dir"
+    )
+    lock = RunLock(rundir.path)
+    with contextlib.suppress(UserError, OSError):  # another start may be looking at it, too
+        lock.acquire(print)  # that of a start that was killed before it could give it back
+        rundir.clear_away()
+        lock.release()
     return True
+
+
+def _at_its_end(rundir: RunDir, recipe: Recipe) -> bool:
+    """Tell whether the newest complete checkpoint is that of the end, so that nothing would be trained again."""
+    newest = rundir.checkpoints.newest()
+    rundir.checkpoints.refused.clear()
+    if newest is None or not rundir.checkpoints.has_base():
+        return False
+    progress = rundir.checkpoints.progress_of(newest)
+    return progress.phase_ended and progress.phase == len(recipe.freeze_plan) - 1

@@ -190,12 +190,14 @@ def record(run: Run, state: PhaseState, metrics: dict[str, float], broken: str |
     progress, resolved = run.progress, state.resolved
     metric = run.monitored(resolved)
     mode = mode_of(metric.removeprefix("ema_"), run.prepared.task.monitor, run.prepared.task.monitor_mode)
-    loss = metrics.get("ema_loss" if metric.startswith("ema_") else "loss")
+    loss = metrics.get("ema_loss" if metric.startswith("ema_") else "loss", math.nan)
     value = math.nan if broken else metrics[metric]
     if not math.isfinite(value):
         why = broken or f"{metric} is {value} on the validation images"
         run.screen.line(f"epoch {progress.epoch + 1} is not taken for the best: {why}", style="yellow")
-    new = Best(metric, value, progress.step, resolved.phase.name, progress.epoch + 1, loss)
+    new = Best(
+        metric, value, progress.step, resolved.phase.name, progress.epoch + 1, loss if math.isfinite(loss) else None
+    )
     better_metric = improves(new, progress.phase_best, mode)
     progress.epochs_without_better = 0 if better_metric else progress.epochs_without_better + 1
     is_best = is_better(new, progress.phase_best, mode)
@@ -241,10 +243,15 @@ def save(run: Run, state: PhaseState) -> None:
     run.last_save = time.monotonic()
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
-            if run.lock and not run.lock.is_held():
-                raise UserError(f"{run.rundir.path}: another start of this run has taken it over; this one ends")
+            check_owner(run)
             run.writer.submit(_snapshot(run, state))
     run.interruption.seconds_of_a_save = run.writer.seconds
+
+
+def check_owner(run: Run) -> None:
+    """Raise UserError where another start has taken the run dir over: on the main process, before it writes."""
+    if run.lock and not run.lock.is_held():
+        raise UserError(f"{run.rundir.path}: another start of this run has taken it over; this one ends")
 
 
 def _snapshot(run: Run, state: PhaseState) -> State:
@@ -265,6 +272,7 @@ def _snapshot(run: Run, state: PhaseState) -> State:
             "scaler": None if scaler is None else scaler.state_dict(),
         },
         ema=average,
+        outputs=run.kept.outputs if run.kept and run.kept.step == run.progress.step else None,
     )
 
 

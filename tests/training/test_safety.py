@@ -173,7 +173,14 @@ def test_skipped_steps_are_counted_and_bounded(tmp_path: Path, monkeypatch: pyte
         train(recipe, tmp_path / "three")
 
 
-FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"]
+FILES = [
+    "model.safetensors",
+    "ema.safetensors",
+    "outputs.safetensors",
+    "optimizer.pt",
+    "progress.json",
+    "MANIFEST.json",
+]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -220,7 +227,7 @@ def test_a_checkpoint_of_a_resnet_50_whose_head_trains_is_under_a_megabyte(tmp_p
     )
     train(recipe, tmp_path)
     newest = tmp_path / "checkpoints/step-000003"
-    assert {path.name for path in newest.iterdir()} == set(FILES)  # weights, their average, Adam's two moments
+    assert {path.name for path in newest.iterdir()} == set(FILES)  # and Adam's two moments
     assert sum(path.stat().st_size for path in newest.iterdir()) < 1_000_000
     assert (tmp_path / "checkpoints/base/model.safetensors").stat().st_size > 90_000_000  # once a run
 

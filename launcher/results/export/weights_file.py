@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from launcher.errors import UserError
+from launcher.files import save_tensors
 from launcher.results.export.checking import Runs
 from launcher.results.export.plain import Plain
 from launcher.results.finished import FinishedRun, build_network, load_plain
@@ -20,7 +21,7 @@ from launcher.results.loaded import LoadedModel
 def write(finished: FinishedRun, file: Path, metadata: dict[str, str]) -> None:
     """The very tensors of `final/model.safetensors`. Raises UserError where they cannot be written."""
     try:
-        save_file(load_file(finished.weights), file, metadata={"format": "pt", **metadata})
+        save_tensors(load_file(finished.weights), file, {"format": "pt", **metadata})
     except SafetensorError as error:
         raise UserError(f"{file.name}: cannot be written: {error}") from error
 

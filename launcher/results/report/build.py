@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher.errors import UserError
+from launcher.files import write_atomic
 from launcher.results.report import (
     atlas,
     attention,
@@ -72,11 +73,7 @@ def titles_of(paths: Sequence[Path]) -> list[str]:
 def write_report(runs: Sequence[Facts], to: Path) -> None:
     """A reader finds the old file or the new one. Raises UserError where it cannot be written."""
     text = report(runs)
-    draft = to.with_name(f".{to.name}.writing")
     try:
-        # Names of files need not be valid text.
-        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-        draft.replace(to)
+        write_atomic(to, text)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UserError(f"{to}: cannot be written ({error.strerror or error})") from error
