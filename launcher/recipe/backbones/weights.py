@@ -157,11 +157,12 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def part_read(file: Path) -> str:
-    """Return which part of a weights file is read, in words; "" for a file that holds one network alone.
-
-    Raises UserError as `read_weights` does.
-    """
-    return _opened(file)[1]
+    """Return which part of a weights file is read, in words; "" for a file that holds one network alone, and for one
+    that cannot be read (`read_weights` says why)."""
+    try:
+        return _opened(file)[1]
+    except UserError:
+        return ""
 
 
 def _opened(file: Path) -> tuple[dict[str, torch.Tensor], str]:
