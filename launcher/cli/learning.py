@@ -60,6 +60,9 @@ def train(
     assets: AssetsFolder = None,
     prepared: PreparedFolder = None,
     report: Report = True,
+    accept_code: Annotated[
+        bool, typer.Option("--accept-code", help="continue although the code of your own parts has changed")
+    ] = False,
 ) -> None:
     """Train, or continue training; the same command again continues.
 
@@ -97,6 +100,7 @@ def train(
         evaluate_final=report,
         command=tuple(sys.argv[1:]),
         starter=starter_of(read_parent(), -(-world.num_processes // world.num_local_processes)),
+        accepts_changed_code=accept_code,
         world=world,
         stop_at=deadline,
     )

@@ -39,7 +39,7 @@ from launcher.training.start import workers_of
 from launcher.training.stopping import mode_of
 from launcher.training.verification import checked_together
 
-COPIED = ("recipe.json", "recipe.py", "environment.json", "plan.json", "skipped.txt")
+COPIED = ("recipe.json", "recipe.py", "environment.json", "data.npz", "plan.json", "skipped.txt")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,10 @@ from launcher.errors import UserError
 from launcher.recipe.data import CsvImages, HuggingFace, ImageFolder, Torchvision
 from launcher.recipe.data.folder import read_labelled
 from launcher.recipe.data.local_tables import is_for_datasets
+from launcher.recipe.data.names import split_named
 from launcher.recipe.data.targets import MEANING
 from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 
-TEST = ("test", "testing", "test_set", "testset")
-"""Names of a test split."""
 TABLES = (".csv", ".tsv", ".parquet", ".arrow")
 
 
@@ -40,7 +39,7 @@ def test_split(data: Data, target_kind: TargetKind, splits: Splits) -> Split | N
             folder = _test_folder(local)
             return read_labelled("data.path", str(folder), names)[0] if folder else None
         used = (data.train_split, data.val_split)
-        named = next((name for name in data.tables() if name.lower() in TEST and name not in used), None)
+        named = next((name for name in data.tables() if split_named(name) == "test" and name not in used), None)
         return data.labelled(target_kind, names, named) if named else None
     return data.labelled(names) if isinstance(data, Torchvision) else None
 
@@ -105,5 +104,5 @@ def _test_folder(root: Path) -> Path | None:
         inner = {entry.name: Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
     if not any(name.lower().startswith("train") for name in inner):
         return None
-    named = [path for name, path in sorted(inner.items()) if name.lower() in TEST]
+    named = [path for name, path in sorted(inner.items()) if split_named(name) == "test"]
     return next((path for path in named if any(sub.is_dir() for sub in path.iterdir())), None)

@@ -96,6 +96,8 @@ class Launch:
     """Whether the outputs of the final weights are wanted when the run has ended."""
     command: tuple[str, ...] = ()
     """The words after `python -m launcher`."""
+    accepts_changed_code: bool = False
+    """Whether a run may go on with own parts whose code has changed since it began."""
     starter: tuple[str, ...] = PYTHON
     """What these stand behind: `python -m launcher`, or what starts several processes."""
     world: World = dataclasses.field(default_factory=World)

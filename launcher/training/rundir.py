@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +19,23 @@ from safetensors import SafetensorError, safe_open
 
 from launcher.errors import UserError
 from launcher.files import json_text, read_json, remove_drafts, write_atomic, write_json
+from launcher.recipe.own_code import Code, changed_code, own_code
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.recipe import Recipe
-from launcher.recipe.serialization import differences, to_json
+from launcher.recipe.serialization import to_json
 from launcher.training.checkpoint import Checkpoints
+from launcher.training.command import Command
+from launcher.training.continuing import Differences, differences_from, same_images
+from launcher.training.data_identity import FILE as DATA_FILE
+from launcher.training.data_identity import DataIdentity, changes, identify
+from launcher.training.features.folder import cache_folder
+from launcher.training.launch import usable_cpus
 
 FILES = (
     "recipe.json",
     "recipe.py",
     "environment.json",
+    "data.npz",
     "skipped.txt",
     "plan.json",
     "precision.json",
@@ -41,6 +50,20 @@ FILES = (
     "STOPPED.json",
 )
 """What a run keeps beside `checkpoints/` and `final/`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a start of a run brings with it."""
+
+    recipe: Recipe
+    recipe_source: str
+    """The text of the recipe's file."""
+    command: Command
+    splits: Splits
+    lr_scales_of_phases: tuple[Mapping[str, float], ...]
+    """By parameter name."""
+    accepts_changed_code: bool = False
 
 
 class RunDir:
@@ -99,7 +122,7 @@ class RunDir:
         if resume == "must" and not any((self.path / "checkpoints").glob("step-*")):
             raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")
         if begun:
-            self._check_same(recipe)
+            self._refuse_another(self.differences(recipe))
 
     def _check_files(self) -> None:
         """Raise UserError where a folder, or a link to nothing, stands in the place of a file, or a file in that of a
@@ -118,59 +141,94 @@ class RunDir:
         if problems:
             raise UserError(*problems)
 
-    def _check_same(self, recipe: Recipe) -> None:
-        """Compare JSON with JSON: what a run dir names is not imported."""
+    def differences(self, recipe: Recipe) -> Differences:
+        """Compare a recipe with the run's own. JSON with JSON: what a run dir names is not imported. Raises UserError
+        where the run's cannot be read."""
         try:
             there = read_json(self.recipe_json)
         except UserError as error:
             raise UserError(f"{error}; give another --run-dir, or bring the file back") from error
         if not isinstance(there, dict):
             raise UserError(f"{self.recipe_json}: holds no recipe; give another --run-dir, or bring the file back")
-        if found := differences(there, recipe):
+        return differences_from(there, recipe)
+
+    def _refuse_another(self, found: Differences, more: tuple[str, ...] = ()) -> None:
+        refused = [*found.refused, *more]
+        if self.finished:  # its weights were chosen
+            refused += [line for line in found.accepted if line.startswith("final_weights:")]
+        if refused:
             raise UserError(
-                f"--run-dir {self.path}: holds a run of another recipe ({'; '.join(found[:6])}"
-                f"{'; ...' if len(found) > 6 else ''}); give another --run-dir, or undo the change"
+                f"--run-dir {self.path}: holds a run of another recipe ({'; '.join(refused[:6])}"
+                f"{'; ...' if len(refused) > 6 else ''}); give another --run-dir, or undo the change"
             )
 
-    def begin(self, recipe: Recipe, recipe_source: str, command: tuple[str, ...], splits: Splits) -> None:
+    def begin(self, start: Start, tell: Callable[[str], None]) -> list[str]:
         """Write down what runs, each file that is not there yet, environment.json last. Called with the run's lock.
 
-        Raises UserError where the run dir is another recipe's, where the data are not those that the run began with,
-        and where a file cannot be written.
+        Return one line for each difference to the run that is accepted, as it changes no weights. Raises UserError
+        where the run dir is another recipe's, where the data or the code of its parts are not those that the run began
+        with, and where a file cannot be written.
         """
         self.clear_away()
+        recipe = start.recipe
         trained = self.finished or any((self.path / "checkpoints").glob("step-*"))
+        found = Differences()
         if self.recipe_json.is_file():
-            self._check_same(recipe)  # again: another start may have begun the run since it was looked at
+            found = self.differences(recipe)  # again: another start may have begun the run since it was looked at
+            same = not found.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
+            self._refuse_another(found, () if same else found.cache)
         elif trained and self._digest() != digest_of(recipe):
             raise UserError(
                 f"{self.recipe_json}: missing, so that it cannot be told whether the run is of this recipe; bring it "
                 "back, or give another --run-dir"
             )
         has_environment = self.environment_json.is_file() and (trained or self._environment() is not None)
-        if has_environment and (changed := self.changes_of_data(splits)):
+        identity = identify(start.splits, cache_folder() / "digests", usable_cpus(), tell)
+        if has_environment:
+            self._check_data(start.splits, identity, found)
+        code = own_code(recipe)
+        changed = changed_code((self._environment() or {}).get("code", code), code)
+        if changed and not start.accepts_changed_code:
             raise UserError(
-                f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
-                "bring them back, or give another --run-dir"
+                f"--run-dir {self.path}: code of the recipe's own parts is not what the run began with "
+                f"({'; '.join(changed)}); undo the change, give another --run-dir, or continue with it: --accept-code"
             )
+        lines = [f"{line}: it changes no weights" for line in (*found.accepted, *found.cache)]
+        lines += [f"{line}: the data are the same" for line in found.data]
+        lines += [f"continuing with code that has changed since the run began: {line}" for line in changed]
         try:
-            self._write_what_lacks(recipe, recipe_source, command, splits)
+            self._write_what_lacks(start, identity, code, anew=bool(lines))
         except OSError as error:
             raise UserError(
                 f"--run-dir {self.path}: cannot be written ({error.strerror or error}); make room, and give the same "
                 "command again"
             ) from error
+        return lines
 
-    def _write_what_lacks(self, recipe: Recipe, recipe_source: str, command: tuple[str, ...], splits: Splits) -> None:
-        if not self.recipe_json.is_file():
+    def _write_what_lacks(self, start: Start, identity: DataIdentity, code: Code, *, anew: bool) -> None:
+        recipe, skipped = start.recipe, start.splits.skipped
+        if anew or not self.recipe_json.is_file():
             write_json(self.recipe_json, to_json(recipe))
-        if not (self.path / "recipe.py").is_file():
-            write_atomic(self.path / "recipe.py", recipe_source)
-        if splits.skipped and not (self.path / "skipped.txt").is_file():
-            write_atomic(self.path / "skipped.txt", "\n".join(splits.skipped) + "\n")
-        if self._environment() is None:
-            told = {"data": data_identity(splits), "command": command, "folder": str(Path.cwd())}
-            write_json(self.environment_json, {**told, "recipe": digest_of(recipe), **environment()})
+        if anew or not (self.path / "recipe.py").is_file():
+            write_atomic(self.path / "recipe.py", start.recipe_source)
+        if skipped and not (self.path / "skipped.txt").is_file():
+            write_atomic(self.path / "skipped.txt", "\n".join(skipped) + "\n")
+        if not (self.path / DATA_FILE).is_file():
+            identity.save(self.path)
+        if anew or self._environment() is None:
+            told = {"data": data_summary(start.splits), "command": start.command.words, "folder": str(Path.cwd())}
+            told |= {"starter": start.command.starter, "code": code, "recipe": digest_of(recipe)}
+            write_json(self.environment_json, {**told, **environment()})
+
+    def _check_data(self, splits: Splits, identity: DataIdentity, found: Differences) -> None:
+        changed = self._changes(splits, identity)
+        if found.data and not (self.path / DATA_FILE).is_file():  # of an earlier version: names alone are compared
+            changed = [*found.data, *changed]
+        if changed:
+            raise UserError(
+                f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
+                "bring them back, or give another --run-dir"
+            )
 
     def clear_away(self) -> None:
         """Remove what starts that were killed were about to write."""
@@ -206,14 +264,20 @@ class RunDir:
             file.write(json_text(row) + "\n")
 
     def changes_of_data(self, splits: Splits) -> list[str]:
-        """What of the data is not as it was when the run began; empty where all is."""
+        """Return what of the data is not as it was when the run began; empty where all is. Raises UserError where that
+        cannot be told."""
+        return self._changes(splits, identify(splits, cache_folder() / "digests", usable_cpus(), lambda line: None))
+
+    def _changes(self, splits: Splits, identity: DataIdentity) -> list[str]:
+        if (self.path / DATA_FILE).is_file():
+            return changes(DataIdentity.load(self.path), identity)
         there = self._environment()
         if there is None:
             raise UserError(
                 f"{self.environment_json}: cannot be read, so that it cannot be told whether the data are those of the "
                 "run; bring it back, or remove it where you know that they are"
             )
-        before, data = there["data"], data_identity(splits)
+        before, data = there["data"], data_summary(splits)
         return [
             f"{key}: {before.get(key)} then, {data.get(key)} now"
             for key in {**before, **data}
@@ -264,9 +328,9 @@ def digest_of(recipe: Recipe) -> str:
     return hashlib.blake2b(json_text(to_json(recipe)).encode(), digest_size=16).hexdigest()
 
 
-def data_identity(splits: Splits) -> dict[str, Any]:
-    """What makes data the same data: names and targets of every sample, in order, the classes, and the prepared copy
-    that the pixels are taken from, if they are."""
+def data_summary(splits: Splits) -> dict[str, Any]:
+    """Return the names and numbers of the data, hashes of the names and targets of their samples, and the id of the
+    prepared copy that the pixels are taken from, if they are. Reads no image."""
     copy_id = getattr(splits.train.images, "copy_id", None)
     return ({"prepared_copy": copy_id} if copy_id else {}) | {
         "names": list(splits.names),

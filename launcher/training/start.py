@@ -19,6 +19,7 @@ from launcher.recipe.dotted import flat
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
+from launcher.recipe.target_precision import build_splits
 from launcher.recipe.transforms import evaluation
 from launcher.text import number
 from launcher.training.accelerating import start_accelerator
@@ -35,10 +36,10 @@ from launcher.training.model import cpu_state, load_state
 from launcher.training.planned import write_plan
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.progress import Screen
-from launcher.training.rundir import MetricsLog, RunDir, data_identity
+from launcher.training.rundir import MetricsLog, RunDir, Start, data_summary
 from launcher.training.sampling import TrainingKeys
 from launcher.training.state import Run
-from launcher.training.verification import checked_together
+from launcher.training.verification import checked_together, without_broken_images
 from launcher.training.watchdog import Watchdog
 from launcher.training.writing import BackgroundWriter
 
@@ -88,12 +89,23 @@ def begin_run(
         with agreed(accelerator):
             prepared = dataclasses.replace(prepared, batching=fitted(accelerator, prepared))
     lock = RunLock(rundir.path) if is_main else None
+    command = Command(launch.command or (loaded.spec,), launch.starter)
     try:
         with agreed(accelerator):
             if lock:
                 lock.acquire(screen.line)
-                rundir.begin(recipe, loaded.path.read_text(encoding="utf-8"), launch.command, prepared.splits)
+                start = Start(
+                    recipe=recipe,
+                    recipe_source=loaded.path.read_text(encoding="utf-8"),
+                    command=command,
+                    splits=prepared.splits,
+                    lr_scales_of_phases=tuple(phase.lr_scales for phase in prepared.phases),
+                    accepts_changed_code=launch.accepts_changed_code,
+                )
+                notes = rundir.begin(start, screen.line)
                 screen.open_log(rundir.log_txt)
+                for note in notes:
+                    screen.line(note, style="yellow")
                 clear_markers(rundir.path)
         resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
         if "auto" in (recipe.mixed_precision, recipe.memory_format):
@@ -149,7 +161,7 @@ def begin_run(
         ),
         watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index),
         writer=BackgroundWriter(rundir.checkpoints),
-        command=Command(launch.command or (loaded.spec,), launch.starter),
+        command=command,
         parts=1 if launch.micro_batch_size == "auto" else None,
     )
     if recipe.trackers:
@@ -187,7 +199,7 @@ def _workers(count: int) -> str:
 
 def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:
     """Raises UserError where the processes see different data: each would train its own way, with no error."""
-    mine = data_identity(prepared.splits)
+    mine = data_summary(prepared.splits)
     everyones: list[dict[str, Any]] = gather_object([mine])
     for process, theirs in enumerate(everyones):
         differing = [key for key in mine if theirs[key] != everyones[0][key]]
@@ -252,11 +264,27 @@ def say_finished(
     with agreed(accelerator):
         if accelerator.is_main_process:
             rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
+            _check_data_of_finished(rundir, recipe, launch)
             damage = rundir.damage_of_final()
             missing = [] if damage else left(rundir) if launch.evaluate_final else []
             done = [_finished_or_at_its_end(rundir, recipe, damage, missing)]
     broadcast_object_list(done)
     return done[0]
+
+
+def _check_data_of_finished(rundir: RunDir, recipe: Recipe, launch: Launch) -> None:
+    """Raise UserError where the recipe names other data than those that a finished run was trained on. They are read
+    only where it names them otherwise."""
+    if not (named := rundir.differences(recipe).data):
+        return
+    splits = build_splits(recipe)
+    if (rundir.path / "skipped.txt").is_file():
+        splits = without_broken_images(recipe, splits, print, launch.prepared)
+    if changed := rundir.changes_of_data(splits):
+        raise UserError(
+            f"--run-dir {rundir.path}: holds a run on other data ({'; '.join([*named, *changed])}); give another "
+            "--run-dir"
+        )
 
 
 def _finished_or_at_its_end(rundir: RunDir, recipe: Recipe, damage: str | None, missing: list[str]) -> bool:

@@ -11,14 +11,16 @@ from conftest import RunCli
 from test_run import train
 
 from launcher.cluster.status import status_of
+from launcher.training.command import Command
 from launcher.training.life import planned_steps
-from launcher.training.rundir import RunDir
+from launcher.training.rundir import RunDir, Start
 
 
 def begun(run_dir: Path, **changes: object) -> Path:
     recipe = dataclasses.replace(tiny.recipe, **changes)
     splits = recipe.data.build("class", 0)
-    RunDir(run_dir).begin(recipe, "", (), splits)
+    start = Start(recipe=recipe, recipe_source="", command=Command(()), splits=splits, lr_scales_of_phases=())
+    RunDir(run_dir).begin(start, print)
     return run_dir
 
 

@@ -49,6 +49,7 @@ def test_a_run_writes_what_it_promises(finished: Path) -> None:
         "recipe.json",
         "recipe.py",
         "environment.json",
+        "data.npz",
         "plan.json",
         "proofs.jsonl",
         "metrics.jsonl",

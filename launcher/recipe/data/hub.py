@@ -105,8 +105,9 @@ class HuggingFace:
 
     def labelled(self, target_kind: TargetKind, names: tuple[str, ...], split: str) -> Split:
         """Return a split of the tables, for the names that the training split gave. Raises UserError as `build`."""
-        table = self._table(self.tables(), split, target_kind)
-        return Split(table.images, table.targets(names))
+        tables = self.tables()
+        table = self._table(tables, split, target_kind)
+        return Split(table.images, table.targets(names, self._table(tables, self.train_split, target_kind)))
 
     def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
         columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
