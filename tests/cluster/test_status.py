@@ -20,6 +20,7 @@ def begun(run_dir: Path, **changes: object) -> Path:
     recipe = dataclasses.replace(tiny.recipe, **changes)
     splits = recipe.data.build("class", 0)
     start = Start(recipe=recipe, recipe_source="", command=Command(()), splits=splits, lr_scales_of_phases=())
+    run_dir.mkdir(parents=True)
     RunDir(run_dir).begin(start, print)
     return run_dir
 
