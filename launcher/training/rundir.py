@@ -41,6 +41,14 @@ FILES = (
     "STOPPED.json",
 )
 """What a run keeps beside `checkpoints/` and `final/`."""
+FINAL_FILES = (
+    "model.safetensors",
+    "model.json",
+    "classes.json",
+    "preprocess.json",
+    "metrics.json",
+    "calibration.json",
+)
 
 
 class RunDir:
@@ -61,10 +69,18 @@ class RunDir:
 
     def damage_of_final(self) -> str | None:
         """Return what is wrong with the files of `final/`, or None; the weights are looked at, not read."""
-        contents = {"metrics.json": dict, "model.json": dict, "classes.json": list, "preprocess.json": dict}
         try:
-            for name, kind in contents.items():
-                if not isinstance(read_json(self.final / name), kind):
+            metrics, model = read_json(self.final / "metrics.json"), read_json(self.final / "model.json")
+            classes, preprocess = read_json(self.final / "classes.json"), read_json(self.final / "preprocess.json")
+            whole = {
+                "metrics.json": isinstance(metrics, dict)
+                and all(value is None or isinstance(value, int | float) for value in metrics.values()),
+                "model.json": isinstance(model, dict) and isinstance(model.get("step"), int),
+                "classes.json": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
+                "preprocess.json": isinstance(preprocess, dict) and "image_size" in preprocess,
+            }
+            for name, is_whole in whole.items():
+                if not is_whole:
                     return f"{self.final / name}: holds something else"
             with safe_open(self.final / "model.safetensors", "pt"):
                 return None
@@ -98,14 +114,13 @@ class RunDir:
             )
         if resume == "must" and not any((self.path / "checkpoints").glob("step-*")):
             raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")
-        if begun:
-            self._check_same(recipe)
+        self.check_same(recipe)
 
     def _check_files(self) -> None:
         """Raise UserError where a folder, or a link to nothing, stands in the place of a file, or a file in that of a
         folder: written over or followed, it would be told in the middle of a run, if at all."""
         problems = []
-        for name in (*FILES, "LOCK"):
+        for name in (*FILES, *(f"final/{name}" for name in FINAL_FILES), "LOCK"):
             path = self.path / name
             if path.is_dir():
                 problems.append(f"{path}: is a folder, where the run keeps a file; remove it")
@@ -118,8 +133,16 @@ class RunDir:
         if problems:
             raise UserError(*problems)
 
-    def _check_same(self, recipe: Recipe) -> None:
-        """Compare JSON with JSON: what a run dir names is not imported."""
+    def check_same(self, recipe: Recipe) -> None:
+        """Raise UserError where the run is of another recipe. JSON is compared with JSON: what a run dir names is not
+        imported."""
+        if not self.recipe_json.is_file():
+            if self._has_trained() and (self._environment() or {}).get("recipe") != digest_of(recipe):
+                raise UserError(
+                    f"{self.recipe_json}: missing, so that it cannot be told whether the run is of this recipe; bring "
+                    "it back, or give another --run-dir"
+                )
+            return
         try:
             there = read_json(self.recipe_json)
         except UserError as error:
@@ -139,15 +162,8 @@ class RunDir:
         and where a file cannot be written.
         """
         self.clear_away()
-        trained = self.finished or any((self.path / "checkpoints").glob("step-*"))
-        if self.recipe_json.is_file():
-            self._check_same(recipe)  # again: another start may have begun the run since it was looked at
-        elif trained and self._digest() != digest_of(recipe):
-            raise UserError(
-                f"{self.recipe_json}: missing, so that it cannot be told whether the run is of this recipe; bring it "
-                "back, or give another --run-dir"
-            )
-        has_environment = self.environment_json.is_file() and (trained or self._environment() is not None)
+        self.check_same(recipe)  # again: another start may have begun the run since it was looked at
+        has_environment = self.environment_json.is_file() and (self._has_trained() or self._environment() is not None)
         if has_environment and (changed := self.changes_of_data(splits)):
             raise UserError(
                 f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
@@ -189,8 +205,13 @@ class RunDir:
             return None
         return content if isinstance(content, dict) and isinstance(content.get("data"), dict) else None
 
-    def _digest(self) -> str | None:
-        return (self._environment() or {}).get("recipe")
+    def lacks(self) -> list[str]:
+        """Name what `begin` would write again, or refuse to: what tells whose the run is."""
+        missing = [] if self.recipe_json.is_file() else [self.recipe_json.name]
+        return missing + ([] if self._environment() else [self.environment_json.name])
+
+    def _has_trained(self) -> bool:
+        return self.finished or any((self.path / "checkpoints").glob("step-*"))
 
     def add_timing(self, row: Mapping[str, Any]) -> None:
         """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,
