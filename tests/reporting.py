@@ -28,12 +28,14 @@ HOSTILE_CLASSES = ("<script>alert(1)<", "\"quotes' & <b>", "汉字 🐜 {{ 7*7 }
 HOSTILE_FILE = "</script><img src=x onerror=alert(2)> 蜜蜂 🐝 \"'&{n}.png"
 
 
-def train(recipe: Recipe, run_dir: Path, **launch: Any) -> None:
+def train(recipe: Recipe, run_dir: Path, *, left: runner.Left = lambda _: [], **launch: Any) -> None:
     """As the command does, in this process."""
     loaded = LoadedRecipe(recipe, "recipe", Path(tiny.__file__))
     world = World(use_cpu=True, num_cpus=1)
     told = {"num_workers": 0, "evaluate_final": True, "command": ("tiny.py", "--workers", "0")} | launch
-    runner.run(loaded, Launch(run_dir=run_dir, world=world, **told), lambda run, outputs: end(run, outputs, "tiny.py"))
+    runner.run(
+        loaded, Launch(run_dir=run_dir, world=world, **told), lambda run, outputs: end(run, outputs, "tiny.py"), left
+    )
 
 
 def hostile_folder(root: Path, of_each: int = 12) -> Path:

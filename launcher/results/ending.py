@@ -52,15 +52,18 @@ def left(rundir: RunDir) -> list[str]:
     path, missing = rundir.path, []
     try:
         evaluation = read_json(path / "evaluation.json")
-        stored = calibration_to_store(evaluation)
+        stored = calibration_to_store(evaluation) if evaluation["metrics"] else None
     except (UserError, AttributeError, KeyError, TypeError):
         missing, stored = ["evaluation.json"], None
     try:
         pq.read_metadata(path / "evaluation.parquet")
+        with (path / "evaluation.parquet").open("rb") as file:
+            if file.read(4) != b"PAR1":
+                raise OSError("its first bytes are damaged")
     except (OSError, pa.ArrowException):
         missing.append("evaluation.parquet")
     try:
-        if stored is not None and not read_calibration(rundir.final):
+        if stored is not None and not stored.keys() <= read_calibration(rundir.final).keys():
             missing.append("final/calibration.json")
     except UserError:
         missing.append("final/calibration.json")

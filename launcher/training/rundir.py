@@ -50,6 +50,14 @@ FILES = (
     "STOPPED.json",
 )
 """What a run keeps beside `checkpoints/` and `final/`."""
+FINAL_FILES = (
+    "model.safetensors",
+    "model.json",
+    "classes.json",
+    "preprocess.json",
+    "metrics.json",
+    "calibration.json",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,10 +92,18 @@ class RunDir:
 
     def damage_of_final(self) -> str | None:
         """Return what is wrong with the files of `final/`, or None; the weights are looked at, not read."""
-        contents = {"metrics.json": dict, "model.json": dict, "classes.json": list, "preprocess.json": dict}
         try:
-            for name, kind in contents.items():
-                if not isinstance(read_json(self.final / name), kind):
+            metrics, model = read_json(self.final / "metrics.json"), read_json(self.final / "model.json")
+            classes, preprocess = read_json(self.final / "classes.json"), read_json(self.final / "preprocess.json")
+            whole = {
+                "metrics.json": isinstance(metrics, dict)
+                and all(value is None or isinstance(value, int | float) for value in metrics.values()),
+                "model.json": isinstance(model, dict) and isinstance(model.get("step"), int),
+                "classes.json": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
+                "preprocess.json": isinstance(preprocess, dict) and "image_size" in preprocess,
+            }
+            for name, is_whole in whole.items():
+                if not is_whole:
                     return f"{self.final / name}: holds something else"
             with safe_open(self.final / "model.safetensors", "pt"):
                 return None
@@ -121,14 +137,13 @@ class RunDir:
             )
         if resume == "must" and not any((self.path / "checkpoints").glob("step-*")):
             raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")
-        if begun:
-            self._refuse_another(self.differences(recipe))
+        self._refuse_another(self.differences(recipe))
 
     def _check_files(self) -> None:
         """Raise UserError where a folder, or a link to nothing, stands in the place of a file, or a file in that of a
         folder: written over or followed, it would be told in the middle of a run, if at all."""
         problems = []
-        for name in (*FILES, "LOCK"):
+        for name in (*FILES, *(f"final/{name}" for name in FINAL_FILES), "LOCK"):
             path = self.path / name
             if path.is_dir():
                 problems.append(f"{path}: is a folder, where the run keeps a file; remove it")
@@ -142,8 +157,15 @@ class RunDir:
             raise UserError(*problems)
 
     def differences(self, recipe: Recipe) -> Differences:
-        """Compare a recipe with the run's own. JSON with JSON: what a run dir names is not imported. Raises UserError
-        where the run's cannot be read."""
+        """Compare a recipe with that of the run, where one has begun. JSON is compared with JSON: what a run dir names
+        is not imported. Raises UserError where the run's cannot be read."""
+        if not self.recipe_json.is_file():
+            if self._has_trained() and (self._environment() or {}).get("recipe") != digest_of(recipe):
+                raise UserError(
+                    f"{self.recipe_json}: missing, so that it cannot be told whether the run is of this recipe; bring "
+                    "it back, or give another --run-dir"
+                )
+            return Differences()
         try:
             there = read_json(self.recipe_json)
         except UserError as error:
@@ -171,18 +193,10 @@ class RunDir:
         """
         self.clear_away()
         recipe = start.recipe
-        trained = self.finished or any((self.path / "checkpoints").glob("step-*"))
-        found = Differences()
-        if self.recipe_json.is_file():
-            found = self.differences(recipe)  # again: another start may have begun the run since it was looked at
-            same = not found.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
-            self._refuse_another(found, () if same else found.cache)
-        elif trained and self._digest() != digest_of(recipe):
-            raise UserError(
-                f"{self.recipe_json}: missing, so that it cannot be told whether the run is of this recipe; bring it "
-                "back, or give another --run-dir"
-            )
-        has_environment = self.environment_json.is_file() and (trained or self._environment() is not None)
+        found = self.differences(recipe)  # again: another start may have begun the run since it was looked at
+        same = not found.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
+        self._refuse_another(found, () if same else found.cache)
+        has_environment = self.environment_json.is_file() and (self._has_trained() or self._environment() is not None)
         identity = identify(start.splits, cache_folder() / "digests", usable_cpus(), tell)
         if has_environment:
             self._check_data(start.splits, identity, found)
@@ -247,8 +261,13 @@ class RunDir:
             return None
         return content if isinstance(content, dict) and isinstance(content.get("data"), dict) else None
 
-    def _digest(self) -> str | None:
-        return (self._environment() or {}).get("recipe")
+    def lacks(self) -> list[str]:
+        """Name what `begin` would write again, or refuse to: what tells whose the run is."""
+        missing = [] if self.recipe_json.is_file() else [self.recipe_json.name]
+        return missing + ([] if self._environment() else [self.environment_json.name])
+
+    def _has_trained(self) -> bool:
+        return self.finished or any((self.path / "checkpoints").glob("step-*"))
 
     def add_timing(self, row: Mapping[str, Any]) -> None:
         """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,

@@ -113,12 +113,16 @@ def begin_run(
             accelerator = with_fastest_settings(accelerator, prepared, rundir, screen, restart)
         if is_main:
             write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
+        progress = resumed.progress if resumed else Progress()
+        metrics: MetricsLog | None = None
+        with agreed(accelerator):
+            if is_main:
+                metrics = MetricsLog(rundir.metrics_jsonl, progress.metrics_rows)
     except BaseException:
         if lock:
             lock.release()
         screen.close()
         raise
-    progress = resumed.progress if resumed else Progress()
     keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
     num_workers = workers_of(launch)
     pin_memory = accelerator.device.type == "cuda"
@@ -128,7 +132,7 @@ def begin_run(
         rundir=rundir,
         screen=screen,
         progress=progress,
-        metrics=MetricsLog(rundir.metrics_jsonl, progress.metrics_rows) if is_main else None,
+        metrics=metrics,
         model=prepared.model,
         keys=keys,
         train_loader=training_loader(
@@ -266,7 +270,8 @@ def say_finished(
             rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
             _check_data_of_finished(rundir, recipe, launch)
             damage = rundir.damage_of_final()
-            missing = [] if damage else left(rundir) if launch.evaluate_final else []
+            missing = rundir.lacks()
+            missing += left(rundir) if launch.evaluate_final and not damage else []
             done = [_finished_or_at_its_end(rundir, recipe, damage, missing)]
     broadcast_object_list(done)
     return done[0]

@@ -144,8 +144,8 @@ def read_facts(
         metrics=metrics_from_json(evaluation.get("metrics") or _json(path / "final/metrics.json")),
         epochs=epochs,
         steps=_steps(rows, epochs),
-        timing=tuple(_rows(path / "timing.jsonl")),
-        proofs=tuple(_rows(path / "proofs.jsonl")),
+        timing=tuple(row for row in _rows(path / "timing.jsonl") if "seconds" in row),
+        proofs=tuple(row for row in _rows(path / "proofs.jsonl") if "when" in row),
         cache=_json(path / "cache.json"),
         precision=_json(path / "precision.json"),
         skipped=_lines(path / "skipped.txt"),
@@ -200,18 +200,22 @@ def _steps(rows: list[dict[str, Any]], epochs: tuple[Epoch, ...]) -> tuple[Step,
 def _json(file: Path, otherwise: Any = None) -> Any:
     """A file that is missing or broken is as empty: a report says what it can."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {} if otherwise is None else otherwise
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    empty = {} if otherwise is None else otherwise
+    return content if isinstance(content, type(empty)) else empty
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     rows = []
     for line in _lines(file):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:  # the last one of a process that was killed
             continue
+        if isinstance(row, dict):
+            rows.append(row)
     return rows
 
 
