@@ -23,6 +23,7 @@ from launcher.training.asking import Reason
 from launcher.training.checkpoint import State
 from launcher.training.closed_form import start_head
 from launcher.training.evaluating import metrics_of, outputs_of
+from launcher.training.failures import surroundings_told
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
 from launcher.training.final import final_outputs, finish, keep_outputs
@@ -69,9 +70,10 @@ def run(loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards = lambda ru
     try:
         if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch):
             return
-        begun, resumed = begin_run(accelerator, rundir, loaded, launch)
-        accelerator = begun.accelerator
-        train(begun, resumed, loaded, launch, afterwards)
+        with surroundings_told(rundir.path):
+            begun, resumed = begin_run(accelerator, rundir, loaded, launch)
+            accelerator = begun.accelerator
+            train(begun, resumed, loaded, launch, afterwards)
     finally:
         # A process that leaves while gloo's threads are at work is aborted now and then ("terminate called without an
         # active exception"), and its launcher calls the run a failure.
