@@ -19,11 +19,11 @@ _Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 class AdamW:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Norms and biases get no weight decay."""
 
-    lr: float = Field(default=1e-3, gt=0)
-    """Learning rate of parameters with lr_scale 1."""
-    weight_decay: float = Field(default=0.05, ge=0)
+    lr: float = Field(default=1e-3, gt=0, le=1e30)
+    """Learning rate of parameters with lr_scale 1. Adam divides it by 1 - beta, and float32 ends at 3.4e38."""
+    weight_decay: float = Field(default=0.05, ge=0, le=1e30)
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=1e30)
     lr_batch_size: int | None = Field(default=None, ge=1)
     """The batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch_size. None: `lr` as it is."""
 
@@ -47,7 +47,7 @@ class SGD:
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     """Only with momentum; without it there is nothing to look ahead with, and it is not used."""
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1e30)
     lr_batch_size: int | None = Field(default=None, ge=1)
     """The batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch_size. None: `lr` as it is."""
 

@@ -31,7 +31,7 @@ class Phase:
 
     name: str = Field(min_length=1)
     rules: tuple[Rule, ...] = Field(min_length=1)
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=1_000_000)
     norm_statistics: NormStatistics = "keep"
     """What BatchNorm layers that train do with their running statistics: "keep" uses and keeps the pretrained ones (the
     affine parameters still train; every split of the batch gives the same result), "update" uses the batch's and

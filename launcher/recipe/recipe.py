@@ -41,9 +41,9 @@ class Recipe:
     schedule: Schedule = WarmupCosine()
     """Shape of the learning rate over each phase."""
     augment: Augmentation = Augment()
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, lt=2**31)
     """Global number of samples per optimizer step, over all processes."""
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0, le=1e30)
     """Largest norm of the gradient; None does not clip."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of an exponential moving average of the weights. With it, the averaged weights are evaluated
@@ -64,13 +64,14 @@ class Recipe:
     trains on the evaluation view of each image, or on `cache_views`, instead of on fresh pictures in each epoch.
     "auto": where nothing of the backbone trains, or where that changes nothing (augment.preset="none"); what is faster,
     disk, memory or computing, is measured. "memory", "disk": in each phase that freezes something. "off": never."""
-    cache_views: int | None = Field(default=None, ge=1)
+    cache_views: int | None = Field(default=None, ge=1, le=100_000)
     """How many augmented views of each training image are stored; epoch e takes view e mod cache_views."""
     cache_precision: Literal["float32", "bf16", "fp16"] | None = None
     """In which precision features are stored. None: as they are computed, so that storing changes no bit."""
     final_weights: Literal["best", "last"] = "best"
     """Which weights `final/` holds: those with the best monitored metric over the run, or the last."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of all that is drawn: new weights, the order of the samples, augmentation. torch's generators take 63 bits."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """Also save between the ends of epochs, every so many optimizer steps."""
     checkpoint_every_minutes: float | None = Field(default=None, gt=0)

@@ -8,6 +8,8 @@ import numpy as np
 from torch import nn
 
 from launcher.recipe.data.names import alike_note
+from launcher.training.handover import shared_memory_problem
+from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
 from launcher.training.preparation import Findings
 
@@ -52,6 +54,12 @@ def notes(found: Findings) -> Iterable[str]:
                 f"classes have {counts.min():,} to {counts.max():,} training images; task.class_weights=balanced would "
                 "give each class the same weight in the loss"
             )
+
+    if not found.problems.found and found.batching:
+        prepared, processes = found.prepared(), found.batching.num_processes
+        workers = default_workers(usable_cpus() // processes)
+        if problem := shared_memory_problem(prepared, workers, processes):
+            yield f"on this machine: {problem}"
 
 
 def random_layers(found: Findings) -> list[tuple[str, str]]:

@@ -76,7 +76,9 @@ def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | Li
 
 
 def _divisors(number: int) -> list[int]:
-    return [size for size in range(1, number + 1) if number % size == 0]
+    """In ascending order; by as many divisions as the number's square root, 46,341 for the largest batch size."""
+    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return sorted({*small, *(number // size for size in small)})
 
 
 def _divisors_text(number: int) -> str:

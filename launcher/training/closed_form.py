@@ -7,6 +7,7 @@ https://arxiv.org/abs/2202.10054); in closed form the first half takes one look 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import torch
 from accelerate.utils import broadcast, gather_object
 from torch import nn
 
+from launcher.errors import UserError
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.transforms import evaluation
 from launcher.text import number as measured
@@ -104,6 +106,12 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
     for features, targets, indices in features_of_training(run, state):
         samples.add(features, goals_of(task, kind, targets), targets, indices)
     fitted, whole = samples.ridges(accelerator, with_bias=with_bias)
+    if not (math.isfinite(whole.mean_eigenvalue) and fitted.mean_eigenvalue > 0 and whole.mean_eigenvalue > 0):
+        what = "the same for all of them" if math.isfinite(whole.mean_eigenvalue) else "not finite"
+        raise UserError(
+            f"head.init='ridge': the backbone's features of the {total} training images are {what}, so there is "
+            "nothing to fit; look at the images and at backbone.weights, or use head.init=normal"
+        )
 
     scales = scales_for(kind)
     features, targets = samples.held_out()

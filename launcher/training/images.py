@@ -10,17 +10,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import PIL.Image
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from launcher.errors import UserError
 from launcher.recipe.data.decoding import read_pixels, to_rgb
+from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import PixelTransform, Split
 from launcher.recipe.target_precision import on_device
 from launcher.recipe.transforms import PixelSteps, draws_from_torch_alone
+from launcher.training.failures import ImageError, line_of, of_surroundings
 from launcher.training.sampling import Key, TrainingKeys, seed_for
 
 _T = TypeVar("_T")
@@ -52,6 +55,16 @@ class Batch:
     def pin_memory(self) -> Batch:
         """DataLoader calls this. Copies to the device then do not wait."""
         return dataclasses.replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """What went wrong with an image where it was read, in place of its sample or its batch.
+
+    torch would hand an exception over with the traceback of the worker in its message.
+    """
+
+    problems: tuple[str, ...]
 
 
 class TrainingImages(Dataset[Sample]):
@@ -124,6 +137,67 @@ def collate(samples: list[Sample], transform: Transform) -> Batch:
     return Batch(stacked, torch.as_tensor(np.stack(targets)), torch.tensor(indices), normalise)
 
 
+class _Guarded(Dataset[Any]):
+    """A data set whose samples are a Failure where they cannot be had."""
+
+    def __init__(self, dataset: Dataset[Any], split: Split) -> None:
+        self._dataset, self._split = dataset, split
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self._dataset[key]
+        except Exception as error:
+            index = key[1] if isinstance(key, tuple) else key
+            return _failure(error, f"data: {one_line(self._split.images.name(index))}")
+
+
+def _guarded_collate(samples: list[Any], transform: Transform) -> Batch | Failure:
+    for sample in samples:
+        if isinstance(sample, Failure):
+            return sample
+    try:
+        batch = collate(samples, transform)
+        if get_worker_info() is not None:
+            # Here, and not in the thread that hands tensors over: what goes wrong there is lost, and the batch with it.
+            for tensor in (batch.images, batch.targets, batch.indices):
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
+    except Exception as error:
+        return _failure(error, "data: a batch")
+
+
+def _failure(error: Exception, what: str) -> Failure:
+    if isinstance(error, UserError):
+        return Failure(error.problems)
+    if isinstance(error, MemoryError):
+        return Failure((f"{what}: memory ran out; use fewer --workers, or give the run more memory",))
+    line = of_surroundings(error)
+    if line is None and isinstance(error, OSError):
+        line = f"{what}: cannot be read ({error.strerror or error})"
+    return Failure((line or f"{what}: {line_of(error)}",))
+
+
+class ImageLoader(DataLoader[Batch]):
+    """Batches; raises UserError, one line, for what goes wrong where they are made."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            batches = super().__iter__()
+        except OSError as error:
+            raise ImageError(
+                f"{self.num_workers} data workers could not be started ({error.strerror or error}); use fewer "
+                "--workers, or raise the limit (ulimit -n, ulimit -u, the memory)"
+            ) from error
+        return _raising(batches)
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, Failure):
+            raise ImageError(*batch.problems)
+        yield batch
+
+
 def _start_worker(_: int) -> None:
     # Schedulers and terminals signal the whole process group; the run decides when to stop, and then ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
@@ -164,8 +238,16 @@ def evaluation_loader(
     return loader_of(images, transform, batches, num_workers=num_workers, pin_memory=pin_memory)
 
 
+class Images(Protocol):
+    """Samples of a split by some key: an index, or an epoch and an index."""
+
+    split: Split
+
+    def __getitem__(self, key: Any) -> Sample: ...
+
+
 def loader_of(
-    dataset: Dataset[Any],
+    dataset: Images,
     transform: Transform,
     batches: Any,
     *,
@@ -174,10 +256,10 @@ def loader_of(
     keep_workers: bool = True,
 ) -> DataLoader[Batch]:
     """Batches of a data set, which applies `transform`, as `batches` gives their keys."""
-    return DataLoader(
-        dataset,
+    return ImageLoader(
+        _Guarded(cast(Dataset[Any], dataset), dataset.split),
         batch_sampler=batches,
-        collate_fn=functools.partial(collate, transform=transform),
+        collate_fn=functools.partial(_guarded_collate, transform=transform),
         num_workers=num_workers,
         persistent_workers=num_workers > 0 and keep_workers,
         pin_memory=pin_memory,

@@ -24,6 +24,11 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def default_workers(num_cpus: int) -> int:
+    """Return how many processes load data for one with so many CPU cores, unless told otherwise."""
+    return max(0, min(8, num_cpus - 1))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
     """The processes of a run as they were started, before Accelerate has looked. `launcher.cluster.world` finds out."""

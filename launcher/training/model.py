@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.recipe.phases import NormStatistics
 from launcher.recipe.protocols import Backbone, Head
+from launcher.training.failures import part_at_work
 
 
 class TransferModel(nn.Module):
@@ -46,14 +47,19 @@ def memory_format_of(model: TransferModel) -> torch.memory_format:
 
 
 def build_model(backbone: Backbone, head: Head, num_outputs: int, seed: int) -> TransferModel:
-    """The network before any training, the same on every process: new weights are drawn from `seed`."""
+    """The network before any training, the same on every process: new weights are drawn from `seed`.
+
+    Raises UserError with what a part's `build` raises.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = backbone.build()
+        with part_at_work("backbone"):
+            body = backbone.build()
         # A generator of the head's own: what the backbone draws (all of it, when it starts from random weights) may
         # change with its version, and the head should not change with it.
         torch.manual_seed(seed + 1)
-        return TransferModel(body, head.build(body, num_outputs))
+        with part_at_work("head"):
+            return TransferModel(body, head.build(body, num_outputs))
 
 
 def freeze(model: nn.Module, lr_scales: Mapping[str, float]) -> None:

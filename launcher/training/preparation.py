@@ -14,6 +14,7 @@ from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.target_precision import build_splits
 from launcher.training.batching import Batching, batching_for
+from launcher.training.failures import part_at_work
 from launcher.training.features.cut import Uncut, cut
 from launcher.training.features.views import check_cache, fixed_views, in_words
 from launcher.training.mixing import mixes
@@ -26,6 +27,9 @@ from launcher.training.model import (
     norm_layers_that_train,
 )
 from launcher.training.trial import try_one_batch, try_smallest_batch
+
+LARGEST_LR = 3.4e38
+"""The largest number of float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,17 +168,19 @@ def examine(
                 f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
                 f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
             )
-    with one_at_a_time(), problems.collected():
+    with one_at_a_time(), problems.collected(), part_at_work("data"):
         built = build_splits(recipe)
         _check_splits(built)
         found.splits = built
     if found.splits is not None:
         with problems.collected():
             found.splits = check_images(recipe, found.splits)
-            found.task = recipe.task.build(found.splits)
+            with part_at_work("task"):
+                found.task = recipe.task.build(found.splits)
     with one_at_a_time(), problems.collected():
-        getattr(recipe.backbone, "check", lambda: None)()
-        found.preprocessing = recipe.backbone.preprocessing()
+        with part_at_work("backbone"):
+            getattr(recipe.backbone, "check", lambda: None)()
+            found.preprocessing = recipe.backbone.preprocessing()
         num_outputs = found.task.num_outputs if found.task else 2
         found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
         found.model.contiguous = recipe.memory_format == "contiguous"
@@ -225,12 +231,19 @@ def resolve_phases(
 ) -> list[ResolvedPhase]:
     """Apply each phase's rules to the network; what is wrong goes to `problems`."""
     parameters = dict(model.named_parameters())
-    base_lr = recipe.optim.base_lr(recipe.batch_size)
+    base_lr = 0.0
+    with problems.collected(), part_at_work("optim"):
+        base_lr = recipe.optim.base_lr(recipe.batch_size)
     resolved = []
     first_epoch = 0
     for number, phase in enumerate(recipe.freeze_plan):
         with problems.collected():
             scales = resolve_rules(phase, parameters, f"freeze_plan.{number}")
+            if base_lr * max(scales.values()) > LARGEST_LR:
+                raise UserError(
+                    f"freeze_plan.{number}: a learning rate of {base_lr * max(scales.values()):.3g} (optim.lr for this "
+                    f"batch_size, times lr_scale); float32 ends at {LARGEST_LR:.3g}"
+                )
             freeze(model, scales)
             groups = [
                 Group(

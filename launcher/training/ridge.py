@@ -44,7 +44,8 @@ class Ridge(Protocol):
     """The fits of min |y - x W - b|^2 + l2 |W|^2 for any L2; b, which is not penalised, may be left out."""
 
     mean_eigenvalue: float
-    """Of the features' scatter: an L2 of this size weighs as much as the data in an average direction."""
+    """Of the features' scatter: an L2 of this size weighs as much as the data in an average direction. 0 where the
+    features are the same for all samples."""
 
     def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Weight (k, d) and bias (k,) for several L2, in float64; an L2 is what scikit-learn's Ridge calls alpha."""
@@ -64,7 +65,7 @@ class RidgeOfMoments:
         else:
             self._mean_x, self._mean_y = torch.zeros_like(x), torch.zeros_like(y)
             self._xx, self._xy = xx, xy
-        self.mean_eigenvalue = float(self._xx.diagonal().mean())
+        self.mean_eigenvalue = _beyond_rounding(float(self._xx.diagonal().mean()), float(xx.diagonal().mean()))
 
     def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         values, vectors = torch.linalg.eigh(self._xx)
@@ -90,7 +91,10 @@ class RidgeOfSamples:
             self._mean_x, self._mean_y = self._x.mean(dim=0), self._y.mean(dim=0)
             self._x, self._y = self._x - self._mean_x, self._y - self._mean_y
         self._products = self._x @ self._x.T
-        self.mean_eigenvalue = float(self._products.diagonal().sum()) / self._x.shape[1]
+        self.mean_eigenvalue = _beyond_rounding(
+            float(self._products.diagonal().sum()) / self._x.shape[1],
+            float(features.double().square().sum(dim=0).mean()),
+        )
 
     def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         values, vectors = torch.linalg.eigh(self._products)
@@ -105,6 +109,12 @@ class RidgeOfSamples:
     def _with_bias(self, dual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weight = self._x.T @ dual
         return weight.T, self._mean_y - self._mean_x @ weight
+
+
+def _beyond_rounding(scatter: float, square: float) -> float:
+    """Return the scatter, or 0 where it is what rounding makes of features that are all the same: float32 has 7 digits,
+    so squares that differ by less than 1e-13 of themselves do not differ."""
+    return 0.0 if scatter <= 1e-13 * square else scatter
 
 
 def _solved(matrix: torch.Tensor, l2: float, goals: torch.Tensor) -> torch.Tensor:

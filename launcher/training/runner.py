@@ -23,6 +23,7 @@ from launcher.training.asking import Reason
 from launcher.training.checkpoint import State
 from launcher.training.closed_form import start_head
 from launcher.training.evaluating import metrics_of, outputs_of
+from launcher.training.failures import surroundings_told
 from launcher.training.features.batches import FeatureBatch
 from launcher.training.features.storing import with_stored_features
 from launcher.training.final import final_outputs, finish, keep_outputs
@@ -78,9 +79,10 @@ def run(
     try:
         if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch, left):
             return
-        begun, resumed = begin_run(accelerator, rundir, loaded, launch)
-        accelerator = begun.accelerator
-        train(begun, resumed, loaded, launch, afterwards)
+        with surroundings_told(rundir.path):
+            begun, resumed = begin_run(accelerator, rundir, loaded, launch)
+            accelerator = begun.accelerator
+            train(begun, resumed, loaded, launch, afterwards)
     finally:
         # A process that leaves while gloo's threads are at work is aborted now and then ("terminate called without an
         # active exception"), and its launcher calls the run a failure.

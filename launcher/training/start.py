@@ -28,9 +28,10 @@ from launcher.training.checkpoint import Progress, State
 from launcher.training.command import Command
 from launcher.training.fastest import with_fastest_settings
 from launcher.training.fitting import fitted
+from launcher.training.handover import check_handover
 from launcher.training.images import evaluation_loader, training_loader
 from launcher.training.interruption import Interruption, clear_markers
-from launcher.training.launch import Launch
+from launcher.training.launch import Launch, default_workers
 from launcher.training.lock import RunLock
 from launcher.training.model import cpu_state, load_state
 from launcher.training.planned import write_plan
@@ -51,9 +52,7 @@ def run_dir_of(launch: Launch, loaded: LoadedRecipe) -> Path:
 
 def workers_of(launch: Launch) -> int:
     """Processes that load data: as asked for, or one for each core of this process but one, and at most 8."""
-    if launch.num_workers is not None:
-        return launch.num_workers
-    return max(0, min(8, launch.world.num_cpus - 1))
+    return default_workers(launch.world.num_cpus) if launch.num_workers is None else launch.num_workers
 
 
 def begin_run(
@@ -88,6 +87,8 @@ def begin_run(
     if launch.micro_batch_size == "auto":
         with agreed(accelerator):
             prepared = dataclasses.replace(prepared, batching=fitted(accelerator, prepared))
+    with agreed(accelerator):
+        check_handover(prepared, workers_of(launch), launch.world.num_local_processes)
     lock = RunLock(rundir.path) if is_main else None
     command = Command(launch.command or (loaded.spec,), launch.starter)
     try:

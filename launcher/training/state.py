@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import errno
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -92,11 +95,15 @@ class Run:
     def close(self) -> None:
         """Leave everything as it may be left; safe to call in the middle of a failure."""
         self.writer.join()
-        if self.metrics:
-            self.metrics.close()
-        if self.lock:
-            self.lock.release()
-        self.screen.close()
+        # On a full disk what is still to be written fails once more; what counts was written before each checkpoint.
+        with contextlib.suppress(OSError):
+            if self.metrics:
+                self.metrics.close()
+        with contextlib.suppress(OSError):
+            if self.lock:
+                self.lock.release()
+        with contextlib.suppress(OSError):
+            self.screen.close()
         for loader in (self.train_loader, self.val_loader):
             end_workers(loader)
 
@@ -243,6 +250,8 @@ def save(run: Run, state: PhaseState) -> None:
     run.last_save = time.monotonic()
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
+            if not run.rundir.path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.rundir.path))
             check_owner(run)
             run.writer.submit(_snapshot(run, state))
     run.interruption.seconds_of_a_save = run.writer.seconds

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 
@@ -14,11 +12,10 @@ from launcher.recipe.protocols import BuiltTask, Preprocessing, ReportsUndefined
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
 from launcher.training.batching import Batching
+from launcher.training.failures import line_of
 from launcher.training.images import Batch, EvaluationImages, TrainingImages, collate
 from launcher.training.model import TransferModel, freeze, set_train_mode
 from launcher.training.optimizing import build_optimizer
-
-_OUR_FOLDER = Path(__file__).parents[1]
 
 
 def try_one_batch(
@@ -63,7 +60,7 @@ def try_one_batch(
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"a trial batch failed: {type(error).__name__}: {error} (at {_where(error)})") from error
+        raise UserError(f"a trial batch failed: {line_of(error)}") from error
     finally:
         model.zero_grad(set_to_none=True)
     monitored = {f"freeze_plan.{n}.monitor": p.monitor for n, p in enumerate(recipe.freeze_plan) if p.monitor}
@@ -140,11 +137,3 @@ def _why_no_metric(name: str, metrics: Mapping[str, float], undefined: Mapping[s
 
 def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-
-
-def _where(error: BaseException) -> str:
-    """file:line of the user's own code, where some was under way; else where the error was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and not Path(f.filename).is_relative_to(_OUR_FOLDER)]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}:{frame.lineno}"

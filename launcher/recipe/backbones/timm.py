@@ -38,7 +38,7 @@ class Timm:
     weights: str | None = "DEFAULT"
     """Tag of published weights ("DEFAULT": the tag in the name, else timm's first), path of a weights file
     (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None: random."""
-    image_size: int | None = Field(default=None, ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=16_384)
     """Side of the images in pixels; None takes what the weights were made for."""
     match_by_order: bool = False
     """For a weights file whose tensors have other names but stand in the network's order (shapes are checked)."""

@@ -44,7 +44,7 @@ class Torchvision:
     weights: str | None = "DEFAULT"
     """Name of published weights ("IMAGENET1K_V2"; "DEFAULT" is torchvision's best), path of a weights file
     (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None: random."""
-    image_size: int | None = Field(default=None, ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=16_384)
     """Side of the images in pixels; None takes what the weights were made for."""
 
     def check(self) -> None:

@@ -74,6 +74,7 @@ class FixedViews(torch.utils.data.Dataset[Sample]):
     """Images by (epoch, index), in the view of that epoch: view v is what epoch v would draw."""
 
     def __init__(self, training: TrainingImages, evaluation: Transform, views: int) -> None:
+        self.split = training.split
         self._training = training
         self._evaluation = EvaluationImages(training.split, evaluation)
         self._views = views
