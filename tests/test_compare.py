@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,9 @@ import tiny
 from conftest import ROOT, RunCli
 from test_run import train
 
-from launcher import optim
+from launcher import optim, phases
+from launcher.recipe.serialization import to_json
+from launcher.text import side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,38 @@ def test_the_best_first_beside_what_differs(runs: Path, run_cli: RunCli) -> None
     assert header.split(",")[:6] == ["run", "state", "step", "optim.lr", "seed", "loss"]
     losses = [float(line.split(",")[5]) for line in lines]
     assert losses == sorted(losses)
+
+
+def test_a_table_of_eighty_columns_shortens_nothing(runs: Path, run_cli: RunCli) -> None:
+    plan = phases.linear_probe(epochs=20) + phases.full_finetune(epochs=5, backbone_lr_scale=0.03)
+    named = {"a": "a", "b": "a-rather-long-name-of-a-run-with-another-plan", "third": "another-name-that-is-long"}
+    for name, other in named.items():
+        if not (runs / other).exists():
+            shutil.copytree(runs / ("b" if name == "b" else "a"), runs / other)
+    recipe = json.loads((runs / named["b"] / "recipe.json").read_text())
+    recipe["freeze_plan"] = to_json(dataclasses.replace(tiny.recipe, freeze_plan=plan))["freeze_plan"]
+    recipe["optim"]["type"] = "launcher.optim.AdamW"
+    (runs / named["b"] / "recipe.json").write_text(json.dumps(recipe))
+    lines = run_cli("compare", *named.values(), cwd=runs, env={"COLUMNS": "80"}).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line != line.rstrip()] == []
+    text = "\n".join(lines)
+    for name in (*named.values(), "accuracy", "probe 20 + full 5 x0.03", "AdamW", "SGD"):
+        assert name in text
+    assert not re.search(r"type|launcher\.|\.name|\.rules|\.epochs|…", text)
+    rows = [line.split() for line in run_cli("compare", "a", "b", cwd=runs).out.splitlines()]
+    assert sorted(rows[0]) == ["a", "b"]
+    assert [row[0] for row in rows[1:]] == ["accuracy", "macro_f1", "loss", "auroc", "optim.lr", "seed"]
+    assert dict(zip(rows[0], rows[5][1:], strict=True)) == {"a": "0.1", "b": "0.3"}
+
+
+@pytest.mark.parametrize("width", [10, 40, 80, 200])
+def test_no_cell_is_lost_whatever_the_width(width: int) -> None:
+    rows = [["", *(f"run-{i}" for i in range(9))], ["lr", *(f"0.{i}" for i in range(9))]]
+    lines = side_by_side(rows, width)
+    cells = " ".join(lines).split()
+    assert all(cells.count(cell) == 1 for row in rows for cell in row[1:])
+    assert all(len(line) <= width for line in lines)
 
 
 def test_mistakes(runs: Path, run_cli: RunCli) -> None:

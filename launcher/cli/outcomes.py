@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, use_assets
+from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, screen_width, use_assets
 from launcher.errors import Problems
 
 
@@ -45,15 +45,9 @@ def compare(
     if as_ is not Format.table:
         print(found.as_csv() if as_ is Format.csv else found.as_json(), end="" if as_ is Format.csv else "\n")
         return
-    from rich.console import Console
-    from rich.table import Table
+    from launcher.text import side_by_side
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in found.columns:
-        table.add_column(column, justify="left" if column in ("run", "state") else "right")
-    for row in found.rows():
-        table.add_row(*(_shown(cell) for cell in row))
-    Console(highlight=False).print(table)
+    print("\n".join(side_by_side(found.table(), screen_width())))
 
 
 @app.command()
@@ -120,10 +114,3 @@ def evaluate(
     if found is not None:
         write(found)
         show(found, Console(highlight=False))
-
-
-def _shown(cell: object) -> str:
-    if cell is None:
-        return "-"
-    text = f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-    return text.replace("[", "\\[")

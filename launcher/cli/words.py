@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -67,6 +68,14 @@ PreparedFolder = Annotated[
         help="take the images from this copy, as 'prepare' made it; it must be of these very images",
     ),
 ]
+
+
+def screen_width() -> float:
+    """Return how many characters fit in a line: of the terminal, or as COLUMNS says; a pipe has no end."""
+    from rich.console import Console
+
+    console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else math.inf
 
 
 def use_assets(folder: Path | None) -> None:

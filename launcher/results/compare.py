@@ -12,7 +12,9 @@ from typing import Any
 
 from launcher.errors import Problems, UserError
 from launcher.files import json_text, metrics_from_json, read_json
-from launcher.recipe.dotted import flat
+from launcher.recipe.data.targets import one_line
+from launcher.recipe.dotted import flat, join
+from launcher.text import inert_cell
 from launcher.training.stopping import mode_of
 
 
@@ -25,6 +27,8 @@ class Result:
     step: int
     settings: dict[str, Any]
     """The recipe's fields, by dotted name."""
+    readable: dict[str, Any]
+    """The same for people: a part's class and a freeze plan in a word (`plan_word`) stand beside their fields."""
     metrics: dict[str, float]
     monitored: str | None
     """The metric by which its best epoch was chosen."""
@@ -45,7 +49,60 @@ def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> R
     if final.is_file():
         metrics = metrics_from_json(read_json(final))
     state, step = state_of(run_dir)
-    return Result(str(run_dir), state, step, flat(recipe), metrics, _monitored(run_dir))
+    return Result(str(run_dir), state, step, flat(recipe), _readable(recipe), metrics, _monitored(run_dir))
+
+
+def _readable(value: Any, at: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        kind = value.get("type")
+        fields = {str(key): field for key, field in value.items() if key != "type"}
+        if kind == "pathlib.Path":
+            return {at: value.get("path")}
+        own = {at: str(kind).rpartition(".")[2]} if kind is not None and at else {}
+    elif isinstance(value, list):
+        fields = {str(index): item for index, item in enumerate(value)}
+        own = {at: plan_word(value)} if at == PLAN else {}
+        if not any(isinstance(item, (dict, list)) for item in value):
+            return {at: ", ".join(map(str, value))}
+    else:
+        return {at: value}
+    for name, field in fields.items():
+        own |= _readable(field, join(at, name))
+    return own
+
+
+PLAN = "freeze_plan"
+_SHORT_NAMES = {"linear_probe": "probe", "full_finetune": "full"}
+
+
+def plan_word(phases: Sequence[Any]) -> str:
+    """Return a freeze plan, as recipe.json has it, in few words: names, epochs, share of the backbone's rate.
+
+    >>> full = {"name": "full_finetune", "epochs": 5, "rules": [["head", 1.0], ["backbone", 0.03]]}
+    >>> plan_word([{"name": "linear_probe", "epochs": 20, "rules": [["head", 1.0], ["backbone", 0.0]]}, full])
+    'probe 20 + full 5 x0.03'
+    """
+    return " + ".join(_phase_word(phase) for phase in phases if isinstance(phase, dict))
+
+
+def _phase_word(phase: dict[str, Any]) -> str:
+    name, rules = str(phase.get("name")), phase.get("rules")
+    scale = rules[1][1] if isinstance(rules, list) and rules == [["head", 1.0], ["backbone", rules[-1][-1]]] else 0
+    return f"{_SHORT_NAMES.get(name, name)} {phase.get('epochs')}{f' x{scale:g}' if scale not in (0, 1) else ''}"
+
+
+def _said_by_word(results: Sequence[Result]) -> bool:
+    """Tell whether the runs' plans in words say all that their names, epochs and rules differ in."""
+    fields = [
+        repr([(name, value) for name, value in result.readable.items() if _is_in_word(name)]) for result in results
+    ]
+    words = [str(result.readable.get(PLAN)) for result in results]
+    return len(set(zip(words, fields, strict=True))) == len(set(words))
+
+
+def _is_in_word(name: str) -> bool:
+    pieces = name.split(".")
+    return pieces[0] == PLAN and len(pieces) > 2 and pieces[2] in ("name", "epochs", "rules")
 
 
 def _epochs(run_dir: Path) -> list[dict[str, Any]]:
@@ -80,6 +137,18 @@ class Comparison:
     results: tuple[Result, ...]
     differing: tuple[str, ...]
     metrics: tuple[str, ...]
+    readable: tuple[str, ...]
+    """What differs, for people: the names in `Result.readable`."""
+
+    def table(self) -> list[list[str]]:
+        """Return cells for people, the first row the names of the runs: what they reached, then what differs."""
+        first = self.results[0]
+        states = len({(result.state, result.step) for result in self.results}) > 1 or first.state != "finished"
+        rows = [["", *(one_line(result.run) for result in self.results)]]
+        if states:
+            rows.append(["state", *(f"{result.state}, step {result.step}" for result in self.results)])
+        rows += [[one_line(name), *(_cell(r.metrics.get(name, ABSENT)) for r in self.results)] for name in self.metrics]
+        return rows + [[name, *(_cell(r.readable.get(name, ABSENT)) for r in self.results)] for name in self.readable]
 
     @property
     def columns(self) -> list[str]:
@@ -101,8 +170,8 @@ class Comparison:
     def as_csv(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([["" if cell is None else cell for cell in row] for row in self.rows()])
+        writer.writerow([inert_cell(name) for name in self.columns])
+        writer.writerows([["" if cell is None else inert_cell(cell) for cell in row] for row in self.rows()])
         return text.getvalue()
 
     def as_json(self) -> str:
@@ -127,10 +196,28 @@ def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]
     settings = list(dict.fromkeys(name for result in results for name in result.settings))
     # 1 and 1.0 are the same setting; true and 1 are not, which repr tells apart but == does not.
     differing = [name for name in settings if len({_key(result.settings.get(name)) for result in results}) > 1]
+    readable = [
+        name
+        for name in dict.fromkeys(name for result in results for name in result.readable)
+        if len({_key(result.readable.get(name, ABSENT)) for result in results}) > 1
+    ]
+    if _said_by_word(results):
+        readable = [name for name in readable if not _is_in_word(name)]
     if by in names:
         names = [by, *(name for name in names if name != by)]
     shown = [name for name in names if "/" not in name and not name.startswith("ema_")]
-    return Comparison(tuple(sorted(results, key=lambda one: _rank(one, by))), tuple(differing), tuple(shown))
+    ordered = tuple(sorted(results, key=lambda one: _rank(one, by)))
+    return Comparison(ordered, tuple(differing), tuple(shown), tuple(readable))
+
+
+ABSENT = "-"
+"""For a setting that a run's recipe has no field for."""
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
 
 
 def _key(value: Any) -> str:
