@@ -29,6 +29,7 @@ from launcher import Recipe, backbones, heads
 from launcher.errors import UserError
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.serialization import to_json
+from launcher.recipe.type_names import types_in
 from launcher.results.export.checking import rounding
 from launcher.results.export.exporting import export
 from launcher.results.export.pictures import pictures_for
@@ -112,7 +113,7 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run_dir = Path(folder) / "run"
             finished_without_training(recipe, run_dir)
-            finished = read_finished(run_dir)
+            finished = read_finished(run_dir, types_in(recipe))
             model = model_of(finished)
             pictures = pictures_for(finished, None)
             steps = model.preprocessing.steps

@@ -8,9 +8,10 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,25 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({why})") from error
 
 
+@contextlib.contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` to write into; it is gone at the end, and what is to stay is renamed before.
+
+    Those that earlier writers of `path` left when they were killed are removed first; living ones hold theirs. Raises
+    OSError where it cannot be made.
+    """
+    remove_drafts(path.parent, path.name)
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        hold(handle, wait=True)
+        yield folder
+    finally:
+        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Return when a file, or a folder's list of files, is on the disk. Raises OSError where it cannot be."""
     handle = os.open(path, os.O_RDONLY)
@@ -97,16 +117,29 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder; that of a living one, which holds it, stays."""
+def remove_drafts(folder: Path, name: str | None = None) -> None:
+    """Remove what writers (of the file or folder `name`, or all) that were killed left in a folder; that of a living
+    one, which holds it, stays."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if _DRAFT.fullmatch(path.name):
-            with contextlib.suppress(OSError), path.open("rb") as file:
+        draft = _DRAFT.fullmatch(path.name)
+        if draft is None or (name is not None and draft["name"] != name):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
                 # A moment after it was made a draft is not held yet; what a dead writer left gets older.
-                if hold(file.fileno()) and (file.read(1) or time.time() - path.stat().st_mtime > NEW_SECONDS):
-                    path.unlink(missing_ok=True)
+                is_empty = not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0
+                is_new = time.time() - path.stat().st_mtime < NEW_SECONDS
+                if not hold(handle) or (is_empty and is_new):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
 
 
 def _finite(content: Any) -> Any:

@@ -6,9 +6,12 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import crashing
 import pytest
@@ -17,6 +20,7 @@ import tiny
 
 from launcher.errors import UserError
 from launcher.results.ending import left
+from launcher.training import lock as lock_module
 from launcher.training.lock import RunLock
 
 RECIPE = dataclasses.replace(tiny.recipe, freeze_plan=tiny.recipe.freeze_plan[:1], ema_decay=0.9, cache="off")
@@ -129,3 +133,40 @@ def test_a_run_without_its_recipe_lets_no_other_in(runs: dict[str, Path], tmp_pa
     reporting.train(RECIPE, run, left=left)
     assert (run / "recipe.json").read_bytes() == (runs["ended"] / "recipe.json").read_bytes()
     assert json.loads((run / "final/metrics.json").read_text())
+
+
+def test_of_two_that_take_over_a_dead_lock_one_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them is held up between looking at the holder and taking its place."""
+    dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "process_started": 0}
+    (tmp_path / "LOCK").write_text(json.dumps(dead))
+    looked, looks = threading.Event(), lock_module._lives
+
+    def slow(holder: dict[str, Any], silence: float) -> bool:
+        if threading.current_thread().name == "slow":
+            looked.set()
+            time.sleep(0.5)
+        return looks(holder, silence)
+
+    monkeypatch.setattr(lock_module, "_lives", slow)
+    has_it: dict[str, RunLock] = {}
+    refused: list[str] = []
+
+    def take(lock: RunLock) -> None:
+        try:
+            lock.acquire(lambda _: None)
+            has_it[threading.current_thread().name] = lock
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=take, args=(RunLock(tmp_path),), name=name) for name in ("slow", "quick")]
+    threads[0].start()
+    looked.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert list(has_it) == ["slow"]
+    assert len(refused) == 1
+    assert "another run is at work in it" in refused[0]
+    assert has_it["slow"].is_held()
+    has_it["slow"].release()
+    assert list(tmp_path.iterdir()) == []

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import doctest
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import ROOT
 
 from launcher import files, text
 from launcher.errors import UserError
+from launcher.files import remove_drafts, save_tensors
 
 
 def names(folder: Path) -> list[str]:
@@ -60,3 +64,57 @@ def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"x\.json: cannot be read") as told:
         files.read_json(tmp_path / "x.json")
     assert len(told.value.problems) == 1
+
+
+def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    """A writer that is killed in each of the two ways, and one that lives, in processes of their own."""
+    program = """
+import os, pathlib, signal, sys
+from launcher import files
+path = pathlib.Path(sys.argv[1])
+if sys.argv[2] == "file":
+    os.fsync = lambda _: (print("here", flush=True), sys.stdin.readline())
+    files.write_atomic(path, "half")
+with files.draft_folder(path) as folder:
+    (folder / "half").write_text("half")
+    print("here", flush=True)
+    sys.stdin.readline()
+"""
+    for kind in ("file", "folder"):
+        target = tmp_path / f"made.{kind}"
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(target), kind],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )
+            for _ in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"here\n"
+        drafts = set(tmp_path.iterdir())
+        assert len(drafts) == 2
+        remove_drafts(tmp_path)
+        assert set(tmp_path.iterdir()) == drafts
+        writers[0].kill()
+        writers[0].communicate()
+        remove_drafts(tmp_path, "made")  # of another name
+        assert set(tmp_path.iterdir()) == drafts
+        remove_drafts(tmp_path, target.name)
+        assert len(list(tmp_path.iterdir())) == 1
+        writers[1].kill()
+        writers[1].communicate()
+        remove_drafts(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+        (tmp_path / "b").write_text("")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import Problems, UserError
+from launcher.files import remove_drafts, write_json
 from launcher.recipe.assets import (
     FORMAT,
     HASHED_AT_ONCE,
@@ -205,9 +205,8 @@ def _enter(folder: Path, key: str, entry: dict[str, Any]) -> None:
 
 
 def _write_manifest(folder: Path, entries: dict[str, Any]) -> None:
-    draft = folder / f".{MANIFEST}.{os.getpid()}"
-    draft.write_text(json.dumps({"format": FORMAT, "assets": entries}, indent=1) + "\n", encoding="utf-8")
-    draft.replace(folder / MANIFEST)
+    remove_drafts(folder, MANIFEST)
+    write_json(folder / MANIFEST, {"format": FORMAT, "assets": entries})
 
 
 @contextlib.contextmanager

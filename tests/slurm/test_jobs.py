@@ -13,7 +13,7 @@ import psutil
 import pytest
 import tiny
 from cluster import Cluster, cluster
-from conftest import ROOT, RunCli, run_python
+from conftest import ROOT, TINY, RunCli, run_python
 from safetensors.torch import load_file
 from stories import ENVIRON, SCRIPT, Job
 from test_run import train
@@ -88,7 +88,7 @@ def test_an_evaluation_after_the_training(slurm: Cluster, on_nodes: dict[tuple[i
     """On two processes; and one after a training that fails, which is never begun."""
     environ = ENVIRON | {"PATH": f"{Path(sys.executable).parent}:{slurm.environ['PATH']}"}
     training = on_nodes[1, 1]
-    evaluation = (str(SCRIPT.with_name("evaluate.sbatch")), str(training.run_dir), "--workers=0")
+    evaluation = (str(SCRIPT.with_name("evaluate.sbatch")), str(training.run_dir), "--workers=0", *TINY)
 
     options = (f"--dependency=afterok:{training.id}", "--ntasks-per-node=2", "--output=good.log")
     after = slurm.sbatch(*options, *evaluation, cwd=tmp_path, **environ)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from launcher.errors import UserError
+from launcher.files import draft_folder
 from launcher.results.export import hub_folder, onnx_file, program_file, weights_file
 from launcher.results.export.checking import Difference, Runs, compare
 from launcher.results.export.describing import as_strings, description
@@ -139,11 +139,8 @@ def _draft(out: Path) -> Iterator[Path]:
     new = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
-        try:
+        with draft_folder(out) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
     finally:

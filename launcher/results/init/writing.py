@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import textwrap
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
+from launcher.files import draft_folder, remove_drafts, write_atomic
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.finding import place_of
 from launcher.results.init.decisions import Call, Decision
@@ -117,17 +117,15 @@ def check_target(to: Path, overwrite: bool) -> Path:
 
 def write(text: str, path: Path, overwrite: bool) -> None:
     """Write the file whole or not at all. Raises UserError where it cannot be written, or has come to be meanwhile."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
-        draft.write_text(text, encoding="utf-8")
         if overwrite:
-            draft.replace(path)
-        else:
-            os.link(draft, path)  # as a whole or not at all, and never over another file
+            remove_drafts(path.parent, path.name)
+            write_atomic(path, text)
+            return
+        with draft_folder(path) as folder:
+            (folder / path.name).write_text(text, encoding="utf-8")
+            os.link(folder / path.name, path)  # as a whole or not at all, and never over another file
     except FileExistsError:
         raise UserError(f"--to {path}: is there already; give another name with --to, or --overwrite") from None
     except OSError as error:
         raise UserError(f"--to {path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
