@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from launcher.shadowing import end_if_shadowed
 
-from launcher.recipe import backbones, data, heads, optim, phases, tasks, transforms
-from launcher.recipe.phases import Phase
-from launcher.recipe.protocols import Preprocessing, Split, Splits
-from launcher.recipe.recipe import Recipe
+end_if_shadowed()
+
+import os  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+from launcher.recipe import backbones, data, heads, optim, phases, tasks, transforms  # noqa: E402
+from launcher.recipe.phases import Phase  # noqa: E402
+from launcher.recipe.protocols import Preprocessing, Split, Splits  # noqa: E402
+from launcher.recipe.recipe import Recipe  # noqa: E402
 
 if TYPE_CHECKING:
     from launcher.results.loaded import LoadedModel

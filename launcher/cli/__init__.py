@@ -28,6 +28,7 @@ from launcher.cli import starting as starting
 from launcher.cli import submitting as submitting
 from launcher.cli import sweeping as sweeping
 from launcher.cli.app import app, command_names
+from launcher.cli.home import settle_home
 from launcher.cli.telling import tell, tell_elastic, usage_problem
 from launcher.errors import UserError
 
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     if words and words[0] not in (*command_names(), "--help", "--version"):
         words.insert(0, "train")
     try:
+        if line := settle_home():
+            print(line, file=sys.stderr)
         code = int(app(words, prog_name="python -m launcher", standalone_mode=False) or 0)
     except UserError as error:
         tell(error.problems)
@@ -57,6 +60,12 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(error, _ClickError):
             tell([usage_problem(error)])
             return 2
+        if "launcher.training.failures" in sys.modules:
+            from launcher.training.failures import of_surroundings
+
+            if line := of_surroundings(error):
+                tell([line])
+                return 2
         tell_elastic(error)
         raise
     if code == INTERRUPTED:  # Typer may have caught the KeyboardInterrupt itself, and returns this code then.

@@ -52,7 +52,7 @@ def train(
     ] = Resume.auto,
     micro_batch: MicroBatch = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="data-loading processes for each training process")
+        int | None, typer.Option(min=0, max=1024, metavar="N", help="data-loading processes for each training process")
     ] = None,
     stop_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="save and stop before 18:30, 2026-05-01T18:30 or +2h30m")
@@ -70,8 +70,9 @@ def train(
     Ctrl-C.
     """
     from launcher.cluster.deadline import read_deadline
+    from launcher.cluster.meeting import meet, tell_waiting
     from launcher.cluster.parent import read_parent, starter_of
-    from launcher.cluster.world import check_world, set_threads
+    from launcher.cluster.world import check_world, lone_process_note, set_threads
     from launcher.training.launch import Launch
 
     problems = Problems()
@@ -85,6 +86,9 @@ def train(
         deadline = read_deadline(stop_at, os.environ)
     problems.raise_if_any()
     set_threads(world)
+    if note := lone_process_note(os.environ, world):
+        print(note, file=sys.stderr, flush=True)
+    store = meet(world, tell_waiting)
     from launcher.training.interruption import StoppedError
     from launcher.training.runner import run
 
@@ -117,6 +121,8 @@ def train(
 
         record_failure(run_dir_of(launch, loaded), error)
         raise
+    finally:
+        del store
 
 
 def _end(run: Run, outputs: torch.Tensor | None, recipe: str) -> None:

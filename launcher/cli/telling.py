@@ -12,6 +12,10 @@ SECONDS_FOR_MAIN_PROCESS = 10.0
 """How long a process that found a problem leaves the word to the main one, which is likely to find the same."""
 
 
+LONGEST_LINE = 3_000
+"""Characters of a problem; of a longer one the middle, most often a value that was given, is left out."""
+
+
 def usage_problem(error: Exception) -> str:
     message = str(error.format_message()).replace("Value error, ", "")  # type: ignore[attr-defined]
     if message.startswith("No such option"):
@@ -33,8 +37,17 @@ def tell(problems: Sequence[str]) -> None:
         time.sleep(SECONDS_FOR_MAIN_PROCESS)
     who = "" if rank in ("", "0") else f"[process {rank} on {socket.gethostname()}] "
     # One write for all: torchrun starts Python unbuffered, and the lines of several processes would mix.
-    sys.stderr.write("".join(f"error: {who}{' '.join(problem.split())}\n" for problem in problems))
+    sys.stderr.write("".join(f"error: {who}{_shown(problem)}\n" for problem in problems))
     sys.stderr.flush()
+
+
+def _shown(problem: str) -> str:
+    """Return a problem as a terminal may show it: on one line, of a length that can be read, without characters that
+    move the cursor, colour or reorder the text."""
+    line = " ".join(problem.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE - 500]} ... {line[-450:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def tell_elastic(error: Exception) -> None:

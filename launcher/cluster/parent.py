@@ -81,6 +81,8 @@ class AccelerateRequest:
     """Whether --num_cpu_threads_per_process was given."""
     rest: tuple[str, ...]
     """The script or module, and its arguments."""
+    num_machines: int = 1
+    """From the option, or else the config file."""
 
 
 def accelerate_request(parent: Parent) -> AccelerateRequest | None:
@@ -97,14 +99,17 @@ def accelerate_request(parent: Parent) -> AccelerateRequest | None:
     rest = ("-m",) if options.module else ()
     rest += (options.training_script, *options.training_script_args)
     number, source, wants_cpu = options.num_processes, "--num_processes", options.cpu
+    num_machines = options.num_machines
     config = _config(options)
     if config is not None:
         path, settings = config
         kind = str(getattr(settings.distributed_type, "value", settings.distributed_type))
         wants_cpu = wants_cpu or bool(settings.use_cpu) or kind == "MULTI_CPU"
+        num_machines = num_machines or settings.num_machines
         if number is None and settings.num_processes is not None and settings.num_processes > 0:
             number, source = settings.num_processes, f"num_processes in {path}"
-    return AccelerateRequest(number, source, wants_cpu, options.num_cpu_threads_per_process is not None, rest)
+    sets_threads = options.num_cpu_threads_per_process is not None
+    return AccelerateRequest(number, source, wants_cpu, sets_threads, rest, num_machines or 1)
 
 
 def _config(options: argparse.Namespace) -> tuple[str, argparse.Namespace] | None:

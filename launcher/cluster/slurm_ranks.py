@@ -45,7 +45,7 @@ def ranks_of_tasks(environ: Mapping[str, str]) -> dict[str, str]:
             "(slurm/train.sbatch)"
         )
     on_nodes = tasks_of_nodes(environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", num_tasks)))
-    node = int(environ.get("SLURM_NODEID", "0"))
+    node = int(environ["SLURM_NODEID"]) if environ.get("SLURM_NODEID", "").isdecimal() else 0
     ranks = {
         "RANK": environ["SLURM_PROCID"],
         "WORLD_SIZE": num_tasks,
@@ -60,7 +60,10 @@ def ranks_of_tasks(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def port_of(job: str, step: str) -> int:
-    """A port of this step's own: the same on all its tasks, another one than that of a job beside it."""
+    """A port of this step's own: the same on all its tasks, another one than that of a job beside it. Raises
+    UserError where the job's id is no number."""
+    if not job.isdecimal():
+        raise UserError(f"SLURM_JOB_ID={job}: must be a whole number, as Slurm sets it; unset it, or set MASTER_PORT")
     return FIRST_PORT + (7 * int(job) + int(step)) % PORTS
 
 

@@ -60,6 +60,15 @@ class Request:
                 problems.found.append(
                     f"{word!r}: neither name=value nor an option; options of sbatch are written with =: --mem=64G"
                 )
+            elif own := _own_option(word):
+                problems.found.append(f"{word}: {own}")
+        named = {name: getattr(self, name) for name in ("time", "partition", "account", "array", "container")}
+        for name, value in {
+            **{f"--{name}": value for name, value in named.items()},
+            "option": "".join(self.others),
+        }.items():
+            if value is not None and not value.isprintable():
+                problems.found.append(f"{name} {value!r}: has a line break or another control character; leave it out")
         problems.raise_if_any()
 
     def options(self, name: str) -> list[str]:
@@ -74,6 +83,39 @@ class Request:
             if value is not None:
                 told.append(f"--{option}={value}")
         return [*told, *self.others]
+
+
+_OWN = {
+    ("-N", "--nodes"): "--nodes {}",
+    ("-p", "--partition"): "--partition {}",
+    ("-A", "--account"): "--account {}",
+    ("-t", "--time"): "--time {}",
+    ("-a", "--array"): "--array {}",
+    ("-G", "--gpus", "--gres", "--gpus-per-task", "--gpus-per-node"): "--gpus-per-node {} (of each node)",
+    ("-n", "--ntasks", "--ntasks-per-node", "--tasks-per-node", "--ntasks-per-gpu"): (
+        "--gpus-per-node G, a process for each GPU, or on nodes without GPUs --processes-per-node {}"
+    ),
+}
+"""Options of sbatch, and those of `submit` that say the same."""
+
+
+def _own_option(word: str) -> str | None:
+    """Return why an option of sbatch is not passed on, or None: what is checked, and shares out the batch, must be
+    known here."""
+    found = re.fullmatch(r"(--[A-Za-z][\w-]*|-[A-Za-z])(=?)(.*)", word, re.DOTALL)
+    if found is None:
+        return None
+    option, equals, value = found.groups()
+    value = value.lstrip("=")
+    if option == "--gres" and "gpu" not in value:
+        return None
+    for names, own in _OWN.items():
+        if option in names:
+            number = value.rpartition(":")[2] if option in ("--gres", "--gpus", "-G", "--gpus-per-task") else value
+            return f"sbatch would take it unseen by the checks; write {own.format(number or 'N')}"
+    if not option.startswith("--") and equals:
+        return f"sbatch reads {equals + value!r} as the value; write {option}{value}, or the long form of the option"
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +156,10 @@ def submit(
     `spec` names the recipe as the user did, `words` are all others of the training command. Raises UserError where
     Slurm does not take it.
     """
+    if not str(run_dir).isprintable():
+        raise UserError(
+            f"--run-dir {str(run_dir)!r}: has a line break or another control character; choose another name"
+        )
     if dry_run:
         snapshot, recipe = None, spec
     else:

@@ -127,6 +127,18 @@ def _check_slurm(environ: Mapping[str, str], world: World) -> None:
         )
 
 
+def lone_process_note(environ: Mapping[str, str], world: World) -> str | None:
+    """Return a line where a batch job was given several tasks and its script starts one process without srun."""
+    tasks = environ.get("SLURM_NTASKS", "1")
+    lone = world.num_processes == 1 and "SLURM_JOB_ID" in environ and "SLURM_STEP_ID" not in environ
+    if not lone or world.leave_with_parent or not tasks.isdecimal() or int(tasks) == 1:
+        return None
+    return (
+        f"one process, though the job has {tasks} tasks (SLURM_NTASKS): it trains on one device; "
+        "'srun python -m launcher ...' in the script starts a process for each task"
+    )
+
+
 def _check_request(request: AccelerateRequest | None, world: World) -> None:
     """What accelerate launch was asked for must be what it started."""
     if request is None or request.num_processes is None or request.num_processes <= 1:
@@ -139,7 +151,9 @@ def _check_request(request: AccelerateRequest | None, world: World) -> None:
             f"{request.source}: {asked} processes asked for in all, but accelerate launch started {started}, "
             "as each machine gets the same number; ask for a multiple of --num_machines"
         )
-    command = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(asked), *request.rest]
+    # A config file that was made for several machines would let it wait for the others.
+    alone = ["--num_machines", "1", "--machine_rank", "0"] if request.num_machines > 1 else []
+    command = ["accelerate", "launch", "--multi_gpu", *alone, "--num_processes", str(asked), *request.rest]
     prefix = "ACCELERATE_USE_CPU=true " if request.wants_cpu else ""
     raise UserError(
         f"{request.source}: {asked} processes asked for, but without --multi_gpu accelerate launch starts one "

@@ -20,6 +20,7 @@ from launcher.errors import UserError, did_you_mean
 from launcher.recipe.finding import Place, collision, find_recipe, shown
 from launcher.recipe.part import problems_in
 from launcher.recipe.type_names import Types, types_in_module
+from launcher.shadowing import LIBRARIES, WITH_PART, line_of, shadowing
 
 _OUR_FOLDER = Path(__file__).parents[1]
 
@@ -61,8 +62,18 @@ def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
     if not (colon and attribute.isidentifier()):  # "C:\x.py" has a colon, too; what follows it is no name.
         place_text, attribute = spec, "recipe"
     place = find_recipe(place_text)
+    _refuse_shadowing(place.root)
     module = _imported(place)
-    return LoadedRecipe(_recipe_in(module, attribute, place.path, recipe_type), place.name, place.path, attribute)
+    recipe = _recipe_in(module, attribute, place.path, recipe_type)
+    parts = (type(getattr(recipe, name, None)).__name__ for name in ("data", "backbone"))
+    _refuse_shadowing(place.root, frozenset(WITH_PART[part] for part in parts if part in WITH_PART))
+    return LoadedRecipe(recipe, place.name, place.path, attribute)
+
+
+def _refuse_shadowing(folder: Path, libraries: frozenset[str] = LIBRARIES) -> None:
+    """Raises UserError for what lies beside a recipe and would be imported in place of a library."""
+    if found := shadowing(str(folder), libraries):
+        raise UserError(*(line_of(str(shown(Path(path)))) for path in found))
 
 
 def types_of(spec: str) -> Types:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -21,6 +22,10 @@ STOPPED_EXIT_CODE = 85
 """Saved and stopped before the end; the same command continues. Unused by shells, Python, and torch's launchers."""
 INTERRUPTED_EXIT_CODE = 130
 """The same after Ctrl-C."""
+NOT_SAVED_EXIT_CODE = 1
+"""After a second Ctrl-C."""
+FIRST_CTRL_C = "Ctrl-C: stopping after this step, and saving; once more ends at once, without saving"
+SECOND_CTRL_C = "Ctrl-C again: ended at once, without saving; the same command continues from the last checkpoint"
 MARKER = "STOPPED.json"
 STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
 SECONDS_TO_LEAVE = 5.0
@@ -79,7 +84,10 @@ class Interruption:
         if os.getpid() != self._pid:  # a data worker, forked with this handler
             return
         if number == signal.SIGINT and self._noted == _SIGNALS[signal.SIGINT]:
-            os._exit(INTERRUPTED_EXIT_CODE)  # a second Ctrl-C: leave at once
+            _write_at_once(f"{SECOND_CTRL_C}\n", self.is_main_process)
+            os._exit(NOT_SAVED_EXIT_CODE)  # a second Ctrl-C: leave at once
+        if number == signal.SIGINT and self._noted < _SIGNALS[signal.SIGINT]:
+            _write_at_once(f"\n{FIRST_CTRL_C}\n", self.is_main_process)
         self._noted = max(self._noted, _SIGNALS[signal.Signals(number)])
         self.signal_name = signal.Signals(number).name
 
@@ -116,6 +124,13 @@ class Interruption:
             if time.time() + needed >= self.stop_at:
                 return max(self._noted, 2)
         return self._noted
+
+
+def _write_at_once(line: str, speaks: bool) -> None:
+    """Write to the standard error output from within a signal handler, where Python's own files may be at work."""
+    if speaks:
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())
 
 
 def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: int) -> None:

@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher.errors import UserError
+
 
 def life_number(environ: Mapping[str, str] = os.environ) -> int:
-    """1 for the first start of a Slurm job, 2 after its first requeue, and so on; 1 without Slurm."""
-    return int(environ.get("SLURM_RESTART_COUNT") or 0) + 1
+    """1 for the first start of a Slurm job, 2 after its first requeue, and so on; 1 without Slurm. Raises
+    UserError where Slurm's count is no number."""
+    text = environ.get("SLURM_RESTART_COUNT") or "0"
+    if not text.isdecimal():
+        raise UserError(f"SLURM_RESTART_COUNT={text}: must be a whole number, as Slurm sets it; unset it")
+    return int(text) + 1
 
 
 def this_life(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -109,8 +109,8 @@ def test_a_run_dir_that_is_removed_in_mid_run_is_told(tmp_path: Path) -> None:
 def test_a_small_shared_memory_and_few_open_files_are_told_before_training(tmp_path: Path) -> None:
     """1 MB of shared memory, in a mount namespace of its own, and a hard limit of 40 files."""
     script = tmp_path / "start.sh"
-    options = "batch_size=1200 data.train=2400 --workers 4 --micro-batch 1200"
-    command = f"{sys.executable} -m launcher {ROOT / 'tests/tiny.py'} {options}"
+    words = "batch_size=1200 data.train=2400 --workers 4 --micro-batch 1200"
+    command = f"{sys.executable} -m launcher {ROOT / 'tests/tiny.py'} {words}"
     script.write_text(f"mount -t tmpfs -o size=1m tmpfs /dev/shm && ulimit -n 40 && exec {command}")
     tried = subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True)
     if tried.returncode:

@@ -20,11 +20,16 @@ IN_USE_SECONDS = 24 * 3600
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """$LAUNCHER_CACHE, or launcher/ in the user's folder for caches."""
+    """$LAUNCHER_CACHE, or launcher/ in the user's folder for caches. Raises UserError where the user has no home."""
     if asked := environ.get("LAUNCHER_CACHE"):
         return Path(asked).expanduser().absolute()
     home = environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "launcher"
+    if home:
+        return Path(home) / "launcher"
+    try:
+        return Path.home() / ".cache/launcher"
+    except RuntimeError as error:
+        raise UserError("no home folder to keep stored features in; set LAUNCHER_CACHE to a folder, or HOME") from error
 
 
 def limit_bytes(environ: Mapping[str, str] = os.environ) -> int | None:
