@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -76,14 +77,25 @@ def _widest(lines: Sequence[str]) -> int:
     return max(map(cell_len, lines), default=0)
 
 
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+
+
 def inert_cell(value: object) -> object:
     """Return a cell of a CSV file that no spreadsheet takes for a formula: text that begins with = + - @, a tab or a
     carriage return gets an apostrophe before it, as OWASP advises; numbers stay numbers.
 
-    >>> [inert_cell(cell) for cell in ("=1+1", "-7", "cat", -7, 0.5)]
-    ["'=1+1", "'-7", 'cat', -7, 0.5]
+    >>> [inert_cell(cell) for cell in ("=1+1", "-7", "-7+1", "cat", -7, 0.5)]
+    ["'=1+1", '-7', "'-7+1", 'cat', -7, 0.5]
     """
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    if isinstance(value, str) and value.startswith(_FORMULA_BEGINS) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def active_cell(text: str) -> str:
+    """Return what `inert_cell` was given."""
+    return text[1:] if text.startswith("'") and inert_cell(text[1:]) != text[1:] else text
 
 
 def without_controls(text: str) -> str:

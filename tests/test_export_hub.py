@@ -3,12 +3,16 @@ only when asked for."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import http.server
 import json
+import os
 import re
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +20,15 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import TINY, RunCli
+from conftest import ROOT, TINY, RunCli
 from huggingface_hub import ModelCard
 from test_evaluate import ENVIRON
 from test_export import RunOf, exported, outputs_of, pictures, pixels, ready
 from test_export import trained as trained
 
 import launcher
+from launcher.results.report.build import write_report
+from launcher.results.report.facts import read_facts
 
 
 def folder_of(run_dir: Path, out: Path, *words: str) -> Path:
@@ -105,7 +111,7 @@ def test_a_run_that_was_not_evaluated(trained: RunOf, tmp_path: Path) -> None:
     (run_dir / "evaluation.json").unlink()
     (run_dir / "final/calibration.json").unlink()
     (run_dir / "report.html").write_text("<!doctype html>")
-    folder = folder_of(run_dir, tmp_path / "hub")
+    folder = folder_of(run_dir, tmp_path / "hub", "--with-images")
     text = (folder / "README.md").read_text()
     assert text.startswith("---\n# license: say here under which licence")
     assert ModelCard(text).data.license is None
@@ -115,6 +121,41 @@ def test_a_run_that_was_not_evaluated(trained: RunOf, tmp_path: Path) -> None:
     assert "Its probabilities are not calibrated." in text
     assert "`report.html`" in text
     assert (folder / "report.html").read_text() == "<!doctype html>"
+
+
+@pytest.mark.parametrize("name", ["timm", "own"])
+def test_no_image_and_no_path_of_the_machine_leaves_it(name: str, trained: RunOf, tmp_path: Path) -> None:
+    run_dir = tmp_path / "a user's & run"
+    shutil.copytree(trained(name), run_dir)
+    recipe = run_dir / "recipe.py"
+    recipe.write_text(recipe.read_text() + f"\nROOT = '/srv/secret/disk/photos'  # {run_dir}/x\n")
+    environment = json.loads((run_dir / "environment.json").read_text())
+    environment["command"] = ["train", "/home/someone/recipe.py", f"data.root={run_dir}", "--run-dir", str(run_dir)]
+    environment["folder"] = "/home/someone/project"
+    (run_dir / "environment.json").write_text(json.dumps(environment))
+    (run_dir / "skipped.txt").write_text(f"{run_dir}/images/a b.jpg: cut short\n")
+    facts = read_facts(run_dir, tiny.recipe.data.build("class", 0))
+    write_report([facts], run_dir / "report.html")
+    assert "data:image" in (run_dir / "report.html").read_text()
+    folder = folder_of(run_dir, tmp_path / "hub")
+    assert ("model.pt2" in {file.name for file in folder.iterdir()}) == (name == "own")
+    secrets = (b"data:image", b"/home/someone", b"/srv/secret", *map(os.fsencode, (tmp_path, ROOT, Path.home())))
+    packages = os.fsencode(Path(torch.__file__).parents[1])
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        if file.suffix == ".pt2":
+            with zipfile.ZipFile(file) as archive:
+                content = b"".join(map(archive.read, archive.namelist()))
+        assert [secret for secret in (*secrets, packages) if secret in content] == [], file
+    compile((folder / "recipe.py").read_text(), "recipe.py", "exec")
+    assert "ROOT = 'photos'" in (folder / "recipe.py").read_text()
+    page = (folder / "report.html").read_text()
+    assert "Images are left out of what is published." in page
+    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[0]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in page
+    whole = folder_of(run_dir, tmp_path / "whole", "--with-images")
+    for file in ("report.html", "recipe.py"):
+        assert (whole / file).read_bytes() == (run_dir / file).read_bytes()
 
 
 def test_names_are_text_whatever_is_in_them(trained: RunOf, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pickle
+import pty
 import shlex
 import shutil
 import subprocess
@@ -281,3 +282,46 @@ def test_importing_the_package_imports_no_torch() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | ENVIRON
     )
     assert done.stdout == "False\n"
+
+
+def test_no_cell_is_a_formula_and_no_name_commands_a_terminal(finished: Path, tmp_path: Path) -> None:
+    run_dir, folder = tmp_path / "run", tmp_path / "images"
+    shutil.copytree(finished, run_dir)
+    classes = ["=HYPERLINK(1)", "@SUM(1)", "\t=1"]
+    (run_dir / "final/classes.json").write_text(json.dumps(classes))
+    folder.mkdir()
+    names = ["=1+1.png", "-2+3.png", "+a.png", "a\x1b[31m.png", "b\x9b31m\x07.png"]
+    for index, name in enumerate(names):
+        picture(index).save(folder / name)
+    for form in ("csv", "jsonl"):
+        master, terminal = pty.openpty()
+        command = [sys.executable, "-m", "launcher", "predict", str(run_dir), *TINY, "*.png", "--as", form]
+        environ = os.environ | ENVIRON
+        done = subprocess.Popen(command, cwd=folder, env=environ, stdout=terminal, stderr=subprocess.PIPE)
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(master, 65536)
+            except OSError:  # the end of a terminal whose programs have ended
+                break
+            if not chunk:
+                break
+            shown += chunk
+        os.close(master)
+        told = done.communicate()[1]
+        assert done.returncode == 0, told
+        text = shown.decode() + told.decode()
+        assert {letter for letter in text if not letter.isprintable()} <= {"\r", "\n"} | (
+            {"\t"} if form == "csv" else set()
+        )
+        if form == "jsonl":
+            assert [json.loads(line)["name"] for line in shown.decode().splitlines()] == sorted(names)
+    done = in_bytes(run_dir, "*.png", "--to", "x.csv", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    with (folder / "x.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert {row[0] for row in rows[1:]} == {"'=1+1.png", "'-2+3.png", "'+a.png", *names[3:]}
+    for row in rows[1:]:
+        assert sorted(row[1::2]) == sorted(f"'{name}" for name in classes)
+        assert sum(map(float, row[2::2])) == pytest.approx(1, abs=1e-5)

@@ -67,6 +67,12 @@ def export(
         str | None, typer.Option(metavar="OWNER/NAME", help="with --to hub: upload the folder, as who is logged in")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="a new repository is not public")] = False,
+    with_images: Annotated[
+        bool,
+        typer.Option(
+            "--with-images", help="with --to hub: the report shows validation images, and paths of this machine stay"
+        ),
+    ] = False,
     assets: AssetsFolder = None,
     recipe: OwnRecipe = None,
 ) -> None:
@@ -79,7 +85,7 @@ def export(
     problems = Problems()
     with problems.collected():
         use_assets(assets)
-    _check_words(problems, to, preprocess, probabilities, opset, license_name, upload, private, tolerance)
+    _check_words(problems, to, preprocess, probabilities, opset, license_name, upload, private, with_images, tolerance)
 
     from launcher.recipe.data.targets import one_line
     from launcher.results.export.exporting import export as run_export
@@ -99,6 +105,7 @@ def export(
         opset=opset,
         tolerance=tolerance,
         overwrite=overwrite,
+        with_images=with_images,
     )
     if to is To.onnx:
         with problems.collected():
@@ -137,6 +144,7 @@ def _check_words(
     license_name: str | None,
     upload: str | None,
     private: bool,
+    with_images: bool,
     tolerance: float,
 ) -> None:
     """Options that do not go together."""
@@ -155,6 +163,8 @@ def _check_words(
         for name, value in {"--license": license_name, "--upload": upload}.items():
             if value is not None:
                 problems.found.append(f"{name} {value}: is for --to hub")
+    if with_images and to is not To.hub:
+        problems.found.append("--with-images: is for --to hub")
     if private and upload is None:
         problems.found.append("--private: is for --upload OWNER/NAME")
     if not tolerance > 0:
@@ -170,6 +180,10 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: str, precision:
     if len(done.files) > 1:
         inside = [one_line(str(file.relative_to(done.path.parent))) for file in done.files]
         print(f"  files   {', '.join(inside)}")
+    if wanted.form == "hub" and wanted.with_images:
+        print("  shows   validation images in report.html; paths of this machine are kept")
+    elif wanted.form == "hub":
+        print("  shows   no images and no absolute paths of this machine (--with-images keeps both)")
     if wanted.form in GRAPHS:
         side = model.preprocessing.about.image_size
         shape = "uint8 (N, height, width, 3)" if wanted.preprocess else f"float32 (N, 3, {side}, {side})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, screen_width, use_assets
 from launcher.errors import Problems
+from launcher.text import side_by_side, without_controls
 
 
 class Format(str, enum.Enum):
@@ -43,9 +45,9 @@ def compare(
 
     found = compare_runs([run for run in runs if run.is_dir() or not run.exists()], state_of, by)
     if as_ is not Format.table:
-        print(found.as_csv() if as_ is Format.csv else found.as_json(), end="" if as_ is Format.csv else "\n")
+        text = found.as_csv() if as_ is Format.csv else found.as_json() + "\n"
+        print(without_controls(text) if sys.stdout.isatty() else text, end="")
         return
-    from launcher.text import side_by_side
 
     print("\n".join(side_by_side(found.table(), screen_width())))
 

@@ -1,7 +1,8 @@
 """Predictions as rows: a table for people, CSV, JSON lines, or parquet.
 
-Names of files need not be valid text. CSV keeps their bytes as they are; JSON has such bytes as \\udc80 to \\udcff,
-which Python reads as the file's name; parquet has the text with escapes, and the bytes in a column of their own.
+Names of files need not be valid text. CSV keeps their bytes as they are, but for a terminal, and text that a
+spreadsheet would take for a formula gets an apostrophe before it. JSON has such bytes as \\udc80 to \\udcff, which
+Python reads as the file's name; parquet has the text with escapes, and the bytes in a column of their own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -23,7 +25,7 @@ from launcher.files import json_text
 from launcher.recipe.data.targets import one_line
 from launcher.results.columns import as_text, name_columns
 from launcher.results.loaded import LoadedModel
-from launcher.text import level
+from launcher.text import inert_cell, level, without_controls
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -72,6 +74,7 @@ class TextRows:
 
     def __init__(self, form: Literal["csv", "jsonl"], model: LoadedModel, top: int, stream: BinaryIO) -> None:
         self._form, self._model, self._top, self._stream = form, model, top, stream
+        self._on_terminal = stream.isatty()
         if form == "csv":
             empty = model.interpret(torch.zeros(0, len(model.classes)))
             self._write_csv([["name", *(column.name for column in columns_of(model, empty, top))]])
@@ -83,17 +86,28 @@ class TextRows:
             self._write_csv([list(row) for row in rows])
         else:
             keys = ["name", *(column.name for column in columns)]
-            lines = [json_text(dict(zip(keys, row, strict=True))) + "\n" for row in rows]
+            lines = [_CONTROLS.sub(_escaped, json_text(dict(zip(keys, row, strict=True)))) + "\n" for row in rows]
             self._stream.write("".join(lines).encode("utf-8", "backslashreplace"))
         self._stream.flush()
 
     def _write_csv(self, rows: Sequence[Sequence[Any]]) -> None:
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self._stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        csv.writer(text, lineterminator="\n").writerows([[inert_cell(cell) for cell in row] for row in rows])
+        if self._on_terminal:
+            self._stream.write(without_controls(text.getvalue()).encode("utf-8", "backslashreplace"))
+        else:
+            self._stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
     def close(self) -> None:
         self._stream.flush()
+
+
+_CONTROLS = re.compile("[\x7f-\x9f]")
+"""JSON lets these stand as they are; a terminal obeys some."""
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return f"\\u{ord(control[0]):04x}"
 
 
 class ParquetRows:

@@ -31,6 +31,7 @@ from launcher.results.finished import FinishedRun, build_data, build_network, ch
 from launcher.results.report.attention import overlay
 from launcher.results.report.gallery import shown
 from launcher.results.report.samples import Samples
+from launcher.text import inert_cell
 from launcher.training.accelerating import start_accelerator
 from launcher.training.images import EvaluationImages, collate
 from launcher.training.launch import Launch
@@ -171,4 +172,4 @@ def _write(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([inert_cell(cell) for cell in row] for row in rows)

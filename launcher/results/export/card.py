@@ -34,6 +34,7 @@ def card(
     license_name: str | None,
     *,
     has_report: bool,
+    with_images: bool,
 ) -> str:
     """Markdown with the metadata that the hub reads before it. All names in it are escaped."""
     title = finished.rundir.path.absolute().name
@@ -56,7 +57,7 @@ def card(
         "## Limits",
         _limits(finished, model, evaluation),
         "## Training",
-        _training(finished, has_report),
+        _training(finished, has_report, with_images),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -184,7 +185,7 @@ def _limits(finished: FinishedRun, model: LoadedModel, evaluation: dict[str, Any
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _training(finished: FinishedRun, has_report: bool) -> str:
+def _training(finished: FinishedRun, has_report: bool, with_images: bool) -> str:
     environment = _environment(finished)
     packages = ", ".join(f"{_text(name)} {_text(str(v))}" for name, v in environment.get("packages", {}).items())
     words = [str(word) for word in environment.get("command", [])]
@@ -194,7 +195,8 @@ def _training(finished: FinishedRun, has_report: bool) -> str:
     if packages:
         lines.append(f"Versions: {packages}.")
     if has_report:
-        lines.append("`report.html` has the curves, the confusion matrix and the largest mistakes.")
+        images = ", with validation images" if with_images else "; it shows no images"
+        lines.append(f"`report.html` has the curves, the confusion matrix and the largest mistakes{images}.")
     return "\n\n".join(lines)
 
 

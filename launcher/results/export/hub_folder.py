@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 import shutil
@@ -11,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
-from launcher.files import json_text
+from launcher.files import json_text, read_json
 from launcher.recipe.protocols import Preprocessing
 from launcher.results.export import program_file, weights_file
 from launcher.results.export.card import card
@@ -19,9 +21,12 @@ from launcher.results.export.checking import Runs
 from launcher.results.export.graph import Exported, capture
 from launcher.results.export.plain import Plain
 from launcher.results.export.quiet import quiet
+from launcher.results.export.redaction import absolute_paths, page_without_paths, without_paths
 from launcher.results.export.wanted import Wanted
 from launcher.results.finished import FinishedRun
 from launcher.results.loaded import LoadedModel
+from launcher.results.report.build import report
+from launcher.results.report.facts import read_facts
 
 PROGRAM = "model.pt2"
 
@@ -35,7 +40,10 @@ def write(
     described: dict[str, Any],
     license_name: str | None,
 ) -> None:
-    """A timm network with one classifying layer gets timm's own configuration. A network that no library builds is
+    """Write the folder: with `wanted.with_images` the report and the recipe as they are in the run dir, else without
+    images and absolute paths of this machine.
+
+    A timm network with one classifying layer gets timm's own configuration. A network that no library builds is
     there as a program, too. Raises UserError where that one cannot be captured."""
     folder.mkdir()
     if plain is not None and is_timm(plain):
@@ -47,11 +55,40 @@ def write(
     if plain is None:
         program = capture(Exported(model, wanted), wanted, model.preprocessing.about)
         program_file.write(program, folder / PROGRAM, described)
-    for name in ("recipe.py", "report.html"):
-        if (finished.rundir.path / name).is_file():
-            shutil.copyfile(finished.rundir.path / name, folder / name)
-    text = card(finished, model, plain, described, license_name, has_report=(folder / "report.html").exists())
+    if (finished.rundir.path / "recipe.py").is_file():
+        shutil.copyfile(finished.rundir.path / "recipe.py", folder / "recipe.py")
+    has_report = _write_report(finished.rundir.path, folder / "report.html", wanted.with_images)
+    text = card(finished, model, plain, described, license_name, has_report=has_report, with_images=wanted.with_images)
     (folder / "README.md").write_bytes(text.encode("utf-8", "backslashreplace"))
+    if not wanted.with_images:
+        _remove_paths(finished, folder)
+
+
+def _write_report(run_dir: Path, to: Path, with_images: bool) -> bool:
+    """Write the report, where the run has one, and return whether it has."""
+    if not (run_dir / to.name).is_file():
+        return False
+    if with_images:
+        shutil.copyfile(run_dir / to.name, to)
+    else:
+        facts = read_facts(run_dir, without_pictures="Images are left out of what is published.")
+        to.write_text(report([dataclasses.replace(facts, shows_images=False)]), "utf-8", "backslashreplace")
+    return True
+
+
+def _remove_paths(finished: FinishedRun, folder: Path) -> None:
+    """Take the absolute paths of this machine out of all texts in the folder."""
+    run_dir = finished.rundir.path
+    known = {str(run_dir.absolute()), str(run_dir.absolute().parent), str(Path.cwd()), str(Path.home())}
+    for name in ("recipe.json", "environment.json"):
+        with contextlib.suppress(UserError):
+            known.update(absolute_paths(read_json(run_dir / name)))
+    known |= {str(Path(path).resolve()) for path in known}
+    for file in folder.iterdir():
+        if file.suffix in (".md", ".json", ".py", ".html"):
+            text = file.read_text(encoding="utf-8", errors="surrogateescape")
+            shorter = (page_without_paths if file.suffix == ".html" else without_paths)(text, known)
+            file.write_text(shorter, encoding="utf-8", errors="surrogateescape")
 
 
 def is_timm(plain: Plain | None) -> bool:

@@ -37,6 +37,8 @@ class Wanted:
     """Of ONNX; None is what the exporter writes unless told otherwise."""
     tolerance: float = TOLERANCE
     overwrite: bool = False
+    with_images: bool = False
+    """A hub folder's report shows validation images, and paths of this machine stay."""
 
 
 def default_path(run_dir: Path, form: Form) -> Path:

@@ -18,7 +18,7 @@ SIDE = 132
 
 def section(facts: Facts) -> Section | None:
     samples, explanation = facts.samples, read_explanation(facts)
-    if samples is None or explanation is None or not explanation.attention:
+    if not facts.shows_images or samples is None or explanation is None or not explanation.attention:
         return None
     cards = [
         {

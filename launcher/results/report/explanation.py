@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.results.report.facts import Facts
+from launcher.text import active_cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,4 +44,4 @@ def _rows(file: Path) -> list[dict[str, str]]:
     if not file.exists():
         return []
     with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        return [{name: active_cell(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]

@@ -73,6 +73,8 @@ class Facts:
     pictures: Pictures
     notes: tuple[str, ...]
     """What could not be had, and why."""
+    shows_images: bool = True
+    """Images that are kept in the run dir are shown as well."""
 
     @property
     def monitor(self) -> str:

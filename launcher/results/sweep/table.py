@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from launcher.files import json_text
 from launcher.results.sweep.space import Range
 from launcher.results.sweep.study import CAUSE, Study, ranked
+from launcher.text import inert_cell
 from launcher.text import number as measured
 
 _STATES = {
@@ -92,7 +93,7 @@ class Table:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
-        writer.writerows([["" if cell is None else cell for cell in row] for row in self.cells()])
+        writer.writerows([["" if cell is None else inert_cell(cell) for cell in row] for row in self.cells()])
         return text.getvalue()
 
     def as_json(self) -> str:
