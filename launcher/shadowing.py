@@ -69,7 +69,7 @@ def shadowing(folder: str, libraries: frozenset[str] = LIBRARIES) -> list[str]:
 def line_of(path: str) -> str:
     """Return the error line for such a file."""
     module = os.path.basename(path).removesuffix(".py")  # noqa: PTH119
-    owner = "of Python itself" if module in sys.stdlib_module_names else f"a library, {module}, that is needed"
+    owner = "a module of Python itself" if module in sys.stdlib_module_names else f"a library, {module}, that is needed"
     return f"{path}: Python would import it in place of {owner}; rename it, or move it into a folder of its own"
 
 

@@ -16,15 +16,20 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 MAX_LINES = 400
 
-BASE = {"errors", "files", "text"}
+BASE = {"errors", "files", "shadowing", "text"}
 
 BELOW = {
     "errors": set(),
     "text": set(),
+    "shadowing": set(),
     "files": {"errors"},
     "metrics": set(),
     "recipe": {"metrics", *BASE},
-    "launcher": {"recipe", "results"},  # launcher/__init__.py: what a recipe's author uses, and load() a run's user
+    "launcher": {
+        "recipe",
+        "results",
+        "shadowing",
+    },  # launcher/__init__.py: what a recipe's author uses, and load() a run's user
     "training": {"recipe", "metrics", *BASE},
     "cluster": {"training", "recipe", *BASE},
     "results": {"training", "recipe", "metrics", *BASE},

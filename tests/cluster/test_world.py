@@ -268,24 +268,28 @@ def test_two_machines_are_one_run() -> None:
 
 @on_cpus
 @pytest.mark.parametrize(
-    ("options", "source", "prefix"),
+    ("options", "source", "prefix", "machines"),
     [
-        (("--cpu", "--num_processes", "2"), "--num_processes", "ACCELERATE_USE_CPU=true "),
-        (("--num_processes", "2"), "--num_processes", ""),
-        (("--config_file", "two.yaml"), "num_processes in two.yaml", "ACCELERATE_USE_CPU=true "),
+        (("--cpu", "--num_processes", "2"), "--num_processes", "ACCELERATE_USE_CPU=true ", 1),
+        (("--num_processes", "2"), "--num_processes", "", 1),
+        (("--config_file", "two.yaml"), "num_processes in two.yaml", "ACCELERATE_USE_CPU=true ", 1),
+        (("--config_file", "two.yaml"), "num_processes in two.yaml", "ACCELERATE_USE_CPU=true ", 2),
     ],
 )
 def test_one_process_instead_of_two_is_refused(
-    options: tuple[str, ...], source: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: tuple[str, ...], source: str, prefix: str, machines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With a config file that was made for two machines, the command that is told must not wait for the other."""
     monkeypatch.chdir(tmp_path)
     Path("two.yaml").write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n"
-        "mixed_precision: 'no'\nnum_machines: 1\nmachine_rank: 0\n"
+        f"mixed_precision: 'no'\nnum_machines: {machines}\nmachine_rank: 0\n"
+        "main_process_ip: 127.0.0.1\nmain_process_port: 29577\n"
     )
+    alone = "" if machines == 1 else "--num_machines 1 --machine_rank 0 "
     (line,) = lines_of(start("accelerate", "launch", *options))
     script = ROOT / "tests/cluster/show_world.py"
     assert line["refused"] == [
         f"{source}: 2 processes asked for, but without --multi_gpu accelerate launch starts one (on CPUs, too); "
-        f"what works: {prefix}accelerate launch --multi_gpu --num_processes 2 {script} recipe.py"
+        f"what works: {prefix}accelerate launch --multi_gpu {alone}--num_processes 2 {script} recipe.py"
     ]

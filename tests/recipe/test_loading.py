@@ -127,6 +127,8 @@ def test_a_name_that_another_module_has_is_refused(project: Path) -> None:
     write("pydantic.py", GOOD)
     assert problems("random.py")[0].startswith("random.py: its module name 'random' is also that of ")
     assert "site-packages" in problems("pydantic.py")[0]
+    for name in ("random.py", "pydantic.py"):
+        Path(name).unlink()
     # In a package of its own it is another name.
     write("my_recipes/random.py", GOOD)
     assert load_recipe("my_recipes/random.py", Whole).module_name == "my_recipes.random"
