@@ -96,6 +96,8 @@ def submit(
         with problems.collected():
             check_assets(every[0], assets, recipe, named)
     problems.raise_if_any()
+    if gpus_per_node == 0 and not any(word.startswith(("--gres", "--gpus", "-G")) for word in request.others):
+        print("no GPUs asked for: trains on CPUs (--gpus-per-node G asks for them)", file=sys.stderr, flush=True)
     loaded = every[0]
     place = run_dir or Path("runs") / loaded.run_name
     _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), None if array else place)

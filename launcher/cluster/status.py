@@ -139,7 +139,9 @@ def stop_and_cancel(run: str, at_once: bool) -> str:
         if RunLock(run_dir).has_owner() and not jobs:
             (run_dir / "STOP").touch()
             return f"{run_dir}: asked to save and stop"
-        return f"{run_dir}: {len(jobs)} waiting job{'' if len(jobs) == 1 else 's'} canceled" if jobs else "nothing runs"
+        if not jobs:
+            return f"{run_dir}: nothing to cancel: no job of it waits or runs, and no process here trains in it"
+        return f"{run_dir}: {len(jobs)} waiting job{'' if len(jobs) == 1 else 's'} canceled"
     if not at_once:
         end = time.monotonic() + CLEAN_STOP_SECONDS
         (run_dir / "STOP").touch()
