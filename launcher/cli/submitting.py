@@ -232,6 +232,7 @@ def rehearse(
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes on this machine")] = 1,
     steps: Annotated[int, typer.Option(min=3, metavar="N", help="optimizer steps a phase")] = 6,
+    assets: AssetsFolder = None,
 ) -> None:
     """Play a job's life on this machine, without Slurm: start, warning, save, restart, kill -9, restart, finish.
 
@@ -243,7 +244,9 @@ def rehearse(
     from launcher.results.rehearse import show
 
     leave_prepared_copy()
+    use_assets(assets)
     loaded = load(recipe, overrides)
+    check_assets(loaded, assets, recipe, overrides)
     acts = play(loaded, processes=processes, steps=steps, tell=lambda line: print(line, file=sys.stderr))
     if not show(acts, Console(highlight=False)):
         raise typer.Exit(1)
