@@ -14,7 +14,13 @@ gc.set_threshold(50_000, 20, 100)
 
 from launcher.cli import main  # noqa: E402
 
-if __name__ == "__main__":
+
+def start() -> None:
+    """Run the command line's command and leave with its exit code; the console script `vision-launcher` is this."""
     code = main(sys.argv[1:])
     gc.freeze()  # all there is: the interpreter would look through it once more before it ends, for 0.5 s of a core
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, run_python
 
 import launcher.cli.telling
 from launcher.cli import main
-
-ROOT = Path(__file__).parents[1]
+from launcher.cli.app import command_names
 
 OWN_PARTS = """
 import dataclasses
@@ -61,11 +62,23 @@ def in_a_folder_of_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
+def test_the_console_script_is_the_same_command(tmp_path: Path) -> None:
+    (target,) = re.findall(r'^vision-launcher = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    module, _, function = target.partition(":")
+    done = run_python("-c", f"from {module} import {function}; {function}()", "nothing.py", cwd=tmp_path)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err == run_python("-m", "launcher", "nothing.py", cwd=tmp_path).err
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert "train" in out
     assert "plan" in out
+    names = [line.split()[0] for line in out.splitlines() if re.match(r"  [a-z][a-z-]*  ", line)]
+    assert sorted(names) == sorted(name for name in command_names() if name != "job")
+    assert "..." not in out.partition("Begin:")[2]
+    assert "Show what training would do, and all that is wrong with it, without training." in " ".join(out.split())
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
     assert all(option in out for option in ("--run-dir", "--resume", "--micro-batch", "--workers", "optim.lr=3e-4"))

@@ -111,6 +111,10 @@ def test_the_lock_of_a_dead_run_is_no_running_run(tmp_path: Path, run_cli: RunCl
 def test_status_without_slurm(runs: Path, run_cli: RunCli) -> None:
     done = run_cli("status", "a", cwd=runs)
     assert done.out.splitlines() == ["a: finished", "step 12 of 12 saved, 0 restarts"]
+    log = (runs / "a/log.txt").read_text()
+    (begins,) = [line for line in log.splitlines() if " training and " in line]
+    (runs / "a/log.txt").write_text(f"{log}{begins}\n{begins}\n")
+    assert run_cli("status", "a", cwd=runs).out.splitlines()[1] == "step 12 of 12 saved, 2 restarts"
     done = run_cli("logs", "a", cwd=runs)
     assert "done: accuracy" in done.out
     done = run_cli("status", "nothing", cwd=runs)

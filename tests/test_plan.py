@@ -78,7 +78,7 @@ def test_everything_on_one_screen(plan: Plan) -> None:
         "phase 1/2 linear_probe: 2 epochs x 3 steps",
         "  head         51 parameters  lr 0.1 (scale 1)",
         "  frozen    1,440 parameters  in evaluation mode",
-        "  pictures                    evaluation view, no augmentation (else: cache_views=4, or cache=off)",
+        "  pictures                    augment is not applied here: evaluation view (else: cache_views=4, cache=off)",
         "  lr 0.1 (as stated) by WarmupCosine: 0.1 at step 1, 0.001 at step 6",
         "phase 2/2 full_finetune: 2 epochs x 3 steps",
         "  head          51 parameters  lr 0.1 (scale 1)",

@@ -134,6 +134,8 @@ def test_a_backbone_is_computed_once(finished: Finished, rows: list[dict[str, An
 def test_the_best_is_a_recipe(finished: Finished, rows: list[dict[str, Any]]) -> None:
     done = finished.again()
     assert f"best  {'study/best.py'}" in done.out
+    assert f"model study/{rows[0]['run']}/final" in done.out
+    assert "sure  95% interval" in done.out
     assert "next  accelerate launch -m launcher study/best.py --run-dir study/best" in done.out
     planned = run_python("-m", "launcher", "plan", "study/best.py", cwd=finished.folder, env=PATHS)
     assert planned.code == 0, planned.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import shutil
@@ -23,7 +24,7 @@ from launcher.results.sweep.page import page_of
 from launcher.results.sweep.plan import SweepPlan
 from launcher.results.sweep.space import read_space
 from launcher.results.sweep.study import LEASE, Study
-from launcher.results.sweep.table import table_of
+from launcher.results.sweep.table import Row, Table, table_of
 from launcher.training.lock import RunLock
 
 HOSTILE = "</td><script>alert(1)</script>"
@@ -163,9 +164,22 @@ def test_hyperband_and_random(tmp_path: Path) -> None:
     assert study.is_over
 
 
+def test_how_sure_the_best_is() -> None:
+    rows = [Row(f"trial-{i}", "finished", right / 16, {}, None, 3, "") for i, right in enumerate((15, 14, 2))]
+    table = Table("accuracy", "max", (), tuple(rows), ())
+    # scipy.stats.binomtest(15, 16).proportion_ci(0.95, "exact")
+    told = table.certainty(16)
+    assert told is not None
+    assert told.startswith("95% interval 0.6977 to 0.9984 on 16 images, which cannot tell it from the next trial (")
+    assert dataclasses.replace(table, rows=(rows[0], rows[2])).certainty(16) == (
+        "95% interval 0.6977 to 0.9984 on 16 images"
+    )
+    assert dataclasses.replace(table, metric="loss").certainty(16) is None
+
+
 def html_of(study: Study) -> str:
     table = table_of(study, None, 0, study.best(), study)
-    return page_of(study.plan, table, study.trials(), study.importances(), "accelerate launch <b>")
+    return page_of(study.plan, table, study.trials(), study.importances(), "accelerate launch <b>", 16)
 
 
 def test_the_page_escapes_what_is_others(study: Study) -> None:

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from launcher.errors import UserError
 
+GROUPS = {
+    "Begin": ("init", "plan", "train", "verify", "prepare", "fetch"),
+    "Choose settings": ("find-lr", "advise", "sweep"),
+    "Look at what came out": ("report", "compare", "evaluate"),
+    "Use the model": ("predict", "export", "average"),
+    "On a cluster": ("submit", "status", "logs", "cancel", "rehearse"),
+    "Clean up": ("cache",),
+}
+"""The commands as --help shows them."""
+
+
+class Commands(TyperGroup):
+    """Commands in groups, each with its whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self._first_sentence(name)) for name in names])
+
+    def _first_sentence(self, name: str) -> str:
+        text = inspect.cleandoc(self.commands[name].help or "").partition("\n\n")[0]
+        return f"{' '.join(text.split()).partition('. ')[0].rstrip('.')}."
+
+
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

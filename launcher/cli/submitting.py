@@ -96,6 +96,8 @@ def submit(
         with problems.collected():
             check_assets(every[0], assets, recipe, named)
     problems.raise_if_any()
+    if gpus_per_node == 0 and not any(word.startswith(("--gres", "--gpus", "-G")) for word in request.others):
+        print("no GPUs asked for: trains on CPUs (--gpus-per-node G asks for them)", file=sys.stderr, flush=True)
     loaded = every[0]
     place = run_dir or Path("runs") / loaded.run_name
     _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), None if array else place)
@@ -230,6 +232,7 @@ def rehearse(
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes on this machine")] = 1,
     steps: Annotated[int, typer.Option(min=3, metavar="N", help="optimizer steps a phase")] = 6,
+    assets: AssetsFolder = None,
 ) -> None:
     """Play a job's life on this machine, without Slurm: start, warning, save, restart, kill -9, restart, finish.
 
@@ -241,7 +244,9 @@ def rehearse(
     from launcher.results.rehearse import show
 
     leave_prepared_copy()
+    use_assets(assets)
     loaded = load(recipe, overrides)
+    check_assets(loaded, assets, recipe, overrides)
     acts = play(loaded, processes=processes, steps=steps, tell=lambda line: print(line, file=sys.stderr))
     if not show(acts, Console(highlight=False)):
         raise typer.Exit(1)

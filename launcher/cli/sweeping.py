@@ -166,6 +166,8 @@ def _show(outcome: Outcome, as_: Format) -> None:
     console.print(shown)
     lines = [("page", str(outcome.page))]
     if outcome.best is not None:
+        lines += [("sure", outcome.certainty)] if outcome.certainty else []
+        lines += [("model", str(outcome.model))] if outcome.model else []
         lines += [("best", str(outcome.best)), ("next", outcome.command)]
     if outcome.table.spread is not None:
         lines.insert(0, ("seeds", str(outcome.table.spread)))

@@ -66,6 +66,10 @@ def _field(line: str, name: str) -> str:
     return found[1].rstrip() if found else ""
 
 
+_NO_CONTROLLER = ("resolve_ctls", "Could not establish a configuration source", "Unable to contact slurm controller")
+"""What Slurm's programs say where no slurm.conf, or no slurmctld, is to be found."""
+
+
 def sbatch(options: Sequence[str], words: Sequence[str], environ: Mapping[str, str]) -> str:
     """Submit, and return the job's id. Raises UserError with what Slurm says against it."""
     if not has_slurm():
@@ -73,6 +77,11 @@ def sbatch(options: Sequence[str], words: Sequence[str], environ: Mapping[str, s
     done = _ask(["sbatch", "--parsable", *options, *words], environ)
     if done.returncode != 0:
         said = " ".join(done.stderr.replace("sbatch: error: ", "").split())
+        if any(sign in said for sign in _NO_CONTROLLER):
+            raise UserError(
+                "sbatch: is here, but finds no Slurm controller (slurmctld): submit from a login node of the cluster, "
+                f"or ask its administrators; --dry-run shows what would be submitted ({said})"
+            )
         raise UserError(f"sbatch: {said or f'exit code {done.returncode}'}")
     return done.stdout.strip().partition(";")[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,10 +47,13 @@ class Status:
             return f"step {self.step}"
         return f"step {self.step} of {'at most ' if self.may_end_early else ''}{self.steps}"
 
+    starts: int = 0
+    """That have begun to train, on a cluster or not, as log.txt tells."""
+
     @property
     def restarts(self) -> int:
         begins = [row for row in self.lives if row.get("event") == "begin"]
-        return max(0, len(begins) - 1)
+        return max(0, len(begins) - 1, self.starts - 1)
 
 
 def find(run: str) -> tuple[Path, JobState | None]:
@@ -76,7 +80,18 @@ def status_of(run: str) -> Status:
     rows = rows_of(run_dir)
     state, why = _state(run_dir, job, rows)
     steps, may_end_early = planned_steps(run_dir) or (None, False)
-    return Status(run_dir, state, why, newest_step(run_dir), job, tuple(rows), steps, may_end_early)
+    return Status(run_dir, state, why, newest_step(run_dir), job, tuple(rows), steps, may_end_early, _starts(run_dir))
+
+
+_BEGINS = re.compile(r"^\S+ \S+  .*: [\d,]+ training and [\d,]+ validation images, ", re.MULTILINE)
+"""The line with which each start of a run begins in log.txt."""
+
+
+def _starts(run_dir: Path) -> int:
+    try:
+        return len(_BEGINS.findall((run_dir / "log.txt").read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return 0
 
 
 def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> tuple[str, str]:
@@ -139,7 +154,9 @@ def stop_and_cancel(run: str, at_once: bool) -> str:
         if RunLock(run_dir).has_owner() and not jobs:
             (run_dir / "STOP").touch()
             return f"{run_dir}: asked to save and stop"
-        return f"{run_dir}: {len(jobs)} waiting job{'' if len(jobs) == 1 else 's'} canceled" if jobs else "nothing runs"
+        if not jobs:
+            return f"{run_dir}: nothing to cancel: no job of it waits or runs, and no process here trains in it"
+        return f"{run_dir}: {len(jobs)} waiting job{'' if len(jobs) == 1 else 's'} canceled"
     if not at_once:
         end = time.monotonic() + CLEAN_STOP_SECONDS
         (run_dir / "STOP").touch()

@@ -6,7 +6,7 @@ They reach scalars that exist already, and tuples of scalars. Structure is chang
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -77,7 +77,9 @@ def _changed(value: Any, at: str, overrides: list[_Override], depth: int, proble
     names = _by_piece(overrides, depth)
     for name, below in names.items():
         if name not in fields:
-            unknown = f"{type(value).__name__} has no field {name!r}{did_you_mean(name, fields)}"
+            deeper = [join(at, other) for other in _fields_below(value, name)][:MOST_NAMED]
+            hint = f"; did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, fields)
+            unknown = f"{type(value).__name__} has no field {name!r}{hint}"
             problems.found.extend(f"{override.key}: {unknown}" for override in below)
             continue
         now = getattr(value, name)
@@ -88,6 +90,24 @@ def _changed(value: Any, at: str, overrides: list[_Override], depth: int, proble
     with problems.collected():
         return _replaced(value, at, new)
     return value
+
+
+MOST_NAMED = 4
+"""Of the fields of a name, deeper in a recipe."""
+
+
+def _fields_below(value: Any, name: str) -> Iterator[str]:
+    """Yield the dotted names of all fields called `name` in the parts inside `value` that an override may replace."""
+    if isinstance(value, tuple):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    elif is_dataclass_value(value):
+        items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if field.init]
+    else:
+        return
+    for key, item in items:
+        if key == name and _is_scalar(item):
+            yield key
+        yield from (f"{key}.{below}" for below in _fields_below(item, name))
 
 
 def _changed_tuple(value: Any, at: str, overrides: list[_Override], depth: int, problems: Problems) -> Any:

@@ -24,6 +24,27 @@ _PARTS: dict[str, tuple[type, str]] = {
 """What each part must be able to do, and the ones that there are."""
 
 
+_LR = "'lr: float = 1e-3', 'def base_lr(self, batch_size): return self.lr'"
+_WRAPPERS: dict[type, str] = {
+    Optimizer: f"{_LR} and 'def build(self, groups): return {{name}}(groups, lr=self.lr)'",
+    Augmentation: "'def build(self, preprocessing): return {name}(...)'",
+    Schedule: "'def scale(self, step, steps, steps_per_epoch): return ...', the factor on the rate",
+}
+"""The body of a part that wraps what torch and torchvision have."""
+
+
+def _lacking(value: object, protocol: type) -> list[str]:
+    return [name for name in vars(protocol) if not name.startswith("_") and not hasattr(value, name)]
+
+
+def _wrapper(cls: type, protocol: type) -> str:
+    """Say how a class of another library becomes a part, or nothing where it is none."""
+    if cls.__module__ == "builtins" or protocol not in _WRAPPERS:
+        return ""
+    body = _WRAPPERS[protocol].format(name=cls.__name__)
+    return f"; wrap it in a frozen dataclass of your own with {body} (see launcher/recipe/protocols.py)"
+
+
 @part
 class Recipe:
     """Everything that decides the weights; nothing that decides where it runs.
@@ -94,12 +115,13 @@ class Recipe:
         """pydantic's own words would be "should be an instance of Head"; a class passes for an instance of it."""
         protocol, example = _PARTS[str(info.field_name)]
         if isinstance(value, type):
-            raise ValueError(f"a class; write {value.__name__}(...)")
-        wanted = [name for name in vars(protocol) if not name.startswith("_")]
-        lacking = [name for name in wanted if not hasattr(value, name)]
-        if lacking:
+            if not _lacking(value, protocol):
+                raise ValueError(f"a class; write {value.__name__}(...)")
+            raise ValueError(f"a class that is no part{_wrapper(value, protocol)}")
+        if lacking := _lacking(value, protocol):
             raise ValueError(
                 f"should be {example} or a part of your own; a {type(value).__name__} lacks {', '.join(lacking)}"
+                f"{_wrapper(type(value), protocol)}"
             )
         return value
 

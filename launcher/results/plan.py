@@ -18,8 +18,8 @@ from launcher.recipe.protocols import Schedule
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.results.plan_data import data_lines
-from launcher.results.plan_notes import notes
 from launcher.results.plan_time import allocation_seconds, time_lines
+from launcher.training.notes import notes
 from launcher.training.preparation import Findings, ResolvedPhase, examine
 from launcher.training.progress import phase_summary, phase_table
 from launcher.training.verification import without_broken_images

@@ -39,6 +39,8 @@ def finish(run: Run) -> None:
                 write_final(run, step, metrics)
     if run.accelerator.is_main_process:
         run.screen.line(summary(run, step, metrics), style="bold green")
+        if advice := longer(run, step):
+            run.screen.line(advice)
     run.accelerator.wait_for_everyone()
 
 
@@ -148,11 +150,11 @@ def summary(run: Run, step: int, metrics: dict[str, float]) -> str:
     where = f" ({best.phase} epoch {best.epoch})" if best and best.step == step else " (last epoch)"
     return (
         f"done: {metric} {number(metrics[metric])}{where} on {len(run.prepared.splits.val)} validation images "
-        f"after {duration(run.progress.seconds)}; model in {run.rundir.final}{_longer(run, step)}"
+        f"after {duration(run.progress.seconds)}"
     )
 
 
-def _longer(run: Run, step: int) -> str:
+def longer(run: Run, step: int) -> str:
     """Advise twice the epochs for the phase whose last epoch is the best of the run; nothing where later epochs were
     trained and were no better, or where `patience` ended the phase."""
     best = run.progress.run_best
@@ -162,5 +164,5 @@ def _longer(run: Run, step: int) -> str:
     epochs = run.recipe.freeze_plan[number].epochs
     if best.epoch < epochs:
         return ""
-    longer = run.command.into(f"{run.rundir.path}-longer", {f"freeze_plan.{number}.epochs": 2 * epochs})
-    return f"; its last epoch is the best: to train longer: {longer}"
+    command = run.command.into(f"{run.rundir.path}-longer", {f"freeze_plan.{number}.epochs": 2 * epochs})
+    return f"the last epoch of {best.phase} is the best; to train longer: {command}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from launcher.training.nonfinite import NonFiniteGradientError, where
+from launcher.training.tracking import log_step
 
 if TYPE_CHECKING:
     from launcher.training.state import PhaseState, Run
@@ -47,7 +48,9 @@ def read_losses(run: Run, state: PhaseState) -> float:
             total = sum(losses.tolist())
             progress.loss_sum += total
             progress.loss_samples += 0 if "skipped" in row else row["samples"]
+            loss = None if "skipped" in row else total / row["samples"]
             if run.metrics:
-                run.metrics.write(row | {"loss": None if "skipped" in row else total / row["samples"]})
+                run.metrics.write(row | {"loss": loss})
+            log_step(run, state.resolved, row, loss)
         state.unread.clear()
     return progress.train_loss

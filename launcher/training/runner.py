@@ -52,6 +52,7 @@ from launcher.training.state import (
     save,
     written,
 )
+from launcher.training.tracking import log_speed
 from launcher.training.waiting import tell_waiting
 
 LOSSES_READ_EVERY_STEPS = 10
@@ -141,6 +142,7 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
             row = {"number": resolved.number, "phase": phase.name, "epoch": progress.epoch + 1, "seconds": seconds}
             run.rundir.add_timing(row | how_fast)
         best_of = record(run, state, metrics, broken)
+        log_speed(run, speed, seconds)
         keep_outputs(run, outputs)
         run.screen.epoch_ends(
             resolved, progress.epoch + 1, progress.train_loss, metrics, speed, seconds, run.monitored(resolved), best_of

@@ -15,10 +15,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from launcher.errors import Problems, UserError
 from launcher.files import metrics_from_json, read_json
 from launcher.recipe.assets import verify_assets
-from launcher.recipe.dotted import flat
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
-from launcher.recipe.serialization import to_json
 from launcher.recipe.target_precision import build_splits
 from launcher.recipe.transforms import evaluation
 from launcher.text import number
@@ -34,12 +32,14 @@ from launcher.training.interruption import Interruption, clear_markers
 from launcher.training.launch import Launch, default_workers
 from launcher.training.lock import RunLock
 from launcher.training.model import cpu_state, load_state
+from launcher.training.notes import notes as notes_of_plan
 from launcher.training.planned import write_plan
 from launcher.training.preparation import Prepared, prepare
 from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir, Start, data_summary
 from launcher.training.sampling import TrainingKeys
 from launcher.training.state import Run
+from launcher.training.tracking import start_trackers
 from launcher.training.verification import checked_together, without_broken_images
 from launcher.training.watchdog import Watchdog
 from launcher.training.writing import BackgroundWriter
@@ -169,13 +169,8 @@ def begin_run(
         command=command,
         parts=1 if launch.micro_batch_size == "auto" else None,
     )
-    if recipe.trackers:
-        # Trackers take scalars.
-        settings = {
-            name: value if isinstance(value, (bool, int, float)) else str(value)
-            for name, value in flat(to_json(recipe)).items()
-        }
-        accelerator.init_trackers(rundir.path.name, config=settings)
+    for way in start_trackers(accelerator, recipe, loaded.run_name, rundir.path):
+        screen.line(way)
     where = (
         f"{accelerator.device.type}, mixed_precision={accelerator.mixed_precision}, {_workers(num_workers)} per process"
     )
@@ -183,6 +178,9 @@ def begin_run(
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
         where += f"; a run that is stopped and continued is equal {exact}"
     screen.run_begins(prepared, trial or str(rundir.path), where)
+    if is_main and resumed is None and trial is None:
+        for note in notes_of_plan(prepared):
+            screen.line(f"note: {note}", style="yellow")
     return run, resumed
 
 

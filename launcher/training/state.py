@@ -45,6 +45,7 @@ from launcher.training.progress import Screen
 from launcher.training.rundir import MetricsLog, RunDir
 from launcher.training.sampling import TrainingKeys
 from launcher.training.stopping import Best, improves, is_better, mode_of
+from launcher.training.tracking import log_epoch
 from launcher.training.watchdog import Watchdog
 from launcher.training.wrapping import wrap
 from launcher.training.writing import BackgroundWriter
@@ -217,9 +218,7 @@ def record(run: Run, state: PhaseState, metrics: dict[str, float], broken: str |
     row |= {"train_loss": progress.train_loss, "best": is_best}
     if run.metrics:
         run.metrics.write(row | {"val": metrics})
-    if run.accelerator.trackers:
-        run.accelerator.log({f"val/{k}": v for k, v in metrics.items()}, step=progress.step)
-        run.accelerator.log({"train/loss": row["train_loss"]}, step=progress.step)
+    log_epoch(run, resolved, metrics)
     return "run" if is_best_of_run else "phase" if is_best else None
 
 

@@ -108,6 +108,24 @@ MISTAKES = [
         changes="backbone=TinyBackbone",
     ),
     Mistake(
+        "another library's optimizer",
+        (
+            "wrong.py:9: Recipe.optim=<class 'torch.optim.rmsprop.RMSprop'>: a class that is no part; wrap it in a "
+            "frozen dataclass of your own with 'lr: float = 1e-3', 'def base_lr(self, batch_size): return self.lr' and "
+            "'def build(self, groups): return RMSprop(groups, lr=self.lr)' (see launcher/recipe/protocols.py)"
+        ),
+        changes="optim=__import__('torch').optim.RMSprop",
+    ),
+    Mistake(
+        "another library's augmentation",
+        (
+            "wrong.py:9: Recipe.augment=Compose( ): should be transforms.Augment(...) or a part of your own; a Compose "
+            "lacks build; wrap it in a frozen dataclass of your own with 'def build(self, preprocessing): return "
+            "Compose(...)' (see launcher/recipe/protocols.py)"
+        ),
+        changes="augment=__import__('torchvision').transforms.Compose([])",
+    ),
+    Mistake(
         "out of range",
         "wrong.py:9: Linear.dropout=1.5: input should be less than 1",
         changes="head=heads.Linear(dropout=1.5)",

@@ -123,6 +123,9 @@ def test_a_value_is_read_as_its_field_declares(override: str, read: Any, expecte
     ("override", "line"),
     [
         ("optim.lrr=3e-4", "optim.lrr: Adam has no field 'lrr'; did you mean 'lr'?"),
+        ("lr=1e-3", "lr: Whole has no field 'lr'; did you mean optim.lr?"),
+        ("epochs=5", "epochs: Whole has no field 'epochs'; did you mean plan.0.epochs or plan.1.epochs?"),
+        ("optim.name=x", "optim.name: Adam has no field 'name'; there are: lr, betas, nesterov"),
         ("optimm.lr=1", "optimm.lr: Whole has no field 'optimm'; did you mean 'optim'?"),
         (
             "optim=adam",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,9 @@ from conftest import ROOT, TINY, RunCli, run_python
 from safetensors.torch import load_file
 from stories import ENVIRON, SCRIPT, Job
 from test_run import train
+
+from launcher.cluster.slurm import sbatch
+from launcher.errors import UserError
 
 SPLIT = dataclasses.replace(tiny.parity, batch_size=24)
 """For 1 to 6 processes; the last batch is smaller."""
@@ -285,6 +290,14 @@ def test_a_sweep_of_six_two_at_a_time_with_one_task_preempted(slurm: Cluster, tm
         assert there["accuracy"] == row["accuracy"]
 
 
+def test_submit_where_no_controller_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("sbatch") is None or Path("/etc/slurm/slurm.conf").exists():
+        pytest.skip("needs sbatch on a machine without a cluster")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    with pytest.raises(UserError, match=r"^sbatch: is here, but finds no Slurm controller \(slurmctld\): .*--dry-run"):
+        sbatch([], [str(SCRIPT)], os.environ)
+
+
 def test_submit_without_slurm(run_cli: RunCli, tmp_path: Path) -> None:
     words = (f"{ROOT}/tests/tiny.py", "seed=1", "--nodes=2", "--gpus-per-node=4", "--mem=64G", "--dry-run")
     environ = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": str(tmp_path)}
@@ -294,6 +307,9 @@ def test_submit_without_slurm(run_cli: RunCli, tmp_path: Path) -> None:
         "sbatch --parsable --job-name=tiny --nodes=2 --gpus-per-node=4 --mem=64G "
     )
     assert SCRIPT.read_text() in done.out
+    assert "trains on CPUs" not in done.err
+    done = run_cli("submit", *words[:3], "--dry-run", env=environ)
+    assert done.err == "no GPUs asked for: trains on CPUs (--gpus-per-node G asks for them)\n"
     done = run_cli("submit", *words, f"--assets={tmp_path}", env=environ)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"error: --assets {tmp_path}: has no MANIFEST.json; wanted: a folder that ")

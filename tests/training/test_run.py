@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from launcher import Recipe, optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
-from launcher.training import runner
+from launcher.training import runner, tracking
 from launcher.training.launch import Launch, World
 
 FINAL = {"model.safetensors", "model.json", "classes.json", "preprocess.json", "metrics.json"}
@@ -197,15 +197,48 @@ def test_deterministic_algorithms_are_asked_for(tmp_path: Path) -> None:
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
+SPEEDS = ("speed/images_per_second", "speed/epoch_seconds")
+
+
+def test_a_continued_run_is_the_same_run_of_its_trackers(tmp_path: Path) -> None:
+    run_dir = tmp_path / "pets"
+    run_dir.mkdir()
+    first = tracking.init_kwargs(run_dir)
+    assert (first["wandb"]["name"], first["wandb"]["resume"], first["mlflow"]["run_name"]) == ("pets", "allow", "pets")
+    assert first["mlflow"]["run_id"] is None
+    (run_dir / tracking.FILE).write_text(json.dumps({"wandb": first["wandb"]["id"], "mlflow": "m1"}))
+    again = tracking.init_kwargs(run_dir)
+    assert (again["wandb"]["id"], again["mlflow"]["run_id"]) == (first["wandb"]["id"], "m1")
+    (run_dir / tracking.FILE).write_text("[]")
+    with pytest.raises(UserError, match="holds no ids of trackers"):
+        tracking.init_kwargs(run_dir)
+
+
+def test_training_tells_the_notes_of_the_plan_once(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(tiny.recipe, batch_size=100, freeze_plan=phases.linear_probe(epochs=1))
+    train(recipe, tmp_path / "run", evaluate_final=False)
+    log = (tmp_path / "run/log.txt").read_text()
+    assert log.count("note: batch_size=100 is more than all 90 training images: one step per epoch") == 1
+
+
 def test_trackers_are_told(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     recipe = dataclasses.replace(tiny.recipe, trackers=("tensorboard",), freeze_plan=phases.linear_probe(epochs=2))
     train(recipe, tmp_path / "run")
+    log = (tmp_path / "run/log.txt").read_text()
+    assert f"tensorboard: tensorboard --logdir {tmp_path}\n" in log
     # Accelerate writes the recipe's values as hyper-parameters to a folder below that of the curves.
     events = min((tmp_path / "run").rglob("events.out.tfevents.*"), key=lambda path: len(path.parts))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    told = EventAccumulator(str(events.parent)).Reload().Scalars("val/accuracy")
+    curves = EventAccumulator(str(events.parent)).Reload()
+    steps = rows(tmp_path / "run", "step")
+    for tag, key in (("train/step_loss", "loss"), ("lr/scale_1", "lr")):
+        assert [point.step for point in curves.Scalars(tag)] == [row["step"] for row in steps]
+        assert [point.value for point in curves.Scalars(tag)] == pytest.approx([row[key] for row in steps])
+    assert [point.value for point in curves.Scalars("phase")] == [1, 1]
+    assert all(point.value > 0 for tag in SPEEDS for point in curves.Scalars(tag))
+    told = curves.Scalars("val/accuracy")
     assert [point.step for point in told] == [3, 6]
     expected = [row["val"]["accuracy"] for row in rows(tmp_path / "run", "epoch")]
     assert [point.value for point in told] == pytest.approx(expected)

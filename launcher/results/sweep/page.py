@@ -35,9 +35,14 @@ class Axis:
 
 
 def page_of(
-    plan: SweepPlan, table: Table, trials: Sequence[FrozenTrial], importances: Mapping[str, float], command: str
+    plan: SweepPlan,
+    table: Table,
+    trials: Sequence[FrozenTrial],
+    importances: Mapping[str, float],
+    command: str,
+    images: int,
 ) -> str:
-    """The HTML. `trials` are those of the search."""
+    """The HTML. `trials` are those of the search, measured on so many validation images."""
     title = f"Sweep of {plan.loaded.path.stem}"
     metric = {"name": metric_name(plan.metric), "unit": unit_of(plan.metric)}
     best = next((row for row in table.rows if row.state == "finished"), None)
@@ -53,6 +58,7 @@ def page_of(
                 "counts": counts,
                 "command": command,
                 "spread": table.spread,
+                "certainty": table.certainty(images),
                 "direction": "the higher the better" if plan.mode == "max" else "the lower the better",
             },
         )

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from launcher.errors import UserError
-from launcher.files import write_atomic
+from launcher.files import read_json, write_atomic
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.sweep.best import write_best
 from launcher.results.sweep.page import FILE as PAGE
@@ -56,6 +56,9 @@ class Outcome:
     page: Path
     best: Path | None
     """The recipe file, where a trial has finished."""
+    model: Path | None
+    """That trial's own model."""
+    certainty: str | None
     command: str
     """That trains it."""
     is_over: bool
@@ -146,7 +149,7 @@ class Sweep:
         command = self._command()
         importances = self._search.importances() if self._search else {}
         trials = self._search.trials() if self._search else []
-        text = page_of(self.plan, self._table(), trials, importances, command)
+        text = page_of(self.plan, self._table(), trials, importances, command, self._validation_images())
         write_atomic(self._request.folder / PAGE, text)
         best = self._search.best() if self._search else None
         if best is not None:
@@ -162,6 +165,23 @@ class Sweep:
         folder = self._request.folder
         return shlex.join([*words, str(folder / "best.py"), "--run-dir", str(folder / "best")])
 
+    def _model(self) -> Path | None:
+        best = self._search.best() if self._search else None
+        if self._search is None or best is None:
+            return None
+        folder = self._search.folder_of(best.number) / "final"
+        return folder if folder.is_dir() else None
+
+    def _validation_images(self) -> int:
+        """How many the best trial was measured on; 0 where it does not say."""
+        best = self._search.best() if self._search else None
+        if self._search is None or best is None:
+            return 0
+        try:
+            return int(read_json(self._search.folder_of(best.number) / "environment.json")["data"]["val_samples"])
+        except (UserError, KeyError, TypeError, ValueError):
+            return 0
+
     def _outcome(self, end: End) -> Outcome:
         is_over = all(study.is_over for study in (self._search, self._seeds) if study is not None)
         if self._search is not None or self._seeds is not None:
@@ -172,6 +192,8 @@ class Sweep:
             table=self._table(),
             page=self._request.folder / PAGE,
             best=best if best.exists() else None,
+            model=self._model(),
+            certainty=self._table().certainty(self._validation_images()),
             command=self._command(),
             is_over=is_over,
         )

@@ -11,6 +11,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from launcher.files import json_text
+from launcher.metrics.shares import clopper_pearson
+from launcher.results.intervals import LEVEL
+from launcher.results.report.words import SHARES
 from launcher.results.sweep.space import Range
 from launcher.results.sweep.study import CAUSE, Study, ranked
 from launcher.text import inert_cell
@@ -88,6 +91,19 @@ class Table:
     def spread(self) -> Spread | None:
         values = tuple(row.value for row in self.seeds if row.state == "finished" and row.value is not None)
         return Spread(self.metric, values) if values else None
+
+    def certainty(self, images: int) -> str | None:
+        """Say how far a share of `images` validation images tells the best trial from the others; None of any other
+        metric."""
+        done = [row for row in self.rows if row.state == "finished" and row.value is not None]
+        if not done or self.metric not in SHARES or images < 1:
+            return None
+        ends = [clopper_pearson(round((row.value or 0.0) * images), images, LEVEL) for row in done]
+        low, high = ends[0]
+        interval = f"{LEVEL:.0%} interval {measured(low)} to {measured(high)} on {images:,} images"
+        alike = sum(other[1] >= low for other in ends[1:])
+        others = "the next trial" if alike == 1 else f"the next {alike} trials"
+        return f"{interval}{f', which cannot tell it from {others} (--seeds repeats it)' if alike else ''}"
 
     def as_csv(self) -> str:
         text = io.StringIO()

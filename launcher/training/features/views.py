@@ -45,7 +45,7 @@ def in_words(recipe: Recipe, views: int | None) -> str | None:
     if views is None or draws_nothing(recipe):
         return None
     if views == 0:
-        return "evaluation view, no augmentation (else: cache_views=4, or cache=off)"
+        return "augment is not applied here: evaluation view (else: cache_views=4, cache=off)"
     return f"{views} augmented view{'s' if views > 1 else ''} of each image in turn (cache=off: fresh ones)"
 
 

@@ -1,4 +1,5 @@
-"""The plan's notes: what makes the result depend on the split of the batch, and settings that are legal but unusual."""
+"""Notes of `plan` and `train`: what makes the result depend on the split of the batch, and what is legal but
+unusual."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from launcher.recipe.data.names import alike_note
 from launcher.training.handover import shared_memory_problem
 from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
-from launcher.training.preparation import Findings
+from launcher.training.preparation import Findings, Prepared
 
 LARGE_IMBALANCE = 10
 """How many times the images of the smallest class the largest has, before it is worth a note."""
 
 
-def notes(found: Findings) -> Iterable[str]:
+def notes(found: Findings | Prepared) -> Iterable[str]:
     """One line each."""
     recipe = found.recipe
     if found.splits:
@@ -62,10 +63,12 @@ def notes(found: Findings) -> Iterable[str]:
             yield f"on this machine: {problem}"
 
 
-def random_layers(found: Findings) -> list[tuple[str, str]]:
+def random_layers(found: Findings | Prepared) -> list[tuple[str, str]]:
     """(phase, kind) of the layers that draw random numbers where they train: dropout, stochastic depth."""
     if found.model is None:
         return []
+    was = [(module, module.training) for module in found.model.modules()]
+    trained = [(parameter, parameter.requires_grad) for parameter in found.model.parameters()]
     drawing = {}
     for resolved in found.phases:
         freeze(found.model, resolved.lr_scales)
@@ -73,6 +76,10 @@ def random_layers(found: Findings) -> list[tuple[str, str]]:
         for module in found.model.modules():
             if module.training and _draws(module):
                 drawing[resolved.phase.name, type(module).__name__] = True
+    for module, training in was:
+        module.training = training
+    for parameter, requires_grad in trained:
+        parameter.requires_grad_(requires_grad)
     return list(drawing)
 
 
@@ -88,6 +95,6 @@ def _draws(module: nn.Module) -> bool:
     )
 
 
-def _named(phases: Iterable[str], found: Findings) -> str:
+def _named(phases: Iterable[str], found: Findings | Prepared) -> str:
     names = list(dict.fromkeys(phases))
     return "all phases" if len(names) == len(found.phases) > 1 else ", ".join(names)
