@@ -55,8 +55,8 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
                 f"classes have {counts.min():,} to {counts.max():,} training images; task.class_weights=balanced would "
                 "give each class the same weight in the loss"
             )
-
-    if not found.problems.found and found.batching:
+    # A start of a run is refused for it.
+    if isinstance(found, Findings) and not found.problems.found and found.batching:
         prepared, processes = found.prepared(), found.batching.num_processes
         workers = default_workers(usable_cpus() // processes)
         if problem := shared_memory_problem(prepared, workers, processes):
