@@ -96,7 +96,7 @@ def test_the_end_of_a_run_is_told_in_plain_lines(finished: Path) -> None:
     assert told["weakest"].count("(F1 ") == 3
     assert told["report"] == str(finished / FILE)
     assert told["model"] == str(finished / "final")
-    assert told["next"] == f"python -m launcher predict {finished} IMAGES"
+    assert told["next"] == f"python -m launcher predict {finished} IMAGES --recipe tiny.py"
     assert [line.split()[3] for line in last if "python -m" in line and not line.startswith("next")] == [
         "evaluate",
         "report",
@@ -150,7 +150,7 @@ def test_what_fails_in_drawing_fails_no_run(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(ending, "write_report", broken)
     train(reporting.short, tmp_path / "run")
     log = (tmp_path / "run/log.txt").read_text()
-    again = f"to try again: python -m launcher report {tmp_path}/run"
+    again = f"to try again: python -m launcher report {tmp_path}/run --recipe tiny.py"
     assert f"no report (ValueError: no more ink); {again}\n" in log
     assert (tmp_path / "run/final/metrics.json").is_file()
     assert (tmp_path / "run/evaluation.json").is_file()
@@ -163,7 +163,7 @@ def test_a_run_without_a_report(
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert main([str(ROOT / "tests/tiny.py"), "--workers", "0", "--no-report", "--run-dir", "run"]) == 0
     assert not {FILE, "evaluation.json", "evaluation.parquet"} & {path.name for path in (tmp_path / "run").iterdir()}
-    assert capsys.readouterr().out.rstrip().endswith("python -m launcher report run")
+    assert capsys.readouterr().out.rstrip().endswith(f"python -m launcher report run --recipe {ROOT}/tests/tiny.py")
     # ... until it is asked for, with all that it would have had.
     assert main(["report", *TINY, "run", "--workers", "0"]) == 0
     assert capsys.readouterr().out.startswith("written to run/report.html (")

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import tiny
+from tiny import recipe as recipe  # what makes this a recipe file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
