@@ -155,7 +155,7 @@ MISTAKES = [
         "no weights file",
         (
             "backbone.weights='weights/resnet18.pth': no such file (looked for {here}/weights/resnet18.pth); "
-            "wanted: a weights file (.safetensors, .pth, .pt, .bin) or the run dir of an earlier run"
+            "wanted: a weights file (.safetensors, .pth, .pt, .bin, .ckpt, .tar) or the run dir of an earlier run"
         ),
         changes=RESNET.format("weights/resnet18.pth"),
     ),
@@ -272,7 +272,7 @@ MISTAKES = [
             "data.root: {here}/pets does not exist; it should hold one folder of images per class",
             (
                 "backbone.weights='x/y.pth': no such file (looked for {here}/x/y.pth); wanted: a weights file "
-                "(.safetensors, .pth, .pt, .bin) or the run dir of an earlier run"
+                "(.safetensors, .pth, .pt, .bin, .ckpt, .tar) or the run dir of an earlier run"
             ),
         ),
         words="wrong.py mixed_precision=fp16 --micro-batch 5",
