@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import tiny
 from conftest import RunCli
+from rich.console import Console
+from rich.text import Text
 
 from launcher import Recipe, Split, Splits, backbones, data, heads, optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.protocols import TargetKind
-from launcher.results.plan import show
+from launcher.results.plan import _print, show
 
 TESTS = Path(__file__).parent
 HYMENOPTERA = TESTS.parents[1] / "shared" / "data" / "hymenoptera"
@@ -259,3 +261,11 @@ def test_nothing_is_written(plan: Plan, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     plan(tiny.recipe)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_path_is_broken_and_no_line_is_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"/data/{'long' * 25}/weights.pth"
+    _print(Console(width=80), Text(f"weights from {path}, which is a file, and some more words that need another line"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(path in line for line in lines)
+    assert [line for line in lines if line != line.rstrip() or not line.startswith("  ")] == []

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from launcher.recipe.assets import verify_assets
@@ -59,13 +59,13 @@ def show(
     for title, body in sections(loaded, found, console.width):
         console.print(Text(title, style="bold"))
         for part in body:
-            console.print(Padding(part, (0, 0, 0, 2), expand=False))
+            _print(console, part)
     sys.stdout.flush()  # what is wrong comes after it, where both go into one file
     found.problems.raise_if_any()
     if allocation is not None:
         console.print(Text("time", style="bold"))
         for line in time_lines(found.prepared(), allocation):
-            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+            _print(console, Text(line))
 
 
 def sections(loaded: LoadedRecipe, found: Findings, width: int) -> Iterable[tuple[str, list[Any]]]:
@@ -142,6 +142,21 @@ def weights_source(recipe: Recipe) -> str:
     """Where the backbone's weights come from; a part of one's own may say so in a method `weights_source`."""
     source = getattr(recipe.backbone, "weights_source", None)
     return str(source()) if source is not None else f"as {type(recipe.backbone).__name__}.build() makes them"
+
+
+def _print(console: Console, part: Any) -> None:
+    """Print a text or a table, indented, without spaces at the ends of lines; a path is never broken."""
+    width = console.width - 2
+    if isinstance(part, Text):
+        longest = max(map(cell_len, part.plain.split()), default=0)
+        lines = list(part.wrap(console, max(width, longest)))
+    else:
+        with console.capture() as captured:
+            console.print(part, width=width)
+        lines = [Text.from_ansi(line) for line in captured.get().splitlines()]
+    for line in lines:
+        line.rstrip()
+        console.print(Text("  ") + line, soft_wrap=True)
 
 
 def _console() -> Console:
