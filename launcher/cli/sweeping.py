@@ -24,6 +24,8 @@ from launcher.cli.words import (
     use_assets,
 )
 from launcher.errors import Problems, UserError, pip_install
+from launcher.recipe.data.targets import one_line
+from launcher.text import columns
 
 if TYPE_CHECKING:
     from launcher.results.sweep.sweep import Outcome, Request
@@ -152,18 +154,10 @@ def _show(outcome: Outcome, as_: Format) -> None:
         table = outcome.table
         print(table.as_csv() if as_ is Format.csv else table.as_json(), end="" if as_ is Format.csv else "\n")
         return
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = Console(highlight=False, emoji=False, soft_wrap=False)
-    shown = RichTable(box=None, padding=(0, 2, 0, 0))
-    for column in outcome.table.columns:
-        shown.add_column(_plain(column), justify="left" if column in ("run", "state", "cause") else "right")
-    for row in outcome.table.cells():
-        shown.add_row(
-            *("-" if cell is None else _plain(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row)
-        )
-    console.print(shown)
+    names = outcome.table.columns
+    cells = [["-" if cell is None else _shown(cell) for cell in row] for row in outcome.table.cells()]
+    left = [place for place, name in enumerate(names) if name in ("run", "state", "cause")]
+    print("\n".join(columns([names, *cells], left=left)))
     lines = [("page", str(outcome.page))]
     if outcome.best is not None:
         lines += [("sure", outcome.certainty)] if outcome.certainty else []
@@ -177,5 +171,5 @@ def _show(outcome: Outcome, as_: Format) -> None:
         print(f"{name:<6}{text}")
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+def _shown(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else one_line(str(cell))

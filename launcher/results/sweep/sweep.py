@@ -169,7 +169,7 @@ class Sweep:
         best = self._search.best() if self._search else None
         if self._search is None or best is None:
             return None
-        folder = self._search.folder_of(best.number) / "final"
+        folder = self._request.folder / self._search.folder_of(best.number).name / "final"
         return folder if folder.is_dir() else None
 
     def _validation_images(self) -> int:
