@@ -14,7 +14,7 @@ import pytest
 import sklearn.metrics
 import tiny
 import torch
-from conftest import RunCli
+from conftest import TINY, RunCli
 from safetensors.torch import load_file
 from test_evaluate import ENVIRON, evaluated, run
 from test_run import train
@@ -164,9 +164,13 @@ def test_folders_that_cannot_be_compared(finished: Path, tmp_path: Path, run_cli
         with pytest.raises(UserError) as error:
             evaluated(finished, data=place)
         assert error.value.problems == (f"--data: {line.format(place)}",)
-    done = run_cli("evaluate", str(finished), "--data", str(loose), "--workers", "0", env=ENVIRON)
-    assert (done.code, done.out, done.err) == (2, "", f"error: --data: {lines[loose].format(loose)}\n")
-    done = run_cli("evaluate", str(finished), "--data", "x", "--split", "train", env=ENVIRON)
+    done = run_cli("evaluate", str(finished), *TINY, "--data", str(loose), "--workers", "0", env=ENVIRON)
+    assert (done.code, done.out, done.err.split("\n", 1)[1]) == (
+        2,
+        "",
+        f"error: --data: {lines[loose].format(loose)}\n",
+    )
+    done = run_cli("evaluate", str(finished), *TINY, "--data", "x", "--split", "train", env=ENVIRON)
     assert (done.code, done.err) == (2, "error: --data and --split: both say which images; give one of them\n")
 
 
