@@ -19,6 +19,10 @@ ROOT = Path(__file__).parents[1]
 TINY = ("--recipe", str(ROOT / "tests/tiny.py"))
 """What commands need for a run whose parts are those of tests/tiny.py, or lie beside it."""
 
+# A shell that starts the suite in the background (pytest &, nohup) has it ignore SIGINT, which all processes that it
+# starts inherit: those that are interrupted by a test would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The tests start several processes on the same cores, and threads that wait actively take them from those that work:
 # with two busy processes on two cores a training step took 3 to 5 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
