@@ -157,11 +157,24 @@ def test_every_problem_has_its_line(run_cli) -> None:
     ]
 
 
-def test_a_bug_keeps_its_traceback(run_cli) -> None:
+def test_a_mistake_in_a_users_part_is_a_line_that_names_the_place(run_cli) -> None:
     done = run_cli("plan", "own_recipes/ok.py", "data.wish=tell me")
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert re.search(r"error: data: .*ZeroDivisionError: a bug: tell me .*ok\.py:\d+", done.err), done.err
+
+
+def test_a_bug_of_ours_keeps_its_traceback(in_a_folder_of_recipes: Path) -> None:
+    source = (
+        "import sys, launcher.results.plan as plan\n"
+        "plan.show = lambda *_, **__: {}['a bug']\n"
+        "from launcher.cli import main\n"
+        "main(['plan', 'own_recipes/ok.py'])"
+    )
+    done = run_python("-c", source, cwd=in_a_folder_of_recipes)
     assert done.code == 1
     assert "Traceback" in done.err
-    assert done.err.splitlines()[-1] == "ZeroDivisionError: a bug: tell me"
+    assert done.err.splitlines()[-1] == "KeyError: 'a bug'"
 
 
 def test_ctrl_c_is_one_line_and_130(in_a_folder_of_recipes: Path) -> None:
