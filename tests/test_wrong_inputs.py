@@ -120,7 +120,7 @@ def test_a_run_dir_of_other_data(a_run: Callable[[], None], capsys: pytest.Captu
     folders("pets/cat/3.png")()
     line = told_by("wrong.py", capsys)
     assert line.startswith("--run-dir runs/wrong: the data are not those that the run began with (")
-    assert "train_samples: 2 then, 3 now" in line
+    assert "training: 2 images then, 3 now" in line
     assert line.endswith("; bring them back, or give another --run-dir")
 
 

@@ -351,7 +351,7 @@ def test_on_the_command_line(root: Path, tmp_path: Path, run_cli: RunCli) -> Non
     shutil.rmtree(tmp_path / "run" / "final")
     without = run_cli(*words, env=python)
     assert without.code == 2
-    assert "the data are not those that the run began with (prepared_copy: " in without.err
+    assert "the data are not those that the run began with (prepared copy: " in without.err
     # In the environment, as for a job on a cluster.
     plan = run_cli("plan", "striped.py", env=python | {"LAUNCHER_PREPARED": "copy"})
     assert plan.code == 0
