@@ -23,7 +23,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_numbers_keep_their_digits_at_any_size() -> None:
-    assert doctest.testmod(text).attempted == 1
+    assert doctest.testmod(text).attempted >= 1
     assert doctest.testmod(text).failed == 0
     assert text.number(float("nan")) == "nan"
 
