@@ -99,8 +99,11 @@ def test_the_card_has_the_numbers_of_the_evaluation(trained: RunOf, tmp_path: Pa
     assert f"| accuracy | {accuracy:.4f} | {low:.4f} to {high:.4f} |" in card.text
     for name, found in evaluation["classes"].items():
         assert re.search(rf"^\| {name} \| .* \| {found['recall']:.3f} \| .* \| {found['support']} \|$", card.text, re.M)
-    stored = json.loads((run_dir / "final/calibration.json").read_text())["temperature"]
-    assert f"calibrated with a temperature of {stored:.4g}" in card.text
+    stored = json.loads((run_dir / "final/calibration.json").read_text())
+    if stored["reason"] is None:
+        assert f"calibrated with a temperature of {stored['temperature']:.4g}" in card.text
+    else:  # the network, which trains for seconds, may be no better than chance
+        assert f"Its probabilities are not calibrated: {stored['reason']}." in card.text
     assert "Trained on 90 images and validated on 31." in card.text
     assert str(run_dir.parent) not in (folder / "config.json").read_text() + card.text  # no path of this machine
 
