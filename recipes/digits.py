@@ -7,7 +7,7 @@ pixels from scikit-learn.
 
 Cost: 1 min 52 s from start to end on 2 cores of an AMD EPYC, no GPU, with other programs on the same cores (92 s of
 processor time).
-Expected: accuracy 98.9 to 99.7 % on the 359 validation images (seeds 0, 1, 2); 89 to 92 % after
+Expected: accuracy 98.6 to 99.7 % on the 359 validation images (seeds 0, 1, 2, on two machines); 89 to 92 % after
 the probe.
 """
 
