@@ -21,7 +21,7 @@ from launcher.training import checkpoint, final
 
 recipe = tiny.resumable
 
-_sync, _rmtree = checkpoint._sync, shutil.rmtree
+_sync, _rmtree = checkpoint.sync, shutil.rmtree
 
 
 def die() -> None:
@@ -59,4 +59,4 @@ def rmtree(path: Path, **options: Any) -> None:
 
 
 if "DIES_AT" in os.environ:
-    checkpoint._sync, shutil.rmtree, final.save_tensors = sync, rmtree, save_final
+    checkpoint.sync, shutil.rmtree, final.save_tensors = sync, rmtree, save_final
