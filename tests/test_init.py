@@ -453,11 +453,11 @@ def test_parquet_of_paths_and_labels_in_a_cell() -> None:
     _parquet_of_paths()
     assert init("x").data.path == "x/t.parquet"
     shutil.rmtree("x")
-    _table(tags=["a", "b", "a|b", "a", "", "a|b"])
+    _table(count=30, tags=["a", "b", "a|b", "a", "", "a|b"] * 5)
     recipe = init("x", "--overwrite")
     assert type(recipe.task).__name__ == "MultiLabel"
     assert recipe.data.label_column == "tags"
-    assert "Column 'tags': labels separated by '|' (1 image without one)" in _unwrapped(Path("recipe.py").read_text())
+    assert "Column 'tags': labels separated by '|' (5 images without one)" in _unwrapped(Path("recipe.py").read_text())
     assert main(["plan", "recipe.py"]) == 0
 
 

@@ -213,6 +213,8 @@ class RunDir:
         try:
             self._write_what_lacks(start, identity, code, anew=bool(lines))
         except OSError as error:
+            if not self.path.is_dir():
+                raise  # removed meanwhile, and told as such
             raise UserError(
                 f"--run-dir {self.path}: cannot be written ({error.strerror or error}); make room, and give the same "
                 "command again"
