@@ -26,6 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The tests start several processes on the same cores, and threads that wait actively take them from those that work:
 # with two busy processes on two cores a training step took 3 to 5 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 # Stored features are shared by all runs of a user; the tests have a folder of their own.
 os.environ["LAUNCHER_CACHE"] = tempfile.mkdtemp(prefix="launcher-tests-cache-")
 atexit.register(shutil.rmtree, os.environ["LAUNCHER_CACHE"], ignore_errors=True)
@@ -43,15 +44,48 @@ SET_BY_LIBRARIES = {
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Each test begins without a process group and without what Accelerate keeps between Accelerators; one that leaves
-    an environment variable behind fails, for the next test would run in another world."""
-    before = dict(os.environ)
+    an environment variable or a setting of torch behind fails, for the next test would run in another world."""
+    before, settings = dict(os.environ), _settings_of_torch()
     yield
     _forget_processes()
+    left = _set_torch_back(settings)
     after = dict(os.environ)
     os.environ.clear()
     os.environ.update(before)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} - SET_BY_LIBRARIES
     assert not changed, f"the test changed environment variables and did not set them back: {sorted(changed)}"
+    assert not left, f"the test changed settings of torch and did not set them back: {left}"
+
+
+def _settings_of_torch() -> dict[str, object]:
+    """What a process of torch computes by; sums by another number of threads differ in their last bits."""
+    if "torch" not in sys.modules:
+        return {}
+    import torch
+
+    return {
+        "num_threads": torch.get_num_threads(),
+        "default_dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "grad_enabled": torch.is_grad_enabled(),
+    }
+
+
+def _set_torch_back(before: dict[str, object]) -> dict[str, object]:
+    """What of it is other than before (a test that imports torch begins without a word on it: one per core)."""
+    if "torch" not in sys.modules:
+        return {}
+    import torch
+
+    after = _settings_of_torch()
+    before = before or after | {"num_threads": THREADS, "deterministic": False, "grad_enabled": True}
+    torch.set_num_threads(before["num_threads"])  # type: ignore[arg-type]
+    torch.set_default_dtype(before["default_dtype"])  # type: ignore[arg-type]
+    torch.use_deterministic_algorithms(bool(before["deterministic"]))
+    torch.set_float32_matmul_precision(before["matmul_precision"])  # type: ignore[arg-type]
+    torch.set_grad_enabled(bool(before["grad_enabled"]))
+    return {name: value for name, value in after.items() if value != before[name]}
 
 
 def _forget_processes() -> None:

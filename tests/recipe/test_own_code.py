@@ -73,7 +73,7 @@ def part() -> Any:
         ("own_recipe.py", "part = Task()", "part = Task(power=3.0)", []),
         ("own_recipe.py", "SCALE = 1.0", "SCALE = 100.0", ["own_recipe.py (SCALE)"]),
         ("own_recipe.py", "SCALE, self.power", "SCALE, 2 * self.power", ["own_recipe.py (Task)"]),
-        ("own_recipe.py", "import math", "import math\nmath.pi = 3", ["own_recipe.py (code outside of definitions)"]),
+        ("own_recipe.py", "import math", "import math\nmath.own = 3", ["own_recipe.py (code outside of definitions)"]),
         ("own_losses.py", "** power", "** -power", ["own_losses.py (focal)"]),
         ("own_losses.py", "def unused(x): return x\n", "", ["own_losses.py (unused)"]),
         ("own_shapes.py", "return x", "return x + 1", ["own_shapes.py (flat)"]),  # two imports away
