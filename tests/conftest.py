@@ -34,11 +34,20 @@ atexit.register(shutil.rmtree, os.environ["LAUNCHER_CACHE"], ignore_errors=True)
 # By pytest, by scikit-learn on import, and by torch when it first compiles or asks whether it could.
 SET_BY_LIBRARIES = {
     "PYTEST_CURRENT_TEST",
+    "PYTEST_XDIST_TESTRUNUID",
     "KMP_DUPLICATE_LIB_OK",
     "LD_LIBRARY_PATH",
     "TORCHINDUCTOR_CACHE_DIR",
     "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
 }
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (pytest -n), tests of a file stay in one process, for they share runs that were trained once; those
+    on Slurm stay together, for they share a cluster."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("slurm" if item.path.parent.name == "slurm" else str(item.path)))
 
 
 @pytest.fixture(autouse=True)
