@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -13,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from launcher.errors import UserError
 
@@ -29,19 +30,38 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
     Raises OSError where it cannot be written; the old content is then untouched.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    with draft_file(path) as file:
+        file.write(data)
+
+
+def write_new(path: Path, content: str) -> None:
+    """Write a file that is not there yet; of several writers the first one's is kept. Raises OSError like
+    `write_atomic`."""
+    with contextlib.suppress(FileExistsError), draft_file(path, replace=False) as file:
+        file.write(content.encode())
+
+
+@contextlib.contextmanager
+def draft_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Yield a binary file that is found at `path`, whole and on the disk, once the block has ended without an error.
+
+    Raises OSError where it cannot be written, and, without `replace`, FileExistsError where `path` exists by then.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
     try:
         with draft.open("wb") as file:
             hold(file.fileno(), wait=True)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-            draft.replace(path)
-    except BaseException:
+            if replace:
+                draft.replace(path)
+            else:
+                os.link(draft, path)
+    finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise
     sync(path.parent)
 
 
@@ -90,18 +110,21 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def draft_folder(path: Path) -> Iterator[Path]:
+def draft_folder(path: Path, *, alone: bool = False) -> Iterator[Path]:
     """Yield a new folder beside `path` to write into; it is gone at the end, and what is to stay is renamed before.
 
     Those that earlier writers of `path` left when they were killed are removed first; living ones hold theirs. Raises
-    OSError where it cannot be made.
+    OSError where it cannot be made, and BlockingIOError where it is to be `alone` and another writer lives.
     """
-    remove_drafts(path.parent, path.name)
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
-    folder.mkdir()
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with _held(path.parent):  # of two writers that begin at once, the second sees the first one's folder
+        remove_drafts(path.parent, path.name)
+        if alone and any(draft["name"] == path.name for draft in _drafts(path.parent)):
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(path))
+        folder.mkdir()
+        handle = os.open(folder, os.O_RDONLY)
         hold(handle, wait=True)
+    try:
         yield folder
     finally:
         os.close(handle)
@@ -122,9 +145,9 @@ def remove_drafts(folder: Path, name: str | None = None) -> None:
     one, which holds it, stays."""
     if not folder.is_dir():
         return
-    for path in folder.iterdir():
-        draft = _DRAFT.fullmatch(path.name)
-        if draft is None or (name is not None and draft["name"] != name):
+    for draft in _drafts(folder):
+        path = folder / draft.string
+        if name is not None and draft["name"] != name:
             continue
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -140,6 +163,21 @@ def remove_drafts(folder: Path, name: str | None = None) -> None:
                     path.unlink()
             finally:
                 os.close(handle)
+
+
+def _drafts(folder: Path) -> list[re.Match[str]]:
+    matches = (_DRAFT.fullmatch(path.name) for path in folder.iterdir())
+    return [match for match in matches if match is not None]
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        hold(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _finite(content: Any) -> Any:

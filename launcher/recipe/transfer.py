@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from launcher.files import draft_file, remove_drafts
 
 STALL_SECONDS = 60
 """How long a transfer may stand still."""
@@ -27,18 +28,15 @@ def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
     Raises OSError for all that network and disk can do, a short answer included, and RuntimeError for content whose
     SHA-256 does not begin with `sha256_prefix`.
     """
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
+    remove_drafts(file.parent, file.name)  # of processes that were killed
     request = urllib.request.Request(url, headers={"User-Agent": "launcher"})  # noqa: S310 - published https urls
     digest, taken = hashlib.sha256(), 0
-    try:
-        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer, draft.open("wb") as stream:  # noqa: S310
-            announced = answer.headers.get("Content-Length")
-            while chunk := answer.read(1 << 18):
-                stream.write(chunk)
-                digest.update(chunk)
-                taken += len(chunk)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer, draft_file(file) as stream:  # noqa: S310
+        announced = answer.headers.get("Content-Length")
+        while chunk := answer.read(1 << 18):
+            stream.write(chunk)
+            digest.update(chunk)
+            taken += len(chunk)
         # A connection that ends too early looks like the end of the file.
         if announced is not None and taken != int(announced):
             raise OSError(f"the connection ended after {taken:,} of {int(announced):,} bytes")
@@ -46,9 +44,6 @@ def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
             raise RuntimeError(
                 f"what {url} sent has the SHA-256 {digest.hexdigest()}, which should start with {sha256_prefix}"
             )
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

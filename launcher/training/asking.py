@@ -5,9 +5,10 @@ Imports nothing heavy: whoever asks need not train.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
+
+from launcher.files import write_atomic
 
 STOP_FILE = "STOP"
 """Made by anyone in the run dir (`touch runs/x/STOP`). It may hold the reason."""
@@ -18,10 +19,8 @@ REASONS: tuple[Reason | None, ...] = (None, "asked to stop", "time limit", "pree
 
 
 def ask_to_stop(run_dir: Path, reason: Reason) -> None:
-    """By the file. Moved into place: seen empty, it would ask without its reason."""
-    draft = run_dir / f".{STOP_FILE}.{os.getpid()}"
-    draft.write_text(reason)
-    draft.replace(run_dir / STOP_FILE)
+    """By the file. Seen half written, it would ask without its reason."""
+    write_atomic(run_dir / STOP_FILE, reason)
 
 
 def asked_by_file(path: Path) -> int:

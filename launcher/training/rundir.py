@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -119,9 +120,7 @@ class RunDir:
         new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink(missing_ok=True)  # a run that begins clears such files away
+            tempfile.TemporaryFile(dir=self.path).close()  # without a name, so that a kill leaves nothing
             for folder in new:  # A recipe that turns out to be wrong leaves nothing behind.
                 folder.rmdir()
         except OSError as error:
@@ -252,8 +251,6 @@ class RunDir:
             remove_drafts(folder)
         self.checkpoints.remove_drafts()
         shutil.rmtree(self.path / ".writing-final", ignore_errors=True)
-        for probe in self.path.glob(".probe-*"):
-            probe.unlink(missing_ok=True)
 
     def _environment(self) -> dict[str, Any] | None:
         """Return what environment.json says; None where it is missing or damaged."""

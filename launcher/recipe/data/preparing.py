@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 
 from launcher.errors import UserError
+from launcher.files import draft_folder
 from launcher.recipe.data.decoding import BrokenImageError, read_pixels, too_narrow
 from launcher.recipe.data.prepared import (
     FORMAT,
@@ -75,22 +75,22 @@ def make_copy(
     folder = folder.expanduser().absolute()
     enough_for = need_of(recipe, preprocessing)
     kept = dataclasses.replace(enough_for, train=short_side or enough_for.train)
-    with _locked(folder):
-        if folder.exists() and any(folder.iterdir()):
-            return _there_already(folder, kept, recipe, splits, preprocessing), True
-        draft = folder.with_name(f".{folder.name}.writing")  # of a process that was killed, if it is there
-        shutil.rmtree(draft, ignore_errors=True)
-        _check_room(folder, estimated_bytes(splits, kept), kept, tell)
-        draft.mkdir(parents=True)
-        try:
+    if folder.exists() and any(folder.iterdir()):
+        return _there_already(folder, kept, recipe, splits, preprocessing), True
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with draft_folder(folder, alone=True) as draft:
+            _check_room(folder, estimated_bytes(splits, kept), kept, tell)
             _write(draft, recipe, splits, preprocessing, kept, enough_for, workers, progress)
             if folder.exists():
                 folder.rmdir()
             draft.rename(folder)
-        except OSError as error:
-            raise UserError(f"--to {folder}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    except BlockingIOError as error:
+        raise UserError(f"--to {folder}: another process is preparing it; wait for it") from error
+    except PermissionError as error:
+        raise UserError(f"--to {folder}: cannot write there ({error.strerror}); choose another folder") from error
+    except OSError as error:
+        raise UserError(f"--to {folder}: {error.strerror or error}") from error
     return read_copy(folder), False
 
 
@@ -114,19 +114,6 @@ def _check_room(folder: Path, needed: int, kept: Need, tell: Callable[[str], Non
     tell(f"shorter sides of {kept}: about {gigabytes(needed)} in {folder}, {gigabytes(free)} are free there")
     if needed > free:
         raise UserError(f"--to {folder}: needs about {gigabytes(needed)}, {gigabytes(free)} are free there")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = folder.with_name(f".{folder.name}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock, timeout=0):
-            yield
-    except filelock.Timeout as error:
-        raise UserError(f"--to {folder}: another process is preparing it ({lock}); wait for it") from error
-    except PermissionError as error:
-        raise UserError(f"--to {folder}: cannot write there ({error.strerror}); choose another folder") from error
 
 
 def _there_already(folder: Path, kept: Need, recipe: Recipe, splits: Splits, preprocessing: Preprocessing) -> Copy:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import Problems, UserError
+from launcher.files import remove_drafts, write_new
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.recipe import Recipe
@@ -114,16 +113,10 @@ def _other_words(there: dict[str, Any], space: Space) -> list[str]:
 
 def _write_once(file: Path, text: str) -> None:
     """Of several workers that begin a study, the first one's is kept."""
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        try:
-            os.link(draft, file)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
+        remove_drafts(file.parent, file.name)  # of workers that were killed
+        write_new(file, text)
     except OSError as error:
         raise UserError(
             f"--study {file.parent}: cannot write there ({error.strerror}); choose a folder that is writable"

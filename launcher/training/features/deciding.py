@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,9 +124,7 @@ def _free(folder: Path) -> tuple[bool, int]:
     """Whether the folder can be written to, and how many bytes are free there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()  # without a name, so that a kill leaves nothing
         return True, shutil.disk_usage(folder).free
     except OSError:
         return False, 0
@@ -133,15 +132,12 @@ def _free(folder: Path) -> tuple[bool, int]:
 
 def _bytes_per_second(folder: Path) -> float:
     """How fast the disk takes data, which is about how fast it gives what memory no longer holds."""
-    probe = folder / f".probe-{os.getpid()}"
     begin = time.perf_counter()
     try:
-        with probe.open("wb") as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(os.urandom(LOOKED_AT_DISK_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError:
         return 1.0
-    finally:
-        probe.unlink(missing_ok=True)
     return LOOKED_AT_DISK_BYTES / (time.perf_counter() - begin)
