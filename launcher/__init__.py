@@ -44,7 +44,7 @@ def load(run_dir: str | os.PathLike[str], recipe: str | os.PathLike[str] | Recip
         probabilities = model.interpret(model(images))
 
     Nothing that the run dir names is imported: where the recipe has parts of your own, `recipe` is the file that
-    defines them ("mine.py", "mine.py:variable"; its code is run), or the recipe itself.
+    defines them ("mine.py", "mine.py:variable"; its code is run, which a line on stderr says), or the recipe itself.
 
     Raises `launcher.errors.UserError` for a folder that is no finished run, and for parts that are not launcher's and
     not in `recipe`. Imports torch, as `import launcher` alone does not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,9 @@ def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
     stored = json.loads((run_dir / "final/calibration.json").read_text())
     assert (about["task"], json.loads(about["class_names"])) == ("classification", ["across", "down", "diagonal"])
     assert json.loads(about["temperature"]) == stored["temperature"]
+    assert re.match(
+        r"logits; softmax (of logits / [0-9.]+, the temperature, )?gives ", json.loads(about["output"])["meaning"]
+    )
     image = json.loads(about["input"])
     assert (image["mean"], image["std"], image["interpolation"]) == ([0.5] * 3, [0.25] * 3, "bilinear")
     assert (image["centre_crop_to"], image["resize_shorter_side_to"]) == (16, 16)
@@ -139,6 +143,9 @@ def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
 def test_pictures_in_probabilities_out(form: str, trained: RunOf, tmp_path: Path) -> None:
     run_dir = trained("timm")
     file = exported(run_dir, form, tmp_path / "model", "--preprocess", "--probabilities")
+    if form == "onnx":
+        (output,) = (json.loads(entry.value) for entry in onnx.load(file).metadata_props if entry.key == "output")
+        assert output["meaning"].startswith("probabilities of the classes, which sum to 1 (softmax is applied; ")
     batch = pictures(4)
     for shape in ((16, 16), (23, 31), (45, 45), (64, 50), (45, 90)):
         repeated = batch.repeat(1, 6, 6, 1)[:, : shape[0], : shape[1]].contiguous()
@@ -156,6 +163,7 @@ def test_a_program_of_torch_export_carries_its_description(trained: RunOf, tmp_p
     about = json.loads(extra["launcher.json"])
     assert about["thresholds"] == json.loads((run_dir / "final/calibration.json").read_text())["thresholds"]
     assert about["output"]["name"] == "probabilities"
+    assert about["output"]["meaning"] == "the probability of each label (sigmoid is applied; not calibrated)"
     for count in (1, 7):
         found = program(ready(run_dir, pictures(count))).detach()
         assert found == pytest.approx(outputs_of(run_dir, pictures(count), interpreted=True), abs=1e-6)

@@ -104,6 +104,18 @@ def test_a_folder_with_all_sorts_of_files(finished: Path, images: Path, tmp_path
         assert sum(float(row[f"probability_{place}"]) for place in (1, 2, 3)) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_table_of_a_run_holds_the_probabilities_that_predict_gives(finished: Path) -> None:
+    """Those that the report shows."""
+    table = pq.read_table(finished / "evaluation.parquet")
+    model = launcher.load(finished, tiny.__file__)
+    assert model.calibrated
+    batch = torch.stack([model.preprocessing(picture(index)) for index in range(31)])
+    with torch.no_grad():
+        given = model.interpret(model(batch))
+    stored = np.array([table[f"probability/{name}"].to_numpy() for name in model.classes]).T
+    assert stored == pytest.approx(given.numpy(), abs=1e-5)
+
+
 def test_the_formats_hold_the_same(finished: Path, images: Path, tmp_path: Path) -> None:
     told = {}
     for form in ("csv", "jsonl", "parquet"):

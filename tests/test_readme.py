@@ -82,7 +82,7 @@ def test_the_two_commands_are_there() -> None:
         "python -m venv .venv && .venv/bin/pip install -e '.[demo]' && "
         ".venv/bin/accelerate launch -m launcher recipes/digits.py"
     )
-    assert second == ".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"
+    assert second == ".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n 2"
 
 
 def test_the_translation_is_in_step() -> None:

@@ -170,7 +170,7 @@ def test_parts_of_ones_own_come_from_the_recipe_that_is_named(tmp_path: Path) ->
         f"launcher.load({str(run)!r}, recipe=recipe.recipe)"
     )
     done = run_python("-c", program, cwd=elsewhere, env=tests)
-    assert done.code == 0, done.err
+    assert (done.code, done.err) == (0, f"running the code of {run}/recipe.py, for the parts that it defines\n")
     # What is in that file, and nowhere else: a class of another file is not found by its name.
     (elsewhere / "other.py").write_text("import tiny\nfrom tiny import recipe\n")
     code, out, err = command("predict", str(run), "x.png", "--recipe", "other.py")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -87,13 +86,11 @@ def use_assets(folder: Path | None) -> None:
 
 
 def own_types(recipes: Sequence[str] | None) -> Types:
-    """Return the classes that the recipe files bring, and say that their code is run. Raises UserError."""
+    """Return the classes that the recipe files bring, whose code is run. Raises UserError."""
     from launcher.recipe.loading import types_of
 
     types: dict[str, type] = {}
     for spec in recipes or ():
-        if os.environ.get("RANK", "0") == "0":
-            print(f"running the code of {spec}, for the parts that it defines", file=sys.stderr, flush=True)
         types |= types_of(spec)
     return types
 

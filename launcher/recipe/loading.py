@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -78,7 +79,9 @@ def _refuse_shadowing(folder: Path, libraries: frozenset[str] = LIBRARIES) -> No
 
 def types_of(spec: str) -> Types:
     """Return the classes of the user's own that the recipe `spec` brings, by the names that a recipe's JSON has for
-    them. Runs the code of its file. Raises UserError as `load_recipe`."""
+    them. Runs the code of its file, and says so on stderr. Raises UserError as `load_recipe`."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"running the code of {spec}, for the parts that it defines", file=sys.stderr, flush=True)
     loaded = load_recipe(spec)
     root = loaded.path.parents[loaded.module_name.count(".")]
     return types_in_module(sys.modules[loaded.module_name], root)
