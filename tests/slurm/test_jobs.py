@@ -215,8 +215,10 @@ def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path)
     done = submit(slurm, tmp_path, f"{ROOT}/tests/tiny.py", "--nodes=3")
     assert (done.returncode, "batch_size" in done.stderr) == (2, True)
     done = submit(slurm, tmp_path, f"{ROOT}/tests/tiny.py", "--partition=nowhere")
-    assert done.stderr.startswith("error: sbatch: ")
-    assert "nowhere" in done.stderr or "partition" in done.stderr
+    hint, error = done.stderr.splitlines()
+    assert hint.startswith("no GPUs asked for: ")
+    assert error.startswith("error: sbatch: ")
+    assert "nowhere" in error or "partition" in error
     assert not (tmp_path / "runs/tiny").exists()
     assets = tmp_path / "assets"
     assets.mkdir()
