@@ -110,6 +110,28 @@ with files.draft_folder(path) as folder:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_written_by_one_process_where_it_is_to_be_alone(tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    with files.draft_folder(target, alone=True) as draft:
+        with pytest.raises(BlockingIOError), files.draft_folder(target, alone=True):
+            pass
+        with files.draft_folder(tmp_path / "other", alone=True):
+            pass
+        draft.rename(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    (tmp_path / f".copy.{32 * 'a'}.draft").mkdir()
+    os.utime(tmp_path / f".copy.{32 * 'a'}.draft", (0, 0))  # of a process that was killed
+    with files.draft_folder(target, alone=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_of_several_writers_the_first_is_kept(tmp_path: Path) -> None:
+    files.write_new(tmp_path / "x.json", "first")
+    files.write_new(tmp_path / "x.json", "second")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x.json": "first"}
+
+
 def test_tensors_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

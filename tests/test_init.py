@@ -356,6 +356,11 @@ def _table(name: str = "t.csv", count: int = 6, **columns: Sequence[Any]) -> Non
     written_csv(Path("x", name), {"path": images(Path("x"), count), **columns})
 
 
+def _lines(*lines: str) -> None:
+    images(Path("x"), 6)
+    Path("x/t.csv").write_text("\n".join([*lines, ""]))
+
+
 def _parquet_of_paths() -> None:
     import pyarrow
     import pyarrow.parquet
@@ -426,6 +431,23 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
         "x",
         "images in 'test_set', 'training_set' are in no class folders",
     ),
+    "test folder alone": (
+        lambda: [images(Path("x/test", name), 3) for name in ("a", "b")],
+        "x",
+        "x: has a folder 'test' but none named 'train'; expected train/<class>/<image> beside it",
+    ),
+    "nothing to train on": (
+        lambda: _table(label=["a", "b"] * 3, split=["test"] * 6),
+        "x",
+        "column 'split' says train for no image; there is nothing to train on",
+    ),
+    "a quote that is not closed": (
+        lambda: _lines("path,label", '0.png,"a', "1.png,b", "2.png,a", '3.png,"b"', "4.png,a", "5.png,b"),
+        "x",
+        "t.csv, up to line 5: ',' expected after '\"'; a cell that begins with a quote must end with one",
+    ),
+    "a cell too many": (lambda: _lines("path,label", "0.png,a", "1.png,b,c"), "x", "line 3: 3 cells, but the header"),
+    "a cell too few": (lambda: _lines("", "path,label", "0.png", "1.png,b"), "x", "line 3: 1 cells, but the header"),
     "train and test": (
         lambda: _table(label=["a", "b"] * 3, split=["train"] * 4 + ["test"] * 2),
         "x",
@@ -572,6 +594,9 @@ def test_the_plan_goes_by_images_of_a_class() -> None:
     assert large == [5, 2]
     assert decided(found((19, 19)))["cache_views"] == 4
     assert "cache_views" not in decided(found((20, 20)))
+    # Where augmentation stays out there is one view of each image.
+    assert "cache_views" not in decided(found((19,), "values", ["steering_angle"]))
+    assert decided(found((19,), "values", ["age"]))["cache_views"] == 4
     numbers = plan_of(found((300,), "values", ["age"]))
     assert numbers[1][1]["backbone_lr_scale"] == 0.1
     assert [name for name, _ in plan_of(found((150,), "values", ["age"]))] == ["linear_probe"]

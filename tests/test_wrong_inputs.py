@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def check_told(mistake: Mistake, code: int, err: str) -> None:
 @pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.id.replace(" ", "-") for mistake in MISTAKES])
 def test_a_mistake_is_told_in_clear_lines(mistake: Mistake, capsys: pytest.CaptureFixture[str]) -> None:
     lay_out(mistake)
-    code = main(mistake.words.split())
+    code = main(shlex.split(mistake.words))
     check_told(mistake, code, capsys.readouterr().err)
 
 
@@ -63,7 +64,7 @@ AS_USERS_START_IT = ("wrong type", "override out of range", "broken image", "sev
 @pytest.mark.parametrize("mistake", [m for m in MISTAKES if m.id in AS_USERS_START_IT], ids=lambda m: m.id)
 def test_a_process_of_its_own_tells_the_same(mistake: Mistake, run_cli: RunCli) -> None:
     lay_out(mistake)
-    done = run_cli(*mistake.words.split(), env={"PYTHONPATH": PATHS})
+    done = run_cli(*shlex.split(mistake.words), env={"PYTHONPATH": PATHS})
     # Nothing but the word that it is looking, once, where it came so far.
     assert re.fullmatch(r"([\d-]+ [\d:]+  looking at data, weights and phases\n)?", done.out)
     check_told(mistake, done.code, done.err)

@@ -7,6 +7,7 @@ traceback.
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if words and words[0] not in (*command_names(), "--help", "--version"):
         words.insert(0, "train")
     try:
+        _check_none_is_empty(words)
         if line := settle_home():
             print(line, file=sys.stderr)
         code = int(app(words, prog_name="python -m launcher", standalone_mode=False) or 0)
@@ -71,3 +73,16 @@ def main(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED:  # Typer may have caught the KeyboardInterrupt itself, and returns this code then.
         print("interrupted", file=sys.stderr)
     return code
+
+
+def _check_none_is_empty(words: Sequence[str]) -> None:
+    """Raise UserError for `--run-dir "$UNSET"`: an empty path means the current folder, which nobody asks for so."""
+    empty = []
+    for before, word in zip(["", *words], words, strict=False):
+        if not word:
+            where = f"{before}: its value" if before.startswith("--") else "an argument"
+            empty.append(f"{where} is empty; is a variable of the shell not set?")
+        elif re.fullmatch(r"--[a-z-]+=", word):
+            empty.append(f"{word[:-1]}: its value is empty; is a variable of the shell not set?")
+    if empty:
+        raise UserError(*empty)

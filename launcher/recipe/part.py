@@ -56,7 +56,9 @@ def problems_in(error: pydantic.ValidationError, owner: type | None = None, at: 
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            lines.append(f"{name}={_short(problem['input'])}: {message}")
+            # What is wrong of a part as a whole has no value of its own: pydantic gives all its arguments.
+            shown = f"={_short(problem['input'])}" if problem["loc"] else ""
+            lines.append(f"{name}{shown}: {message}")
     return list(dict.fromkeys(lines))
 
 

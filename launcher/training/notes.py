@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
-from launcher.recipe.data.names import alike_note
+from launcher.recipe.data.names import notes_of_names
 from launcher.training.handover import shared_memory_problem
 from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
@@ -23,8 +23,8 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
     recipe = found.recipe
     if found.splits:
         yield from found.splits.notes
-        if recipe.task.target_kind != "values" and (alike := alike_note(found.splits.names)):
-            yield alike
+        if recipe.task.target_kind != "values":
+            yield from notes_of_names(found.splits.names)
     updating = [p.phase.name for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
     if updating:
         joined = " (sync_batchnorm joins the processes, not the accumulation)" if recipe.sync_batchnorm else ""

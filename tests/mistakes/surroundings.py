@@ -10,6 +10,23 @@ FOLDER = "data=data.ImageFolder(root='pets')"
 CSV = "data=data.CsvImages(path='pets.csv'{})"
 RESNET = "backbone=backbones.Torchvision(name='resnet18', weights={!r}, image_size=32)"
 MISTAKES = [
+    # the command line
+    Mistake("empty recipe", "an argument is empty; is a variable of the shell not set?", words="plan ''"),
+    Mistake(
+        "empty run dir",
+        "--run-dir: its value is empty; is a variable of the shell not set?",
+        words="wrong.py --run-dir ''",
+        changes="",
+    ),
+    Mistake(
+        "empty values",
+        (
+            "--assets: its value is empty; is a variable of the shell not set?",
+            "--prepared: its value is empty; is a variable of the shell not set?",
+        ),
+        words="wrong.py --assets= --prepared ''",
+        changes="",
+    ),
     # data
     Mistake(
         "no data folder",
@@ -125,6 +142,13 @@ MISTAKES = [
         "data.path: {here}/pets.csv, line 2: 1 cells, but the header has 2",
         changes=CSV.format(""),
         files=table("path,label\npets/cat/1.png\n"),
+    ),
+    Mistake(
+        "csv quote",
+        "data.path: {here}/pets.csv, up to line 3: unexpected end of data; a cell that begins with a quote must end "
+        "with one (write a quote as two)",
+        changes=CSV.format(""),
+        files=table('path,label\npets/cat/1.png,"cat\npets/dog/1.png,dog\n'),
     ),
     Mistake(
         "constant targets",

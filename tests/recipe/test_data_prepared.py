@@ -280,6 +280,9 @@ def test_folders_that_cannot_be_taken(root: Path, tmp_path: Path, monkeypatch: p
         prepare(root, tmp_path / "full", tell=lines.append)
     assert len(lines) == 1
     assert not (tmp_path / "full").exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"--to .*/file: is no folder; give a folder that is empty"):
+        prepare(root, tmp_path / "file")
 
 
 def test_one_process_at_a_time(root: Path, tmp_path: Path) -> None:

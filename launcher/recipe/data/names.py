@@ -14,6 +14,7 @@ _SPLIT_WORDS: dict[SplitName, str] = {
     "val": "val|valid|validation|validate|dev|devel|development|eval|evaluation",
     "test": "test|testing|tst|hold[ _-]?out",
 }
+_MISSING = frozenset(("nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nil", "nat"))
 _AFTER_SPLIT = r"([ _-]?(set|data|dataset|split|images|imgs))?"
 
 _SYSTEM_FOLDERS = frozenset(
@@ -53,24 +54,32 @@ def in_list(name: str, names: Sequence[str]) -> str | None:
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ in case, spaces, or how a number is written alone: ("Red", "red")."""
+    """Return groups of names that differ in case, spaces, characters that are not seen, or how a number is written
+    alone: ("Red", "red")."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(_plain(name), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def alike_note(names: Iterable[str]) -> str | None:
-    """Return a line on names that are likely one and the same, or None."""
-    groups = [" and ".join(map(repr, group)) for group in alike(names)]
-    if not groups:
-        return None
-    more = f" and {len(groups) - 3} more such groups" if len(groups) > 3 else ""
-    return f"{'; '.join(groups[:3])}{more} count as different: make their spelling one where the same is meant"
+def notes_of_names(names: Iterable[str]) -> list[str]:
+    """Return lines on classes or labels that are likely one and the same, and on those that likely mean none."""
+    names = list(names)
+    notes = []
+    if groups := [" and ".join(map(repr, group)) for group in alike(names)]:
+        more = f" and {len(groups) - 3} more such groups" if len(groups) > 3 else ""
+        notes.append(
+            f"{'; '.join(groups[:3])}{more} count as different: make their spelling one where the same is meant"
+        )
+    if missing := [repr(name) for name in names if name.strip().casefold() in _MISSING]:
+        words = "counts as a class" if len(missing) == 1 else "count as classes"
+        notes.append(f"{', '.join(missing)} {words}: leave those images out where it means that there is no label")
+    return notes
 
 
 def _plain(name: str) -> str:
-    text = " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold().strip()))
+    seen = "".join(sign for sign in name if sign.isspace() or unicodedata.category(sign) not in ("Cc", "Cf"))
+    text = " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", seen).casefold().strip()))
     try:
         return f"{float(text):g}" if re.fullmatch(r"[+-]?\d{1,15}(\.\d*)?", text) else text
     except ValueError:

@@ -75,6 +75,8 @@ def make_copy(
     folder = folder.expanduser().absolute()
     enough_for = need_of(recipe, preprocessing)
     kept = dataclasses.replace(enough_for, train=short_side or enough_for.train)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--to {folder}: is no folder; give a folder that is empty or does not exist")
     if folder.exists() and any(folder.iterdir()):
         return _there_already(folder, kept, recipe, splits, preprocessing), True
     try:

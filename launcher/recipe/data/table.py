@@ -199,8 +199,9 @@ class _Table:
         lines: list[int] = []
         try:
             with self._file.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file, delimiter="\t" if self._file.suffix.lower() == ".tsv" else ",")
-                header = [nfc(name.strip()) for name in next(reader, [])]
+                # Strict: a quote that is never closed would otherwise take the lines below it into its cell.
+                reader = csv.reader(file, delimiter="\t" if self._file.suffix.lower() == ".tsv" else ",", strict=True)
+                header = [nfc(name.strip()) for name in next(filter(None, reader), [])]
                 used = list(map(nfc, used))
                 self._check_header(header, used)
                 places = [(cells[name], header.index(nfc(name))) for name in cells]
@@ -219,8 +220,10 @@ class _Table:
             raise UserError(f"{self._field}: no file {self._file}") from None
         except OSError as error:
             raise UserError(f"{self._field}: cannot read {self._file}: {error.strerror or error}") from error
-        except (UnicodeDecodeError, csv.Error) as error:
+        except UnicodeDecodeError as error:
             raise UserError(f"{self._field}: {self._file} is not a CSV file in UTF-8: {error}") from error
+        except csv.Error as error:
+            raise UserError(f"{self._field}: {self._file}, {not_csv(error, reader.line_num)}") from error
         if not lines:
             raise UserError(f"{self._field}: {self._file} has no rows below its header")
         checked = [name for name in cells if name != may_be_empty]
@@ -288,6 +291,11 @@ class _Table:
             where = f"{self._field}: {self._file}"
             targets = numbers(chosen, names, target_kind, where, lambda row: f"line {self.lines[rows[row]]}")
         return Split(Subset(FileImages(self._root, self._paths), rows), targets)
+
+
+def not_csv(error: csv.Error, line: int) -> str:
+    """Say where a file is no CSV, and what is most likely wrong there."""
+    return f"up to line {line}: {error}; a cell that begins with a quote must end with one (write a quote as two)"
 
 
 def _names_an_image(root: Path, cell: str) -> bool:

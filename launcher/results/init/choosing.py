@@ -46,6 +46,7 @@ def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]
     train, amount = len(found.splits.train), _images_of_each(found)
     batch, batch_why = _batch_size(train, machine)
     plan = _freeze_plan(found, amount, math.ceil(train / batch), machine)
+    augment = _augment(found, amount)
     decisions = [
         _backbone(choose(train, machine), pictures, machine),
         Decision("head", Call("heads.Linear", {}), f"One layer on pretrained features; outputs: {_outputs(found)}."),
@@ -55,10 +56,10 @@ def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]
         Decision(
             "optim", Call("optim.AdamW", {"lr": 1e-3}), "The rate of the head; the plan scales it for the backbone."
         ),
-        _augment(found, amount),
+        augment,
         Decision("batch_size", batch, batch_why),
     ]
-    if len(plan.value) == 1:
+    if len(plan.value) == 1 and augment.value.fields.get("preset") != "none":  # that draws one view of each image
         why = "Augmented views of each image whose features are stored: the backbone is frozen throughout."
         decisions.append(Decision("cache_views", 4, why))
     if machine.gpus:

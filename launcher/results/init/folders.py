@@ -86,6 +86,11 @@ def _class_folders(at: Path, inner: list[str]) -> Found:
     nested = {split_named(name): name for name in reversed(inner) if _has_folders(at / name)}
     train, val = nested.get("train"), nested.get("val")
     if train is None and val is None:
+        if "test" in nested and len(nested) == 1:
+            raise UserError(
+                f"{at}: has a folder {nested['test']!r} but none named 'train'; "
+                "expected train/<class>/<image> beside it"
+            )
         unlabelled = [name for name in inner if _says_where(name)]
         if unlabelled and len(inner) - len(unlabelled) < 2:
             raise UserError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.errors import Problems, UserError
-from launcher.recipe.data.names import alike_note
+from launcher.recipe.data.names import notes_of_names
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import TargetKind
 from launcher.results.init.choosing import counts_of_classes, decide
@@ -62,8 +62,8 @@ def make_recipe(
     problems.raise_if_any()
     pictures = look_at(found.splits)
     remarks = (*found.remarks, *found.splits.notes, *pictures.notes)
-    if found.target_kind != "values" and (alike := alike_note(found.splits.names)):
-        remarks = (*remarks, alike)
+    if found.target_kind != "values":
+        remarks = (*remarks, *notes_of_names(found.splits.names))
     found = dataclasses.replace(found, remarks=remarks)
     here = machine(hardware)
     decisions = decide(found, pictures, here)

@@ -12,6 +12,7 @@ from typing import Any
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.names import nfc, split_named
+from launcher.recipe.data.table import not_csv
 from launcher.recipe.data.targets import listed
 from launcher.recipe.protocols import TargetKind
 from launcher.results.init.columns import Column, targets_in, text_column
@@ -71,18 +72,20 @@ def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), k
 
 
 def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """The header and the columns; ragged rows are left to the data part, which names them."""
+    """The header and the columns."""
     mark = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, delimiter=mark)
-            header = [nfc(name.strip()) for name in next(reader, [])]
-            rows = [[cell.strip() for cell in row] for row in reader if row]
+            reader = csv.reader(stream, delimiter=mark, strict=True)
+            header = [nfc(name.strip()) for name in next(filter(None, reader), [])]
+            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{file}: not a table in UTF-8 text: {error}") from error
-    if not rows:
+    except csv.Error as error:
+        raise UserError(f"{file}, {not_csv(error, reader.line_num)}") from error
+    if not numbered:
         raise UserError(f"{file}: has no rows below its header")
     if len(header) < 2:
         other = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars"))
@@ -97,8 +100,10 @@ def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{file}: has several columns {twice[0]!r}; give each a name of its own")
-    whole = [row for row in rows if len(row) == len(header)]
-    return header, {name: [row[place] for row in whole] for place, name in enumerate(header)}
+    for line, row in numbered:
+        if len(row) != len(header):
+            raise UserError(f"{file}, line {line}: {len(row)} cells, but the header has {len(header)}")
+    return header, {name: [row[place] for _, row in numbered] for place, name in enumerate(header)}
 
 
 def _check_header(file: Path, header: Sequence[str]) -> None:
@@ -193,6 +198,8 @@ def _split_column(where: str, header: Sequence[str], columns: dict[str, list[str
                 "on (test is for the very end, and not used in training)"
             )
     odd = next((name for name in header if name.lower() in SPLIT_NAMES), None)
+    if odd is not None and set(map(split_named, columns[odd])) <= {"val", "test"}:
+        raise UserError(f"{where}: column {odd!r} says train for no image; there is nothing to train on")
     if odd is not None and len({cell.lower() for cell in columns[odd]}) > 1:
         values = listed(sorted({repr(cell) for cell in columns[odd]}))
         raise UserError(f"{where}: column {odd!r} should say train, val or test, but says {values}; rename it or them")
