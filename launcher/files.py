@@ -190,6 +190,20 @@ def _finite(content: Any) -> Any:
     return content
 
 
+def read_metrics(path: Path) -> dict[str, float]:
+    """Return the numbers of a metrics.json by their names. Raises UserError for all else."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(_is_number(value) for value in content.values()):
+        raise UserError(f"{path}: must hold numbers by their names")
+    return metrics_from_json(content)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value.bit_length() < 1000  # a float can hold it
+    return value is None or isinstance(value, float)
+
+
 def metrics_from_json(values: Mapping[str, Any]) -> dict[str, float]:
     """Return metrics as they were before `json_text` wrote null for those that are not finite."""
     return {name: math.nan if value is None else float(value) for name, value in values.items()}

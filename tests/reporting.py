@@ -109,6 +109,8 @@ def large(run_dir: Path, samples: int, classes: int, right: float) -> Facts:
 
     names = tuple(f"class {index}" for index in range(classes))
     (run_dir / "final/classes.json").write_text(json.dumps(names))
+    model = run_dir / "final/model.json"
+    model.write_text(json.dumps(json.loads(model.read_text()) | {"num_outputs": classes}))
     draw = np.random.Generator(np.random.PCG64(0))
     targets = draw.integers(0, classes, samples)
     outputs = draw.normal(0, 1, (samples, classes)).astype(np.float32)

@@ -14,6 +14,7 @@ from launcher.cluster import slurm
 from launcher.cluster.lives import rows_of
 from launcher.cluster.slurm import JobState, job_state
 from launcher.errors import UserError
+from launcher.text import without_controls
 from launcher.training.life import newest_step, planned_steps
 from launcher.training.lock import RunLock
 
@@ -110,7 +111,7 @@ def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> t
     try:
         told = json.loads((run_dir / "STOPPED.json").read_text())
         return "stopped", str(told.get("reason", ""))
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return (job.state.lower() if job else "not finished"), last
 
 
@@ -129,7 +130,7 @@ def follow(run: str, keep_on: bool) -> Iterator[str]:
                 content = file.read()
             position += len(content)
             if content:
-                yield content.decode("utf-8", "replace")
+                yield without_controls(content.decode("utf-8", "replace").replace("\r", "\n"))  # a job may print any
         if over or not keep_on:
             return
         time.sleep(LOOK_EVERY_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import Problems, UserError
-from launcher.files import json_text, metrics_from_json, read_json
+from launcher.files import json_text, metrics_from_json, read_json, read_metrics
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.dotted import flat, join
+from launcher.results.records import epochs_of
 from launcher.text import inert_cell
 from launcher.training.stopping import mode_of
 
@@ -36,18 +38,17 @@ class Result:
 
 def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> Result:
     """Raises UserError where `run_dir` is no run dir."""
-    try:
-        recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{run_dir}: no run dir (it has no recipe.json)") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run_dir / 'recipe.json'}: cannot be read ({error})") from error
+    if not (run_dir / "recipe.json").exists():
+        raise UserError(f"{run_dir}: no run dir (it has no recipe.json)")
+    recipe = read_json(run_dir / "recipe.json")
+    if not isinstance(recipe, dict):
+        raise UserError(f"{run_dir / 'recipe.json'}: must hold a JSON object, not a {type(recipe).__name__}")
     epochs = _epochs(run_dir)
     best = next((row for row in reversed(epochs) if row.get("best")), epochs[-1] if epochs else None)
     metrics = metrics_from_json(best["val"]) if best else {}
     final = run_dir / "final/metrics.json"
     if final.is_file():
-        metrics = metrics_from_json(read_json(final))
+        metrics = read_metrics(final)
     state, step = state_of(run_dir)
     return Result(str(run_dir), state, step, flat(recipe), _readable(recipe), metrics, _monitored(run_dir))
 
@@ -107,16 +108,16 @@ def _is_in_word(name: str) -> bool:
 
 def _epochs(run_dir: Path) -> list[dict[str, Any]]:
     try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8", errors="backslashreplace").split("\n")
     except OSError:
         return []
     rows = []
     for line in lines:
         try:
             rows.append(json.loads(line))
-        except ValueError:  # the last row of a run that is at work
+        except (ValueError, RecursionError):  # the last row of a run that is at work
             continue
-    return [row for row in rows if row.get("event") == "epoch"]
+    return epochs_of(rows)
 
 
 def _monitored(run_dir: Path) -> str | None:
@@ -221,7 +222,10 @@ def _cell(value: Any) -> str:
 
 
 def _key(value: Any) -> str:
-    return repr(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else repr(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
+        return repr(float(value)) if is_number else repr(value)
+    return repr(value)
 
 
 def _rank(result: Result, by: str | None) -> tuple[bool, float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
-from launcher.files import metrics_from_json, read_json
+from launcher.files import read_json, read_metrics
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split, Splits
@@ -24,6 +25,11 @@ from launcher.recipe.tasks import Classification, MultiLabel, Regression
 from launcher.recipe.type_names import Types
 from launcher.training.model import TransferModel, build_model
 from launcher.training.rundir import RunDir
+
+OUTPUT_FOR_EACH_NAME = ("classification", "multi-label", "regression")
+"""Tasks whose network has as many outputs as the data has names; one of the user's own may have others."""
+MAX_SIDE = 16384
+"""Pixels of an image's side; backbones take no more."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,11 +70,17 @@ def read_finished(path: Path, own: Types | None = None) -> FinishedRun:
     names = read_json(rundir.final / "classes.json")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{rundir.final / 'classes.json'}: must be a list of names")
+    num_outputs, task = described.get("num_outputs"), described.get("task")
+    if isinstance(task, dict) and task.get("kind") in OUTPUT_FOR_EACH_NAME and num_outputs != len(names):
+        raise UserError(
+            f"{rundir.final}: classes.json has {len(names)} names, "
+            f"but the network of model.json {num_outputs!r} outputs"
+        )
     return FinishedRun(
         rundir=rundir,
         recipe=dataclasses.replace(recipe, backbone=_as_trained(recipe.backbone, described, rundir.final)),
         preprocessing=_preprocessing(rundir.final / "preprocess.json"),
-        metrics=metrics_from_json(_object(rundir.final / "metrics.json")),
+        metrics=read_metrics(rundir.final / "metrics.json"),
         step=_step(rundir.final / "model.json", described),
         names=tuple(names),
         described=described,
@@ -174,9 +186,22 @@ def _object(file: Path) -> dict[str, Any]:
 
 def _preprocessing(file: Path) -> Preprocessing:
     try:
-        return Preprocessing(**_object(file))
+        found = Preprocessing(**_object(file))
+        _check_preprocessing(found)
     except (TypeError, ValueError) as error:
         raise UserError(f"{file}: does not describe a preprocessing ({error})") from error
+    return found
+
+
+def _check_preprocessing(found: Preprocessing) -> None:
+    for name in ("image_size", "resize_size"):
+        side = getattr(found, name)
+        if type(side) is not int or not 1 <= side <= MAX_SIDE:
+            raise ValueError(f"{name} must be a whole number from 1 to {MAX_SIDE}, and is {side!r}")
+    if not len(found.mean) == len(found.std) == 3 or not all(math.isfinite(each) for each in (*found.mean, *found.std)):
+        raise ValueError("mean and std must be three numbers each")
+    if min(found.std) <= 0:
+        raise ValueError("std must be above 0")
 
 
 def _step(file: Path, described: Mapping[str, Any]) -> int:

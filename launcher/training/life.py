@@ -44,8 +44,9 @@ def planned_steps(run_dir: Path) -> tuple[int, bool] | None:
     try:
         recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
         samples = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))["data"]["train_samples"]
-    except (OSError, ValueError, KeyError):
+        phases = recipe["freeze_plan"]
+        steps_per_epoch = -(-samples // recipe["batch_size"])
+        steps = steps_per_epoch * sum(phase["epochs"] for phase in phases)
+        return int(steps), any(phase["patience"] for phase in phases)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):  # absent or damaged
         return None
-    phases = recipe["freeze_plan"]
-    steps_per_epoch = -(-samples // recipe["batch_size"])
-    return steps_per_epoch * sum(phase["epochs"] for phase in phases), any(phase["patience"] for phase in phases)

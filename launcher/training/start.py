@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from launcher.errors import Problems, UserError
-from launcher.files import metrics_from_json, read_json
+from launcher.files import read_metrics
 from launcher.recipe.assets import verify_assets
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
@@ -299,7 +299,7 @@ def _finished_or_at_its_end(rundir: RunDir, recipe: Recipe, damage: str | None, 
             return False
         if damage:
             raise UserError(f"{damage}; bring it back (there is no checkpoint of the end to write it from)")
-    metrics = metrics_from_json(read_json(rundir.final / "metrics.json"))
+    metrics = read_metrics(rundir.final / "metrics.json")
     shown = ", ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" not in name)
     lacks = f" (without {', '.join(missing)}: python -m launcher report {rundir.path})" if missing else ""
     print(

@@ -19,6 +19,7 @@ from launcher.results.export.plain import Plain
 from launcher.results.export.usage import usage
 from launcher.results.finished import FinishedRun
 from launcher.results.loaded import LoadedModel
+from launcher.results.records import read_evaluation
 from launcher.text import number
 
 MOST_OPEN = 20
@@ -203,13 +204,13 @@ def _training(finished: FinishedRun, has_report: bool, with_images: bool) -> str
 def _evaluation(finished: FinishedRun) -> dict[str, Any] | None:
     """Of the validation images, as the model is used; None where there was none since these weights."""
     file = finished.rundir.path / "evaluation.json"
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        of_these = found["weights"]["step"] == finished.step and found["split"] == "val"
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); remove it, and evaluate again") from error
+    try:
+        found = read_evaluation(file)
+        of_these = found["weights"]["step"] == finished.step and found["split"] == "val"
+    except (UserError, KeyError) as error:
+        raise UserError(f"{file}: is damaged; remove it, and evaluate again") from error
     return found if of_these else None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
-from launcher.files import metrics_from_json
+from launcher.files import metrics_from_json, read_metrics
 from launcher.recipe.protocols import Splits
+from launcher.results.records import epochs_of, read_evaluation, sound_environment, sound_plan
 from launcher.results.report.pictures import Pictures
 from launcher.results.report.samples import Kind, Samples, read_samples
 from launcher.training.stopping import Mode
@@ -125,7 +126,12 @@ def read_facts(
         raise UserError(f"{path}: no finished run (it lacks {'final/model.json' if recipe else 'recipe.json'})")
     named = model.get("task", {}).get("kind")
     kind: Kind = next((kind for kind in KINDS if kind == named), "other")
-    evaluation, told = _json(path / "evaluation.json"), list(notes)
+    evaluation, told = {}, list(notes)
+    if (path / "evaluation.json").exists():
+        try:
+            evaluation = read_evaluation(path / "evaluation.json")
+        except UserError as error:
+            told += [f"{error.problems[0]}: nothing of it is shown; evaluate writes it again."]
     samples = None
     try:
         samples = read_samples(path / "evaluation.parquet", kind)
@@ -140,10 +146,10 @@ def read_facts(
         kind=samples.kind if samples else kind,
         names=tuple(_json(path / "final/classes.json", [])),
         recipe=recipe,
-        environment=_json(path / "environment.json"),
-        plan=_json(path / "plan.json"),
+        environment=sound_environment(_json(path / "environment.json")),
+        plan=sound_plan(_json(path / "plan.json")),
         model=model,
-        metrics=metrics_from_json(evaluation.get("metrics") or _json(path / "final/metrics.json")),
+        metrics=metrics_from_json(evaluation.get("metrics") or {}) or _metrics(path / "final/metrics.json"),
         epochs=epochs,
         steps=_steps(rows, epochs),
         timing=tuple(row for row in _rows(path / "timing.jsonl") if "seconds" in row),
@@ -168,9 +174,7 @@ def _of_step(evaluation: dict[str, Any], step: Any) -> dict[str, Any]:
 
 def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
     found: list[Epoch] = []
-    for row in rows:
-        if row.get("event") != "epoch":
-            continue
+    for row in epochs_of(rows):
         # Two phases may have one name: epochs are counted from 1 in each.
         begins = bool(found) and (row["phase"] != found[-1].phase or row["epoch"] <= found[-1].in_phase)
         number = found[-1].number + begins if found else 0
@@ -199,6 +203,13 @@ def _steps(rows: list[dict[str, Any]], epochs: tuple[Epoch, ...]) -> tuple[Step,
     return tuple(found)
 
 
+def _metrics(file: Path) -> dict[str, float]:
+    try:
+        return read_metrics(file)
+    except UserError:
+        return {}
+
+
 def _json(file: Path, otherwise: Any = None) -> Any:
     """A file that is missing or broken is as empty: a report says what it can."""
     try:
@@ -214,7 +225,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     for line in _lines(file):
         try:
             row = json.loads(line)
-        except ValueError:  # the last one of a process that was killed
+        except (ValueError, RecursionError):  # the last one of a process that was killed
             continue
         if isinstance(row, dict):
             rows.append(row)
