@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import ROOT, RunCli
+from conftest import ROOT, TINY, RunCli
 from test_run import train
 
 from launcher import optim, phases
+from launcher.cli import main
 from launcher.recipe.serialization import to_json
 from launcher.text import side_by_side
 
@@ -119,3 +120,43 @@ def test_status_without_slurm(runs: Path, run_cli: RunCli) -> None:
     assert "done: accuracy" in done.out
     done = run_cli("status", "nothing", cwd=runs)
     assert (done.code, done.err.startswith("error: nothing: neither a run dir nor a job")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recipe.json", "[]"),
+        ("recipe.json", "[" * 100_000),
+        ("recipe.json", json.dumps({"type": "launcher.Recipe", "batch_size": 10**400})),
+        ("final/metrics.json", "[]"),
+        ("final/metrics.json", '{"accuracy": "high"}'),
+        ("final/classes.json", '["one"]'),
+        ("final/preprocess.json", '{"image_size": -1, "resize_size": 16}'),
+        ("evaluation.json", '{"intervals": 3, "calibration": "x", "classes": []}'),
+        ("evaluation.json", '{"classes": {"zz": {}}}'),
+        ("metrics.jsonl", '[]\nnull\n{"event": "epoch"}\n{"event": "step", "step": "x"}\n{"event": "ep'),
+        ("environment.json", "null"),
+        ("environment.json", '{"data": 3, "command": 3}'),
+        ("plan.json", '{"phases": 7}'),
+        ("STOPPED.json", "[]"),
+        ("log.txt", "\x1b[2J"),
+    ],
+)
+def test_records_of_other_shapes_are_told_or_left_out(
+    runs: Path, tmp_path: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No command ends in a traceback (it would be raised here), and none writes control characters to a terminal."""
+    run_dir = tmp_path / "a"
+    shutil.copytree(runs / "a", run_dir)
+    (run_dir / name).write_text(content)
+    for words in (
+        ("compare", str(run_dir), str(runs / "b")),
+        ("status", str(run_dir)),
+        ("logs", str(run_dir)),
+        ("report", str(run_dir), *TINY),
+    ):
+        code = main(words)
+        told = capsys.readouterr()
+        assert code in (0, 2)
+        assert (code == 2) == ("error: " in told.err), told.err
+        assert "\x1b" not in told.out + told.err
