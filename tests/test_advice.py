@@ -141,3 +141,4 @@ def test_every_command_that_a_run_prints_works(place: Path, run_cli: RunCli) -> 
     longer["freeze_plan"][0]["epochs"] = 1
     assert longer == before, "the overrides, the variable and the data are those of the run"
     assert (place / "comparison.html").is_file()
+    assert (place / "runs/the first/evaluation-test.json").is_file(), "the data have a test folder"

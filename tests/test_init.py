@@ -185,6 +185,18 @@ def test_a_table_of_labels_found_in_its_folder(capsys: pytest.CaptureFixture[str
     assert 0 <= trains(recipe)["map"] <= 1
 
 
+def test_labels_that_do_not_vary_in_validation() -> None:
+    """No image can be ranked by them: mean average precision, the metric otherwise, is not defined."""
+    names = images(Path("scenes"), 12)
+    split = ["val" if row % 6 == 0 else "train" for row in range(12)]
+    labels = {"sky": [row % 2 for row in range(12)], "sea": [int(row % 3 == 0) for row in range(12)]}
+    written_csv(Path("scenes/labels.csv"), {"path": names, "use": split, **labels})
+    recipe = init("scenes")
+    assert [phase.monitor for phase in recipe.freeze_plan] == ["loss"]
+    assert "Judged by the loss: no label varies in the validation images." in _unwrapped(Path("recipe.py").read_text())
+    assert trains(recipe)["loss"] > 0
+
+
 @pytest.fixture
 def no_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
@@ -398,7 +410,7 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
     "binary": (
         lambda: (Path("x").mkdir(), Path("x/t.csv").write_bytes(b"\xff\xfe,\x00\n\x80,1\n")),
         "x/t.csv",
-        "not a table",
+        "not text in UTF-8",
     ),
     "no parquet": (lambda: (Path("x").mkdir(), Path("x/t.parquet").write_text("hi")), "x/t.parquet", "no parquet file"),
     "json lines": (

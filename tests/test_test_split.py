@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from launcher.errors import UserError
 from launcher.recipe.protocols import TargetKind
 from launcher.results.evaluation import write
 from launcher.results.init.folders import folder
+from launcher.results.labelled import read_other
 from launcher.results.labelled import test_line as line_of
 from launcher.results.labelled import test_split as split_of
 from launcher.results.report.facts import read_facts
@@ -182,3 +184,58 @@ def test_what_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said) as error:
             evaluated(run_dir, **options)
         assert len(error.value.problems) == 1
+
+
+def test_a_folder_that_is_named(tmp_path: Path) -> None:
+    for number, place in enumerate(("d/train/a", "d/train/b", "d/val/a", "d/val/b", "d/exam/b", "other/a")):
+        write_picture(tmp_path / place / f"{number}.png", number)
+    plain = data.ImageFolder(root=str(tmp_path / "d"))
+    assert plain.build("class", 0).notes == (f"not used: exam/ beside train/ in {tmp_path}/d",)
+    assert split_of(plain, "class", plain.build("class", 0)) is None
+    for named, target in (("d/exam", 1), ("other", 0)):
+        part = dataclasses.replace(plain, test=tmp_path / named)
+        splits = part.build("class", 0)
+        assert splits.notes == (() if named == "d/exam" else plain.build("class", 0).notes)
+        test = split_of(part, "class", splits)
+        assert test is not None
+        assert test.targets.tolist() == [target]
+    lost = dataclasses.replace(plain, test=str(tmp_path / "lost"))
+    assert f"data.test: {tmp_path}/lost does not exist" in (line_of(lost, "class", splits) or "")
+    named_in_it = data.HuggingFace(path=str(tmp_path / "d"), test_split="exam")
+    splits = named_in_it.build("class", 0)
+    assert splits.notes == ()
+    test = split_of(named_in_it, "class", splits)
+    assert test is not None
+    assert test.targets.tolist() == [1]
+
+
+def test_lists_of_another_file_are_read_as_those_of_training(tmp_path: Path) -> None:
+    """[1, 0] alone may be ids, or a 0 or 1 for each label: the training images say which."""
+    made = {"train": ["[1, 0]", "[1, 1]", "[0, 1]", "[0, 0]"], "exam": ["[0, 1]", "[1, 0]"]}
+    for name, lists in made.items():
+        rows = [{"path": f"{number}.png", "label": cell} for number, cell in enumerate(lists)]
+        write_csv(tmp_path / f"{name}.csv", rows)
+        for row in rows:
+            row["label"] = json.loads(row["label"])
+        write_parquet(tmp_path / f"{name}.parquet", rows)
+    tables = {name: datasets.Dataset.from_parquet(str(tmp_path / f"{name}.parquet")) for name in made}
+    datasets.DatasetDict(tables).save_to_disk(str(tmp_path / "set"))
+    wanted = [[0, 1], [1, 0]]
+    of_csv = data.CsvImages(path=str(tmp_path / "train.csv"), test_path=str(tmp_path / "exam.csv"))
+    of_set = data.HuggingFace(path=str(tmp_path / "set"), test_split="exam", val_split="train")
+    for part, file in ((of_csv, tmp_path / "exam.csv"), (of_set, tmp_path / "exam.parquet")):
+        splits = part.build("labels", 0)
+        test = split_of(part, "labels", splits)
+        assert test is not None
+        assert test.targets.tolist() == wanted
+        other, _ = read_other(part, "labels", splits.names, file)
+        assert other.targets.tolist() == wanted
+
+
+def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", rows_of("values", 4, 0))
+    write_parquet(tmp_path / "exam.parquet", rows_of("values", 4, 0))
+    part = data.HuggingFace(path=str(tmp_path), label_column="seconds", test_split="exam")
+    splits = part.build("values", 0)
+    assert "has no split 'exam'; there are: train" in (line_of(part, "values", splits) or "")
+    assert splits.notes == (f"not used: exam.parquet in {tmp_path} (named after no split)",)

@@ -19,6 +19,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,9 +175,7 @@ def _make(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--to {folder}: is a file; give a folder, or a name that is free")
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe-{os.getpid()}"
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=folder).close()  # without a name, so that a kill leaves nothing
 
 
 @contextlib.contextmanager

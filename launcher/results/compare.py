@@ -15,7 +15,7 @@ from launcher.errors import Problems, UserError
 from launcher.files import json_text, metrics_from_json, read_json, read_metrics
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.dotted import flat, join
-from launcher.results.records import epochs_of
+from launcher.results.records import epochs_of, read_rows
 from launcher.text import inert_cell
 from launcher.training.stopping import mode_of
 
@@ -43,7 +43,7 @@ def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> R
     recipe = read_json(run_dir / "recipe.json")
     if not isinstance(recipe, dict):
         raise UserError(f"{run_dir / 'recipe.json'}: must hold a JSON object, not a {type(recipe).__name__}")
-    epochs = _epochs(run_dir)
+    epochs = epochs_of(read_rows(run_dir / "metrics.jsonl"))
     best = next((row for row in reversed(epochs) if row.get("best")), epochs[-1] if epochs else None)
     metrics = metrics_from_json(best["val"]) if best else {}
     final = run_dir / "final/metrics.json"
@@ -104,20 +104,6 @@ def _said_by_word(results: Sequence[Result]) -> bool:
 def _is_in_word(name: str) -> bool:
     pieces = name.split(".")
     return pieces[0] == PLAN and len(pieces) > 2 and pieces[2] in ("name", "epochs", "rules")
-
-
-def _epochs(run_dir: Path) -> list[dict[str, Any]]:
-    try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8", errors="backslashreplace").split("\n")
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):  # the last row of a run that is at work
-            continue
-    return epochs_of(rows)
 
 
 def _monitored(run_dir: Path) -> str | None:

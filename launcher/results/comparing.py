@@ -12,7 +12,6 @@ noise, and Adam makes of it steps of up to the learning rate, another way on eac
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 
 from launcher.recipe.optim import SGD
 from launcher.recipe.recipe import Recipe
+from launcher.results.records import read_rows
 from launcher.training.checkpoint import Checkpoints, State
 
 TOLERANCE = 1e-5
@@ -115,6 +115,6 @@ def _last_state(run_dir: Path) -> State:
 
 def _way(run_dir: Path, recipe: Recipe) -> float:
     """How far Adam can have moved a weight: by about the learning rate in each step, whatever the gradient."""
-    rows = map(json.loads, (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    rows = read_rows(run_dir / "metrics.jsonl")
     largest_scale = max(scale for phase in recipe.freeze_plan for _, scale in phase.rules)
     return float(largest_scale * sum(row["lr"] for row in rows if row["event"] == "step"))

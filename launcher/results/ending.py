@@ -16,6 +16,7 @@ from launcher.recipe.type_names import types_in
 from launcher.results.calibration import read_calibration
 from launcher.results.evaluation import Subject, judged, write
 from launcher.results.finished import read_finished
+from launcher.results.labelled import test_line
 from launcher.results.reading import calibration_to_store
 from launcher.results.report.build import FILE, write_report
 from launcher.results.report.facts import Facts, read_facts
@@ -39,12 +40,20 @@ def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
             _evaluate(run, outputs)
             facts = read_facts(path, run.prepared.splits)
             write_report([facts], path / FILE)
-        show_end(facts or read_facts(path), screen, path / FILE if facts else None, again)
+        show_end(facts or read_facts(path), screen, path / FILE if facts else None, _unseen(run), again)
     except Exception as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())
         screen.line(
             f"no report ({told}); to try again: python -m launcher report {shlex.quote(str(path))}{again}", "yellow"
         )
+
+
+def _unseen(run: Run) -> str:
+    """Return the option of `evaluate` for images that the run has not seen: its own test images, where it has some."""
+    kind = run.recipe.task.target_kind
+    if test_line(run.recipe.data, kind, run.prepared.splits):
+        return "--split test"
+    return f"--data {'FOLDER' if kind == 'class' else 'TABLE'}"
 
 
 def left(rundir: RunDir) -> list[str]:
@@ -95,9 +104,9 @@ def _evaluate(run: Run, outputs: torch.Tensor) -> None:
     )
 
 
-def show_end(facts: Facts, screen: Screen, report: Path | None, again: str = "") -> None:
-    """Phases, the result, the weakest classes, and where to go from here. `again` is what the commands need beside
-    the run dir: the recipe file, where parts of the user's own are in it."""
+def show_end(facts: Facts, screen: Screen, report: Path | None, unseen: str, again: str) -> None:
+    """Phases, the result, the weakest classes, and where to go from here. `unseen` is what `evaluate` is to look at;
+    `again` is what the commands need beside the run dir: the recipe file, where parts of the user's own are in it."""
     metric = facts.monitor
     kept, spent = facts.kept, spent_in(facts)
     rows = []
@@ -109,11 +118,11 @@ def show_end(facts: Facts, screen: Screen, report: Path | None, again: str = "")
         name = epochs[0].phase if epochs else phase.name
         rows.append([name, str(len(epochs)), duration(phase.seconds), shown, "kept" if kept in epochs else ""])
     screen.table(["phase", "epochs", "time", f"best {metric}", ""], rows)
-    for name, text in _lines(facts, report, again):
+    for name, text in _lines(facts, report, unseen, again):
         screen.line(f"{name:<8} {text}")
 
 
-def _lines(facts: Facts, report: Path | None, again: str) -> list[tuple[str, str]]:
+def _lines(facts: Facts, report: Path | None, unseen: str, again: str) -> list[tuple[str, str]]:
     metric, path = facts.monitor, shlex.quote(str(facts.path))
     lines = []
     value, interval = facts.metrics.get(metric), facts.interval(metric)
@@ -127,9 +136,7 @@ def _lines(facts: Facts, report: Path | None, again: str) -> list[tuple[str, str
     if report:
         lines.append(("report", str(report)))
     lines.append(("model", str(facts.path / "final")))
-    commands = [f"predict {path} IMAGES"]
-    if facts.kind == "classification":
-        commands.append(f"evaluate {path} --data FOLDER")
+    commands = [f"predict {path} IMAGES", f"evaluate {path} {unseen}"]
     commands.append(f"report {path} OTHER_RUN --to comparison.html" if report else f"report {path}")
     lines += [("" if number else "next", f"python -m launcher {words}{again}") for number, words in enumerate(commands)]
     return lines

@@ -5,14 +5,12 @@ Nothing but `evaluate` reads targets of a test split; `init` and `plan` count it
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from pathlib import Path
 
 from launcher.errors import UserError
 from launcher.recipe.data import CsvImages, HuggingFace, ImageFolder, Torchvision
 from launcher.recipe.data.folder import read_labelled
-from launcher.recipe.data.local_tables import is_for_datasets
-from launcher.recipe.data.names import split_named
 from launcher.recipe.data.targets import MEANING
 from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 
@@ -27,21 +25,9 @@ def test_split(data: Data, target_kind: TargetKind, splits: Splits) -> Split | N
     """
     if splits.test is not None:
         return splits.test
-    names = splits.names
-    if isinstance(data, ImageFolder):
-        folder = _test_folder(Path(data.root).expanduser().absolute())
-        return read_labelled("data.root", str(folder), names)[0] if folder else None
-    if isinstance(data, CsvImages):
-        return data.labelled(target_kind, names, split="test") if data.split_column else None
-    if isinstance(data, HuggingFace):
-        local = Path(data.path).expanduser().absolute()
-        if local.is_dir() and not is_for_datasets(local):
-            folder = _test_folder(local)
-            return read_labelled("data.path", str(folder), names)[0] if folder else None
-        used = (data.train_split, data.val_split)
-        named = next((name for name in data.tables() if split_named(name) == "test" and name not in used), None)
-        return data.labelled(target_kind, names, named) if named else None
-    return data.labelled(names) if isinstance(data, Torchvision) else None
+    if isinstance(data, CsvImages | HuggingFace):
+        return data.test_images(target_kind, splits.names)
+    return data.test_images(splits.names) if isinstance(data, ImageFolder | Torchvision) else None
 
 
 def test_line(data: Data, target_kind: TargetKind, splits: Splits) -> str | None:
@@ -86,23 +72,14 @@ def _read_table(data: Data, target_kind: TargetKind, names: tuple[str, ...], fil
     if target_kind == "values" and label is None:
         label = names
     if file.suffix.lower() in (".csv", ".tsv"):
-        root = data.root if isinstance(data, CsvImages) and data.root is not None else str(file.parent)
-        part = CsvImages(path=str(file), image_column=image or "path", label_column=label or "label", root=root)
-        split = part.labelled(target_kind, names, field="--data")
-        assert split is not None, "a table without rows is refused"
-        return split
-    table = HuggingFace(path=str(file), image_column=image, label_column=label)
+        if not isinstance(data, CsvImages):
+            data = CsvImages(path=str(file), image_column=image or "path", label_column=label or "label")
+        return data.other_images("--data", str(file), target_kind, names)
+    if isinstance(data, HuggingFace):
+        table = dataclasses.replace(data, label_column=label)
+    else:
+        table = HuggingFace(path=str(file), image_column=image, label_column=label)
     try:
-        return table.labelled(target_kind, names, table.train_split)
+        return table.other_images(file, target_kind, names)
     except UserError as error:
         raise UserError(*(problem.replace("data:", "--data:", 1) for problem in error.problems)) from error
-
-
-def _test_folder(root: Path) -> Path | None:
-    """The sub-folder of that name with class folders in it, beside one for training."""
-    with os.scandir(root) as entries:
-        inner = {entry.name: Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
-    if not any(name.lower().startswith("train") for name in inner):
-        return None
-    named = [path for name, path in sorted(inner.items()) if split_named(name) == "test"]
-    return next((path for path in named if any(sub.is_dir() for sub in path.iterdir())), None)

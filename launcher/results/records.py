@@ -5,6 +5,8 @@ A run dir is data: its files may be damaged, or written by another program.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -101,9 +103,27 @@ def sound_plan(content: dict[str, Any]) -> dict[str, Any]:
     return content if _fits(_Plan, content) else {}
 
 
-def epochs_of(rows: Iterable[Any]) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> tuple[str, ...]:
+    """Return the lines of a file, without empty ones; none where it cannot be read."""
+    try:
+        # Not splitlines: a name may hold other characters that end a line.
+        return tuple(line for line in file.read_text(encoding="utf-8", errors="backslashreplace").split("\n") if line)
+    except OSError:
+        return ()
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines that are whole; the last may be that of a process that was killed."""
+    rows = []
+    for line in read_lines(file):
+        with contextlib.suppress(ValueError, RecursionError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def epochs_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl that tell of an epoch."""
-    return [row for row in rows if isinstance(row, dict) and row.get("event") == "epoch" and _fits(_Epoch, row)]
+    return [row for row in rows if row.get("event") == "epoch" and _fits(_Epoch, row)]
 
 
 def _fits(shape: type[BaseModel], content: object) -> bool:

@@ -19,6 +19,7 @@ from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import TOLERANCE, Comparison, compare, furthest
 from launcher.results.killing import launch_command, run_until_killed
+from launcher.results.records import read_rows
 
 NAMED = 5
 """Tensors that a line of the table names; the rest is counted."""
@@ -133,7 +134,7 @@ class Verification:
         return Check(promise, holds, ", ".join(f"{phase}: {count} of {total}" for phase, count in taken.items()))
 
     def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.file("reference", "metrics.jsonl").decode().splitlines()]
+        return read_rows(self.folder / "reference" / "metrics.jsonl")
 
     def file(self, run: str, name: str) -> bytes:
         return (self.folder / run / name).read_bytes()

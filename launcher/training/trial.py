@@ -64,8 +64,9 @@ def try_one_batch(
     finally:
         model.zero_grad(set_to_none=True)
     monitored = {f"freeze_plan.{n}.monitor": p.monitor for n, p in enumerate(recipe.freeze_plan) if p.monitor}
-    monitored |= {"task: monitor": task.monitor} if task.monitor not in metrics else {}
     undefined = task.undefined(targets) if isinstance(task, ReportsUndefined) else {}
+    if len(monitored) < len(recipe.freeze_plan) or task.monitor not in undefined:
+        monitored["task: monitor"] = task.monitor
     wrong = [
         f"{field}={name!r}: {_why_no_metric(name, metrics, undefined)}"
         for field, name in monitored.items()

@@ -28,6 +28,13 @@ MISTAKES = [
         changes="",
     ),
     # data
+    Mistake("no path of data", "data.root='': is empty; give a path", words="wrong.py data.root=", changes=FOLDER),
+    Mistake(
+        "no path of weights",
+        "backbone.weights='': string should have at least 1 character",
+        words="wrong.py backbone.weights=",
+        changes=RESNET.format(None),
+    ),
     Mistake(
         "no data folder",
         "data.root: {here}/pets does not exist; it should hold one folder of images per class",

@@ -172,7 +172,7 @@ def test_missing_file_and_columns(folder: Path) -> None:
     assert "separated by commas" in error_of(path=write(folder / "d.csv", "path;label", "img/0.png;a"))
     assert "no rows below its header" in error_of(path=write(folder / "e.csv", "path,label"))
     (folder / "f.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
-    assert "not a CSV file in UTF-8" in error_of(path=str(folder / "f.csv"))
+    assert "not text in UTF-8" in error_of(path=str(folder / "f.csv"))
 
 
 def test_missing_images_are_counted_and_named(folder: Path) -> None:

@@ -35,7 +35,7 @@ class Timm:
 
     name: str
     """As in `timm.list_models()`, with or without the tag of its weights: "vit_small_patch16_224.augreg_in1k"."""
-    weights: str | None = "DEFAULT"
+    weights: str | None = Field(default="DEFAULT", min_length=1)
     """Tag of published weights ("DEFAULT": the tag in the name, else timm's first), path of a weights file
     (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None: random."""
     image_size: int | None = Field(default=None, ge=1, le=16_384)

@@ -41,7 +41,7 @@ class Torchvision:
 
     name: str
     """As in `torchvision.models.list_models(module=torchvision.models)`: "resnet50", "vit_b_16", ..."""
-    weights: str | None = "DEFAULT"
+    weights: str | None = Field(default="DEFAULT", min_length=1)
     """Name of published weights ("IMAGENET1K_V2"; "DEFAULT" is torchvision's best), path of a weights file
     (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None: random."""
     image_size: int | None = Field(default=None, ge=1, le=16_384)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,6 @@ class ImageTable:
         self._columns = self._label_columns(image_column, label_columns)
         cells = table.select_columns(list(self._columns))[:]
         self._cells: list[Sequence[Any]] = [cells[name] for name in self._columns]
-        self.names = self._names()
-        """Names of the outputs, as this split alone gives them."""
 
     def targets(self, names: tuple[str, ...], like: ImageTable | None = None) -> Array:
         """Targets as in `protocols.Split`, for the names that the training split (`like`) gives. Raises UserError where
@@ -126,7 +125,9 @@ class ImageTable:
             texts[row].append(text)
         return LabelLists(self._title, texts, _row_name, "names", f"column {name!r}: labels in lists")
 
-    def _names(self) -> tuple[str, ...]:
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the outputs, as this split alone gives them. Raises UserError as `targets`."""
         if self._target_kind == "values" or (self._target_kind == "labels" and not self._has_lists()):
             return self._columns
         given = self._given_names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from launcher.files import draft_file, remove_drafts
 from launcher.recipe.data.decoding import encoded_image
 from launcher.recipe.protocols import ImageSource
 
@@ -53,13 +55,11 @@ def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Generator[i
     if len(unknown):
         missing = [Path(paths[int(index)]) for index in unknown]
         digests[unknown] = yield from _in_threads(lambda n: content_digest(missing[n]), len(missing), threads)
-        draft = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-        try:
+        with contextlib.suppress(OSError):  # what cannot be remembered is hashed again the next time
             memory.mkdir(parents=True, exist_ok=True)
-            np.savez(draft, stats=stats, digests=digests)
-            draft.replace(file)
-        except OSError:  # what cannot be remembered is hashed again the next time
-            draft.unlink(missing_ok=True)
+            remove_drafts(memory)
+            with draft_file(file) as stream:
+                np.savez(stream, stats=stats, digests=digests)
     return digests
 
 

@@ -23,7 +23,14 @@ from launcher.recipe.data.targets import listed, one_line, refuse
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 
-PathText = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path)]
+
+def _as_text(path: object) -> object:
+    if path == "":  # which pathlib takes for the current folder
+        raise ValueError("is empty; give a path")
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+PathText = Annotated[str, BeforeValidator(_as_text)]
 """A path as text (a recipe is stored as JSON); pathlib's paths are taken, too."""
 
 _USUAL: dict[SplitName, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
@@ -44,32 +51,66 @@ class ImageFolder:
     root: PathText
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class set aside for validation, where there is no folder for it."""
+    test: PathText | None = None
+    """Folder of test images, with a folder for each class; None: the folder "test" beside that of the training images,
+    where there is one. Read by `evaluate --split test` alone."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
         """See `protocols.Data`. Raises UserError for a missing folder, empty classes, unknown classes in val."""
         refuse("ImageFolder", "class", target_kind)
-        return read_folders("data.root", self.root, self.val_fraction, seed)
+        return read_folders("data.root", self.root, self.val_fraction, seed, test=self.test)
+
+    def test_images(self, names: tuple[str, ...]) -> Split | None:
+        """Return the test images (None where there are none), for the names that the training images gave. Raises
+        UserError as `build`, and for a class that is not among these names."""
+        if self.test is not None:
+            return read_labelled("data.test", self.test, names)[0]
+        return read_test_folder("data.root", Path(self.root).expanduser().absolute(), None, names)
 
     def assets(self) -> list[OwnPath]:
-        """The folder of images: the user's own, which stays where it is."""
-        return [OwnPath(field=f"data.root={self.root!r}", path=Path(self.root).expanduser().absolute())]
+        """The folders of images: the user's own, which stay where they are."""
+        return own_paths(root=self.root, test=self.test)
+
+
+def own_paths(**paths: str | None) -> list[OwnPath]:
+    """Return the user's own files and folders by the fields of a data part that name them."""
+    return [
+        OwnPath(field=f"data.{name}={path!r}", path=Path(path).expanduser().absolute())
+        for name, path in paths.items()
+        if path is not None
+    ]
 
 
 def read_folders(
-    field: str, root: str, val_fraction: float, seed: int, train: str | None = None, val: str | None = None
+    field: str,
+    root: str,
+    val_fraction: float,
+    seed: int,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
 ) -> Splits:
     """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it (the same
-    one: a fraction of it is for validation)."""
+    one: a fraction of it is for validation), and `test` may be one that is not to be told as unused."""
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
         raise UserError(f"{field}: {folder} {what}; it should hold one folder of images per class")
     try:
-        return _read(field, folder, val_fraction, seed, train, val)
+        return _read(field, folder, val_fraction, seed, train, val, test)
     except OSError as error:
         raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
+
+
+def read_test_folder(field: str, folder: Path, named: str | None, names: tuple[str, ...]) -> Split | None:
+    """Return the images of the test folder beside that of the training images (None where there is none), whose name is
+    `named` or stands for it. Raises UserError as `read_labelled`."""
+    if named is None and not _part(field, folder, "train", None):
+        return None
+    test_folder = _part(field, folder, "test", named)
+    return read_labelled(field, str(test_folder), names)[0] if test_folder else None
 
 
 def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split, list[str]]:
@@ -98,7 +139,9 @@ def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split,
     return _split(folder, names, {places[name]: paths for name, paths in classes.items()}), skipped
 
 
-def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None) -> Splits:
+def _read(
+    field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None, test: str | None
+) -> Splits:
     train_folder = _part(field, folder, "train", train)
     val_folder = None if val is not None and val == (train or "train") else _part(field, folder, "val", val)
     if val_folder and not train_folder:
@@ -125,7 +168,8 @@ def _read(field: str, folder: Path, val_fraction: float, seed: int, train: str |
     problems.raise_if_any()
 
     if train_folder:
-        unused = [sub.name for sub in _subfolders(folder) if sub not in (train_folder, val_folder)]
+        used = [train_folder, val_folder, folder / Path(test).expanduser() if test else None]
+        unused = [sub.name for sub in _subfolders(folder) if sub not in used]
         unused = [name for name in unused if split_named(name) != "test"]
         if unused:
             shown = listed([f"{one_line(name)}/" for name in unused])
@@ -146,7 +190,7 @@ def _part(field: str, folder: Path, split: SplitName, named: str | None) -> Path
         matching = [sub for sub in subfolders if nfc(sub.name) == nfc(named)]
     else:
         matching = [sub for sub in subfolders if sub.name == named]
-        matching = matching or [sub for sub in subfolders if sub.name.lower() in _USUAL[split]]
+        matching = matching or [sub for sub in subfolders if sub.name.lower() in _USUAL.get(split, ())]
         matching = matching or [sub for sub in subfolders if split_named(sub.name) == split]
     if len(matching) > 1:
         raise UserError(f"{field}: {folder} has {listed([repr(sub.name) for sub in matching])}; keep one of them")

@@ -16,11 +16,11 @@ from pydantic import Field
 from launcher.errors import UserError, did_you_mean
 from launcher.recipe.assets import Asset, OwnPath, assets_folder, fetch_command
 from launcher.recipe.data.columns import ImageTable
-from launcher.recipe.data.folder import PathText, read_folders
-from launcher.recipe.data.local_tables import is_for_datasets, read_file, read_folder
+from launcher.recipe.data.folder import PathText, read_folders, read_test_folder
+from launcher.recipe.data.local_tables import is_for_datasets, read_file, read_folder, unused_tables
 from launcher.recipe.data.names import split_named
 from launcher.recipe.data.splitting import set_aside
-from launcher.recipe.data.targets import refuse
+from launcher.recipe.data.targets import listed, one_line, refuse
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 
@@ -49,6 +49,8 @@ class HuggingFace:
     """None: "validation" or "val" where there is one, else a fraction of the training split; never "test". The name of
     the training split: a fraction of it, also where there is a validation split."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    test_split: str | None = None
+    """None: "test" where there is one. Read by `evaluate --split test` alone."""
     image_column: str | None = None
     """None: the only column of images. It may hold images, bytes, structs of bytes and path, or paths."""
     label_column: str | tuple[str, ...] | None = None
@@ -70,12 +72,12 @@ class HuggingFace:
         if local.is_dir() and not is_for_datasets(local):
             refuse("a folder of class folders", "class", target_kind)
             train = None if self.train_split == "train" else self.train_split
-            return read_folders("data.path", self.path, self.val_fraction, seed, train, self.val_split)
+            return read_folders("data.path", self.path, self.val_fraction, seed, train, self.val_split, self.test_split)
 
         tables = self._load(local)
         val_name = self._val_name(tables)
         train_table = self._table(tables, self.train_split, target_kind)
-        names, notes = train_table.names, tuple(train_table.notes())
+        names, notes = train_table.names, (*train_table.notes(), *_unused(local))
         train_split = Split(train_table.images, train_table.targets(names))
         if val_name is None:
             groups = train_table.groups(self.group_column) if self.group_column else None
@@ -103,11 +105,33 @@ class HuggingFace:
         a folder of class folders is not for `datasets`, and has none."""
         return self._load(Path(self.path).expanduser().absolute())
 
-    def labelled(self, target_kind: TargetKind, names: tuple[str, ...], split: str) -> Split:
-        """Return a split of the tables, for the names that the training split gave. Raises UserError as `build`."""
+    def test_images(self, target_kind: TargetKind, names: tuple[str, ...]) -> Split | None:
+        """Return the test split (None where there is none), for the names that the training split gave. Raises
+        UserError as `build`, and for targets that are not among these names."""
+        local = Path(self.path).expanduser().absolute()
+        if local.is_dir() and not is_for_datasets(local):
+            return read_test_folder("data.path", local, self.test_split, names)
         tables = self.tables()
+        if self.test_split is None:
+            used = (self.train_split, self._val_name(tables))
+            split = next((name for name in tables if split_named(name) == "test" and name not in used), None)
+        else:
+            split = self._known("test_split", self.test_split, tables)
+        if split is None:
+            return None
         table = self._table(tables, split, target_kind)
         return Split(table.images, table.targets(names, self._table(tables, self.train_split, target_kind)))
+
+    def other_images(self, path: Path, target_kind: TargetKind, names: tuple[str, ...]) -> Split:
+        """Return the images of a parquet or arrow file with the columns of this data set; otherwise as
+        `test_images`."""
+        other = dataclasses.replace(self, path=str(path), train_split="train", root=self.root or str(path.parent))
+        table = other._table(other.tables(), "train", target_kind)
+        like = None
+        if target_kind == "labels":
+            with contextlib.suppress(UserError):  # the training images need not be here to evaluate on others
+                like = self._table(self.tables(), self.train_split, target_kind)
+        return Split(table.images, table.targets(names, like))
 
     def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
         columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
@@ -117,14 +141,19 @@ class HuggingFace:
         return ImageTable(f"{self.path}:{split}", tables[split], target_kind, self.image_column, columns, on_disk)
 
     def _val_name(self, tables: Mapping[str, datasets.Dataset]) -> str | None:
-        for field, split in (("train_split", self.train_split), ("val_split", self.val_split)):
-            if split is not None and split not in tables:
-                raise UserError(f"data.{field}: {self.path} has no split {split!r}{did_you_mean(split, list(tables))}")
+        self._known("train_split", self.train_split, tables)
+        if self.val_split is not None:
+            self._known("val_split", self.val_split, tables)
         if self.val_split is not None:
             return None if self.val_split == self.train_split else self.val_split
         others = [name for name in tables if name != self.train_split]
         usual = [name for name in _VAL_NAMES if name in others]
         return next(iter([*usual, *(name for name in others if split_named(name) == "val")]), None)
+
+    def _known(self, field: str, split: str, tables: Mapping[str, object]) -> str:
+        if split not in tables:
+            raise UserError(f"data.{field}: {self.path} has no split {split!r}{did_you_mean(split, list(tables))}")
+        return split
 
     def _load(self, local: Path) -> Mapping[str, datasets.Dataset]:
         import datasets
@@ -233,6 +262,14 @@ class HuggingFace:
                 "give a local folder of images (data.path=<folder>), or bring it from a machine with network "
                 "('python -m launcher fetch' there, --assets here), or try the offline demo, recipes/digits.py"
             ) from error
+
+
+def _unused(local: Path) -> list[str]:
+    """Say which tables of a folder are not read."""
+    if not local.is_dir() or any((local / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return []
+    names = unused_tables(local)
+    return [f"not used: {listed(names)} in {one_line(str(local))} (named after no split)"] if names else []
 
 
 def _probe(path: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from pathlib import Path
@@ -71,6 +72,22 @@ def read_folder(folder: Path, name: str | None) -> dict[str, datasets.Dataset]:
     endings = {os.path.splitext(file)[1] for _, _, names in os.walk(folder) for file in names}  # noqa: PTH122
     reader = next((kind for kind in ("parquet", "arrow") if f".{kind}" in endings), "imagefolder")
     return dict(datasets.load_dataset(reader, data_files=files))
+
+
+def unused_tables(folder: Path) -> list[str]:
+    """Return the names of tables that `read_folder` leaves out, as `datasets` does without a word: beside files that
+    are named after splits, those that are not."""
+    from datasets.data_files import get_data_patterns, resolve_pattern
+
+    tables = {path for path in folder.rglob("*") if path.suffix in (".parquet", ".arrow")}
+    if len(tables) < 2 or (folder / "README.md").exists():  # which may say itself what is of which split
+        return []
+    base = glob.escape(str(folder.resolve()))
+    used: set[Path] = set()
+    for pattern in (pattern for patterns in get_data_patterns(base).values() for pattern in patterns):
+        with contextlib.suppress(FileNotFoundError):  # nothing is named so
+            used.update(Path(file) for file in resolve_pattern(os.path.join(base, pattern), base))  # noqa: PTH118
+    return sorted(str(path.relative_to(folder)) for path in tables if path.resolve() not in used)
 
 
 def _from_arrow(file: Path) -> datasets.Dataset:

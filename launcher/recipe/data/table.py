@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ from pydantic import Field
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.assets import OwnPath
 from launcher.recipe.data.decoding import SUFFIXES
-from launcher.recipe.data.folder import PathText
+from launcher.recipe.data.delimited import read_cells
+from launcher.recipe.data.folder import PathText, own_paths
 from launcher.recipe.data.label_lists import LabelLists, cells_are_lists, lists_in_cells
 from launcher.recipe.data.names import nfc, split_named
 from launcher.recipe.data.sources import FileImages, Subset, missing_files
@@ -33,7 +34,7 @@ class CsvImages:
     For "class" `label_column` is one column of class names or numbers (integers are ordered as numbers, else as text);
     for "labels" one column of 0 and 1 per label, or one column of lists ("cat|dog", "['cat', 'dog']", "[1, 0, 1]"; an
     empty cell is an image without a label); for "values" one column of numbers per target. Classes come from the
-    training rows. Rows of the split "test" are not used. Rows that name the same image stay on one side where a
+    training rows. Rows of the split "test" are not trained on. Rows that name the same image stay on one side where a
     fraction is set aside.
     """
 
@@ -44,6 +45,9 @@ class CsvImages:
     """Folder that the paths start from; None: the folder of the CSV file."""
     val_path: PathText | None = None
     """A second file with the validation images."""
+    test_path: PathText | None = None
+    """Another file, with the test images; None: the rows that `split_column` calls "test", where there are some. Read
+    by `evaluate --split test` alone."""
     split_column: str | None = None
     """Column that says "train" or "val" for each image."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -107,27 +111,35 @@ class CsvImages:
             return dataclasses.replace(splits, notes=tuple(notes))
         return Splits(train_split, val_split, names, notes=tuple(notes))
 
-    def labelled(
-        self, target_kind: TargetKind, names: tuple[str, ...], *, field: str = "data.path", split: str | None = None
-    ) -> Split | None:
-        """Return all rows, or those of a split (None where there are none), for the names that the training rows gave.
+    def test_images(self, target_kind: TargetKind, names: tuple[str, ...]) -> Split | None:
+        """Return the test images (None where there are none), for the names that the training rows gave.
 
         Raises UserError as `build`, and for targets that are not among these names.
         """
-        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
-        split_column = self.split_column if split else None
-        table = _Table(field, self.path, self.root, self.image_column, columns, split_column, None, target_kind)
-        rows = table.rows_of(split, may_be_none=True) if split else np.arange(len(table.lines), dtype=np.int64)
+        if self.test_path is not None:
+            return self.other_images("data.test_path", self.test_path, target_kind, names)
+        if self.split_column is None:
+            return None
+        table = self._table("data.path", self.path, target_kind, self.split_column)
+        rows = table.rows_of("test", may_be_none=True)
         return table.split(rows, names, target_kind, table.label_lists()) if len(rows) else None
+
+    def other_images(self, field: str, path: str, target_kind: TargetKind, names: tuple[str, ...]) -> Split:
+        """Return all images of another file with the columns of this one; otherwise as `test_images`."""
+        table = self._table(field, path, target_kind)
+        like = None
+        if target_kind == "labels":
+            with contextlib.suppress(UserError):  # the training rows need not be here to evaluate on others
+                like = self._table("data.path", self.path, target_kind).label_lists()
+        return table.split(np.arange(len(table.lines)), names, target_kind, table.label_lists(like))
+
+    def _table(self, field: str, path: str, target_kind: TargetKind, split_column: str | None = None) -> _Table:
+        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
+        return _Table(field, path, self.root, self.image_column, columns, split_column, None, target_kind)
 
     def assets(self) -> list[OwnPath]:
         """Its files and folders: the user's own, which stay where they are."""
-        paths = {"path": self.path, "val_path": self.val_path, "root": self.root}
-        return [
-            OwnPath(field=f"data.{name}={path!r}", path=Path(path).expanduser().absolute())
-            for name, path in paths.items()
-            if path is not None
-        ]
+        return own_paths(path=self.path, val_path=self.val_path, test_path=self.test_path, root=self.root)
 
 
 class _Table:
@@ -197,33 +209,14 @@ class _Table:
     def _read(self, used: Sequence[str], may_be_empty: str | None) -> tuple[dict[str, list[str]], list[int]]:
         cells: dict[str, list[str]] = {name: [] for name in used}
         lines: list[int] = []
-        try:
-            with self._file.open(newline="", encoding="utf-8-sig") as file:
-                # Strict: a quote that is never closed would otherwise take the lines below it into its cell.
-                reader = csv.reader(file, delimiter="\t" if self._file.suffix.lower() == ".tsv" else ",", strict=True)
-                header = [nfc(name.strip()) for name in next(filter(None, reader), [])]
-                used = list(map(nfc, used))
-                self._check_header(header, used)
-                places = [(cells[name], header.index(nfc(name))) for name in cells]
-                for row in reader:
-                    if not row:
-                        continue  # a blank line
-                    if len(row) != len(header):
-                        raise UserError(
-                            f"{self._field}: {self._file}, line {reader.line_num}: {len(row)} cells, "
-                            f"but the header has {len(header)}"
-                        )
-                    lines.append(reader.line_num)
-                    for column, place in places:
-                        column.append(row[place].strip())
-        except FileNotFoundError:
-            raise UserError(f"{self._field}: no file {self._file}") from None
-        except OSError as error:
-            raise UserError(f"{self._field}: cannot read {self._file}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self._field}: {self._file} is not a CSV file in UTF-8: {error}") from error
-        except csv.Error as error:
-            raise UserError(f"{self._field}: {self._file}, {not_csv(error, reader.line_num)}") from error
+        rows = read_cells(self._file, self._field)
+        _, header = next(rows)
+        self._check_header(header, list(map(nfc, used)))
+        places = [(cells[name], header.index(nfc(name))) for name in cells]
+        for line, row in rows:
+            lines.append(line)
+            for column, place in places:
+                column.append(row[place])
         if not lines:
             raise UserError(f"{self._field}: {self._file} has no rows below its header")
         checked = [name for name in cells if name != may_be_empty]
@@ -291,11 +284,6 @@ class _Table:
             where = f"{self._field}: {self._file}"
             targets = numbers(chosen, names, target_kind, where, lambda row: f"line {self.lines[rows[row]]}")
         return Split(Subset(FileImages(self._root, self._paths), rows), targets)
-
-
-def not_csv(error: csv.Error, line: int) -> str:
-    """Say where a file is no CSV, and what is most likely wrong there."""
-    return f"up to line {line}: {error}; a cell that begins with a quote must end with one (write a quote as two)"
 
 
 def _names_an_image(root: Path, cell: str) -> bool:

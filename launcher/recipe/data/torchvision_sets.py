@@ -88,7 +88,7 @@ class Torchvision:
             raise UserError(f"data: the splits {train_name!r} and {val_name!r} of {self.name} differ in their classes")
         return Splits(train, val, names)
 
-    def labelled(self, names: tuple[str, ...]) -> Split | None:
+    def test_images(self, names: tuple[str, ...]) -> Split | None:
         """Return the official test split; None where there is none, or where it trains or validates. Raises UserError
         where its files are not there; nothing is downloaded."""
         style = SETS[self.name]

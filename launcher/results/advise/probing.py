@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from launcher.errors import UserError
 from launcher.recipe.data.sources import Subset
 from launcher.recipe.protocols import BuiltTask, Preprocessing, Split
 from launcher.recipe.transforms import evaluation
@@ -104,6 +105,8 @@ def probe(
     outputs = val[0] @ weight.T + bias
     metrics = metrics_of(task, outputs, val[1])
     name = task.monitor
+    if name not in metrics:
+        raise UserError(f"task: {name}, by which boundaries are compared, is not defined on this validation set")
     found: Mapping[str, Any] = intervals(task, outputs, torch.as_tensor(val[1].targets), {name: metrics[name]}, seed)
     low, high = (float(found[name].low), float(found[name].high)) if name in found else (float("nan"), float("nan"))
     return Probe(features.shape[1], metrics[name], low, high, weight, bias)

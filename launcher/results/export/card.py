@@ -209,8 +209,10 @@ def _evaluation(finished: FinishedRun) -> dict[str, Any] | None:
     try:
         found = read_evaluation(file)
         of_these = found["weights"]["step"] == finished.step and found["split"] == "val"
-    except (UserError, KeyError) as error:
-        raise UserError(f"{file}: is damaged; remove it, and evaluate again") from error
+    except UserError as error:
+        raise UserError(f"{error.problems[0]}; remove it, and evaluate again") from error
+    except KeyError as error:
+        raise UserError(f"{file}: is damaged (it lacks {error}); remove it, and evaluate again") from error
     return found if of_these else None
 
 

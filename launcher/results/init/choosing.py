@@ -206,9 +206,8 @@ def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
 
 def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Decision:
     probe = _epochs(STEPS_OF_A_PROBE, steps, (3, 20))
-    monitored = {"monitor": "macro_f1"} if is_imbalanced(found) else {}
+    monitored, by = _monitor(found)
     of_each = _of_each(found, amount)
-    by = " Judged by macro F1, in which rare classes count as much as frequent ones." if monitored else ""
     if amount < FEW:
         epochs = _epochs(2 * STEPS_OF_A_PROBE, steps, (10, 50))
         return Decision(
@@ -240,6 +239,21 @@ def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Dec
         f"{of_each}. {how[0].upper()}{how[1:]}.{'' if machine.gpus else ' Few epochs of that, without a GPU.'}{by}",
         f"{probe} epochs for the head, then {epochs} for everything, the backbone at {scale} of the rate",
     )
+
+
+def _monitor(found: Found) -> tuple[dict[str, str], str]:
+    """Return the field of a phase that names the metric, nothing for the task's own, and why."""
+    if found.target_kind == "labels":
+        # Nothing ranks images by a label that all of them have, or none: a small set may have no other labels.
+        validated = found.splits.val.targets
+        if ((validated == validated[:1]).all(axis=0)).all():
+            return {"monitor": "loss"}, " Judged by the loss: no label varies in the validation images."
+    if is_imbalanced(found):
+        return (
+            {"monitor": "macro_f1"},
+            " Judged by macro F1, in which rare classes count as much as frequent ones.",
+        )
+    return {}, ""
 
 
 def _epochs(steps: int, steps_per_epoch: int, bounds: tuple[int, int]) -> int:

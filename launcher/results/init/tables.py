@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,8 @@ from typing import Any
 
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import SUFFIXES
+from launcher.recipe.data.delimited import read_cells
 from launcher.recipe.data.names import nfc, split_named
-from launcher.recipe.data.table import not_csv
 from launcher.recipe.data.targets import listed
 from launcher.recipe.protocols import TargetKind
 from launcher.results.init.columns import Column, targets_in, text_column
@@ -73,24 +72,12 @@ def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), k
 
 def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
     """The header and the columns."""
-    mark = "\t" if file.suffix.lower() == ".tsv" else ","
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, delimiter=mark, strict=True)
-            header = [nfc(name.strip()) for name in next(filter(None, reader), [])]
-            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not a table in UTF-8 text: {error}") from error
-    except csv.Error as error:
-        raise UserError(f"{file}, {not_csv(error, reader.line_num)}") from error
-    if not numbered:
-        raise UserError(f"{file}: has no rows below its header")
+    rows = read_cells(file)
+    _, header = next(rows)
     if len(header) < 2:
         other = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars"))
-                      if header and sign in header[0]), None)  # fmt: skip
-        wanted = "tabs" if mark == "\t" else "commas"
+                      if sign in header[0]), None)  # fmt: skip
+        wanted = "tabs" if file.suffix.lower() == ".tsv" else "commas"
         raise UserError(
             f"{file}: columns are separated by {other}, not by {wanted}; "
             "write it with commas as .csv, or with tabs as .tsv"
@@ -100,10 +87,10 @@ def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{file}: has several columns {twice[0]!r}; give each a name of its own")
-    for line, row in numbered:
-        if len(row) != len(header):
-            raise UserError(f"{file}, line {line}: {len(row)} cells, but the header has {len(header)}")
-    return header, {name: [row[place] for _, row in numbered] for place, name in enumerate(header)}
+    below = [row for _, row in rows]
+    if not below:
+        raise UserError(f"{file}: has no rows below its header")
+    return header, {name: [row[place] for row in below] for place, name in enumerate(header)}
 
 
 def _check_header(file: Path, header: Sequence[str]) -> None:

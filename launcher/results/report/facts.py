@@ -11,7 +11,14 @@ from typing import Any
 from launcher.errors import UserError
 from launcher.files import metrics_from_json, read_metrics
 from launcher.recipe.protocols import Splits
-from launcher.results.records import epochs_of, read_evaluation, sound_environment, sound_plan
+from launcher.results.records import (
+    epochs_of,
+    read_evaluation,
+    read_lines,
+    read_rows,
+    sound_environment,
+    sound_plan,
+)
 from launcher.results.report.pictures import Pictures
 from launcher.results.report.samples import Kind, Samples, read_samples
 from launcher.training.stopping import Mode
@@ -139,7 +146,7 @@ def read_facts(
         told.append("There are no predictions for each image: nothing can be said of single images.")
     except (OSError, ValueError, KeyError) as error:
         told.append(f"evaluation.parquet cannot be read ({error}): nothing can be said of single images.")
-    rows = _rows(path / "metrics.jsonl")
+    rows = read_rows(path / "metrics.jsonl")
     epochs = _epochs(rows)
     return Facts(
         path=path,
@@ -152,11 +159,11 @@ def read_facts(
         metrics=metrics_from_json(evaluation.get("metrics") or {}) or _metrics(path / "final/metrics.json"),
         epochs=epochs,
         steps=_steps(rows, epochs),
-        timing=tuple(row for row in _rows(path / "timing.jsonl") if "seconds" in row),
-        proofs=tuple(row for row in _rows(path / "proofs.jsonl") if "when" in row),
+        timing=tuple(row for row in read_rows(path / "timing.jsonl") if "seconds" in row),
+        proofs=tuple(row for row in read_rows(path / "proofs.jsonl") if "when" in row),
         cache=_json(path / "cache.json"),
         precision=_json(path / "precision.json"),
-        skipped=_lines(path / "skipped.txt"),
+        skipped=read_lines(path / "skipped.txt"),
         evaluation=evaluation,
         test=_of_step(_json(path / "evaluation-test.json"), model.get("step")),
         samples=samples,
@@ -218,23 +225,3 @@ def _json(file: Path, otherwise: Any = None) -> Any:
         content = None
     empty = {} if otherwise is None else otherwise
     return content if isinstance(content, type(empty)) else empty
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in _lines(file):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # the last one of a process that was killed
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def _lines(file: Path) -> tuple[str, ...]:
-    try:
-        # Not splitlines: a name may hold other characters that end a line.
-        return tuple(line for line in file.read_text(encoding="utf-8", errors="backslashreplace").split("\n") if line)
-    except OSError:
-        return ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 
+from launcher.files import remove_drafts, write_json
 from launcher.training.features.building import Builder
 from launcher.training.features.folder import ABOUT
 from launcher.training.features.parts import Part, shards_of
@@ -33,6 +33,8 @@ def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:
     _discard_damaged(run, shards, mine, group)
     with _one_run(run, shards.folder.with_suffix(".lock")):
         missing = shards.missing()
+        if accelerator.is_local_main_process:
+            remove_drafts(shards.folder)
         accelerator.wait_for_everyone()  # nobody writes before all have looked
         if max(gather_object([len(missing)])) == 0:
             return shards
@@ -63,7 +65,7 @@ def _share_of_disk(run: Run, folder: Path, about: dict[str, Any]) -> tuple[int, 
     try:
         if accelerator.is_local_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ABOUT).write_text(json.dumps(about))
+            write_json(folder / ABOUT, about)
         if accelerator.is_main_process:
             (folder / ".seen").write_text(token[0])
     except OSError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from launcher.files import draft_file
 
 BLOCK = 32
 """Images that go through the prefix together. Fixed: how many are together changes the rounding of what comes out."""
@@ -69,21 +69,13 @@ class Shards:
 
     def write(self, shard: int, blocks: Iterable[torch.Tensor]) -> None:
         """Put a shard in its place. Raises OSError; nothing is there then."""
-        path = self.path(shard)
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-        try:
-            with draft.open("wb") as file:
-                for rows in blocks:
-                    data = rows.numpy().data
-                    digest.update(data)
-                    file.write(data)
-                file.write(digest.digest())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with draft_file(self.path(shard)) as file:
+            for rows in blocks:
+                data = rows.numpy().data
+                digest.update(data)
+                file.write(data)
+            file.write(digest.digest())
 
     def discard(self, shard: int) -> None:
         with contextlib.suppress(FileNotFoundError):
