@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,33 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
 def json_text(content: Any, *, indent: int | None = None) -> str:
     """Return JSON as RFC 8259 has it: a number that is not finite, which Python would write as NaN, becomes null."""
     return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def kind_of(status: os.stat_result) -> str:
+    """Return "a file", "a folder", "a named pipe", "a socket" or "a device"."""
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(status.st_mode), "a device")
+
+
+def refuse_endless(folder: Path) -> None:
+    """Raise UserError where a run dir, or a folder in it, holds what is neither file nor folder: a named pipe or a
+    device never answers, or has no end. Folders that are links are not looked into."""
+    problems = []
+    for at, folders, files in os.walk(folder):
+        if len(Path(at).relative_to(folder).parts) == 2:  # checkpoints/step-000100
+            folders.clear()
+        for name in files:
+            path = Path(at, name)
+            with contextlib.suppress(OSError):  # a link to nothing
+                if (kind := kind_of(path.stat())) != "a file":
+                    problems.append(f"{path}: {kind}, not a file; remove it")
+    if problems:
+        raise UserError(*sorted(problems))
 
 
 def read_json(path: Path) -> Any:

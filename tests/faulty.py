@@ -1,14 +1,19 @@
-"""Recipes in which process 1 dies, or sleeps for ever, in the middle of training."""
+"""Recipes in which process 1 dies, or sleeps for ever, or an image never comes, in the middle of training."""
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import time
 from typing import Any
 
 import tiny
+
+from launcher import Split, Splits
+from launcher.recipe.protocols import TargetKind
+from launcher.training import interruption
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,25 @@ class Faulty(tiny.TinyBackbone):
         return network
 
 
+@dataclasses.dataclass(frozen=True)
+class Blocked(tiny.Stripes):
+    """A worker of the training images waits for one of them for ever; the check before training does not."""
+
+    def read(self, index: int) -> Any:
+        if index == 40 and multiprocessing.parent_process() is not None:
+            time.sleep(3600)
+        return super().read(index)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockedData(tiny.StripeData):
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        splits = super().build(target_kind, seed)
+        return dataclasses.replace(splits, train=Split(Blocked(self.train, 0), splits.train.targets))
+
+
+interruption.PATIENCE_SECONDS = 3.0
 plan = tiny.recipe.freeze_plan[1:]
 dies = dataclasses.replace(tiny.recipe, backbone=Faulty(fault="dies"), freeze_plan=plan)
 sleeps = dataclasses.replace(dies, backbone=Faulty(fault="sleeps"), hang_limit_seconds=10.0)
+blocks = dataclasses.replace(tiny.recipe, data=BlockedData(), freeze_plan=plan, cache="off")

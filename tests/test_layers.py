@@ -16,10 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 MAX_LINES = 400
 
-BASE = {"errors", "files", "shadowing", "text"}
+BASE = {"errors", "files", "output", "shadowing", "text"}
 
 BELOW = {
     "errors": set(),
+    "output": set(),
     "text": set(),
     "shadowing": set(),
     "files": {"errors"},

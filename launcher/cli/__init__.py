@@ -32,6 +32,7 @@ from launcher.cli.app import app, command_names
 from launcher.cli.home import settle_home
 from launcher.cli.telling import tell, tell_elastic, usage_problem
 from launcher.errors import UserError
+from launcher.output import lost_output
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         if line := settle_home():
             print(line, file=sys.stderr)
         code = int(app(words, prog_name="python -m launcher", standalone_mode=False) or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         tell(error.problems)
         return 2
@@ -61,6 +64,11 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, _ClickError):
             tell([usage_problem(error)])
+            return 2
+        if isinstance(error, OSError) and error.filename is None and (lost := lost_output(error)) is not None:
+            if isinstance(lost, BrokenPipeError):
+                return 1  # as typer and rich leave, where it is they who write
+            tell([f"the standard output cannot be written to ({lost.strerror})"])
             return 2
         if "launcher.training.failures" in sys.modules:
             from launcher.training.failures import of_surroundings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,7 +129,7 @@ def export(
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     with screen.status("exporting") as status:
         done = run_export(finished, model, wanted, pictures, license_name, lambda line: status.update(line))
-    _show(done, model, wanted, f"{one_line(str(run))}{recipe_words(recipe)}", _precision(finished))
+    _show(done, model, wanted, f"{shlex.quote(one_line(str(run)))}{recipe_words(recipe)}", _precision(finished))
     if upload is not None:
         with screen.status("uploading"):
             address = run_upload(done.path, upload, private=private)

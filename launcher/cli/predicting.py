@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.words import OwnRecipe, own_types, recipe_words
 from launcher.errors import Problems, UserError
+from launcher.output import lost_output
 
 if TYPE_CHECKING:
     from launcher.results.loaded import LoadedModel
@@ -106,8 +107,8 @@ def predict(
                 teller.advance(len(part.names), len(part.broken))
         rows.close()
         output.finish()
-    except BrokenPipeError:  # `... | head`: who reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
+    except BrokenPipeError as error:  # `... | head`: who reads has seen enough
+        lost_output(error)
         raise typer.Exit(BROKEN_PIPE) from None
     except BaseException:
         output.abandon()
@@ -133,16 +134,19 @@ def _how(model: LoadedModel, run: Path, recipe: str) -> str:
     """Say what the probabilities are."""
     from launcher.results.calibration import few_positives
 
+    named = shlex.quote(str(run))
     if model.kind not in ("classification", "multi-label"):
         return ""
     if model.kind == "multi-label":
         if not model.thresholds_fitted:
-            return f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {run}{recipe}"
+            return (
+                f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {named}{recipe}"
+            )
         few = few_positives(dict(zip(model.classes, model.positives, strict=False)))
         rest = f"; some rest on few images: {few}" if few else ""
         return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{rest}"
     if model.not_calibrated:
         return f"probabilities not calibrated: {model.not_calibrated}"
     if not model.calibrated:
-        return f"probabilities not calibrated; to calibrate: python -m launcher evaluate {run}{recipe}"
+        return f"probabilities not calibrated; to calibrate: python -m launcher evaluate {named}{recipe}"
     return f"probabilities calibrated with temperature {model.temperature:.4g} ({run}/final/calibration.json)"

@@ -14,6 +14,8 @@ from launcher.cluster import slurm
 from launcher.cluster.lives import rows_of
 from launcher.cluster.slurm import JobState, job_state
 from launcher.errors import UserError
+from launcher.files import refuse_endless
+from launcher.recipe.data.targets import one_line
 from launcher.text import without_controls
 from launcher.training.life import newest_step, planned_steps
 from launcher.training.lock import RunLock
@@ -61,6 +63,7 @@ def find(run: str) -> tuple[Path, JobState | None]:
     """The run dir, and the newest job of it, that "runs/x" or a job's id means. Raises UserError for neither."""
     path = Path(run)
     if path.is_dir():
+        refuse_endless(path)
         names = [str(row["name"]) for row in rows_of(path) if row.get("name")]
         jobs = [job for job in map(job_state, reversed(list(dict.fromkeys(names)))) if job is not None]
         # Of a chain, the one that runs says more than those that wait for it.
@@ -81,7 +84,14 @@ def status_of(run: str) -> Status:
     rows = rows_of(run_dir)
     state, why = _state(run_dir, job, rows)
     steps, may_end_early = planned_steps(run_dir) or (None, False)
-    return Status(run_dir, state, why, newest_step(run_dir), job, tuple(rows), steps, may_end_early, _starts(run_dir))
+    lives = tuple({key: _shown(value) for key, value in row.items()} for row in rows)
+    step, starts = newest_step(run_dir), _starts(run_dir)
+    return Status(run_dir, state, one_line(why), step, job, lives, steps, may_end_early, starts)
+
+
+def _shown(value: object) -> object:
+    """What a run dir says, without anything that a terminal would obey."""
+    return one_line(value) if isinstance(value, str) else value
 
 
 _BEGINS = re.compile(r"^\S+ \S+  .*: [\d,]+ training and [\d,]+ validation images, ", re.MULTILINE)

@@ -142,7 +142,7 @@ class Assets:
             if content["format"] != FORMAT:
                 raise UserError(f"--assets {folder}: {MANIFEST} is of format {content['format']}, not {FORMAT}")
             self._files = {key: tuple(self._stored(entry)) for key, entry in self.entries.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"--assets {folder}: {MANIFEST} is damaged ({error}); remove it, and fetch again"
             ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import Problems, UserError
-from launcher.files import json_text, metrics_from_json, read_json, read_metrics
+from launcher.files import json_text, metrics_from_json, read_json, read_metrics, refuse_endless
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.dotted import flat, join
 from launcher.results.records import epochs_of, read_rows
@@ -40,6 +40,7 @@ def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> R
     """Raises UserError where `run_dir` is no run dir."""
     if not (run_dir / "recipe.json").exists():
         raise UserError(f"{run_dir}: no run dir (it has no recipe.json)")
+    refuse_endless(run_dir)
     recipe = read_json(run_dir / "recipe.json")
     if not isinstance(recipe, dict):
         raise UserError(f"{run_dir / 'recipe.json'}: must hold a JSON object, not a {type(recipe).__name__}")
@@ -87,8 +88,10 @@ def plan_word(phases: Sequence[Any]) -> str:
 
 
 def _phase_word(phase: dict[str, Any]) -> str:
-    name, rules = str(phase.get("name")), phase.get("rules")
-    scale = rules[1][1] if isinstance(rules, list) and rules == [["head", 1.0], ["backbone", rules[-1][-1]]] else 0
+    name, scale = str(phase.get("name")), 0.0
+    match phase.get("rules"):
+        case [["head", 1.0], ["backbone", int() | float() as scale]]:
+            pass
     return f"{_SHORT_NAMES.get(name, name)} {phase.get('epochs')}{f' x{scale:g}' if scale not in (0, 1) else ''}"
 
 
@@ -110,9 +113,9 @@ def _monitored(run_dir: Path) -> str | None:
     for path in sorted(run_dir.glob("checkpoints/step-*/progress.json"), reverse=True):
         try:
             best = json.loads(path.read_text())["run_best"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-        if best:
+        if isinstance(best, dict) and "metric" in best:
             return str(best["metric"]).removeprefix("ema_")
     return None
 

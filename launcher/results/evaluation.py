@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import math
 import re
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from launcher.errors import UserError
-from launcher.files import json_text, write_atomic
+from launcher.files import json_text, read_json, write_atomic
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.results.calibration import read_calibration, write_calibration
 from launcher.results.finished import FinishedRun
@@ -82,7 +84,7 @@ class Evaluation:
             "chosen": recipe.final_weights,
             "averaged": recipe.ema_decay is not None,
         }
-        where = {"data": str(self.subject.data)} if self.subject.data else {"split": self.subject.split_name}
+        where = {"data": str(self.subject.data.absolute())} if self.subject.data else {"split": self.subject.split_name}
         return {
             **where,
             "flips": self.subject.flips,
@@ -97,7 +99,15 @@ class Evaluation:
 
     @property
     def file(self) -> Path:
-        return self.run.rundir.path / f"{self.subject.stem}.json"
+        """Where it is written: in the place of an earlier one, but not of one of other data of the same name."""
+        for number in itertools.count(1):
+            file = self.run.rundir.path / f"{self.subject.stem}{f'-{number}' if number > 1 else ''}.json"
+            if self.subject.data is None or not file.exists():
+                break
+            with contextlib.suppress(UserError, AttributeError):
+                if read_json(file).get("data") == str(self.subject.data.absolute()):
+                    break
+        return file
 
     @property
     def samples_file(self) -> Path:

@@ -14,9 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
-from launcher.files import read_json, read_metrics
+from launcher.files import read_json, read_metrics, refuse_endless
+from launcher.recipe.assets import assets_folder
 from launcher.recipe.backbones import Timm, Torchvision
 from launcher.recipe.backbones.plain import plain_state_dict
+from launcher.recipe.data import Torchvision as TorchvisionData
 from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
@@ -63,6 +65,7 @@ def read_finished(path: Path, own: Types | None = None) -> FinishedRun:
     rundir = RunDir(path)
     if not rundir.recipe_json.is_file():
         raise UserError(f"{path}: no run dir (it has no recipe.json)" if path.is_dir() else f"{path}: no such run dir")
+    refuse_endless(path)
     if not rundir.finished:
         raise UserError(f"{path}: this run has not ended; the command that began it continues it")
     recipe = _recipe(rundir, own)
@@ -174,6 +177,10 @@ def _recipe(rundir: RunDir, own: Types | None) -> Recipe:
         raise UserError(*(f"{rundir.recipe_json}: {problem}" for problem in error.problems)) from error
     if not isinstance(recipe, Recipe):
         raise UserError(f"{rundir.recipe_json}: holds a {type(recipe).__name__}, not a recipe")
+    data = recipe.data
+    if isinstance(data, TorchvisionData) and data.download and assets_folder() is None:
+        # What was downloaded lies in `root`; a run dir of others is not to write there.
+        return dataclasses.replace(recipe, data=dataclasses.replace(data, download=False))
     return recipe
 
 

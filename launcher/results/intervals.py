@@ -11,7 +11,8 @@ A draw is how often it has each sample. Metrics of the built-in tasks are formul
 draws at once (`formulas`); a formula is used only where it gives the value that the task itself gives. For all other
 metrics, those of a user's own task for instance, the task is asked for each draw, and there are fewer of these.
 
-Where all draws give the same value, as of an AUROC of 1, they tell nothing of other images: no interval is defined.
+Where (nearly) all draws give the same value, as of an AUROC of 1, they tell nothing of other images: no interval is
+defined.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ def _quantiles(values: Mapping[str, npt.NDArray[np.float64]], names: set[str]) -
         if not len(defined) or np.ptp(defined) <= ROUNDING * np.abs(defined).max():
             continue  # no draw defines it, or all give the same
         low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        if high - low <= ROUNDING * np.abs(defined).max():
+            continue  # nearly all give the same
         found[name] = Interval(float(low), float(high), len(defined))
     return found
 

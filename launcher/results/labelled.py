@@ -78,8 +78,8 @@ def _read_table(data: Data, target_kind: TargetKind, names: tuple[str, ...], fil
     if isinstance(data, HuggingFace):
         table = dataclasses.replace(data, label_column=label)
     else:
-        table = HuggingFace(path=str(file), image_column=image, label_column=label)
+        table = HuggingFace(path=str(file), label_column=label)
     try:
         return table.other_images(file, target_kind, names)
     except UserError as error:
-        raise UserError(*(problem.replace("data:", "--data:", 1) for problem in error.problems)) from error
+        raise UserError(*(f"--data {file}: {problem}" for problem in error.problems)) from error

@@ -9,46 +9,58 @@ import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher.errors import UserError
 from launcher.files import read_json
 
-Number = float | None
+Number = Annotated[float, Field(allow_inf_nan=True)] | None
 
 
-class _Scores(BaseModel):
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Scores(_Record):
     precision: Number
     recall: Number
     f1: Number
     support: int
 
 
-class _Label(BaseModel):
+class _Label(_Record):
     at_threshold: dict[str, Any]
     support: int
 
 
-class _Fit(BaseModel):
+class _Bin(_Record):
+    begin: float = Field(alias="from")
+    end: float = Field(alias="to")
+    confidence: float
+    accuracy: float
+    samples: int
+
+
+class _Fit(_Record):
     ece: Number
     nll: Number
-    bins: list[dict[str, Any]]
+    bins: list[_Bin]
 
 
-class _Calibration(BaseModel):
+class _Calibration(_Record):
     temperature: float
     fitted: str
     before: _Fit
     after: _Fit
 
 
-class _Intervals(BaseModel):
-    of: dict[str, tuple[float, float] | None]
+class _Intervals(_Record):
+    of: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)] | None]
 
 
-class _Evaluation(BaseModel):
+class _Evaluation(_Record):
     metrics: dict[str, Number] = {}
     samples: int = 0
     intervals: _Intervals = _Intervals(of={})
@@ -59,7 +71,7 @@ class _Evaluation(BaseModel):
     residuals: dict[str, Any] = {}
 
 
-class _Epoch(BaseModel):
+class _Epoch(_Record):
     phase: str
     epoch: int
     step: int
@@ -68,16 +80,89 @@ class _Epoch(BaseModel):
     best: bool
 
 
-class _Environment(BaseModel):
-    data: dict[str, Any] = {}
+class _Step(_Record):
+    step: int
+    lr: float
+    loss: Number
+
+
+class _Seconds(_Record):
+    number: int = 0
+    phase: str = ""
+    epoch: int = 0
+    seconds: float
+    images_per_second: float = 0.0
+    waited_share: float = 0.0
+
+
+class _Proof(_Record):
+    number: int
+    when: str
+    tensors: int
+    digest: str
+
+
+class _Data(_Record):
+    names: list[str] = []
+    train_samples: int = 0
+    val_samples: int = 0
+
+
+class _Environment(_Record):
+    data: _Data = _Data()
     command: list[str] = []
     starter: list[str] = []
-    packages: dict[str, Any] = {}
+    packages: dict[str, str] = {}
+    platform: str = ""
+    python: str = ""
+    folder: str = ""
 
 
-class _Plan(BaseModel):
-    phases: list[dict[str, Any]] = []
-    data: dict[str, Any] = {}
+class _Group(_Record):
+    what: str
+    parameters: int
+    lr: float
+    lr_scale: float
+
+
+class _Phase(_Record):
+    name: str
+    epochs: int
+    steps_per_epoch: int
+    monitor: str | None = None
+    mode: str | None = None
+    trains: list[_Group]
+    trainable_parameters: int
+    total_parameters: int
+    norm_layers: int
+    norm_statistics: str
+    pictures: str | None = None
+
+
+class _Machine(_Record):
+    processes: int
+    device: str
+    device_name: str | None
+    micro_batch_size: int
+    accumulation_steps: int
+    data_workers: int
+
+
+class _Counted(_Record):
+    of_each: list[int] = []
+    quartiles: list[Annotated[list[float], Field(min_length=5, max_length=5)]] = []
+
+
+class _Counts(_Record):
+    image_size: int | None = None
+    train: _Counted = _Counted()
+    val: _Counted = _Counted()
+
+
+class _Plan(_Record):
+    machine: _Machine | None = None
+    phases: list[_Phase] = []
+    data: _Counts = _Counts()
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:
@@ -124,6 +209,21 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def epochs_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl that tell of an epoch."""
     return [row for row in rows if row.get("event") == "epoch" and _fits(_Epoch, row)]
+
+
+def steps_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl that tell of an optimizer step."""
+    return [row for row in rows if row.get("event") == "step" and _fits(_Step, row)]
+
+
+def timing_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a timing.jsonl."""
+    return [row for row in rows if _fits(_Seconds, row)]
+
+
+def proofs_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a proofs.jsonl."""
+    return [row for row in rows if _fits(_Proof, row)]
 
 
 def _fits(shape: type[BaseModel], content: object) -> bool:

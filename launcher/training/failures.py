@@ -115,7 +115,7 @@ def _of_file_system(error: OSError, run_dir: Path | None) -> str | None:
         return None
     if error.errno in _NO_FILES:
         return f"{named or 'a file'}: too many open files; {OPEN_FILES_CURE}"
-    if run_dir is not None and not run_dir.is_dir():
+    if is_of_run and run_dir is not None and not run_dir.is_dir():
         return (
             f"{run_dir}: the run dir is gone; it was removed or renamed while the run was at work in it: bring it back"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import threading
 import time
@@ -107,7 +108,7 @@ class RunLock:
             if _lives(holder, silence):
                 raise UserError(
                     f"{self.path.parent}: another run is at work in it ({who}); wait for it, stop it "
-                    f"(touch {self.path.parent / 'STOP'}), or give another --run-dir"
+                    f"(touch {shlex.quote(str(self.path.parent / 'STOP'))}), or give another --run-dir"
                 )
             tell(f"taking over the lock of a dead run ({who})")
         draft.replace(self.path)
@@ -192,7 +193,7 @@ def _process_lives(holder: dict[str, Any]) -> bool:
         process = psutil.Process(int(holder["pid"]))
         same = abs(process.create_time() - float(holder["process_started"])) < 1.0
         return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.Error, KeyError, ValueError, TypeError):
+    except (psutil.Error, KeyError, ValueError, TypeError, OverflowError):
         return False
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from launcher.output import lost_output
 from launcher.text import number as measured
 from launcher.training.preparation import Prepared, ResolvedPhase
 
@@ -60,7 +61,15 @@ class Screen:
             shown = text if on_terminal is None else on_terminal
             (self._bar.console if self._bar else self.console).print(shown, style=style, markup=False)
         else:
-            self.console.print(stamped, markup=False)
+            try:
+                # Not by `print` of rich, which leaves the process where nobody reads: the run goes on.
+                self.console.file.write(f"{stamped}\n")
+                self.console.file.flush()
+            except OSError as error:
+                if (lost := lost_output(error)) is None:
+                    raise
+                if self.log:
+                    self.log.write(f"nobody can read this but here: the standard output is gone ({lost.strerror})\n")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Names on the left, the rest on the right."""

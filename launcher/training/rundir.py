@@ -19,7 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from launcher.errors import UserError
-from launcher.files import json_text, read_json, remove_drafts, write_atomic, write_json
+from launcher.files import json_text, read_json, refuse_endless, remove_drafts, write_atomic, write_json
+from launcher.recipe.data.targets import one_line
 from launcher.recipe.own_code import Code, changed_code, own_code
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.recipe import Recipe
@@ -49,6 +50,8 @@ FILES = (
     "evaluation.parquet",
     "report.html",
     "STOPPED.json",
+    "LIVES.jsonl",
+    "trackers.json",
 )
 """What a run keeps beside `checkpoints/` and `final/`."""
 FINAL_FILES = (
@@ -117,6 +120,13 @@ class RunDir:
         """Raises UserError where this run dir cannot be used: not writable, another recipe's, or against `resume`."""
         if self.path.is_file():
             raise UserError(f"--run-dir {self.path}: is a file; give a folder, or a name that is free")
+        try:
+            str(self.path.absolute()).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"--run-dir {one_line(str(self.path))}: is no text in UTF-8, and weights can only be written to paths "
+                "that are; give another name"
+            ) from None
         new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -139,15 +149,16 @@ class RunDir:
         self._refuse_another(self.differences(recipe))
 
     def _check_files(self) -> None:
-        """Raise UserError where a folder, or a link to nothing, stands in the place of a file, or a file in that of a
-        folder: written over or followed, it would be told in the middle of a run, if at all."""
+        """Raise UserError where a folder or a link stands in the place of a file, or a file in that of a folder. Told
+        in the middle of a run, if at all, it would be written over; and a link may name any file of the user's."""
+        refuse_endless(self.path)
         problems = []
         for name in (*FILES, *(f"final/{name}" for name in FINAL_FILES), "LOCK"):
             path = self.path / name
             if path.is_dir():
                 problems.append(f"{path}: is a folder, where the run keeps a file; remove it")
-            elif path.is_symlink() and not path.exists():
-                problems.append(f"{path}: is a link to nothing, where the run keeps a file; remove it")
+            elif path.is_symlink():
+                problems.append(f"{path}: is a link, where the run keeps a file; remove it")
         for name in ("checkpoints", "final"):
             path = self.path / name
             if (path.exists() or path.is_symlink()) and not path.is_dir():
@@ -343,7 +354,8 @@ def _is_row(line: bytes) -> bool:
 
 def digest_of(recipe: Recipe) -> str:
     """Return a digest of a recipe's JSON."""
-    return hashlib.blake2b(json_text(to_json(recipe)).encode(), digest_size=16).hexdigest()
+    text = json_text(to_json(recipe))
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
 
 def data_summary(splits: Splits) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def run(
     rundir = RunDir(run_dir_of(launch, loaded))
     accelerator = start_accelerator(loaded.recipe, launch, rundir.path)
     try:
-        if rundir.finished and say_finished(accelerator, rundir, loaded.recipe, launch, left):
+        if rundir.finished and say_finished(accelerator, rundir, loaded, launch, left):
             return
         with surroundings_told(rundir.path):
             begun, resumed = begin_run(accelerator, rundir, loaded, launch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.target_precision import build_splits
 from launcher.recipe.transforms import evaluation
+from launcher.recipe.type_names import types_in
 from launcher.text import number
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
@@ -127,6 +129,13 @@ def begin_run(
     keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
     num_workers = workers_of(launch)
     pin_memory = accelerator.device.type == "cuda"
+    interruption = Interruption(
+        rundir.path,
+        is_main,
+        accelerator.num_processes,
+        stop_at=launch.stop_at,
+        leave_with_parent=launch.world.leave_with_parent,
+    )
     run = Run(
         accelerator=accelerator,
         prepared=prepared,
@@ -157,14 +166,8 @@ def begin_run(
         num_workers=num_workers,
         num_local_processes=launch.world.num_local_processes,
         lock=lock,
-        interruption=Interruption(
-            rundir.path,
-            is_main,
-            accelerator.num_processes,
-            stop_at=launch.stop_at,
-            leave_with_parent=launch.world.leave_with_parent,
-        ),
-        watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index),
+        interruption=interruption,
+        watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index, interruption.patience),
         writer=BackgroundWriter(rundir.checkpoints),
         command=command,
         parts=1 if launch.micro_batch_size == "auto" else None,
@@ -256,14 +259,14 @@ def _resume(
 
 
 def say_finished(
-    accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch, left: Callable[[RunDir], list[str]]
+    accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch, left: Callable[[RunDir], list[str]]
 ) -> bool:
     """Say that a run of this very recipe is finished, or return False where something of its end is left to do.
 
     `left` names what its end should have left in the run dir and has not. Raises UserError where the run dir is another
     recipe's, and where `final/` is damaged and cannot be written again.
     """
-    done = [True]
+    done, recipe = [True], loaded.recipe
     with agreed(accelerator):
         if accelerator.is_main_process:
             rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
@@ -271,7 +274,7 @@ def say_finished(
             damage = rundir.damage_of_final()
             missing = rundir.lacks()
             missing += left(rundir) if launch.evaluate_final and not damage else []
-            done = [_finished_or_at_its_end(rundir, recipe, damage, missing)]
+            done = [_finished_or_at_its_end(rundir, loaded, damage, missing)]
     broadcast_object_list(done)
     return done[0]
 
@@ -291,9 +294,9 @@ def _check_data_of_finished(rundir: RunDir, recipe: Recipe, launch: Launch) -> N
         )
 
 
-def _finished_or_at_its_end(rundir: RunDir, recipe: Recipe, damage: str | None, missing: list[str]) -> bool:
+def _finished_or_at_its_end(rundir: RunDir, loaded: LoadedRecipe, damage: str | None, missing: list[str]) -> bool:
     if damage or missing:
-        if _at_its_end(rundir, recipe):
+        if _at_its_end(rundir, loaded.recipe):
             what = damage or f"{', '.join(missing)} missing"
             print(f"{rundir.path}: trained to its end, but {what}; doing what is left")
             return False
@@ -301,7 +304,9 @@ def _finished_or_at_its_end(rundir: RunDir, recipe: Recipe, damage: str | None, 
             raise UserError(f"{damage}; bring it back (there is no checkpoint of the end to write it from)")
     metrics = read_metrics(rundir.final / "metrics.json")
     shown = ", ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" not in name)
-    lacks = f" (without {', '.join(missing)}: python -m launcher report {rundir.path})" if missing else ""
+    again = f" --recipe {shlex.quote(str(loaded.path))}" if types_in(loaded.recipe) else ""
+    report = f"python -m launcher report {shlex.quote(str(rundir.path))}{again}"
+    lacks = f" (without {', '.join(missing)}: {report})" if missing else ""
     print(
         f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}{lacks}. "
         "To run again, give another --run-dir"

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import FrameType
 
 WAITS_LONGER_SECONDS = 15.0
@@ -19,10 +20,14 @@ class StuckError(RuntimeError):
 
 
 class Watchdog:
-    """Ends this process when `beat` was not called for `limit_seconds`. The launcher then ends the others."""
+    """Ends this process when `beat` was not called for `limit_seconds`, or for `patience()` seconds where that is not
+    None: then it was asked to stop. The launcher then ends the others."""
 
-    def __init__(self, limit_seconds: float, process_index: int) -> None:
+    def __init__(
+        self, limit_seconds: float, process_index: int, patience: Callable[[], float | None] = lambda: None
+    ) -> None:
         self.limit_seconds = limit_seconds
+        self._patience = patience
         self.process_index = process_index
         self._last = time.monotonic()
         self._doing = "the start of training"
@@ -45,20 +50,25 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.limit_seconds / 4)):
-            silent = time.monotonic() - self._last
-            if silent < self.limit_seconds:
+            silent, patience = time.monotonic() - self._last, self._patience()
+            limit = self.limit_seconds if patience is None else min(self.limit_seconds, patience)
+            if silent < limit:
                 continue
             frame = sys._current_frames().get(self._main)
-            if _waits_for_others(frame) and silent < self.limit_seconds + WAITS_LONGER_SECONDS:
+            if _waits_for_others(frame) and silent < limit + WAITS_LONGER_SECONDS:
                 continue
-            self._end(silent, frame)
+            self._end(silent, frame, asked=patience is not None)
 
-    def _end(self, silent: float, frame: FrameType | None) -> None:
+    def _end(self, silent: float, frame: FrameType | None, *, asked: bool) -> None:
         waits = ", waiting for another process" if _waits_for_others(frame) else ""
         message = (
             f"process {self.process_index} on {socket.gethostname()} made no progress for {silent:.0f} s in "
-            f"{self._doing}{waits}; if it only needs longer, raise hang_limit_seconds={self.limit_seconds:g} in the "
-            "recipe"
+            f"{self._doing}{waits}; "
+        )
+        message += (
+            "it was asked to stop, and ends without saving: the same command continues from the last checkpoint"
+            if asked
+            else f"if it only needs longer, raise hang_limit_seconds={self.limit_seconds:g} in the recipe"
         )
         where = "".join(traceback.format_stack(frame)) if frame else ""
         print(f"{where}error: {message}", file=sys.stderr, flush=True)

@@ -232,6 +232,21 @@ def test_a_checkpoint_of_a_resnet_50_whose_head_trains_is_under_a_megabyte(tmp_p
     assert (tmp_path / "checkpoints/base/model.safetensors").stat().st_size > 90_000_000  # once a run
 
 
+def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path) -> None:
+    """Not after hang_limit_seconds, which is 300; schedulers kill after 30."""
+    run_dir = tmp_path / "run"
+    process = start("python", run_dir, recipe="tests/faulty.py:blocks")
+    output = tmp_path / "output.txt"
+    wait_for(lambda: "phase 1/1" in output.read_text(), "training", process)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: process.poll() is not None, "the end", process, seconds=60)
+    assert process.returncode == 1
+    last = output.read_text().splitlines()[-1]
+    assert last.startswith("error: process 0 on ")
+    assert "; it was asked to stop, and ends without saving: the same command continues " in last
+
+
 @pytest.mark.parametrize("fault", ["dies", "sleeps"])
 def test_a_process_that_dies_or_sleeps_ends_the_others(tmp_path: Path, fault: str) -> None:
     run_dir = tmp_path / "run"

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import io
 import os
-import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from launcher.files import kind_of
 from launcher.recipe.lfs import LFS_POINTER, is_lfs_pointer
 from launcher.recipe.protocols import ImageSource
 
@@ -108,9 +108,8 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
 def check_regular(path: str | Path) -> None:
     """Raise OSError for what is no file with an end: a named pipe or a device is read for ever, or never answers."""
     status = os.stat(path)  # noqa: PTH116
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-        raise OSError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
+    if (kind := kind_of(status)) != "a file":
+        raise OSError(f"{kind}, not a file")
     if status.st_size > MOST_BYTES:
         raise OSError(f"{status.st_size:,} bytes are too many for an image; at most {MOST_BYTES:,} are read")
 

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
-from launcher.files import metrics_from_json, read_metrics
+from launcher.files import metrics_from_json, read_metrics, refuse_endless
 from launcher.recipe.protocols import Splits
 from launcher.results.records import (
     epochs_of,
+    proofs_of,
     read_evaluation,
     read_lines,
     read_rows,
     sound_environment,
     sound_plan,
+    steps_of,
+    timing_of,
 )
 from launcher.results.report.pictures import Pictures
 from launcher.results.report.samples import Kind, Samples, read_samples
@@ -127,11 +130,13 @@ def read_facts(
     path: Path, splits: Splits | None = None, without_pictures: str = "", notes: tuple[str, ...] = ()
 ) -> Facts:
     """`without_pictures` says why `splits` are missing. Raises UserError where `path` is no finished run's."""
+    refuse_endless(path)
     recipe = _json(path / "recipe.json")
     model = _json(path / "final/model.json")
     if not recipe or not model:
         raise UserError(f"{path}: no finished run (it lacks {'final/model.json' if recipe else 'recipe.json'})")
-    named = model.get("task", {}).get("kind")
+    task = model.get("task")
+    named = task.get("kind") if isinstance(task, dict) else None
     kind: Kind = next((kind for kind in KINDS if kind == named), "other")
     evaluation, told = {}, list(notes)
     if (path / "evaluation.json").exists():
@@ -159,8 +164,8 @@ def read_facts(
         metrics=metrics_from_json(evaluation.get("metrics") or {}) or _metrics(path / "final/metrics.json"),
         epochs=epochs,
         steps=_steps(rows, epochs),
-        timing=tuple(row for row in read_rows(path / "timing.jsonl") if "seconds" in row),
-        proofs=tuple(row for row in read_rows(path / "proofs.jsonl") if "when" in row),
+        timing=tuple(timing_of(read_rows(path / "timing.jsonl"))),
+        proofs=tuple(proofs_of(read_rows(path / "proofs.jsonl"))),
         cache=_json(path / "cache.json"),
         precision=_json(path / "precision.json"),
         skipped=read_lines(path / "skipped.txt"),
@@ -203,8 +208,8 @@ def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
 def _steps(rows: list[dict[str, Any]], epochs: tuple[Epoch, ...]) -> tuple[Step, ...]:
     ends = [epoch.step for epoch in epochs]
     found = []
-    for row in rows:
-        if row.get("event") == "step" and (place := bisect.bisect_left(ends, row["step"])) < len(ends):
+    for row in steps_of(rows):
+        if (place := bisect.bisect_left(ends, row["step"])) < len(ends):
             begin = ends[place - 1] if place else 0
             found.append(Step(place + (row["step"] - begin) / (ends[place] - begin), row["lr"], row["loss"]))
     return tuple(found)

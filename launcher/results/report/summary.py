@@ -63,7 +63,9 @@ def samples_in(facts: Facts) -> int:
 def sentence(facts: Facts) -> str:
     """What was trained on what."""
     recipe, data = facts.recipe, facts.environment.get("data", {})
-    phases = " then ".join(dict.fromkeys(str(p.get("name")) for p in recipe.get("freeze_plan", [])))
+    plan = recipe.get("freeze_plan")
+    named = [str(phase.get("name")) for phase in plan if isinstance(phase, dict)] if isinstance(plan, list) else []
+    phases = " then ".join(dict.fromkeys(named))
     trained = count(int(data.get("train_samples", 0)), "training image")
     kinds = {"classification": ("class", "classes"), "multi-label": ("label", "labels")}
     of = count(len(facts.names), *kinds.get(facts.kind, ("target", "targets")))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import Problems, UserError
-from launcher.files import remove_drafts, write_new
+from launcher.files import refuse_endless, remove_drafts, write_new
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.recipe import Recipe
@@ -45,6 +45,7 @@ def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, tell:
     one, and all that is wrong with the choices.
     """
     file = folder / FILE
+    refuse_endless(folder)
     told = {"recipe": to_json(loaded.recipe), "varied": dict(space.words)}
     if not file.exists():
         if folder.is_file() or (folder / "recipe.json").exists():

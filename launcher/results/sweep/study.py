@@ -25,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from launcher.errors import UserError
+from launcher.recipe.data.targets import one_line
 from launcher.results.sweep.plan import SweepPlan
 from launcher.results.sweep.space import Choices, Dimension
 from launcher.training.lock import RunLock
@@ -75,15 +76,22 @@ class Study:
         self._distributions = {one.name: distribution_of(one) for one in dimensions}
         # Not the default lock, a link: seen from another machine, or from another folder, it would lead nowhere.
         journal = str(self.folder / JOURNAL)
-        storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
+        lock = JournalFileOpenLock(journal)
         with self._alone():
-            self._study = optuna.create_study(
-                storage=storage,
-                study_name=kind,
-                direction="maximize" if plan.mode == "max" else "minimize",
-                pruner=_pruner(pruner, plan),
-                load_if_exists=True,
-            )
+            _cut_half_row(Path(journal), lock)
+            try:
+                self._study = optuna.create_study(
+                    storage=JournalStorage(JournalFileBackend(journal, lock_obj=lock)),
+                    study_name=kind,
+                    direction="maximize" if plan.mode == "max" else "minimize",
+                    pruner=_pruner(pruner, plan),
+                    load_if_exists=True,
+                )
+            except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+                raise UserError(
+                    f"{journal}: is damaged ({type(error).__name__}: {one_line(str(error))}); bring it back, or give "
+                    "another --study"
+                ) from error
 
     def trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -231,6 +239,19 @@ def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed)
+
+
+def _cut_half_row(journal: Path, lock: JournalFileOpenLock) -> None:
+    """Remove what a worker that was killed has written of a row: the next row would be written behind it."""
+    if not journal.is_file():
+        return
+    lock.acquire()
+    try:
+        with journal.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _pruner(name: PrunerName, plan: SweepPlan) -> optuna.pruners.BasePruner:
