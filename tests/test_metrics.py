@@ -28,7 +28,7 @@ from launcher.files import json_text, metrics_from_json
 from launcher.metrics.shares import clopper_pearson
 from launcher.recipe.data.sources import Subset
 from launcher.recipe.protocols import TargetKind
-from launcher.results.intervals import intervals, to_json
+from launcher.results.intervals import _quantiles, intervals, to_json
 from launcher.text import level, number
 from launcher.training.preparation import prepare
 
@@ -166,6 +166,13 @@ def test_a_perfect_score_has_an_exact_interval_or_none() -> None:
     written = to_json(found, metrics, 0)
     assert {"auroc", "macro_f1"} <= set(written["not_defined"])
     assert {"accuracy", "recall/a"} <= set(written["exact"])
+
+
+def test_a_score_that_hardly_any_resample_changes_has_no_interval() -> None:
+    """An interval of no width would say that other images give the very same."""
+    draws = np.full(1000, 1 / 3)
+    draws[:10] = 0.5
+    assert _quantiles({"macro_f1": draws}, {"macro_f1"}) == {}
 
 
 def test_values_of_seconds_keep_their_steps_and_too_large_ones_are_told() -> None:

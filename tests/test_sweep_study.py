@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,21 @@ def test_another_sweep_is_refused(finished: Finished, run_cli: RunCli) -> None:
     (line,) = done.err.splitlines()
     for difference in ("batch_size: 32 there, 16 now", "optim.lr: 1e-3..1 (log) there, 1e-3..10 (log) now"):
         assert difference in line
+
+
+def test_half_a_row_is_cut_off_and_a_damaged_journal_is_told(finished: Finished, tmp_path: Path) -> None:
+    """A worker may be killed while it writes a row."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    journal = tmp_path / "copy/study/journal.log"
+    whole = journal.read_bytes()
+    words = command(*RANGES, "--trials", str(TRIALS), "--study", "study")[1:]
+    for added, code, said in ((b'{"op_code": 4, "wor', 0, ""), (b'{"op_code": 99}\n', 2, "is damaged (")):
+        journal.write_bytes(whole + added)
+        done = run_python(*words, cwd=tmp_path / "copy", env=PATHS)
+        assert done.code == code, done.err
+        assert said in done.err
+        assert "Traceback" not in done.err
+    assert journal.read_bytes() == whole + added
 
 
 class Story:

@@ -239,3 +239,32 @@ def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
     splits = part.build("values", 0)
     assert "has no split 'exam'; there are: train" in (line_of(part, "values", splits) or "")
     assert splits.notes == (f"not used: exam.parquet in {tmp_path} (named after no split)",)
+
+
+def test_labels_of_another_file_mean_what_those_of_training_mean(tmp_path: Path) -> None:
+    """Images without a label are read as such, and zeros and ones are no words."""
+    rows = [{"path": f"{number}.png", "label": cell} for number, cell in enumerate(["red|dark", "blue", "", "red"])]
+    part = data.CsvImages(path=str(write_csv(tmp_path / "train.csv", rows)))
+    names = part.build("labels", 0).names
+    assert names == ("blue", "dark", "red")
+    none = write_csv(tmp_path / "none.csv", [{"path": "0.png", "label": ""}, {"path": "1.png", "label": ""}])
+    assert read_other(part, "labels", names, none)[0].targets.tolist() == [[0, 0, 0], [0, 0, 0]]
+    for cells in (["[1, 0, 1]", "[1, 1, 0]"], ["1", "0"]):
+        rows = [{"path": f"{number}.png", "label": cell} for number, cell in enumerate(cells)]
+        with pytest.raises(UserError) as error:
+            read_other(part, "labels", names, write_csv(tmp_path / "other.csv", rows))
+        assert len(error.value.problems) == 1
+
+
+def test_data_of_one_name_are_evaluated_beside_each_other(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    train(short(data=tiny.StripeData()), run_dir)
+    for number, place in enumerate(("one/new/across", "two/new/across")):
+        write_picture(tmp_path / place / f"{number}.png", number)
+    for folder_ in ("one", "two", "one"):
+        write(evaluated(run_dir, data=tmp_path / folder_ / "new"))
+    written = {file.name: json.loads(file.read_text())["data"] for file in run_dir.glob("evaluation-data-*.json")}
+    assert written == {
+        "evaluation-data-new.json": str(tmp_path / "one/new"),
+        "evaluation-data-new-2.json": str(tmp_path / "two/new"),
+    }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,116 @@ def test_old_names_are_read(plain: Path) -> None:
 
 def from_json_type(name: str) -> type | None:
     return find_type(name, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("recipe.json", ["status evil", "compare evil", "predict evil 0.png"]),
+        ("final/model.json", ["predict evil 0.png", "report evil --workers 0", "export evil --to safetensors"]),
+        ("log.txt", ["status evil"]),
+        ("LOCK", ["status evil"]),
+        ("checkpoints/step-000002/progress.json", ["compare evil"]),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused(
+    hostile: Path, name: str, commands: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be read for ever."""
+    place = hostile / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    for command in commands:
+        capsys.readouterr()
+        assert main(command.split()) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told in (f"error: evil/{name}: a named pipe, not a file; remove it", _NO_RUN_DIR)
+
+
+_NO_RUN_DIR = "error: evil: no run dir (it has no recipe.json)"
+
+
+def test_training_does_not_write_through_links(plain: Path, tmp_path: Path) -> None:
+    """They may lead to any file of the user's."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(plain, run_dir)
+    for name in ("log.txt", "metrics.jsonl"):
+        victim = tmp_path / f"{name} of the user"
+        victim.write_text("mine\n")
+        (run_dir / name).unlink()
+        (run_dir / name).symlink_to(victim)
+    with pytest.raises(UserError) as error:
+        train(of_images(plain), run_dir)
+    assert sorted(error.value.problems) == [
+        f"{run_dir}/{name}: is a link, where the run keeps a file; remove it" for name in ("log.txt", "metrics.jsonl")
+    ]
+    assert {file.read_text() for file in tmp_path.glob("*of the user")} == {"mine\n"}
+
+
+def test_a_terminal_obeys_nothing_that_status_shows(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(hostile / "final")
+    (hostile / "STOPPED.json").write_text(json.dumps({"reason": "x\x1b[31m\nerror: forged"}))
+    row = {"event": "begin", "why": "\x1b]0;title\x07", "time": "now"}
+    (hostile / "LIVES.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["status", "evil"]) == 0
+    told = capsys.readouterr().out
+    assert "stopped (x\\x1b[31m\\nerror: forged)" in told
+    assert "\x1b" not in told
+    assert "\x07" not in told
+
+
+def test_a_run_dir_downloads_nothing_to_this_disk(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = hostile.parent / "downloads"
+    images = {"type": "launcher.data.Torchvision", "name": "MNIST", "root": str(root), "download": True}
+    change(hostile / "recipe.json", data=images)
+    assert main(["evaluate", "evil", "--workers", "0"]) == 2
+    assert "no complete MNIST (split 'train')" in capsys.readouterr().err
+    assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value"),
+    [
+        ("evaluation.json", ("calibration", "before", "bins", 0, "samples"), None),
+        ("evaluation.json", ("calibration", "before", "bins", 0, "to"), "\x1b"),
+        ("plan.json", ("phases", 0, "trains"), True),
+        ("plan.json", ("phases", 0, "trains", 0), 2.5),
+        ("plan.json", ("data", "val"), "x"),
+        ("environment.json", ("data", "val_samples"), "x"),
+        ("environment.json", ("data", "train_samples"), float("nan")),
+        ("final/model.json", ("task",), 1.5),
+        ("recipe.json", ("freeze_plan",), True),
+        ("recipe.json", ("freeze_plan", 0, "rules"), [["head", 1.0], {}]),
+        ("timing.jsonl", ("seconds",), float("nan")),
+        ("timing.jsonl", ("waited_share",), [1]),
+        ("proofs.jsonl", ("digest",), [[]]),
+        ("metrics.jsonl", ("loss",), []),
+    ],
+)
+def test_a_value_of_another_kind_is_no_traceback(
+    hostile: Path, name: str, at: tuple[Any, ...], value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "evaluation.json":
+        assert main(["evaluate", "evil", "--workers", "0"]) == 0
+    file = hostile / name
+    rows = [json.loads(line) for line in (file.read_text().splitlines() if name.endswith("l") else [file.read_text()])]
+    *before, last = at
+    place = rows[0]
+    for key in before:
+        place = place[key]
+    place[last] = value
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["report", "evil"]) in (0, 2)
+    assert main(["compare", "evil"]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_numbers_of_a_lock_may_be_too_large(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(hostile / "final")
+    lock = f'{{"host": "{socket.gethostname()}", "pid": 1e400, "process_started": 1}}'
+    (hostile / "LOCK").write_text(lock)
+    assert main(["status", "evil"]) == 0
+    (hostile / "checkpoints/step-000002").mkdir(parents=True)
+    (hostile / "checkpoints/step-000002/progress.json").write_text('{"run_best": "x"}')
+    assert main(["compare", "evil"]) == 0

@@ -273,6 +273,13 @@ MISTAKES = [
         files=text("taken", ""),
     ),
     Mistake(
+        "run dir is no text",
+        "--run-dir runs/x\\udcff: is no text in UTF-8, and weights can only be written to paths that are; give another "
+        "name",
+        words="wrong.py --run-dir 'runs/x\udcff'",
+        changes="",
+    ),
+    Mistake(
         "run dir is a file",
         "--run-dir taken: is a file; give a folder, or a name that is free",
         words="wrong.py --run-dir taken",
