@@ -16,7 +16,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_run import train
 
-from launcher.training.interruption import Interruption
+from launcher.training.interruption import FIRST_CTRL_C, SECOND_CTRL_C, Interruption
 
 BIN = Path(sys.executable).parent
 ACCELERATE = ["accelerate", "launch", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
@@ -193,6 +193,9 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 1  # not 130, after which the state is saved
+    output = (tmp_path / "output.txt").read_text()
+    assert [output.count(f"{line}\n") for line in (FIRST_CTRL_C, SECOND_CTRL_C)] == [1, 1]
+    assert output.endswith(f"{SECOND_CTRL_C}\n")
 
 
 def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) -> None:
