@@ -261,6 +261,17 @@ AGAIN = "make room, and give the same command again"
             "{run}: cannot be read or written ({error}); make it writable; then the same command continues from ",
         ),
     ],
+    ids=[
+        "recipe.json",
+        "environment.json",
+        "recipe.py",
+        "data.npz",
+        "base",
+        "base, told by safetensors",
+        "final",
+        "final, told by safetensors",
+        "final, read-only",
+    ],
 )
 def test_a_disk_that_takes_no_file_of_the_beginning_or_the_end_is_one_line(
     unbroken: Path,
