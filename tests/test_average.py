@@ -114,6 +114,29 @@ def test_a_soup_takes_what_makes_it_no_worse() -> None:
     assert found[-1].of == ("1", "4")
 
 
+def test_of_equal_accuracies_the_lower_loss_decides() -> None:
+    """As above, by a metric that is the same for all of them."""
+    tried = [Ingredient(str(value), {"w": torch.tensor([float(value)])}) for value in (9, 1, 4)]
+    judge = Judge(lambda weights: {"accuracy": 1.0, "loss": abs(float(weights["w"]) - 2.5)}, "accuracy", "max")
+    told: list[str] = []
+    found = greedy_soup(tried, judge, told.append)
+    assert [candidate.name for candidate in found] == ["1", "4", "9", "soup of 2"]
+    assert told[-1].endswith("accuracy 1.0000, loss 2.1667, left out")
+
+
+def test_an_average_of_equal_accuracy_and_lower_loss_is_better_than_final(tmp_path: Path) -> None:
+    """The one validation image is told right by both runs, and by their mean."""
+    to, recipe = tmp_path / "averaged", dataclasses.replace(SHAKY, data=tiny.StripeData(val=1))
+    train(dataclasses.replace(recipe, freeze_plan=recipe.freeze_plan[:1]), tmp_path / "less")
+    train(recipe, tmp_path / "more")
+    assert average(str(tmp_path / "less"), str(tmp_path / "more"), "--to", str(to)) == 0
+    found = told(to)
+    assert {row["metrics"]["accuracy"] for row in found["tried"]} == {found["before"]["accuracy"]} == {1.0}
+    best = min(found["tried"], key=lambda row: row["metrics"]["loss"])
+    assert found["best"] == best["name"]
+    assert best["metrics"]["loss"] < found["before"]["loss"]
+
+
 def test_means() -> None:
     parts = [{"w": torch.tensor([value]), "n": torch.tensor(count)} for value, count in ((1.0, 3), (5.0, 9))]
     assert mean_of(parts, [0.75, 0.25]) == {"w": torch.tensor([2.0]), "n": torch.tensor(3)}

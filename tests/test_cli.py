@@ -185,11 +185,15 @@ def test_ctrl_c_is_one_line_and_130(in_a_folder_of_recipes: Path) -> None:
         text=True,
         env={"PYTHONPATH": str(ROOT)},
     )
-    while not Path("reached").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    try:
+        while not Path("reached").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert (process.returncode, err) == (130, "interrupted\n")
 
 

@@ -107,11 +107,16 @@ def test_ctrl_c_in_an_epoch(tmp_path: Path) -> None:
         start_new_session=True,
     )
     log = tmp_path / "runs/long/log.txt"
-    while not (log.exists() and "3/10000" in log.read_text()):
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate()
+    try:
+        while not (log.exists() and "3/10000" in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # with its data workers
+        process.wait()
+        raise
     assert process.returncode in (130, -signal.SIGINT)  # Python may end itself by the signal; a shell shows 130
     assert "Traceback" not in err
     with pytest.raises(ProcessLookupError):

@@ -237,6 +237,16 @@ def test_a_parquet_data_set(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
+def test_a_parquet_file_with_classes_stored_as_numbers_with_a_point() -> None:
+    import datasets
+
+    sick = [float(row % 2) for row in range(20)]
+    parquet(Path("x.parquet"), 20, {"sick": datasets.Value("float64")}, sick=sick)
+    assert 'data.HuggingFace(path="x.parquet", label_column="sick"' in _unwrapped(_written("x.parquet"))
+    assert "tasks.Classification(" in Path("recipe.py").read_text()
+
+
+@pytest.mark.usefixtures("no_hub")
 def test_a_parquet_file_with_lists_of_labels() -> None:
     import datasets
 
@@ -733,6 +743,8 @@ def test_columns_and_what_they_are_taken_for() -> None:
     assert of(age=ages) == ("values", ("age",))
     assert of(age=ages, weight=numbers) == ("values", ("weight",))
     assert of(sick=bits) == ("class", ("sick",))
+    assert of(sick=["0.0", "1.0"] * 20) == ("class", ("sick",))
+    assert of(code=[f"{code}.0" for code in codes], weight=numbers) == ("class", ("code",))
     assert of(sick=bits, old=bits[::-1], breed=words) == ("labels", ("sick", "old"))
     assert of(label=words, sick=bits, old=bits) == ("class", ("label",))
     assert of(breed=words, target=numbers) == ("values", ("target",))

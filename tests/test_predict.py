@@ -75,7 +75,7 @@ RUNNING = f"running the code of {TINY[1]}, for the parts that it defines\n"
 def in_bytes(run_dir: Path, *words: str | bytes, cwd: Path) -> subprocess.CompletedProcess[bytes]:
     environ = os.environ | ENVIRON | {"COLUMNS": "120"}
     command = [sys.executable, "-m", "launcher", "predict", str(run_dir), *TINY, *words]
-    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, check=False, timeout=300)
 
 
 def test_a_folder_with_all_sorts_of_files(finished: Path, images: Path, tmp_path: Path) -> None:
@@ -227,6 +227,21 @@ def test_what_is_too_narrow_to_be_enlarged_is_not_read(finished: Path, tmp_path:
     done = run_cli("predict", str(finished), *TINY, "line.png", env=ENVIRON)
     assert done.code == 3
     assert "line.png (600000 x 1 pixels: too narrow to be enlarged to a shorter side of 16)" in done.err
+
+
+def test_pipes_and_devices_are_named_and_never_waited_for(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    picture(0).save(folder / "good.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    done = in_bytes(finished, "images/good.png", "images/pipe.png", "images/zero.png", "--as", "csv", cwd=tmp_path)
+    told = done.stderr.decode()
+    assert done.returncode == 3, told
+    assert [row["name"] for row in csv.DictReader(done.stdout.decode().splitlines())] == ["images/good.png"]
+    assert "cannot be read: images/pipe.png (a named pipe, not a file)\n" in told
+    assert "cannot be read: images/zero.png (a device, not a file)\n" in told
+    assert told.endswith("1 images predicted; 2 could not be read\n")
 
 
 @pytest.mark.parametrize(

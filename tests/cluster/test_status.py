@@ -13,6 +13,7 @@ from test_run import train
 from launcher.cluster.status import status_of
 from launcher.training.command import Command
 from launcher.training.life import planned_steps
+from launcher.training.lock import RunLock
 from launcher.training.rundir import RunDir, Start
 
 
@@ -48,3 +49,16 @@ def test_status_says_how_far_it_is_to_go(run_cli: RunCli, tmp_path: Path) -> Non
 def test_a_run_that_ends_has_taken_all_of_them(tmp_path: Path) -> None:
     train(tiny.recipe, tmp_path / "run")
     assert status_of(str(tmp_path / "run")).progress == "step 12 of 12"
+
+
+def test_cancel_says_what_there_was_to_cancel(run_cli: RunCli, tmp_path: Path) -> None:
+    run_dir = begun(tmp_path / "run")
+    done = run_cli("cancel", str(run_dir))
+    nothing = "nothing to cancel: no job of it waits or runs, and no process here trains in it"
+    assert (done.code, done.out, done.err) == (0, f"{run_dir}: {nothing}\n", "")
+    assert not (run_dir / "STOP").exists(), "the next start would stop at once"
+    owner = RunLock(run_dir)
+    owner.acquire(print)
+    assert run_cli("cancel", str(run_dir)).out == f"{run_dir}: asked to save and stop\n"
+    assert (run_dir / "STOP").exists()
+    owner.release()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from launcher.cluster.submit import Request
+import pytest
+import tiny
+
+from launcher.cluster.submit import Request, submit
 from launcher.cluster.world import lone_process_note
 from launcher.errors import UserError
+from launcher.recipe.loading import LoadedRecipe
 from launcher.training.launch import World
 
 
@@ -38,6 +42,13 @@ def test_others_are_passed_on() -> None:
 def test_control_characters_are_refused(field: str) -> None:
     with pytest.raises(UserError, match=r"\\n.*: has a line break or another control character"):
         Request(**{field: "gpu\n#SBATCH -N9"}).check()  # type: ignore[arg-type]
+
+
+def test_a_run_dir_with_a_line_break_is_refused() -> None:
+    """Its name stands in a comment of the job's script and in lines of its log."""
+    loaded = LoadedRecipe(tiny.recipe, "tiny", Path(tiny.__file__))
+    with pytest.raises(UserError, match=r"--run-dir 'runs/a\\nb': has a line break or another control character"):
+        submit(loaded, tiny.__file__, (), Request(), run_dir=Path("runs/a\nb"), dry_run=True)
 
 
 def test_one_process_of_a_job_with_several_tasks_is_told() -> None:

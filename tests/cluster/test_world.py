@@ -19,6 +19,7 @@ from launcher.cluster.parent import Parent, accelerate_request
 from launcher.cluster.world import check_world, cpu_count_for_workers, set_threads
 from launcher.errors import UserError
 from launcher.training.launch import World
+from launcher.training.life import life_number
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -99,6 +100,16 @@ def test_tasks_that_srun_started_by_itself_get_their_ranks() -> None:
     assert (world.num_processes, world.process_index, world.local_process_index, world.use_cpu) == (2, 1, 1, True)
     told = {name: environ[name] for name in (*RANKS, *MEETING)}
     assert told == RANKS | {"MASTER_ADDR": "localhost", "MASTER_PORT": "10077"}
+
+
+def test_numbers_of_slurm_that_are_none() -> None:
+    (line,) = problems(TASK | {"SLURM_JOB_ID": "x"}, "slurmstepd: [11.0]")
+    assert line == "SLURM_JOB_ID=x: must be a whole number, as Slurm sets it; unset it, or set MASTER_PORT"
+    assert life_number({}) == life_number({"SLURM_RESTART_COUNT": ""}) == 1
+    assert life_number({"SLURM_RESTART_COUNT": "2"}) == 3
+    for count in ("x", "-1", "1.0"):
+        with pytest.raises(UserError, match=f"SLURM_RESTART_COUNT={count}: must be a whole number, as Slurm sets it"):
+            life_number({"SLURM_RESTART_COUNT": count})
 
 
 def test_a_task_that_sees_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,12 @@ def test_a_path_and_a_dotted_name_give_the_same(spec: str, project: Path) -> Non
     assert (loaded.module_name, loaded.path) == ("my_recipes.deep.a", project / "my_recipes/deep/a.py")
 
 
+def test_two_recipes_of_one_file_have_runs_of_their_own() -> None:
+    write("my_recipes/o2.py", f"{GOOD}lion = Whole(lr=0.01)\n")
+    names = [load_recipe(f"my_recipes/o2.py{end}", Whole).run_name for end in ("", ":recipe", ":lion")]
+    assert names == ["o2", "o2", "o2-lion"]
+
+
 def test_from_another_folder_with_what_lies_beside_it(
     project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_run import train
 
-from launcher.training.interruption import Interruption
+from launcher.training.interruption import FIRST_CTRL_C, SECOND_CTRL_C, Interruption
 
 BIN = Path(sys.executable).parent
 ACCELERATE = ["accelerate", "launch", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
@@ -53,6 +53,12 @@ def wait_for(condition: object, what: str, process: subprocess.Popen[str], secon
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     pytest.fail(f"waited {seconds} s in vain for {what}")
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 240) -> int:
+    """The exit code of a process; one that does not end is ended, with its workers, and the test fails."""
+    wait_for(lambda: process.poll() is not None, "the end of the process", process, seconds)
+    return process.returncode
 
 
 def steps_told(run_dir: Path) -> int:
@@ -145,7 +151,7 @@ def test_saved_within_a_step_and_continued(
     else:
         os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     asked_at = steps_told(run_dir)
-    assert process.wait(timeout=240) == code
+    assert ended(process) == code
     if launcher_dies:
         asked_at = steps_told(run_dir)
         (tmp_path / "hold").unlink()
@@ -178,10 +184,10 @@ def test_continued_on_another_number_of_processes(tmp_path: Path, first: str, th
     process = start(ways[first], run_dir, recipe="tests/slow.py:parity")
     wait_for(lambda: steps_told(run_dir) >= at_step, f"step {at_step}", process)
     (run_dir / "STOP").touch()
-    process.wait(timeout=240)
+    ended(process)
     assert json.loads((run_dir / "STOPPED.json").read_text())["step"] < 12
     again = start(ways[then], run_dir, recipe="tests/slow.py:parity")
-    assert again.wait(timeout=240) == 0
+    assert ended(again) == 0
     assert_ends_like(whole, run_dir, to_the_bit=False)
 
 
@@ -192,7 +198,10 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) == 1  # not 130, after which the state is saved
+    assert ended(process, seconds=60) == 1  # not 130, after which the state is saved
+    output = (tmp_path / "output.txt").read_text()
+    assert [output.count(f"{line}\n") for line in (FIRST_CTRL_C, SECOND_CTRL_C)] == [1, 1]
+    assert output.endswith(f"{SECOND_CTRL_C}\n")
 
 
 def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) -> None:

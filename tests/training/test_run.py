@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,11 @@ from launcher import Recipe, optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training import runner, tracking
+from launcher.training.command import Command
+from launcher.training.final import longer
 from launcher.training.launch import Launch, World
+from launcher.training.progress import BEST, BEST_OF_PHASE
+from launcher.training.stopping import Best
 
 FINAL = {"model.safetensors", "model.json", "classes.json", "preprocess.json", "metrics.json"}
 
@@ -178,6 +184,55 @@ def test_mixing_and_clipping_train(tmp_path: Path) -> None:
     augment = transforms.Augment(preset="trivial", mixup_alpha=0.2, cutmix_alpha=1.0, random_erasing=0.2)
     train(dataclasses.replace(tiny.recipe, augment=augment, clip_norm=0.5, mixed_precision="bf16"), tmp_path)
     assert len(rows(tmp_path, "epoch")) == 4
+
+
+@pytest.mark.parametrize(
+    ("phase", "epoch", "step", "advised"),
+    [
+        pytest.param(1, 3, 15, "freeze_plan.1.epochs=6", id="the last of all"),
+        pytest.param(1, 2, 12, None, id="a later one was no better"),
+        pytest.param(0, 2, 6, "freeze_plan.0.epochs=4", id="the last of an earlier phase"),
+        pytest.param(0, 1, 3, None, id="not the last of an earlier phase"),
+        pytest.param(1, 3, 12, None, id="not what final/ holds"),
+    ],
+)
+def test_longer_is_advised_where_the_last_epoch_of_a_phase_is_the_best(
+    phase: int, epoch: int, step: int, advised: str | None
+) -> None:
+    plan = phases.linear_probe(epochs=2) + phases.full_finetune(epochs=3)
+    best = Best("accuracy", 0.9, 3 * (2 * phase + epoch), plan[phase].name, epoch, 0.1)
+    run: Any = SimpleNamespace(
+        recipe=dataclasses.replace(tiny.recipe, freeze_plan=plan),
+        progress=SimpleNamespace(run_best=best),
+        command=Command(("tiny.py",)),
+        rundir=SimpleNamespace(path=Path("runs/tiny")),
+    )
+    expected = (
+        f"the last epoch of {plan[phase].name} is the best; to train longer: "
+        f"python -m launcher tiny.py {advised} --run-dir runs/tiny-longer"
+    )
+    assert longer(run, step) == (expected if advised else "")
+    run.progress.run_best = None
+    assert longer(run, step) == ""
+
+
+def test_an_epoch_is_told_to_be_the_best_of_the_run_or_of_its_phase_alone(tmp_path: Path) -> None:
+    """The rate of the second phase is so high that the head loses what it has learned."""
+    (probe,) = phases.linear_probe(epochs=3)
+    harmful = dataclasses.replace(probe, rules=(("head", 300.0), ("backbone", 0.0)))
+    plan = (*phases.full_finetune(epochs=4, backbone_lr_scale=1.0), harmful)
+    train(dataclasses.replace(tiny.recipe, freeze_plan=plan, optim=optim.SGD(lr=0.3)), tmp_path)
+    ranks: list[tuple[str, tuple[float, float]]] = []
+    expected = []
+    for row in rows(tmp_path, "epoch"):
+        rank = (row["val"]["accuracy"], -row["val"]["loss"])
+        of_run = all(rank >= other for _, other in ranks)
+        of_phase = all(rank >= other for phase, other in ranks if phase == row["phase"])
+        expected.append(BEST if of_run else BEST_OF_PHASE if of_phase else "")
+        ranks.append((row["phase"], rank))
+    table = [line for line in (tmp_path / "log.txt").read_text().splitlines() if re.search(r" \d/[43]  +\d", line)]
+    assert [re.search(r"(  \* best|  best of phase)?$", line)[0] for line in table] == expected  # type: ignore[index]
+    assert expected[4] == BEST_OF_PHASE, "the test needs a second phase that begins worse than the first ended"
 
 
 def test_resume_words(tmp_path: Path, finished: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_interruption import processes_of, start, steps_told, wait_for
 from test_run import rows, train
@@ -207,6 +209,99 @@ def test_a_full_disk_at_any_file_loses_nothing_else(tmp_path: Path, monkeypatch:
     assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     ours, theirs = (load_file(path / "final/model.safetensors") for path in (cut, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("unbroken") / "run"
+    train(tiny.recipe, run_dir)
+    return run_dir
+
+
+NO_ROOM, READ_ONLY = (OSError(28, "No space left on device"), OSError(30, "Read-only file system"))
+OF_SAFETENSORS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+AGAIN = "make room, and give the same command again"
+
+
+@pytest.mark.parametrize(
+    ("function", "file", "error", "line"),
+    [
+        ("files.write_atomic", "recipe.json", NO_ROOM, f"--run-dir {{run}}: cannot be written ({{error}}); {AGAIN}"),
+        ("files.write_atomic", "environment.json", READ_ONLY, "--run-dir {run}: cannot be written ({error}); "),
+        ("training.rundir.write_atomic", "recipe.py", NO_ROOM, "--run-dir {run}: cannot be written ({error}); "),
+        ("training.data_identity.write_atomic", "data.npz", NO_ROOM, "--run-dir {run}: cannot be written ({error}); "),
+        (
+            "training.checkpoint.save_tensors",
+            "model.safetensors",
+            NO_ROOM,
+            f"{{run}}/checkpoints: cannot be written ({{error}}); {AGAIN}",
+        ),
+        (
+            "training.checkpoint.save_tensors",
+            "model.safetensors",
+            OF_SAFETENSORS,
+            f"{{run}}/checkpoints: cannot be written (model.safetensors: {OF_SAFETENSORS}); {AGAIN}",
+        ),
+        (
+            "training.final.save_tensors",
+            "model.safetensors",
+            NO_ROOM,
+            "{run}: cannot be read or written ({error}); make room; then the same command continues from step 12",
+        ),
+        (
+            "training.final.save_tensors",
+            "model.safetensors",
+            OF_SAFETENSORS,
+            "{run}: no space left on the disk; make room; then the same command continues from step 12",
+        ),
+        (
+            "training.final.sync",
+            "metrics.json",
+            READ_ONLY,
+            "{run}: cannot be read or written ({error}); make it writable; then the same command continues from ",
+        ),
+    ],
+    ids=[
+        "recipe.json",
+        "environment.json",
+        "recipe.py",
+        "data.npz",
+        "base",
+        "base, told by safetensors",
+        "final",
+        "final, told by safetensors",
+        "final, read-only",
+    ],
+)
+def test_a_disk_that_takes_no_file_of_the_beginning_or_the_end_is_one_line(
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    file: str,
+    error: Exception,
+    line: str,
+) -> None:
+    """And the same command then ends as if nothing had been."""
+    run_dir = tmp_path / "run"
+    original = pkgutil.resolve_name(f"launcher.{function}")
+
+    def refusing(*arguments: Any) -> None:
+        if any(isinstance(one, Path) and one.name == file for one in arguments):
+            raise error
+        original(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"launcher.{function}", refusing)
+        with pytest.raises(UserError) as raised:
+            train(tiny.recipe, run_dir)
+    (told,) = raised.value.problems
+    assert told.startswith(line.format(run=run_dir, error=getattr(error, "strerror", error)))
+    assert not (run_dir / "final").exists()
+    train(tiny.recipe, run_dir)
+    assert {path.name for path in run_dir.iterdir()} == {path.name for path in unbroken.iterdir()}
+    for name in ("final/model.safetensors", "final/metrics.json", "metrics.jsonl", "recipe.json", "data.npz"):
+        assert (run_dir / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
 def test_a_head_only_checkpoint_holds_the_head_only(tmp_path: Path) -> None:

@@ -130,6 +130,31 @@ def test_a_small_shared_memory_and_few_open_files_are_told_before_training(tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_shared_memory_that_is_full_in_mid_run_is_one_line(tmp_path: Path) -> None:
+    """It was large enough when it was looked at; other programs fill it, too."""
+    overrides = ["batch_size=1200", "data.train=2400", "cache=off"]
+    words = [str(ROOT / "tests/tiny.py"), *overrides, "--workers", "1", "--micro-batch", "1200"]
+    program = tmp_path / "start.py"
+    program.write_text(
+        "import sys\nfrom launcher.cli import main\nfrom launcher.training import start\n"
+        f"start.check_handover = lambda *_: None\nsys.exit(main({words!r}))\n"
+    )
+    tried = subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True)
+    if tried.returncode:
+        pytest.skip("needs the right to mount")
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {sys.executable} start.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=200,  # a batch that cannot be handed over must not be waited for
+    )
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: /dev/shm is full, .*--shm-size.*; then the same command begins again\n", done.stderr)
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
