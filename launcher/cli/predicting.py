@@ -100,11 +100,13 @@ def predict(
                 batch_size=batch,
                 num_threads=world.num_cpus,
             ):
-                rows.add(part.names, part.results)
+                with output.told():
+                    rows.add(part.names, part.results)
                 for path, reason in part.broken:
                     teller.name("cannot be read", path, reason)
                 teller.advance(len(part.names), len(part.broken))
-        rows.close()
+        with output.told():
+            rows.close()
         output.finish()
     except BrokenPipeError:  # `... | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end

@@ -7,6 +7,7 @@ Python reads as the file's name; parquet has the text with escapes, and the byte
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -181,21 +182,23 @@ class Output:
     def __init__(self, to: Path | None, stream: BinaryIO) -> None:
         """Raises UserError where the file cannot be written."""
         self._to, self._draft = to, to.with_name(f".{to.name}.writing") if to else None
-        with self._told():
+        with self.told():
             self.stream = self._draft.open("wb") if self._draft else stream
 
     def finish(self) -> None:
         if self._to is not None and self._draft is not None:
-            with self._told():
+            with self.told():
                 self.stream.close()
                 self._draft.replace(self._to)
 
     def abandon(self) -> None:
         if self._draft is not None:
-            self.stream.close()
+            with contextlib.suppress(OSError):  # on a full disk, of what is still to be written
+                self.stream.close()
             self._draft.unlink(missing_ok=True)
 
-    def _told(self) -> Any:
+    def told(self) -> Any:
+        """Return a context that turns an OSError of what writes to `stream` into a UserError."""
         return _Told(self._to)
 
 
