@@ -109,6 +109,15 @@ def test_what_is_linked_or_named_exists(readme: Path) -> None:
     assert [name for name in {*links, *named} - MADE_BY_THE_READER if not (ROOT / name).exists()] == []
 
 
+def test_the_package_is_installed_by_its_own_name() -> None:
+    """ "launcher" is another project on PyPI."""
+    files = [*ROOT.glob("README*"), *(p for name in ("launcher", "slurm", "docs") for p in (ROOT / name).rglob("*"))]
+    texts = {p: p.read_text() for p in files if p.suffix in (".py", ".md", ".sbatch", ".sh", ".toml", ".txt", ".html")}
+    assert len(texts) > 250
+    wrong = re.compile(r"""pip install (-\S+ )*["']?launcher\b|["'`]launcher\[""")
+    assert [str(path) for path, text in texts.items() if wrong.search(text)] == []
+
+
 def test_commands_name_recipes_and_fields_that_exist() -> None:
     found = commands()
     assert len(found) > 10

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from launcher.errors import UserError
+from launcher.errors import DISTRIBUTION, UserError
 from launcher.files import json_text, read_json, remove_drafts, write_atomic, write_json
 from launcher.recipe.own_code import Code, changed_code, own_code
 from launcher.recipe.protocols import Split, Splits
@@ -369,7 +369,7 @@ def _split_hash(split: Split) -> str:
 
 def environment() -> dict[str, Any]:
     packages = {}
-    for name in ("torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
+    for name in (DISTRIBUTION, "torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
