@@ -183,7 +183,9 @@ def status(
         print(json.dumps(row, indent=1))
         return
     from rich.console import Console
-    from rich.table import Table
+
+    from launcher.recipe.data.targets import one_line
+    from launcher.text import show_table
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
@@ -191,15 +193,13 @@ def status(
     if told.job is not None:
         console.print(f"job {told.job.job}: {told.job.state} {told.job.nodes}; log {told.job.log}", markup=False)
     if told.lives:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("time", "job", "start", "what", "step", "why"):
-            table.add_column(column)
+        rows = [["time", "job", "start", "what", "step", "why"]]
         for row in told.lives:
             what = row.get("cause") or row.get("kind") or row.get("event")
             cells = [row.get("time"), row.get("name") or row.get("job"), row.get("life"), what, row.get("step")]
             cells.append(row.get("why") or row.get("nodes") or "")
-            table.add_row(*("" if cell is None else str(cell).replace("[", "\\[") for cell in cells))
-        console.print(table)
+            rows.append(["" if cell is None else one_line(str(cell)) for cell in cells])
+        show_table(rows, console, left=range(6))
 
 
 @app.command()

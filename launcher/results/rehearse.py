@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import furthest
 from launcher.results.killing import launch_command, run_until_killed
 from launcher.results.verify import Verification
+from launcher.text import show_table
 from launcher.training.asking import ask_to_stop
 from launcher.training.interruption import MARKER
 from launcher.training.life import newest_step
@@ -92,10 +92,6 @@ def rehearse(loaded: LoadedRecipe, *, processes: int, steps: int, tell: Callable
 
 def show(acts: list[Act], console: Console) -> bool:
     """Print the table; whether all went well."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("act", "", "found"):
-        table.add_column(column, overflow="fold")
-    for act in acts:
-        table.add_row(act.what, "well" if act.went_well else "BADLY", act.found)
-    console.print(table)
+    rows = [[act.what, "well" if act.went_well else "BADLY", act.found] for act in acts]
+    show_table([["act", "", "found"], *rows], console, left=range(3))
     return all(act.went_well for act in acts)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import TOLERANCE, Comparison, compare, furthest
 from launcher.results.killing import launch_command, run_until_killed
 from launcher.results.records import read_rows
+from launcher.text import show_table
 
 NAMED = 5
 """Tensors that a line of the table names; the rest is counted."""
@@ -172,12 +172,8 @@ def told(comparison: Comparison) -> str:
 
 def show(checks: Sequence[Check], console: Console) -> bool:
     """Print the table; whether all promises hold."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
-    for column in ("promise", "", "found"):
-        table.add_column(column, overflow="fold")  # names of tensors are long, and are to be read as a whole
-    for check in checks:
-        table.add_row(check.promise, "holds" if check.holds else "BROKEN", check.found)
-    console.print(table)
+    rows = [[check.promise, "holds" if check.holds else "BROKEN", check.found] for check in checks]
+    show_table([["promise", "", "found"], *rows], console, left=range(3))
     return all(check.holds for check in checks)
 
 
