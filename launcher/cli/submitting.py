@@ -17,6 +17,7 @@ from launcher.cli.words import (
     PreparedFolder,
     RecipeName,
     Report,
+    Workers,
     check_assets,
     leave_prepared_copy,
     load,
@@ -232,11 +233,13 @@ def rehearse(
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes on this machine")] = 1,
     steps: Annotated[int, typer.Option(min=3, metavar="N", help="optimizer steps a phase")] = 6,
+    workers: Workers = None,
     assets: AssetsFolder = None,
 ) -> None:
     """Play a job's life on this machine, without Slurm: start, warning, save, restart, kill -9, restart, finish.
 
-    Trains a few steps a phase. Exit code 0 where the result is that of the unbroken run, 1 where not.
+    Trains a few steps a phase on a few of the images, which are read from the data themselves: a prepared copy is one
+    of all of them. Exit code 0 where the result is that of the unbroken run, 1 where not.
     """
     from rich.console import Console
 
@@ -247,6 +250,8 @@ def rehearse(
     use_assets(assets)
     loaded = load(recipe, overrides)
     check_assets(loaded, assets, recipe, overrides)
-    acts = play(loaded, processes=processes, steps=steps, tell=lambda line: print(line, file=sys.stderr))
+    acts = play(
+        loaded, processes=processes, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+    )
     if not show(acts, Console(highlight=False)):
         raise typer.Exit(1)

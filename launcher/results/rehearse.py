@@ -14,7 +14,7 @@ from rich.console import Console
 
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import furthest
-from launcher.results.killing import launch_command, run_until_killed
+from launcher.results.killing import run_until_killed
 from launcher.results.verify import Verification
 from launcher.text import show_table
 from launcher.training.asking import ask_to_stop
@@ -41,7 +41,7 @@ class Rehearsal(Verification):
         failed = self.run("reference", processes)
         if failed is not None:
             return [Act("the recipe trains", False, failed)]
-        command = launch_command(str(self.recipe), self.folder / "job", processes=processes)
+        command = self.command("job", processes)
         steps = self.steps * len(self.loaded.recipe.freeze_plan)
         self.tell("the same again, warned, started again, killed, started again")
         played = [self.warned(command, max(1, steps // 3)), self.killed(command, max(2, 2 * steps // 3))]
@@ -85,9 +85,11 @@ class Rehearsal(Verification):
         return [Act("ends like the unbroken run", not difference and same_rows, found)]
 
 
-def rehearse(loaded: LoadedRecipe, *, processes: int, steps: int, tell: Callable[[str], None]) -> list[Act]:
+def rehearse(
+    loaded: LoadedRecipe, *, processes: int, steps: int, workers: int | None, tell: Callable[[str], None]
+) -> list[Act]:
     with tempfile.TemporaryDirectory(prefix="rehearse-") as folder:
-        return Rehearsal(loaded, Path(folder), [processes], steps, tell).acts()
+        return Rehearsal(loaded, Path(folder), [processes], steps, tell, workers).acts()
 
 
 def show(acts: list[Act], console: Console) -> bool:
