@@ -82,13 +82,28 @@ def hold(handle: int, *, wait: bool = False) -> bool:
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file that, like all others, may be read by whom the umask lets; the library alone makes it
-    the owner's (mode 0600). Raises OSError and SafetensorError."""
+    the owner's (mode 0600). Raises OSError, and SafetensorError for tensors that the format cannot hold."""
     from safetensors.torch import save_file
 
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata)
+    with os_errors_of_safetensors(path):
+        save_file(tensors, path, metadata)
     path.chmod(mode & 0o777)
+
+
+@contextlib.contextmanager
+def os_errors_of_safetensors(path: Path) -> Iterator[None]:
+    """Turn the error that safetensors raises where the system refuses a file, as on a full disk, into an OSError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:

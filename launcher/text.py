@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def number(value: float | None) -> str:
@@ -45,6 +50,15 @@ def columns(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> lis
         cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(zip(row, gaps, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def show_table(rows: Sequence[Sequence[str]], console: Console, *, left: Sequence[int] = (0,)) -> None:
+    """Print a table as `columns` lays it out; the first row is its header.
+
+    A row is one line, whatever the width of the screen: names stay whole, to be copied and to be found by grep.
+    """
+    for number, line in enumerate(columns(rows, left=left)):
+        console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
 
 
 def side_by_side(rows: Sequence[Sequence[str]], width: float) -> list[str]:

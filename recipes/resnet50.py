@@ -1,11 +1,11 @@
 """ResNet-50 on Oxford-IIIT Pets (37 breeds): probe the head, then fine-tune everything.
 
-    accelerate launch -m launcher recipes/resnet50.py
+    python -m launcher recipes/resnet50.py
 
 Downloads the weights (98 MB, to ~/.cache/torch/hub) and the data set (about 0.8 GB, to ~/.cache/huggingface). On images
 of your own, one folder for each class:
 
-    accelerate launch -m launcher recipes/resnet50.py data.path=FOLDER
+    python -m launcher recipes/resnet50.py data.path=FOLDER
 
 Cost: not measured. Made for one GPU with 16 GB; on a smaller one add --micro-batch 16.
 Expected: not measured (the weights and the data set have to be downloaded).

@@ -1,6 +1,6 @@
 """ResNet-50 on Oxford-IIIT Pets, unfrozen from the output to the input: a variant of recipes/resnet50.py.
 
-    accelerate launch -m launcher recipes/resnet50_gradual.py
+    python -m launcher recipes/resnet50_gradual.py
 
 First the head alone, then layer4 with it, then layer3, then layer2; conv1, bn1 and layer1 stay as they were. Each
 deeper layer trains at half the rate of the one above it.

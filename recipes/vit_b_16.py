@@ -1,6 +1,6 @@
 """ViT-B/16 on Oxford-IIIT Pets with layer-wise decay of the learning rate: the closer to the pixels, the smaller.
 
-    accelerate launch -m launcher recipes/vit_b_16.py
+    python -m launcher recipes/vit_b_16.py
 
 Downloads the weights (330 MB) and the data set (about 0.8 GB). Each layer trains at 0.75 of the rate of the one above
 it (BEiT, arXiv 2106.08254): the head at 1, the last norm at 0.75, the last encoder layer at 0.56, the patch embedding

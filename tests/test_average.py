@@ -142,6 +142,14 @@ def test_means() -> None:
     assert mean_of(parts, [0.75, 0.25]) == {"w": torch.tensor([2.0]), "n": torch.tensor(3)}
 
 
+def test_a_full_disk_is_told_and_nothing_is_left(runs: dict[str, Path], full_disk: Path, capsys: Any) -> None:
+    to = full_disk / "average"
+    assert average(str(runs["one"]), "--to", str(to)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert line == f"error: --to {to}: cannot be written (No space left on device)"
+    assert list(full_disk.iterdir()) == []
+
+
 def test_mistakes(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     assert average(str(tmp_path / "nothing"), str(runs["one"]), "--to", str(runs["one"])) == 2
     assert capsys.readouterr().err.splitlines()[1:] == [

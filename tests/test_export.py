@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import sklearn.datasets  # noqa: F401 - sets environment variables when it is im
 import tiny
 import torch
 import torchvision
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, RunCli
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_evaluate import evaluated
@@ -135,7 +136,10 @@ def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
     image = json.loads(about["input"])
     assert (image["mean"], image["std"], image["interpolation"]) == ([0.5] * 3, [0.25] * 3, "bilinear")
     assert (image["centre_crop_to"], image["resize_shorter_side_to"]) == (16, 16)
-    assert json.loads(about["versions"])["torch"] == torch.__version__.partition("+")[0]
+    versions = json.loads(about["versions"])
+    assert versions["torch"] == torch.__version__.partition("+")[0]
+    assert versions["vision-launcher"] == metadata.version("vision-launcher")
+    assert "launcher" not in versions, "another project's name on PyPI"
     assert str(Path(__file__).parents[1]).encode() not in file.read_bytes()  # no path of this machine
 
 
@@ -275,6 +279,18 @@ def test_what_is_not_the_model_gets_no_file(
     monkeypatch.undo()
     exported(run_dir, form, tmp_path / "model", "--overwrite")
     assert (tmp_path / "model").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("form", ["torch-export", "onnx", "safetensors", "hub"])
+def test_a_full_disk_is_told_and_nothing_is_left(form: str, trained: RunOf, full_disk: Path, run_cli: RunCli) -> None:
+    """In a process of its own: torch's writer of files would end it."""
+    out = full_disk / "file"
+    refused = run_cli("export", *TINY, str(trained("own")), "--to", form, "--out", str(out))
+    assert (refused.code, refused.err.splitlines()[1:]) == (
+        2,
+        [f"error: --out {out}: cannot be written (No space left on device)"],
+    )
+    assert list(full_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("backbone", ["Choosy", "Pairs"])

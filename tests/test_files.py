@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import errno
 import json
 import os
 import subprocess
@@ -140,3 +141,11 @@ def test_tensors_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_tensors_on_a_full_disk_raise_what_the_system_says(full_disk: Path) -> None:
+    """safetensors has an error of its own, which callers would take for tensors that it cannot hold."""
+    file = full_disk / "weights.safetensors"
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_tensors({"weight": torch.zeros(10_000)}, file)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))

@@ -303,8 +303,7 @@ def hashes(folder: Path) -> dict[Path, str]:
 def test_it_touches_nothing_and_tells_the_override(one_process: tuple[CliResult, Path, dict[Path, str]]) -> None:
     done, folder, before = one_process
     assert done.code == 0, done.err
-    assert hashes(folder).keys() - before.keys() == {folder / "find-lr.svg"}
-    assert {path: digest for path, digest in hashes(folder).items() if path in before} == before
+    assert hashes(folder) == before
     assert not any((folder / "tmp").iterdir())
     assert "head in closed form, as the phases before it are not trained here; it fits" in done.out
     assert re.search(r"^  steepest \S+  valley \S+  slide \S+$", done.out, re.M)
@@ -312,9 +311,8 @@ def test_it_touches_nothing_and_tells_the_override(one_process: tuple[CliResult,
     (word,) = words
     lr = apply_overrides(tiny.recipe, [word]).optim.lr  # type: ignore[attr-defined]
     assert 1e-3 <= lr <= 100
-    assert "curves: find-lr.svg" in done.out
+    assert "curves:" not in done.out
     assert done.out[done.out.index("\nphase 1 linear_probe") :].isascii()
-    ElementTree.parse(folder / "find-lr.svg")  # noqa: S314 - our own
 
 
 def test_two_processes_suggest_the_same(one_process: tuple[CliResult, Path, dict[Path, str]], tmp_path: Path) -> None:
@@ -324,10 +322,11 @@ def test_two_processes_suggest_the_same(one_process: tuple[CliResult, Path, dict
     assert "2 processes x 16 per micro-batch" in done.stdout
 
     def results(out: str) -> list[str]:
-        return out[out.index("\nphase 1 linear_probe") : out.index("curves: ")].splitlines()
+        return out[out.index("\nphase 1 linear_probe") :].partition("curves: ")[0].splitlines()
 
     assert results(done.stdout) == results(one_process[0].out)
     assert done.stdout.count("curves: ") == 1
+    ElementTree.parse(tmp_path / "two.svg")  # noqa: S314 - our own
 
 
 def test_what_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -774,7 +774,7 @@ def test_every_recipe_that_can_come_out_is_formatted() -> None:
         for where in (CPU, GPU, dataclasses.replace(GPU, gpus=8)):
             for shortest in (8, 500):
                 pictures = Pictures(200, ("x/1.png (empty)",), shortest, shortest, shortest, False)
-                text = recipe_text(decide(data, pictures, where), "For x.", f"recipe_{number}.py", ["x"])
+                text = recipe_text(decide(data, pictures, where), "For x.", f"recipe_{number}.py", ["x"], where.start())
                 Path(f"recipe_{number}_{where.gpus}_{shortest}.py").write_text(text)
                 compile(text, "recipe.py", "exec")
                 longest = max(
@@ -797,3 +797,8 @@ def test_next_commands_use_all_gpus(capsys: pytest.CaptureFixture[str], tmp_path
     command = capsys.readouterr().out.splitlines()[-1]
     words = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "-m", "launcher", "my recipe.py"]
     assert shlex.split(command) == words
+    assert f"    {command.strip()}\n" in Path("my recipe.py").read_text()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    init("pets", "--to", "one.py")
+    assert capsys.readouterr().out.splitlines()[-1] == "  python -m launcher one.py"
+    assert "    python -m launcher one.py\n" in Path("one.py").read_text()

@@ -194,6 +194,21 @@ def test_mistakes_are_told_at_once_and_nothing_is_done(finished: Path, tmp_path:
     )
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_full_disk_is_told_and_nothing_is_left(
+    form: str, finished: Path, full_disk: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    folder = tmp_path / ("long" * 50)
+    folder.mkdir()
+    for index in range(120):
+        picture(index % 30).save(folder / f"{index}{'name' * 30}.png")
+    to = full_disk / f"table.{form}"
+    refused = run_cli("predict", str(finished), *TINY, str(folder), "--to", str(to))
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1] == f"error: --to {to}: cannot be written (No space left on device)"
+    assert list(full_disk.iterdir()) == []
+
+
 def test_which_files_a_word_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("b/2.png", "b/1.JPG", "b/.hidden/3.png", "b/.4.png", "a.png", "b/x/5.webp", "[odd].png", "b/t.csv"):

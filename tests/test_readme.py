@@ -79,8 +79,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_two_commands_are_there() -> None:
     first, second = (block.text.strip() for block in blocks(ENGLISH)[1:3])
     assert first == (
-        "python -m venv .venv && .venv/bin/pip install -e '.[demo]' && "
-        ".venv/bin/accelerate launch -m launcher recipes/digits.py"
+        "python -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/python -m launcher recipes/digits.py"
     )
     assert second == ".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n 2"
 
@@ -109,6 +108,24 @@ def test_what_is_linked_or_named_exists(readme: Path) -> None:
     assert [name for name in {*links, *named} - MADE_BY_THE_READER if not (ROOT / name).exists()] == []
 
 
+@BOTH
+def test_accelerate_launch_is_for_several_processes_alone(readme: Path) -> None:
+    text = readme.read_text()
+    starts = re.findall(r"^(?!\|).*accelerate launch .*-m launcher.*$", text, re.M)  # not those of Troubleshooting
+    assert len(starts) == 3
+    assert [line for line in starts if "--multi_gpu --num_" not in line] == []
+    assert len(re.findall(r"^\| .*Ctrl-C.*`KeyboardInterrupt`.* \| .*`accelerate launch`.* \|$", text, re.M)) == 1
+
+
+def test_the_package_is_installed_by_its_own_name() -> None:
+    """ "launcher" is another project on PyPI."""
+    files = [*ROOT.glob("README*"), *(p for name in ("launcher", "slurm", "docs") for p in (ROOT / name).rglob("*"))]
+    texts = {p: p.read_text() for p in files if p.suffix in (".py", ".md", ".sbatch", ".sh", ".toml", ".txt", ".html")}
+    assert len(texts) > 250
+    wrong = re.compile(r"""pip install (-\S+ )*["']?launcher\b|["'`]launcher\[""")
+    assert [str(path) for path, text in texts.items() if wrong.search(text)] == []
+
+
 def test_commands_name_recipes_and_fields_that_exist() -> None:
     found = commands()
     assert len(found) > 10
@@ -129,7 +146,7 @@ def test_the_recipe_with_parts_of_its_own_trains() -> None:
     text = ENGLISH.read_text()
     section = text[text.index("## Parts of your own") : text.index("## What a run leaves")]
     parts = re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
-    assert len(parts) == 5
+    assert len(parts) == 9
     Path("my_recipe.py").write_text("\n\n".join(parts))
     try:
         assert main(["my_recipe.py", "--workers", "0"]) == 0
@@ -137,6 +154,11 @@ def test_the_recipe_with_parts_of_its_own_trains() -> None:
         sys.modules.pop("my_recipe", None)
     metrics = json.loads(Path("runs/my_recipe/final/metrics.json").read_text())
     assert metrics["accuracy"] > 0.8
+    assert metrics["confidence"] > 0.5
+    recipe = json.loads(Path("runs/my_recipe/recipe.json").read_text())
+    assert {"Upended", "NAdam", "Polynomial", "FocalAndConfidence"} <= set(
+        re.findall(r"my_recipe[.:](\w+)", str(recipe))
+    )
 
 
 def test_python_of_the_guarantees_and_of_final_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_a_recipe_is_a_value(file: Path) -> None:
 def test_a_recipe_opens_with_its_command_its_cost_and_its_result(file: Path) -> None:
     docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
     lines = docstring.splitlines()
-    assert any(line.startswith(f"    accelerate launch -m launcher recipes/{file.name}") for line in lines)
+    assert any(line.startswith(f"    python -m launcher recipes/{file.name}") for line in lines)
     (result,) = (line for line in lines if line.startswith("Expected: "))
     if "not measured" not in result:
         assert any(character.isdigit() for character in result)
@@ -153,7 +153,7 @@ def test_regression_beats_a_constant_predictor_shortened(tmp_path: Path) -> None
 
 
 def test_resnet50_without_network_says_what_it_wanted_and_the_ways_on(tmp_path: Path) -> None:
-    """Through accelerate launch, as the docstring has it. Without its -q it shows the exit code of the training."""
+    """Through accelerate launch. Without its -q it shows the exit code of the training."""
     told = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "HF_", "TORCH")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(told)}
     environ |= OFFLINE | {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}

@@ -137,7 +137,7 @@ def test_the_best_is_a_recipe(finished: Finished, rows: list[dict[str, Any]]) ->
     assert f"best  {'study/best.py'}" in done.out
     assert f"model study/{rows[0]['run']}/final" in done.out
     assert "sure  95% interval" in done.out
-    assert "next  accelerate launch -m launcher study/best.py --run-dir study/best" in done.out
+    assert "next  python -m launcher study/best.py --run-dir study/best" in done.out
     planned = run_python("-m", "launcher", "plan", "study/best.py", cwd=finished.folder, env=PATHS)
     assert planned.code == 0, planned.err
     assert f"lr={rows[0]['optim.lr']!r}" in planned.out

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
 from conftest import ROOT, RunCli
+
+from launcher.recipe.loading import load_recipe
+from launcher.results.rehearse import Rehearsal
+from launcher.results.verify import Verification
 
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
@@ -16,6 +24,21 @@ def test_a_sound_recipe(run_cli: RunCli) -> None:
     assert "holds" in rows["parity: 1 process --micro-batch 16"]
     assert "equal to the bit" in rows["exact resume: kill -9, and the same command again"]
     assert "linear_probe: 79 of 79, full_finetune: 79 of 79" in rows["every sample once an epoch"]
+
+
+@pytest.mark.parametrize("kind", [Verification, Rehearsal])
+def test_data_workers_are_those_asked_for(kind: type[Verification], tmp_path: Path) -> None:
+    runs = kind(load_recipe(str(ROOT / "tests/tiny.py")), tmp_path, [1], 2, lambda _: None, workers=2)
+    assert runs.run("reference", 1) is None
+    assert json.loads((tmp_path / "reference/plan.json").read_text())["machine"]["data_workers"] == 2
+    assert "--workers 2" in " ".join(runs.command("killed", 1))
+
+
+@pytest.mark.parametrize("command", ["verify", "rehearse"])
+def test_data_workers_are_an_option(command: str, run_cli: RunCli) -> None:
+    done = run_cli(command, str(ROOT / "tests/tiny.py"), "--workers", "-1")
+    assert done.code == 2
+    assert done.err == "error: Invalid value for '--workers': Input should be greater than or equal to 0\n"
 
 
 def test_an_order_that_depends_on_the_process(run_cli: RunCli) -> None:

@@ -23,9 +23,10 @@ def cache(
     run needs of them is computed again. $LAUNCHER_CACHE_GB limits them beforehand.
     """
     from rich.console import Console
-    from rich.table import Table
 
+    from launcher.recipe.data.targets import one_line
     from launcher.recipe.transfer import readable_size
+    from launcher.text import show_table
     from launcher.training.features.folder import cache_folder, entries, remove
 
     folder = cache_folder()
@@ -37,14 +38,12 @@ def cache(
             remove(entry)
             total -= entry.bytes
             print(f"removed {entry.path.name} ({readable_size(entry.bytes)})")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("used", "size", "images", "backbone"):
-        table.add_column(column, justify="right" if column in ("size", "images") else "left")
+    rows = [["used", "size", "images", "backbone"]]
     for entry in stored:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        backbone = str(entry.about.get("backbone", "")).replace("[", "\\[")
-        table.add_row(used, readable_size(entry.bytes), f"{entry.about.get('images', 0):,}", backbone)
+        backbone = one_line(str(entry.about.get("backbone", "")))
+        rows.append([used, readable_size(entry.bytes), f"{entry.about.get('images', 0):,}", backbone])
     console = Console(highlight=False, soft_wrap=True)
     if stored:
-        console.print(table)
+        show_table(rows, console, left=(0, 3))
     console.print(f"{folder}: {readable_size(total)} in {len(stored)} sets of features")

@@ -19,6 +19,7 @@ from launcher.cli.words import (
     PreparedFolder,
     RecipeName,
     Report,
+    Workers,
     check_assets,
     leave_prepared_copy,
     load,
@@ -51,9 +52,7 @@ def train(
         Resume, typer.Option(help="continue the run that is there (auto), only if there is one (must), or not (never)")
     ] = Resume.auto,
     micro_batch: MicroBatch = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=1024, metavar="N", help="data-loading processes for each training process")
-    ] = None,
+    workers: Workers = None,
     stop_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="save and stop before 18:30, 2026-05-01T18:30 or +2h30m")
     ] = None,
@@ -173,10 +172,12 @@ def verify(
     overrides: Overrides = None,
     processes: Annotated[str, typer.Option(metavar="1,2", help="numbers of processes to compare")] = "1,2",
     steps: Annotated[int, typer.Option(min=2, metavar="N", help="optimizer steps a phase")] = 3,
+    workers: Workers = None,
     assets: AssetsFolder = None,
 ) -> None:
     """Check the promises on a recipe of yours: parity, exact resume, frozen is still, every sample once.
 
+    It trains on a few of the images, which are read from the data themselves: a prepared copy is one of all of them.
     Exit code 0 where all hold, 1 where one is broken.
     """
     leave_prepared_copy()
@@ -193,6 +194,8 @@ def verify(
     problems.raise_if_any()
     from rich.console import Console
 
-    checks = run_verification(loaded, processes=counts, steps=steps, tell=lambda line: print(line, file=sys.stderr))
+    checks = run_verification(
+        loaded, processes=counts, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+    )
     if not show(checks, Console(highlight=False)):
         raise typer.Exit(1)

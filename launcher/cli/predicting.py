@@ -101,11 +101,13 @@ def predict(
                 batch_size=batch,
                 num_threads=world.num_cpus,
             ):
-                rows.add(part.names, part.results)
+                with output.told():
+                    rows.add(part.names, part.results)
                 for path, reason in part.broken:
                     teller.name("cannot be read", path, reason)
                 teller.advance(len(part.names), len(part.broken))
-        rows.close()
+        with output.told():
+            rows.close()
         output.finish()
     except BrokenPipeError as error:  # `... | head`: who reads has seen enough
         lost_output(error)

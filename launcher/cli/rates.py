@@ -16,6 +16,7 @@ from launcher.cli.words import (
     Overrides,
     PreparedFolder,
     RecipeName,
+    Workers,
     check_assets,
     load,
     read_micro_batch,
@@ -32,18 +33,17 @@ def find_lr(
     first: Annotated[float, typer.Option("--from", metavar="LR", help="the first value of optim.lr")] = 1e-6,
     last: Annotated[float, typer.Option("--to", metavar="LR", help="the last value of optim.lr")] = 10.0,
     steps: Annotated[int, typer.Option(metavar="N", help="optimizer steps a phase, 10 or more")] = 100,
-    svg: Annotated[Path, typer.Option(metavar="FILE", help="where the curves are drawn")] = Path("find-lr.svg"),
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="draw the curves into this file, too")] = None,
     micro_batch: MicroBatch = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="data-loading processes for each training process")
-    ] = None,
+    workers: Workers = None,
     assets: AssetsFolder = None,
     prepared: PreparedFolder = None,
 ) -> None:
     """Find a learning rate: train a few steps while it rises until the loss diverges, once for each phase.
 
-    The range test of https://arxiv.org/abs/1506.01186, with the steps that training would take. No run dir is touched
-    and no weights are kept. Exit code 0 where there is a rate to recommend for each phase, 1 where not.
+    The range test of https://arxiv.org/abs/1506.01186, with the steps that training would take. No run dir is touched,
+    and nothing is written but what --svg asks for. Exit code 0 where there is a rate to recommend for each phase, 1
+    where not.
     """
     from launcher.cluster.world import check_world, set_threads
     from launcher.training.launch import Launch
@@ -55,7 +55,7 @@ def find_lr(
         use_assets(assets)
     with problems.collected():
         world = check_world()
-        if world.is_main_process:
+        if svg is not None and world.is_main_process:
             _check_svg(svg)
     with problems.collected():
         micro_batch_size = read_micro_batch(micro_batch)
@@ -94,8 +94,9 @@ def find_lr(
 
     found = [(trace, suggest(trace)) for trace in traces]
     all_found = show(found, loaded.recipe, Console(highlight=False, soft_wrap=True))
-    write_atomic(svg, as_svg(found, f"Learning rates of {loaded.path.name}"))
-    print(f"curves: {svg}")
+    if svg is not None:
+        write_atomic(svg, as_svg(found, f"Learning rates of {loaded.path.name}"))
+        print(f"curves: {svg}")
     if not all_found:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ from launcher.cli.words import (
     PreparedFolder,
     RecipeName,
     Report,
+    Workers,
     check_assets,
     leave_prepared_copy,
     load,
@@ -183,7 +184,9 @@ def status(
         print(json.dumps(row, indent=1))
         return
     from rich.console import Console
-    from rich.table import Table
+
+    from launcher.recipe.data.targets import one_line
+    from launcher.text import show_table
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
@@ -191,15 +194,13 @@ def status(
     if told.job is not None:
         console.print(f"job {told.job.job}: {told.job.state} {told.job.nodes}; log {told.job.log}", markup=False)
     if told.lives:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("time", "job", "start", "what", "step", "why"):
-            table.add_column(column)
+        rows = [["time", "job", "start", "what", "step", "why"]]
         for row in told.lives:
             what = row.get("cause") or row.get("kind") or row.get("event")
             cells = [row.get("time"), row.get("name") or row.get("job"), row.get("life"), what, row.get("step")]
             cells.append(row.get("why") or row.get("nodes") or "")
-            table.add_row(*("" if cell is None else str(cell).replace("[", "\\[") for cell in cells))
-        console.print(table)
+            rows.append(["" if cell is None else one_line(str(cell)) for cell in cells])
+        show_table(rows, console, left=range(6))
 
 
 @app.command()
@@ -232,11 +233,13 @@ def rehearse(
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes on this machine")] = 1,
     steps: Annotated[int, typer.Option(min=3, metavar="N", help="optimizer steps a phase")] = 6,
+    workers: Workers = None,
     assets: AssetsFolder = None,
 ) -> None:
     """Play a job's life on this machine, without Slurm: start, warning, save, restart, kill -9, restart, finish.
 
-    Trains a few steps a phase. Exit code 0 where the result is that of the unbroken run, 1 where not.
+    Trains a few steps a phase on a few of the images, which are read from the data themselves: a prepared copy is one
+    of all of them. Exit code 0 where the result is that of the unbroken run, 1 where not.
     """
     from rich.console import Console
 
@@ -247,6 +250,8 @@ def rehearse(
     use_assets(assets)
     loaded = load(recipe, overrides)
     check_assets(loaded, assets, recipe, overrides)
-    acts = play(loaded, processes=processes, steps=steps, tell=lambda line: print(line, file=sys.stderr))
+    acts = play(
+        loaded, processes=processes, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+    )
     if not show(acts, Console(highlight=False)):
         raise typer.Exit(1)

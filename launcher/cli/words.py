@@ -33,6 +33,10 @@ MicroBatch = Annotated[
         help="samples per device for each forward, or 'auto': what fits; changes memory and speed only",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, max=1024, metavar="N", help="data-loading processes for each training process"),
+]
 Report = Annotated[
     bool, typer.Option("--report/--no-report", help="end with an evaluation in full and report.html, or without")
 ]

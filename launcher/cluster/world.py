@@ -22,6 +22,9 @@ _SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 _LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 _LOCAL_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 
+_OF_TORCHRUN = ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE")
+"""Set by torchrun, and by accelerate launch for several processes."""
+
 
 def check_world(environ: MutableMapping[str, str] = os.environ, parent: Parent | None = None) -> World:
     """The processes that were started, this one among them.
@@ -180,7 +183,8 @@ def set_threads(world: World, environ: MutableMapping[str, str] = os.environ, pa
     torchrun and accelerate launch set OMP_NUM_THREADS=1 for their children, which makes work on the CPU slow. A number
     that the user has chosen stays: by --num_cpu_threads_per_process, by OMP_NUM_THREADS in the environment in which
     the launcher itself was started (it sets its own 1 only where there is none), or by any OMP_NUM_THREADS where no
-    launcher is the parent.
+    launcher is the parent. Where the parent cannot be read, what torchrun tells its children shows that it is one, and
+    its 1 is not taken for the user's: each life of a run computes with the same number of threads.
 
     Call it before `Accelerator()`, which otherwise counts the machine's cores, warns, and fails where it cannot.
     """
@@ -189,6 +193,8 @@ def set_threads(world: World, environ: MutableMapping[str, str] = os.environ, pa
     parent = read_parent() if parent is None else parent
     request = accelerate_request(parent)
     chosen = "OMP_NUM_THREADS" in (parent.environ if parent.is_launcher else environ)
+    if not parent.command and any(name in environ for name in _OF_TORCHRUN):
+        chosen = environ.get("OMP_NUM_THREADS", "1") != "1"
     if not chosen and not (request and request.sets_threads):
         torch.set_num_threads(world.num_cpus)
         if world.num_processes > 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -197,4 +199,13 @@ def _write(
         draft.rename(to)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise UserError(f"--to {to}: cannot be written ({error.strerror or error})") from error
+        raise UserError(f"--to {to}: cannot be written ({_reason(error)})") from error
+
+
+def _reason(error: OSError) -> str:
+    """Return why a file, or, in copying a folder, the first of its files, could not be written."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        message = str(error.args[0][0][2])
+        number = re.match(r"\[Errno (\d+)\]", message)
+        return os.strerror(int(number[1])) if number else message
+    return error.strerror or str(error)

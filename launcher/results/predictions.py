@@ -7,6 +7,7 @@ Python reads as the file's name; parquet has the text with escapes, and the byte
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -17,15 +18,13 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from launcher.errors import UserError
 from launcher.files import json_text
 from launcher.recipe.data.targets import one_line
 from launcher.results.columns import as_text, name_columns
 from launcher.results.loaded import LoadedModel
-from launcher.text import inert_cell, level, without_controls
+from launcher.text import inert_cell, level, show_table, without_controls
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -140,30 +139,27 @@ class TableRows:
 
     def __init__(self, model: LoadedModel, top: int, console: Console) -> None:
         self._model, self._top, self._console = model, top, console
-        self._table = Table(box=None, padding=(0, 2, 0, 0))
-        self._table.add_column("image", overflow="fold")
         if model.kind == "classification":
-            for place in range(min(top, len(model.classes))):
-                self._table.add_column("prediction" if place == 0 else f"{place + 1}.")
+            names = ["prediction", *(f"{place + 1}." for place in range(1, min(top, len(model.classes))))]
         elif model.kind == "multi-label":
-            self._table.add_column("labels")
+            names = ["labels"]
         else:
-            for name in model.classes:
-                self._table.add_column(escape(one_line(name)), justify="right")
+            names = [one_line(name) for name in model.classes]
+        self._rows = [["image", *names]]
 
     def add(self, names: Sequence[str], results: torch.Tensor) -> None:
         columns = columns_of(self._model, results, self._top)
         for row, name in enumerate(names):
             cells = self._cells([(column.name, column.values[row]) for column in columns])
-            self._table.add_row(escape(one_line(name)), *cells)
+            self._rows.append([one_line(name), *cells])
 
     def _cells(self, row: list[tuple[str, Any]]) -> list[str]:
         pairs = [(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
         if self._model.kind == "classification":
-            return [f"{escape(one_line(name[1]))} {probability[1]:.1%}" for name, probability in pairs]
+            return [f"{one_line(name[1])} {probability[1]:.1%}" for name, probability in pairs]
         if self._model.kind == "multi-label":
             given = [
-                f"{escape(one_line(label[0].partition('/')[2]))} {probability[1]:.1%}"
+                f"{one_line(label[0].partition('/')[2])} {probability[1]:.1%}"
                 for label, probability in pairs
                 if label[1]
             ]
@@ -172,7 +168,8 @@ class TableRows:
         return [level(value, spread) for (_, value), spread in zip(row, spreads, strict=True)]
 
     def close(self) -> None:
-        self._console.print(self._table)
+        is_named = self._model.kind in ("classification", "multi-label")
+        show_table(self._rows, self._console, left=range(len(self._rows[0])) if is_named else (0,))
 
 
 class Output:
@@ -181,21 +178,23 @@ class Output:
     def __init__(self, to: Path | None, stream: BinaryIO) -> None:
         """Raises UserError where the file cannot be written."""
         self._to, self._draft = to, to.with_name(f".{to.name}.writing") if to else None
-        with self._told():
+        with self.told():
             self.stream = self._draft.open("wb") if self._draft else stream
 
     def finish(self) -> None:
         if self._to is not None and self._draft is not None:
-            with self._told():
+            with self.told():
                 self.stream.close()
                 self._draft.replace(self._to)
 
     def abandon(self) -> None:
         if self._draft is not None:
-            self.stream.close()
+            with contextlib.suppress(OSError):  # on a full disk, of what is still to be written
+                self.stream.close()
             self._draft.unlink(missing_ok=True)
 
-    def _told(self) -> Any:
+    def told(self) -> Any:
+        """Return a context that turns an OSError of what writes to `stream` into a UserError."""
         return _Told(self._to)
 
 

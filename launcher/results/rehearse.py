@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import furthest
-from launcher.results.killing import launch_command, run_until_killed
+from launcher.results.killing import run_until_killed
 from launcher.results.verify import Verification
+from launcher.text import show_table
 from launcher.training.asking import ask_to_stop
 from launcher.training.interruption import MARKER
 from launcher.training.life import newest_step
@@ -41,7 +41,7 @@ class Rehearsal(Verification):
         failed = self.run("reference", processes)
         if failed is not None:
             return [Act("the recipe trains", False, failed)]
-        command = launch_command(str(self.recipe), self.folder / "job", processes=processes)
+        command = self.command("job", processes)
         steps = self.steps * len(self.loaded.recipe.freeze_plan)
         self.tell("the same again, warned, started again, killed, started again")
         played = [self.warned(command, max(1, steps // 3)), self.killed(command, max(2, 2 * steps // 3))]
@@ -85,17 +85,15 @@ class Rehearsal(Verification):
         return [Act("ends like the unbroken run", not difference and same_rows, found)]
 
 
-def rehearse(loaded: LoadedRecipe, *, processes: int, steps: int, tell: Callable[[str], None]) -> list[Act]:
+def rehearse(
+    loaded: LoadedRecipe, *, processes: int, steps: int, workers: int | None, tell: Callable[[str], None]
+) -> list[Act]:
     with tempfile.TemporaryDirectory(prefix="rehearse-") as folder:
-        return Rehearsal(loaded, Path(folder), [processes], steps, tell).acts()
+        return Rehearsal(loaded, Path(folder), [processes], steps, tell, workers).acts()
 
 
 def show(acts: list[Act], console: Console) -> bool:
     """Print the table; whether all went well."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("act", "", "found"):
-        table.add_column(column, overflow="fold")
-    for act in acts:
-        table.add_row(act.what, "well" if act.went_well else "BADLY", act.found)
-    console.print(table)
+    rows = [[act.what, "well" if act.went_well else "BADLY", act.found] for act in acts]
+    show_table([["act", "", "found"], *rows], console, left=range(3))
     return all(act.went_well for act in acts)

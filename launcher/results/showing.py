@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from launcher.recipe.data.targets import one_line
 from launcher.results.calibration import few_positives
 from launcher.results.evaluation import Evaluation
 from launcher.results.intervals import LEVEL, Interval
-from launcher.text import number
+from launcher.text import number, show_table
 
 MOST_CLASSES = 20
 
@@ -20,22 +18,19 @@ MOST_CLASSES = 20
 def show(evaluation: Evaluation, console: Console) -> None:
     """Print the metrics with their intervals, and what is known of the classes; all numbers are in the file."""
     then = evaluation.unlike_training()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("metric")
-    table.add_column("data" if evaluation.subject.data else evaluation.subject.split_name, justify="right")
-    table.add_column(f"{LEVEL:.0%} interval", justify="right")
-    if then:
-        table.add_column("in the run", justify="right")
+    where = "data" if evaluation.subject.data else evaluation.subject.split_name
+    rows = [["metric", where, f"{LEVEL:.0%} interval", *["in the run"] * bool(then)]]
     for name, value in evaluation.metrics.items():
         if "/" not in name:
             interval = evaluation.intervals.get(name)
-            cells = [name, number(value), _interval(interval)]
-            table.add_row(*cells, *([number(evaluation.run.metrics[name])] if name in then else []))
-    console.print(table)
+            of_the_run = [number(evaluation.run.metrics[name]) if name in then else ""] * bool(then)
+            rows.append([one_line(name), number(value), _interval(interval), *of_the_run])
+    show_table(rows, console)
     if then:
         console.print(
             "not the metrics of the run itself: the images, or the code of the recipe, are not what they were",
             style="yellow",
+            soft_wrap=True,
         )
     _show_details(evaluation.details, console)
     names = f"{evaluation.file} and {evaluation.samples_file.name}"
@@ -84,11 +79,8 @@ def _show_details(details: dict[str, Any], console: Console) -> None:
 def _show_rows(what: str, columns: tuple[str, ...], rows: dict[str, list[Any]], console: Console) -> None:
     if len(rows) > MOST_CLASSES:
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column(what)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, cells in rows.items():
-        shown = ["-" if c is None else number(c) if isinstance(c, float) else f"{c:,}" for c in cells]
-        table.add_row(escape(one_line(name)), *shown)
-    console.print(table)
+    shown = [
+        [one_line(name), *("-" if c is None else number(c) if isinstance(c, float) else f"{c:,}" for c in cells)]
+        for name, cells in rows.items()
+    ]
+    show_table([[what, *columns], *shown], console)

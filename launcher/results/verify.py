@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import TOLERANCE, Comparison, compare, furthest
 from launcher.results.killing import launch_command, run_until_killed
 from launcher.results.records import read_rows
+from launcher.text import show_table
 
 NAMED = 5
 """Tensors that a line of the table names; the rest is counted."""
@@ -43,21 +43,30 @@ class Check:
     found: str
 
 
-def verify(loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, tell: Callable[[str], None]) -> list[Check]:
+def verify(
+    loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, workers: int | None, tell: Callable[[str], None]
+) -> list[Check]:
     """Train a shortened recipe on each split, kill one run and resume it, and compare."""
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        return Verification(loaded, Path(folder), list(processes), steps, tell).checks()
+        return Verification(loaded, Path(folder), list(processes), steps, tell, workers).checks()
 
 
 class Verification:
     """The runs of one `verify`, in one folder."""
 
     def __init__(
-        self, loaded: LoadedRecipe, folder: Path, processes: list[int], steps: int, tell: Callable[[str], None]
+        self,
+        loaded: LoadedRecipe,
+        folder: Path,
+        processes: list[int],
+        steps: int,
+        tell: Callable[[str], None],
+        workers: int | None = None,
     ) -> None:
         from launcher.recipe.serialization import to_json
 
         self.loaded, self.folder, self.processes, self.steps, self.tell = loaded, folder, processes, steps, tell
+        self.workers = workers
         self.recipe = folder / "recipe_to_verify.py"
         text = json.dumps(to_json(loaded.recipe))
         spec = f"{loaded.path}:{loaded.variable}"
@@ -76,7 +85,7 @@ class Verification:
     def run(self, name: str, processes: int, *words: str) -> str | None:
         """Train; None, or the last words of a run that failed."""
         self.tell(f"training {self.steps} steps a phase on {_processes(processes)} {' '.join(words)}".rstrip())
-        command = launch_command(str(self.recipe), self.folder / name, *words, processes=processes)
+        command = self.command(name, processes, *words)
         begin = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
         self.tell(f"  {time.monotonic() - begin:.0f} s")
@@ -84,6 +93,11 @@ class Verification:
             return None
         errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
         return "; ".join(errors) or (done.stderr.strip().splitlines() or ["no output"])[-1]
+
+    def command(self, name: str, processes: int, *words: str) -> list[str]:
+        """Return the command that trains the run of this name."""
+        workers = [] if self.workers is None else ["--workers", str(self.workers)]
+        return launch_command(str(self.recipe), self.folder / name, *words, *workers, processes=processes)
 
     def parity(self, processes: int, *words: str) -> Check:
         promise = f"parity: {_processes(processes)}{' ' + ' '.join(words) if words else ''}"
@@ -101,7 +115,7 @@ class Verification:
         promise = "exact resume: kill -9, and the same command again"
         self.tell("training, killing it, and starting it again")
         processes = self.processes[0]
-        command = launch_command(str(self.recipe), self.folder / "killed", processes=processes)
+        command = self.command("killed", processes)
         steps = self.steps * len(self.loaded.recipe.freeze_plan)
         at = random.randint(1, max(1, steps - 1))  # noqa: S311 - any step will do
         killed = run_until_killed(command, self.folder / "killed", at_step=at, log=self.folder / "killed.txt")
@@ -172,12 +186,8 @@ def told(comparison: Comparison) -> str:
 
 def show(checks: Sequence[Check], console: Console) -> bool:
     """Print the table; whether all promises hold."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
-    for column in ("promise", "", "found"):
-        table.add_column(column, overflow="fold")  # names of tensors are long, and are to be read as a whole
-    for check in checks:
-        table.add_row(check.promise, "holds" if check.holds else "BROKEN", check.found)
-    console.print(table)
+    rows = [[check.promise, "holds" if check.holds else "BROKEN", check.found] for check in checks]
+    show_table([["promise", "", "found"], *rows], console, left=range(3))
     return all(check.holds for check in checks)
 
 

@@ -239,7 +239,7 @@ def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
                 path.write_text(json.dumps(content, indent=1))
             else:
                 torch.save(content, path)
-        except (SafetensorError, RuntimeError) as error:  # how these two tell of a full disk
+        except (SafetensorError, RuntimeError) as error:  # the latter is how torch tells of a full disk
             raise OSError(f"{path.name}: {error}") from error
         sync(path)
         manifest[name] = {"bytes": path.stat().st_size, "blake2b": _hash(path)}

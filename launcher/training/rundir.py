@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from launcher.errors import UserError
+from launcher.errors import DISTRIBUTION, UserError
 from launcher.files import json_text, read_json, refuse_endless, remove_drafts, write_atomic, write_json
 from launcher.recipe.data.targets import one_line
 from launcher.recipe.own_code import Code, changed_code, own_code
@@ -381,7 +381,7 @@ def _split_hash(split: Split) -> str:
 
 def environment() -> dict[str, Any]:
     packages = {}
-    for name in ("torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
+    for name in (DISTRIBUTION, "torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

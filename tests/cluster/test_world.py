@@ -205,6 +205,13 @@ def test_threads_are_the_share_of_the_cores_unless_chosen() -> None:
         torch.set_num_threads(1)
         assert set_threads(World(num_cpus=3), {"OMP_NUM_THREADS": "1"}, Parent(launcher, {"OMP_NUM_THREADS": "1"})) == 1
         assert set_threads(World(num_cpus=3), {"OMP_NUM_THREADS": "1"}, Parent(("bash",))) == 1
+        for of_torchrun in ({"TORCHELASTIC_RUN_ID": "none"}, {"LOCAL_WORLD_SIZE": "2"}):
+            torch.set_num_threads(1)
+            assert set_threads(World(num_cpus=3), {"OMP_NUM_THREADS": "1"} | of_torchrun, Parent()) == 3
+            torch.set_num_threads(2)
+            assert set_threads(World(num_cpus=3), {"OMP_NUM_THREADS": "2"} | of_torchrun, Parent()) == 2
+        torch.set_num_threads(1)
+        assert set_threads(World(num_cpus=3), {"OMP_NUM_THREADS": "1"}, Parent()) == 1
         words = ("accelerate", "launch", "--num_cpu_threads_per_process", "1", "x.py")
         assert set_threads(World(num_cpus=3), {"OMP_NUM_THREADS": "1"}, Parent(words)) == 1
         environ: dict[str, str] = {}

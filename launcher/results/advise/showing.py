@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from launcher.results.advise.advise import Advice
 from launcher.results.advise.probing import FINAL, Probe
+from launcher.text import show_table
 
 
 def show(found: Sequence[Advice]) -> None:
@@ -18,14 +18,13 @@ def show(found: Sequence[Advice]) -> None:
     for advice in found:
         _boundaries(console, advice)
     if len(found) > 1:
-        table = _table("backbone", "best at", found[0].metric, "95 % interval", "parameters")
-        table.title, table.title_justify = "backbones, by the best of their probes", "left"
-        table.columns[1].justify = "left"
+        rows = [["backbone", "best at", found[0].metric, "95 % interval", "parameters"]]
         for advice in found:
             stage, probe = advice.best
             where = stage.name or "its output"
-            table.add_row(advice.name, where, f"{probe.value:.3f}", _interval(probe), f"{advice.parameters:,}")
-        console.print(table)
+            rows.append([advice.name, where, f"{probe.value:.3f}", _interval(probe), f"{advice.parameters:,}"])
+        console.print("backbones, by the best of their probes", style="italic")
+        show_table(rows, console, left=(0, 1))
         console.print(f"intervals that overlap say that {found[0].measured_on:,} images cannot tell the two apart\n")
     best = found[0]
     console.print(f"proposal for {best.name}:", style="bold")
@@ -42,39 +41,30 @@ def _boundaries(console: Console, advice: Advice) -> None:
     )
     console.print(title, style="bold", soft_wrap=True)
     names = [stage.name or "its output" for stage in advice.stages]
-    probes = _table("features of", "width", advice.metric, "95 % interval", *["gradient"] * bool(advice.gradients))
+    rows = [["features of", "width", advice.metric, "95 % interval", *["gradient"] * bool(advice.gradients)]]
     for number, (name, probe) in enumerate(zip(names, advice.probes, strict=True)):
         cells = [name, str(probe.width), f"{probe.value:.3f}", _interval(probe)]
         if advice.gradients:
             cells.append(f"{advice.gradients[number]:.1g}" if advice.stages[number].name != FINAL else "")
-        probes.add_row(*cells)
-    console.print(probes)
+        rows.append(cells)
+    show_table(rows, console)
     if advice.gradients:
         console.print("gradient: its norm over that of the weights, with the head in closed form", style="dim")
     if not math.isnan(advice.costs[0].epoch):
-        costs = _table("training behind", "parameters", "an epoch", "with stored features", "MB an image")
+        costs = [["training behind", "parameters", "an epoch", "with stored features", "MB an image"]]
         for name, cost in zip(names, advice.costs, strict=True):
             stored = f"{cost.first:.2g} s, then {cost.stored:.2g} s"
-            costs.add_row(
-                name, _short(cost.trained), f"{cost.epoch:.3g} s", stored, f"{cost.bytes_per_image / 1e6:.1f}"
+            costs.append(
+                [name, _short(cost.trained), f"{cost.epoch:.3g} s", stored, f"{cost.bytes_per_image / 1e6:.1f}"]
             )
         console.print()
-        console.print(costs)
+        show_table(costs, console)
         console.print(
             "parameters: with the head's; an epoch: with fresh pictures, validation included; with stored features: to "
             "compute them once, then each epoch; MB an image: kept until the backward pass",
             style="dim",
         )
     console.print()
-
-
-def _table(first: str, *others: str) -> Table:
-    """At most 80 columns wide, as a terminal may be."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for column in others:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 def _short(count: int) -> str:

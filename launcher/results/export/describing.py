@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from launcher.errors import DISTRIBUTION
 from launcher.files import json_text
 from launcher.results.export.wanted import GRAPHS, Wanted, input_name, output_dtype, output_name
 from launcher.results.finished import FinishedRun
@@ -97,7 +98,7 @@ def as_strings(described: dict[str, Any]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     found = {}
-    for name in ("launcher", "torch", "torchvision", "timm", "onnx", "onnxscript"):
+    for name in (DISTRIBUTION, "torch", "torchvision", "timm", "onnx", "onnxscript"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

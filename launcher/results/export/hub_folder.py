@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
-from launcher.files import json_text, read_json
+from launcher.files import json_text, os_errors_of_safetensors, read_json
 from launcher.recipe.protocols import Preprocessing
 from launcher.results.export import program_file, weights_file
 from launcher.results.export.card import card
@@ -126,7 +126,7 @@ def _write_timm(finished: FinishedRun, plain: Plain, folder: Path, described: di
         "std": list(about.std),
     }
     network = plain.build(load_file(finished.weights))
-    with quiet():
+    with quiet(), os_errors_of_safetensors(folder):
         save_for_hf(
             network,
             str(folder),

@@ -38,7 +38,7 @@ def write(
     """Returns the opset. `axes` are the names of the input's dimensions that are free, from the first one on.
 
     Weights beyond 2 GB, which one file cannot hold, go into a second one beside it. Raises UserError for what has no
-    translation to ONNX.
+    translation to ONNX, and OSError where the file cannot be written.
     """
     try:
         with quiet(), torch.no_grad():
@@ -58,6 +58,8 @@ def write(
                 part.metadata_props.clear()
             model.metadata_props.update(metadata or {})
             written.save(str(file))
+    except OSError:
+        raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"--to onnx: this network cannot be written as ONNX: {' '.join(lines[-2:])[:300]}") from error

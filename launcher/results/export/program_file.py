@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ EXTRA = "launcher.json"
 
 
 def write(program: ExportedProgram, file: Path, described: dict[str, Any]) -> None:
-    """Raises UserError where it cannot be written."""
+    """Write the program with its description. Raises OSError where it cannot be written.
+
+    It is made in memory: given a path, torch's own writer ends the process (SIGABRT) where the disk is full.
+    """
     text = json_text(described, indent=1).encode("utf-8", "backslashreplace").decode()
-    try:
-        with quiet():
-            torch.export.save(program, file, extra_files={EXTRA: text})
-    except RuntimeError as error:  # torch's own writer of files, where the disk is full
-        raise UserError(f"--to torch-export: {file.name} cannot be written: {error}") from error
+    content = io.BytesIO()
+    with quiet():
+        torch.export.save(program, content, extra_files={EXTRA: text})
+    file.write_bytes(content.getbuffer())
 
 
 def runs(file: Path) -> Runs:

@@ -19,7 +19,8 @@ from launcher.results.loaded import LoadedModel
 
 
 def write(finished: FinishedRun, file: Path, metadata: dict[str, str]) -> None:
-    """The very tensors of `final/model.safetensors`. Raises UserError where they cannot be written."""
+    """Write the very tensors of `final/model.safetensors`. Raises UserError where they cannot be written, and OSError
+    where the disk refuses them."""
     try:
         save_tensors(load_file(finished.weights), file, {"format": "pt", **metadata})
     except SafetensorError as error:

@@ -24,6 +24,12 @@ class Machine:
     """Memory of the smallest GPU; None where it is not known."""
     cpus: int
 
+    def start(self) -> list[str]:
+        """Return the words before a recipe's file that train it on all GPUs: `python -m launcher` for one or none."""
+        if self.gpus <= 1:
+            return ["python", "-m", "launcher"]
+        return ["accelerate", "launch", "--multi_gpu", "--num_processes", str(self.gpus), "-m", "launcher"]
+
     def __str__(self) -> str:
         cores = f"{self.cpus} CPU core{'s' if self.cpus > 1 else ''}"
         if not self.gpus:

@@ -71,7 +71,7 @@ def make_recipe(
     words = [source, *(["--name", name] if name else [])]
     words += [word for column in label for word in ("--label", column)] + (["--task", task] if task else [])
     words += ["--for", hardware] if hardware != "here" else []
-    write(recipe_text(decisions, summary(found, here), file, words), path, overwrite)
+    write(recipe_text(decisions, summary(found, here), file, words, here.start()), path, overwrite)
     return Made(found, pictures, here, decisions, Path(file))
 
 

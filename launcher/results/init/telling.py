@@ -39,12 +39,10 @@ def show(made: Made, console: Console) -> None:
     decided = [(d.field, d.brief or in_python(d.value), one_line(d.why)) for d in made.decisions if d.field != "data"]
     console.print(_table(decided))
     file = str(made.path)
-    gpus = made.machine.gpus
-    several = ["--multi_gpu", "--num_processes", str(gpus)] if gpus > 1 else []
     console.print(Text(f"written: {one_line(file)}; next:", style="bold"))
     for words in (
         ["python", "-m", "launcher", "plan", file],
-        ["accelerate", "launch", *several, "-m", "launcher", file],
+        [*made.machine.start(), file],
     ):
         console.print(Text(f"  {shlex.join(words)}"), soft_wrap=True)
 

@@ -19,8 +19,11 @@ WIDTH = 88
 """Of lines: the formatters' default. What fits it, or is broken with a comma at its end, stays so at any width."""
 
 
-def recipe_text(decisions: Sequence[Decision], summary: str, file: str, words: Sequence[str]) -> str:
-    """The whole file. `file` is its name, `words` what `init` was given, `summary` one sentence on the data."""
+def recipe_text(
+    decisions: Sequence[Decision], summary: str, file: str, words: Sequence[str], start: Sequence[str]
+) -> str:
+    """Return the whole file. `file` is its name, `words` what `init` was given, `summary` one sentence on the data,
+    `start` the words before `file` that train it."""
     parts = {"Recipe"} | {
         call.name.partition(".")[0]
         for decision in decisions
@@ -36,7 +39,7 @@ def recipe_text(decisions: Sequence[Decision], summary: str, file: str, words: S
         "Begin with a look at what it will do; every line may be changed.",
         "",
         "    " + _in_docstring(shlex.join(["python", "-m", "launcher", "plan", file])),
-        "    " + _in_docstring(shlex.join(["accelerate", "launch", "-m", "launcher", file])),
+        "    " + _in_docstring(shlex.join([*start, file])),
         '"""',
         "",
         *_import(sorted(parts, key=lambda name: (name != "Recipe", name))),

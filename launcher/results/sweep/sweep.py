@@ -159,7 +159,7 @@ class Sweep:
 
     def _command(self) -> str:
         """That trains the best, or the recipe itself where nothing varies."""
-        words = ["accelerate", "launch", "-m", "launcher"]
+        words = ["python", "-m", "launcher"]
         if self._search is None:
             return shlex.join([*words, self.plan.spec, *self.plan.space.fixed])
         folder = self._request.folder
