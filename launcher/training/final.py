@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,11 +99,26 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     """model.safetensors (names of the plain network), model.json (how to build it), classes.json, preprocess.json,
     metrics.json. Written aside and renamed, so that `final/` is whole or absent.
     """
-    rundir, recipe, prepared = run.rundir, run.recipe, run.prepared
+    rundir = run.rundir
     draft = rundir.path / ".writing-final"
     if draft.exists():
         shutil.rmtree(draft)
     draft.mkdir()
+    try:
+        _write_files(run, step, metrics, draft)
+    except BaseException:  # on a full disk half a model would be in the way
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    for path in (*draft.iterdir(), draft):
+        sync(path)
+    if rundir.final.exists():
+        shutil.rmtree(rundir.final)
+    draft.rename(rundir.final)
+    sync(rundir.path)
+
+
+def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) -> None:
+    rundir, recipe, prepared = run.rundir, run.recipe, run.prepared
     checkpoints = rundir.checkpoints
     state = checkpoints.load(checkpoints.of_step(step), only_model=True)
     weights = state.model | (state.ema or {})
@@ -136,12 +152,6 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
         text = json_text(content, indent=1)
         # A class may be a folder whose name is not valid text; escaped, it still is JSON.
         (draft / name).write_bytes(text.encode("utf-8", "backslashreplace"))
-    for path in (*draft.iterdir(), draft):
-        sync(path)
-    if rundir.final.exists():
-        shutil.rmtree(rundir.final)
-    draft.rename(rundir.final)
-    sync(rundir.path)
 
 
 def summary(run: Run, step: int, metrics: dict[str, float]) -> str:
@@ -155,8 +165,8 @@ def summary(run: Run, step: int, metrics: dict[str, float]) -> str:
 
 
 def longer(run: Run, step: int) -> str:
-    """Advise twice the epochs for the phase whose last epoch is the best of the run; nothing where later epochs were
-    trained and were no better, or where `patience` ended the phase."""
+    """Advise twice the epochs for the phase whose last epoch is the best of the run; nothing where its best epoch is an
+    earlier one, or `patience` ended it."""
     best = run.progress.run_best
     if best is None or best.step != step:
         return ""
