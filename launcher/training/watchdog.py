@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -10,6 +11,8 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
+
+import psutil
 
 WAITS_LONGER_SECONDS = 15.0
 """A process that only waits for another gives the culprit so much more time to speak first."""
@@ -76,6 +79,9 @@ class Watchdog:
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
             get_error_handler().record_exception(StuckError(f"{message}\n{where}"))
+        for child in psutil.Process().children(recursive=True):  # a data worker that waits for a file for ever stays
+            with contextlib.suppress(psutil.Error):
+                child.kill()
         os._exit(1)
 
 

@@ -337,6 +337,7 @@ def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: process.poll() is not None, "the end", process, seconds=60)
     assert process.returncode == 1
+    wait_for(lambda: not processes_of(run_dir), "the data worker to end", process, seconds=10)
     last = output.read_text().splitlines()[-1]
     assert last.startswith("error: process 0 on ")
     assert "; it was asked to stop, and ends without saving: the same command continues " in last
