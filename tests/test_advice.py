@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import html
 import json
 import re
@@ -142,3 +143,101 @@ def test_every_command_that_a_run_prints_works(place: Path, run_cli: RunCli) -> 
     assert longer == before, "the overrides, the variable and the data are those of the run"
     assert (place / "comparison.html").is_file()
     assert (place / "runs/the first/evaluation-test.json").is_file(), "the data have a test folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Advised:
+    """A command whose message advises another one, which leaves a file, or lets the first one pass."""
+
+    words: str
+    advice: str
+    """The advised command, where `RUN_DIR` and the like stand for what the user knows."""
+    leaves: str | None = None
+    then_passes: str | None = None
+
+
+FINISHED = "'runs/one more'"
+ADVISED = {
+    "launcher/training/start.py: report": Advised(
+        f"own.py --workers 0 --run-dir {FINISHED}", f"report {FINISHED}", leaves="runs/one more/report.html"
+    ),
+    "launcher/cli/predicting.py: evaluate": Advised(
+        f"predict {FINISHED} photos/val/dark", f"evaluate {FINISHED}", leaves="runs/one more/final/calibration.json"
+    ),
+    "launcher/cli/exporting.py: evaluate": Advised(
+        f"export {FINISHED} --to onnx --probabilities --out m.onnx",
+        f"evaluate {FINISHED}",
+        leaves="runs/one more/final/calibration.json",
+    ),
+    "launcher/recipe/data/folder.py: predict": Advised(
+        f"evaluate {FINISHED} --data photos/val/dark --workers 0", "predict RUN_DIR FOLDER"
+    ),
+    "launcher/results/labelled.py: evaluate": Advised(
+        "plan own.py", "evaluate RUN_DIR --split test", leaves="runs/one more/evaluation-test.json"
+    ),
+    "launcher/recipe/data/prepared.py: prepare": Advised(
+        "plan own.py --prepared copy", "prepare RECIPE --to DIR", then_passes="plan own.py --prepared copy"
+    ),
+    "launcher/recipe/assets.py: fetch": Advised(
+        "plan own.py --assets fetched", "fetch RECIPE --to DIR", then_passes="plan own.py --assets fetched"
+    ),
+}
+ELSEWHERE = {
+    "launcher/recipe/backbones/timm_weights.py: fetch": "cluster/test_fetch.py",
+    "launcher/recipe/backbones/download.py: fetch": "cluster/test_fetch.py",
+    "launcher/recipe/data/hub.py: fetch": "cluster/test_fetch.py",
+    "launcher/cli/submitting.py: status": "slurm/test_jobs.py",
+    "launcher/cli/submitting.py: logs": "slurm/test_jobs.py",
+    "launcher/cli/submitting.py: cancel": "slurm/test_jobs.py",
+    "launcher/results/ending.py: report": "test_report.py",
+    "launcher/cluster/world.py: for": "cluster/test_world.py",
+    "launcher/cli/sweeping.py: sweep": "test_sweep_study.py",
+}
+"""Advice for surroundings that these tests set up: no network, Slurm, several processes."""
+
+
+def test_every_command_that_a_message_names_is_tried() -> None:
+    named = {f"{where.partition(': ')[0]}: {words[0].strip(chr(39))}" for where, words in commands_in_sources()}
+    named = {one for one in named if one.rpartition(": ")[2].isalpha() and one.islower()}
+    assert named == {*ADVISED, *ELSEWHERE}
+    assert all((ROOT / "tests" / file).is_file() for file in ELSEWHERE.values())
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    """A run that has ended, without what follows the end of training."""
+    run_dir = place / "runs/one"
+    words = ["own.py", "--workers", "0", "--no-report", "--run-dir", str(run_dir)]
+    assert run_python("-m", "launcher", *words, cwd=place).code == 0
+    shutil.rmtree(run_dir / "checkpoints")  # without which a start cannot do what is left
+    return run_dir
+
+
+ONE_BY_ONE = """
+import shlex, sys
+from launcher.cli import main
+for words in sys.argv[1:]:
+    print("code", main(shlex.split(words)))
+"""
+
+
+@pytest.mark.parametrize("where", ADVISED)
+def test_advice_is_taken(where: str, place: Path, finished: Path) -> None:
+    shutil.rmtree(place / "runs/one more", ignore_errors=True)
+    shutil.copytree(finished, place / "runs/one more")
+    advised = ADVISED[where]
+    words = advised.advice
+    for hole, known in (("RUN_DIR", FINISHED), ("RECIPE", "own.py"), ("FOLDER", "photos/val")):
+        words = re.sub(rf"\b{hole}\b", known, words)
+    words = words.replace(" DIR", f" {shlex.split(advised.words)[-1]}")
+    if advised.leaves:
+        assert not (place / advised.leaves).exists()
+    done = run_python("-c", ONE_BY_ONE, advised.words, words, *filter(None, [advised.then_passes]), cwd=place)
+    told = " ".join(f"{done.out} {done.err}".split())
+    assert f"python -m launcher {advised.advice}" in told, told
+    first, *then = map(int, re.findall(r"^code (\d)$", done.out, re.MULTILINE))
+    assert then == [0] * (1 + bool(advised.then_passes)), told
+    if advised.leaves:
+        assert (place / advised.leaves).is_file()
+    if advised.then_passes:
+        assert first == 2
