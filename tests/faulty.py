@@ -13,7 +13,7 @@ import tiny
 
 from launcher import Split, Splits
 from launcher.recipe.protocols import TargetKind
-from launcher.training import interruption
+from launcher.training import watchdog
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class BlockedData(tiny.StripeData):
         return dataclasses.replace(splits, train=Split(Blocked(self.train, 0), splits.train.targets))
 
 
-interruption.PATIENCE_SECONDS = 3.0
+watchdog.PATIENCE_SECONDS = 3.0
 plan = tiny.recipe.freeze_plan[1:]
 dies = dataclasses.replace(tiny.recipe, backbone=Faulty(fault="dies"), freeze_plan=plan)
 sleeps = dataclasses.replace(dies, backbone=Faulty(fault="sleeps"), hang_limit_seconds=10.0)

@@ -182,6 +182,12 @@ def test_half_a_row_is_cut_off_and_a_damaged_journal_is_told(finished: Finished,
         assert said in done.err
         assert "Traceback" not in done.err
     assert journal.read_bytes() == whole + added
+    journal.write_bytes(b"of the user, and no row")
+    assert "holds no whole row" in run_python(*words, cwd=tmp_path / "copy", env=PATHS).err
+    assert journal.read_bytes() == b"of the user, and no row"
+    journal.rename(tmp_path / "elsewhere")
+    journal.symlink_to(tmp_path / "elsewhere")
+    assert "is a link, where the sweep keeps a file" in run_python(*words, cwd=tmp_path / "copy", env=PATHS).err
 
 
 class Story:

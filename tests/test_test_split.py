@@ -238,7 +238,7 @@ def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
     part = data.HuggingFace(path=str(tmp_path), label_column="seconds", test_split="exam")
     splits = part.build("values", 0)
     assert "has no split 'exam'; there are: train" in (line_of(part, "values", splits) or "")
-    assert splits.notes == (f"not used: exam.parquet in {tmp_path} (named after no split)",)
+    assert splits.notes == (f"not used: exam.parquet in {tmp_path} (only files named after splits are read)",)
 
 
 def test_labels_of_another_file_mean_what_those_of_training_mean(tmp_path: Path) -> None:
@@ -268,3 +268,50 @@ def test_data_of_one_name_are_evaluated_beside_each_other(tmp_path: Path) -> Non
         "evaluation-data-new.json": str(tmp_path / "one/new"),
         "evaluation-data-new-2.json": str(tmp_path / "two/new"),
     }
+
+
+def test_test_images_that_are_used_otherwise_are_refused(tmp_path: Path) -> None:
+    """Judged on them, a run would be judged on what it was trained or chosen by."""
+    for number, place in enumerate(("d/train/a", "d/train/b", "d/val/a", "d/val/b", "flat/a", "flat/b", "flat/new/a")):
+        write_picture(tmp_path / place / f"{number}.png", number)
+    table = write_csv(tmp_path / "t.csv", rows_of("values", 4, 0))
+    for split in ("train", "validation"):
+        write_parquet(tmp_path / f"set/{split}.parquet", rows_of("values", 4, 0))
+    folder_, flat, csv_, set_ = str(tmp_path / "d"), str(tmp_path / "flat"), str(table), str(tmp_path / "set")
+    parts: list[tuple[Any, TargetKind, str]] = [
+        (data.ImageFolder(root=folder_, test=f"{folder_}/val"), "class", "are validated on, too"),
+        (data.ImageFolder(root=folder_, test=f"{folder_}/train"), "class", "are trained on, too"),
+        (
+            data.ImageFolder(root=flat, test=f"{flat}/new"),
+            "class",
+            "'new' in it would be a class; put the class folders",
+        ),
+        (data.HuggingFace(path=folder_, test_split="val"), "class", "are validated on, too"),
+        (data.CsvImages(path=csv_, label_column="seconds", test_path=csv_), "values", "is the file of data.path, too"),
+        (
+            data.HuggingFace(path=set_, label_column="seconds", test_split="validation"),
+            "values",
+            "is validated on, too",
+        ),
+    ]
+    for part, kind, said in parts:
+        with pytest.raises(UserError) as error:
+            part.build(kind, 0)
+        assert said in " ".join(error.value.problems)
+
+
+def test_tables_that_are_links_are_not_told_as_unused(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "set").mkdir()
+    for number, name in enumerate(("train.parquet", "validation.parquet")):
+        write_parquet(tmp_path / f"blobs/{number}", rows_of("values", 4, 0))
+        (tmp_path / "set" / name).symlink_to(tmp_path / f"blobs/{number}")
+    assert data.HuggingFace(path=str(tmp_path / "set"), label_column="seconds").build("values", 0).notes == ()
+
+
+def test_a_parquet_file_has_the_columns_of_a_csv_file(tmp_path: Path) -> None:
+    rows = [{"path": f"{number}.png", "small": f"{number}.png", "seconds": float(number)} for number in range(4)]
+    part = data.CsvImages(path=str(write_csv(tmp_path / "t.csv", rows)), label_column="seconds")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "new.parquet")
+    other, _ = read_other(part, "values", ("seconds",), tmp_path / "new.parquet")
+    assert other.targets.ravel().tolist() == [0.0, 1.0, 2.0, 3.0]

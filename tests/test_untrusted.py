@@ -248,6 +248,16 @@ def test_training_does_not_write_through_links(plain: Path, tmp_path: Path) -> N
     assert {file.read_text() for file in tmp_path.glob("*of the user")} == {"mine\n"}
 
 
+def test_a_folder_of_results_is_no_link(plain: Path, tmp_path: Path) -> None:
+    """It is replaced at the end, which a link cannot be."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(plain, run_dir)
+    (run_dir / "final").rename(tmp_path / "elsewhere")
+    (run_dir / "final").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="final: is a link, where the run keeps a folder; remove it"):
+        train(of_images(plain), run_dir)
+
+
 def test_a_terminal_obeys_nothing_that_status_shows(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(hostile / "final")
     (hostile / "STOPPED.json").write_text(json.dumps({"reason": "x\x1b[31m\nerror: forged"}))
@@ -282,6 +292,9 @@ def test_a_run_dir_downloads_nothing_to_this_disk(hostile: Path, capsys: pytest.
         ("final/model.json", ("task",), 1.5),
         ("recipe.json", ("freeze_plan",), True),
         ("recipe.json", ("freeze_plan", 0, "rules"), [["head", 1.0], {}]),
+        ("cache.json", ("0",), "x"),
+        ("precision.json", ("seconds_of_a_micro_step",), [1]),
+        ("evaluation-test.json", ("metrics",), [1]),
         ("timing.jsonl", ("seconds",), float("nan")),
         ("timing.jsonl", ("waited_share",), [1]),
         ("proofs.jsonl", ("digest",), [[]]),
@@ -291,6 +304,10 @@ def test_a_run_dir_downloads_nothing_to_this_disk(hostile: Path, capsys: pytest.
 def test_a_value_of_another_kind_is_no_traceback(
     hostile: Path, name: str, at: tuple[Any, ...], value: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    step = json.loads((hostile / "final/model.json").read_text())["step"]
+    for other, content in (("cache", {}), ("precision", {}), ("evaluation-test", {"weights": {"step": step}})):
+        if not (hostile / f"{other}.json").exists():
+            (hostile / f"{other}.json").write_text(json.dumps(content))
     if name == "evaluation.json":
         assert main(["evaluate", "evil", "--workers", "0"]) == 0
     file = hostile / name

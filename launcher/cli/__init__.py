@@ -1,4 +1,4 @@
-"""The command line: `python -m launcher RECIPE [OVERRIDES]... [OPTIONS]`, most often behind `accelerate launch`.
+"""The command line: `python -m launcher RECIPE [OVERRIDES]... [OPTIONS]`.
 
 A UserError becomes one line for each of its problems, and exit code 2. Anything else is a bug of ours and keeps its
 traceback.

@@ -41,9 +41,9 @@ def find_lr(
 ) -> None:
     """Find a learning rate: train a few steps while it rises until the loss diverges, once for each phase.
 
-    The range test of https://arxiv.org/abs/1506.01186, with the steps that training would take. No run dir is touched,
-    and nothing is written but what --svg asks for. Exit code 0 where there is a rate to recommend for each phase, 1
-    where not.
+    The range test of https://arxiv.org/abs/1506.01186, with the steps that training would take. No run dir is touched;
+    features of what is frozen are stored as in training. Exit code 0 where there is a rate to recommend for each phase,
+    1 where not.
     """
     from launcher.cluster.world import check_world, set_threads
     from launcher.training.launch import Launch

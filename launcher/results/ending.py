@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from launcher.recipe.type_names import types_in
 from launcher.results.calibration import read_calibration
 from launcher.results.evaluation import Subject, judged, write
 from launcher.results.finished import read_finished
-from launcher.results.labelled import test_line
+from launcher.results.labelled import test_split
 from launcher.results.reading import calibration_to_store
 from launcher.results.report.build import FILE, write_report
 from launcher.results.report.facts import Facts, read_facts
@@ -51,8 +52,9 @@ def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
 def _unseen(run: Run) -> str:
     """Return the option of `evaluate` for images that the run has not seen: its own test images, where it has some."""
     kind = run.recipe.task.target_kind
-    if test_line(run.recipe.data, kind, run.prepared.splits):
-        return "--split test"
+    with contextlib.suppress(UserError, OSError):  # they may be absent, or be of other classes
+        if test_split(run.recipe.data, kind, run.prepared.splits) is not None:
+            return "--split test"
     return f"--data {'FOLDER' if kind == 'class' else 'TABLE'}"
 
 

@@ -105,7 +105,8 @@ class Evaluation:
             if self.subject.data is None or not file.exists():
                 break
             with contextlib.suppress(UserError, AttributeError):
-                if read_json(file).get("data") == str(self.subject.data.absolute()):
+                # Earlier versions wrote the path as it was given.
+                if read_json(file).get("data") in (str(self.subject.data.absolute()), str(self.subject.data)):
                     break
         return file
 

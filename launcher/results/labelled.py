@@ -79,6 +79,8 @@ def _read_table(data: Data, target_kind: TargetKind, names: tuple[str, ...], fil
         table = dataclasses.replace(data, label_column=label)
     else:
         table = HuggingFace(path=str(file), label_column=label)
+        if image in table.tables()[table.train_split].column_names:
+            table = dataclasses.replace(table, image_column=image)
     try:
         return table.other_images(file, target_kind, names)
     except UserError as error:

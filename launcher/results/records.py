@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from launcher.errors import UserError
 from launcher.files import read_json
@@ -146,6 +146,7 @@ class _Machine(_Record):
     micro_batch_size: int
     accumulation_steps: int
     data_workers: int
+    mixed_precision: str
 
 
 class _Counted(_Record):
@@ -163,6 +164,19 @@ class _Plan(_Record):
     machine: _Machine | None = None
     phases: list[_Phase] = []
     data: _Counts = _Counts()
+
+
+class _Stored(_Record):
+    store: str
+    why: str
+
+
+class _Cache(RootModel[dict[str, _Stored]]):
+    pass
+
+
+class _Precision(_Record):
+    seconds_of_a_micro_step: dict[str, float] = {}
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:
@@ -186,6 +200,16 @@ def sound_environment(content: dict[str, Any]) -> dict[str, Any]:
 def sound_plan(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a plan.json holds; nothing where its parts are of other kinds."""
     return content if _fits(_Plan, content) else {}
+
+
+def sound_cache(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a cache.json holds; nothing where its parts are of other kinds."""
+    return content if _fits(_Cache, content) else {}
+
+
+def sound_precision(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a precision.json holds; nothing where its parts are of other kinds."""
+    return content if _fits(_Precision, content) else {}
 
 
 def read_lines(file: Path) -> tuple[str, ...]:

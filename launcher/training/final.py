@@ -81,7 +81,8 @@ def final_outputs(run: Run) -> torch.Tensor | None:
 
     sizes = len(run.prepared.splits.val), run.prepared.task.num_outputs, run.val_batch_size
     try:
-        return outputs_of(run.accelerator, placed, run.val_loader, *sizes, between_batches)
+        batches = run.watchdog.reading(run.val_loader)
+        return outputs_of(run.accelerator, placed, batches, *sizes, between_batches)
     except StoppedError:
         return None
 
@@ -106,11 +107,11 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     draft.mkdir()
     try:
         _write_files(run, step, metrics, draft)
+        for path in (*draft.iterdir(), draft):
+            sync(path)
     except BaseException:  # on a full disk half a model would be in the way
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    for path in (*draft.iterdir(), draft):
-        sync(path)
     if rundir.final.exists():
         shutil.rmtree(rundir.final)
     draft.rename(rundir.final)

@@ -28,9 +28,6 @@ FIRST_CTRL_C = "Ctrl-C: stopping after this step, and saving; once more ends at 
 SECOND_CTRL_C = "Ctrl-C again: ended at once, without saving; the same command continues from the last checkpoint"
 MARKER = "STOPPED.json"
 STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
-PATIENCE_SECONDS = 20.0
-"""Once asked to stop, a process that makes no progress (a read that never answers) ends unsaved after this time, or
-after three steps' time where that is longer. Slurm and Kubernetes kill 30 s after SIGTERM unless told otherwise."""
 SECONDS_TO_LEAVE = 5.0
 """Kept free before a deadline, beside the time of a step and a save."""
 
@@ -63,8 +60,9 @@ class Interruption:
 
     def __post_init__(self) -> None:
         self.signal_name: str | None = None
+        self.asked_at: float | None = None
+        """When SIGTERM or Ctrl-C came, by `time.monotonic`; other signals are warnings that come earlier."""
         self._noted = 0
-        self._leaves = False
         self._pid = os.getpid()
         self._parent = os.getppid()
         self._before: dict[int, Any] = {}
@@ -92,6 +90,8 @@ class Interruption:
             os._exit(NOT_SAVED_EXIT_CODE)  # a second Ctrl-C: leave at once
         if number == signal.SIGINT and self._noted < _SIGNALS[signal.SIGINT]:
             _write_at_once(f"\n{FIRST_CTRL_C}\n", self.is_main_process)
+        if self.asked_at is None and number in (signal.SIGTERM, signal.SIGINT):
+            self.asked_at = time.monotonic()
         self._noted = max(self._noted, _SIGNALS[signal.Signals(number)])
         self.signal_name = signal.Signals(number).name
 
@@ -105,15 +105,7 @@ class Interruption:
             shared = torch.tensor([mine, int(due)])
             dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
             mine, due = int(shared[0]), bool(shared[1])
-        self._leaves = self._leaves or bool(mine)
         return REASONS[mine], due
-
-    def patience(self) -> float | None:
-        """Return for how many seconds a process that a signal has asked to stop may make no progress; None where none
-        has, and where it is leaving: a save takes as long as it takes."""
-        if self._leaves or not self._noted:
-            return None
-        return max(PATIENCE_SECONDS, 3 * self.seconds_of_a_step)
 
     def anywhere(self, happened: bool) -> bool:
         """Whether it happened on any process. They must all call this at the same point."""

@@ -163,6 +163,8 @@ class RunDir:
             path = self.path / name
             if (path.exists() or path.is_symlink()) and not path.is_dir():
                 problems.append(f"{path}: is no folder, where the run keeps one; remove it")
+        if self.final.is_dir() and self.final.is_symlink():
+            problems.append(f"{self.final}: is a link, where the run keeps a folder; remove it")
         if problems:
             raise UserError(*problems)
 

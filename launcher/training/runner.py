@@ -168,7 +168,7 @@ def train_epoch(run: Run, state: PhaseState) -> Speed | None:
     set_train_mode(state.model, resolved.phase.norm_statistics)
     run.keys.start(resolved.first_epoch + progress.epoch, first_step)
     waited: list[float] = []
-    batches = timed(state.source.train, waited, time.perf_counter)
+    batches = timed(run.watchdog.reading(state.source.train), waited, time.perf_counter)
     begin, images, shown, speed = time.perf_counter(), 0, "", None
     for step in range(first_step, steps):
         images += run.keys.taken(step)
@@ -271,7 +271,8 @@ def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tenso
 
     def outputs_now() -> torch.Tensor:
         sizes = len(val), task.num_outputs, run.val_batch_size
-        return outputs_of(run.accelerator, model, state.source.val, *sizes, between_batches, prefix)
+        batches = run.watchdog.reading(state.source.val)
+        return outputs_of(run.accelerator, model, batches, *sizes, between_batches, prefix)
 
     outputs = outputs_now()
     broken = broken_epoch(run, state, outputs)

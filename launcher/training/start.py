@@ -167,7 +167,7 @@ def begin_run(
         num_local_processes=launch.world.num_local_processes,
         lock=lock,
         interruption=interruption,
-        watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index, interruption.patience),
+        watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index, lambda: interruption.asked_at),
         writer=BackgroundWriter(rundir.checkpoints),
         command=command,
         parts=1 if launch.micro_batch_size == "auto" else None,

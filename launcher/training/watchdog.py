@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import NoReturn, TypeVar
 
 import psutil
 
@@ -18,19 +19,27 @@ WAITS_LONGER_SECONDS = 15.0
 """A process that only waits for another gives the culprit so much more time to speak first."""
 
 
+PATIENCE_SECONDS = 20.0
+"""How long a process that was asked to stop waits for an image that does not come. Slurm and Kubernetes kill 30 s after
+their SIGTERM unless told otherwise."""
+
+_T = TypeVar("_T")
+
+
 class StuckError(RuntimeError):
     """A process made no progress for longer than the recipe's `hang_limit_seconds`."""
 
 
 class Watchdog:
-    """Ends this process when `beat` was not called for `limit_seconds`, or for `patience()` seconds where that is not
-    None: then it was asked to stop. The launcher then ends the others."""
+    """Ends this process when `beat` was not called for `limit_seconds`; and when it was asked to stop (`asked_at` says
+    when), but waits for images, and cannot. The launcher then ends the others."""
 
     def __init__(
-        self, limit_seconds: float, process_index: int, patience: Callable[[], float | None] = lambda: None
+        self, limit_seconds: float, process_index: int, asked_at: Callable[[], float | None] = lambda: None
     ) -> None:
         self.limit_seconds = limit_seconds
-        self._patience = patience
+        self._asked_at = asked_at
+        self._waits_since: float | None = None
         self.process_index = process_index
         self._last = time.monotonic()
         self._doing = "the start of training"
@@ -51,38 +60,55 @@ class Watchdog:
         """This process is alive, and begins with `doing`."""
         self._last, self._doing = time.monotonic(), doing
 
+    def reading(self, batches: Iterable[_T]) -> Iterator[_T]:
+        """Yield the batches of a loader, and know when one is waited for."""
+        iterator = iter(batches)
+        while True:
+            self._waits_since = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._waits_since = None
+            yield batch
+
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.limit_seconds / 4)):
-            silent, patience = time.monotonic() - self._last, self._patience()
-            limit = self.limit_seconds if patience is None else min(self.limit_seconds, patience)
-            if silent < limit:
+            now = time.monotonic()
+            silent, frame = now - self._last, sys._current_frames().get(self._main)
+            who = f"process {self.process_index} on {socket.gethostname()}"
+            asked, since = self._asked_at(), self._waits_since
+            if asked is not None and since is not None and now - max(asked, since) >= PATIENCE_SECONDS:
+                self._end(
+                    f"{who} was asked to stop, but has waited for images for {now - since:.0f} s in {self._doing}: it "
+                    "ends without saving; the same command continues from the last checkpoint",
+                    frame,
+                )
+            if silent < self.limit_seconds:
                 continue
-            frame = sys._current_frames().get(self._main)
-            if _waits_for_others(frame) and silent < limit + WAITS_LONGER_SECONDS:
+            waits = ", waiting for another process" if _waits_for_others(frame) else ""
+            if waits and silent < self.limit_seconds + WAITS_LONGER_SECONDS:
                 continue
-            self._end(silent, frame, asked=patience is not None)
+            self._end(
+                f"{who} made no progress for {silent:.0f} s in {self._doing}{waits}; if it only needs longer, raise "
+                f"hang_limit_seconds={self.limit_seconds:g} in the recipe",
+                frame,
+            )
 
-    def _end(self, silent: float, frame: FrameType | None, *, asked: bool) -> None:
-        waits = ", waiting for another process" if _waits_for_others(frame) else ""
-        message = (
-            f"process {self.process_index} on {socket.gethostname()} made no progress for {silent:.0f} s in "
-            f"{self._doing}{waits}; "
-        )
-        message += (
-            "it was asked to stop, and ends without saving: the same command continues from the last checkpoint"
-            if asked
-            else f"if it only needs longer, raise hang_limit_seconds={self.limit_seconds:g} in the recipe"
-        )
+    def _end(self, message: str, frame: FrameType | None) -> NoReturn:
         where = "".join(traceback.format_stack(frame)) if frame else ""
-        print(f"{where}error: {message}", file=sys.stderr, flush=True)
-        if "TORCHELASTIC_ERROR_FILE" in os.environ:
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+        try:
+            print(f"{where}error: {message}", file=sys.stderr, flush=True)
+            if "TORCHELASTIC_ERROR_FILE" in os.environ:
+                from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-            get_error_handler().record_exception(StuckError(f"{message}\n{where}"))
-        for child in psutil.Process().children(recursive=True):  # a data worker that waits for a file for ever stays
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        os._exit(1)
+                get_error_handler().record_exception(StuckError(f"{message}\n{where}"))
+            for child in psutil.Process().children(recursive=True):  # a worker that waits for a file would stay
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+        finally:  # whether or not anybody reads what it says
+            os._exit(1)
 
 
 def _waits_for_others(frame: FrameType | None) -> bool:

@@ -176,7 +176,7 @@ MISTAKES = [
     Mistake(
         "data set not there",
         (
-            "data.root: no complete Flowers102 (split 'train') in {here}: …; set data.download=true where "
+            "data.root: no complete Flowers102 (split 'train') in {here}: …; train with data.download=true where "
             "there is network, or copy the folder from a machine that has it"
         ),
         changes="data=data.Torchvision(name='Flowers102', root='.')",

@@ -98,7 +98,7 @@ def test_the_table_fits_torchvision(name: str, tmp_path: Path) -> None:
     message = error_of(name=name, root=str(tmp_path))
     assert message.startswith(f"data.root: no complete {name} (split '{SETS[name].train}') in {tmp_path}: ")
     assert message.endswith(
-        "set data.download=true where there is network, or copy the folder from a machine that has it"
+        "train with data.download=true where there is network, or copy the folder from a machine that has it"
     )
 
 

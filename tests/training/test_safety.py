@@ -340,7 +340,8 @@ def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path
     wait_for(lambda: not processes_of(run_dir), "the data worker to end", process, seconds=10)
     last = output.read_text().splitlines()[-1]
     assert last.startswith("error: process 0 on ")
-    assert "; it was asked to stop, and ends without saving: the same command continues " in last
+    assert " was asked to stop, but has waited for images for " in last
+    assert last.endswith(": it ends without saving; the same command continues from the last checkpoint")
 
 
 @pytest.mark.parametrize("fault", ["dies", "sleeps"])

@@ -60,7 +60,8 @@ class ImageFolder:
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
         """See `protocols.Data`. Raises UserError for a missing folder, empty classes, unknown classes in val."""
         refuse("ImageFolder", "class", target_kind)
-        return read_folders("data.root", self.root, self.val_fraction, seed, test=self.test)
+        test = None if self.test is None else Path(self.test)
+        return read_folders("data.root", self.root, self.val_fraction, seed, test=test)
 
     def test_images(self, names: tuple[str, ...]) -> Split | None:
         """Return the test images (None where there are none), for the names that the training images gave. Raises
@@ -90,16 +91,16 @@ def read_folders(
     seed: int,
     train: str | None = None,
     val: str | None = None,
-    test: str | None = None,
+    test: Path | None = None,
 ) -> Splits:
     """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it (the same
-    one: a fraction of it is for validation), and `test` may be one that is not to be told as unused."""
+    one: a fraction of it is for validation), and `test` is the folder of the test images, where that is named."""
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
         raise UserError(f"{field}: {folder} {what}; it should hold one folder of images per class")
     try:
-        return _read(field, folder, val_fraction, seed, train, val, test)
+        return _read(field, folder, val_fraction, seed, train, val, test and test.expanduser().absolute())
     except OSError as error:
         raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
 
@@ -140,7 +141,7 @@ def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split,
 
 
 def _read(
-    field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None, test: str | None
+    field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None, test: Path | None
 ) -> Splits:
     train_folder = _part(field, folder, "train", train)
     val_folder = None if val is not None and val == (train or "train") else _part(field, folder, "val", val)
@@ -150,6 +151,8 @@ def _read(
             "expected train/<class>/<image> beside it"
         )
 
+    if test is not None:
+        _check_test_folder(field, folder, train_folder, val_folder, test)
     problems = Problems()
     skipped: list[str] = []
     notes: list[str] = []
@@ -168,8 +171,7 @@ def _read(
     problems.raise_if_any()
 
     if train_folder:
-        used = [train_folder, val_folder, folder / Path(test).expanduser() if test else None]
-        unused = [sub.name for sub in _subfolders(folder) if sub not in used]
+        unused = [sub.name for sub in _subfolders(folder) if sub not in (train_folder, val_folder, test)]
         unused = [name for name in unused if split_named(name) != "test"]
         if unused:
             shown = listed([f"{one_line(name)}/" for name in unused])
@@ -180,6 +182,21 @@ def _read(
         return Splits(train_split, _split(val_folder, names, val_classes), names, tuple(skipped), tuple(notes))
     splits = set_aside(train_split.images, train_split.targets, names, val_fraction, seed, tuple(skipped))
     return dataclasses.replace(splits, notes=tuple(notes))
+
+
+def _check_test_folder(
+    field: str, folder: Path, train_folder: Path | None, val_folder: Path | None, test: Path
+) -> None:
+    """Raise UserError where the test images would be trained or validated on."""
+    where = test.resolve()
+    for other, use in ((train_folder or folder, "trained"), (val_folder, "validated")):
+        if other is not None and where == other.resolve():
+            raise UserError(f"{field}: the test images in {test} are {use} on, too; name others")
+    if train_folder is None and folder.resolve() in where.parents:
+        raise UserError(
+            f"{field}: {folder} has no folder for training, so that {test.name!r} in it would be a class; put the "
+            f"class folders into {folder / 'train'}, or the test images elsewhere"
+        )
 
 
 def _part(field: str, folder: Path, split: SplitName, named: str | None) -> Path | None:

@@ -72,10 +72,14 @@ class HuggingFace:
         if local.is_dir() and not is_for_datasets(local):
             refuse("a folder of class folders", "class", target_kind)
             train = None if self.train_split == "train" else self.train_split
-            return read_folders("data.path", self.path, self.val_fraction, seed, train, self.val_split, self.test_split)
+            test = None if self.test_split is None else local / self.test_split
+            return read_folders("data.path", self.path, self.val_fraction, seed, train, self.val_split, test)
 
         tables = self._load(local)
         val_name = self._val_name(tables)
+        if self.test_split is not None and self.test_split in (self.train_split, val_name):
+            use = "trained" if self.test_split == self.train_split else "validated"
+            raise UserError(f"data.test_split: {self.test_split!r} is {use} on, too; name another split")
         train_table = self._table(tables, self.train_split, target_kind)
         names, notes = train_table.names, (*train_table.notes(), *_unused(local))
         train_split = Split(train_table.images, train_table.targets(names))
@@ -128,7 +132,7 @@ class HuggingFace:
         other = dataclasses.replace(self, path=str(path), train_split="train", root=self.root or str(path.parent))
         table = other._table(other.tables(), "train", target_kind)
         like = None
-        if target_kind == "labels":
+        if target_kind == "labels" and (Path(self.path).expanduser().exists() or assets_folder() is not None):
             with contextlib.suppress(UserError):  # the training images need not be here to evaluate on others
                 like = self._table(self.tables(), self.train_split, target_kind)
         return Split(table.images, table.targets(names, like))
@@ -269,7 +273,11 @@ def _unused(local: Path) -> list[str]:
     if not local.is_dir() or any((local / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return []
     names = unused_tables(local)
-    return [f"not used: {listed(names)} in {one_line(str(local))} (named after no split)"] if names else []
+    return (
+        [f"not used: {listed(names)} in {one_line(str(local))} (only files named after splits are read)"]
+        if names
+        else []
+    )
 
 
 def _probe(path: str) -> str | None:

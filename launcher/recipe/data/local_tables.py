@@ -79,7 +79,10 @@ def unused_tables(folder: Path) -> list[str]:
     are named after splits, those that are not."""
     from datasets.data_files import get_data_patterns, resolve_pattern
 
-    tables = {path for path in folder.rglob("*") if path.suffix in (".parquet", ".arrow")}
+    tables = set()
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        tables |= {Path(at, name) for name in files if name.endswith((".parquet", ".arrow"))}
     if len(tables) < 2 or (folder / "README.md").exists():  # which may say itself what is of which split
         return []
     base = glob.escape(str(folder.resolve()))
@@ -87,7 +90,8 @@ def unused_tables(folder: Path) -> list[str]:
     for pattern in (pattern for patterns in get_data_patterns(base).values() for pattern in patterns):
         with contextlib.suppress(FileNotFoundError):  # nothing is named so
             used.update(Path(file) for file in resolve_pattern(os.path.join(base, pattern), base))  # noqa: PTH118
-    return sorted(str(path.relative_to(folder)) for path in tables if path.resolve() not in used)
+    names = (path.relative_to(folder) for path in tables)
+    return sorted(str(name) for name in names if folder.resolve() / name not in used)
 
 
 def _from_arrow(file: Path) -> datasets.Dataset:

@@ -73,6 +73,9 @@ class CsvImages:
                 "data.group_column: says what stays together where a fraction is set aside, but "
                 f"{'val_path' if self.val_path else 'split_column'} says what is for validation; give one of them"
             )
+        for field, path in (("data.path", self.path), ("data.val_path", self.val_path)):
+            if self.test_path and path and _same_file(path, self.test_path):
+                problems.found.append(f"data.test_path: is the file of {field}, too; name another")
         problems.raise_if_any()
 
         tables = []
@@ -284,6 +287,10 @@ class _Table:
             where = f"{self._field}: {self._file}"
             targets = numbers(chosen, names, target_kind, where, lambda row: f"line {self.lines[rows[row]]}")
         return Split(Subset(FileImages(self._root, self._paths), rows), targets)
+
+
+def _same_file(one: str, other: str) -> bool:
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _names_an_image(root: Path, cell: str) -> bool:

@@ -185,8 +185,8 @@ class Torchvision:
                 "folder there"
             )
         return (
-            f"data.root: no complete {self.name} (split {split!r}) in {root}: {reason}; set data.download=true where "
-            "there is network, or copy the folder from a machine that has it"
+            f"data.root: no complete {self.name} (split {split!r}) in {root}: {reason}; train with "
+            "data.download=true where there is network, or copy the folder from a machine that has it"
         )
 
 

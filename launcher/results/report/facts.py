@@ -17,8 +17,10 @@ from launcher.results.records import (
     read_evaluation,
     read_lines,
     read_rows,
+    sound_cache,
     sound_environment,
     sound_plan,
+    sound_precision,
     steps_of,
     timing_of,
 )
@@ -166,11 +168,11 @@ def read_facts(
         steps=_steps(rows, epochs),
         timing=tuple(timing_of(read_rows(path / "timing.jsonl"))),
         proofs=tuple(proofs_of(read_rows(path / "proofs.jsonl"))),
-        cache=_json(path / "cache.json"),
-        precision=_json(path / "precision.json"),
+        cache=sound_cache(_json(path / "cache.json")),
+        precision=sound_precision(_json(path / "precision.json")),
         skipped=read_lines(path / "skipped.txt"),
         evaluation=evaluation,
-        test=_of_step(_json(path / "evaluation-test.json"), model.get("step")),
+        test=_test(path / "evaluation-test.json", model.get("step")),
         samples=samples,
         splits=splits,
         pictures=Pictures(splits.val.images if splits else None, samples, without_pictures),
@@ -178,10 +180,13 @@ def read_facts(
     )
 
 
-def _of_step(evaluation: dict[str, Any], step: Any) -> dict[str, Any]:
-    """An evaluation of the weights of this step, else nothing."""
-    weights = evaluation.get("weights")
-    return evaluation if isinstance(weights, dict) and weights.get("step") == step else {}
+def _test(file: Path, step: Any) -> dict[str, Any]:
+    """The evaluation of the test images by the weights of this step; nothing where there is none that is sound."""
+    try:
+        evaluation = read_evaluation(file)
+    except UserError:
+        return {}
+    return evaluation if evaluation.get("weights", {}).get("step") == step else {}
 
 
 def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:

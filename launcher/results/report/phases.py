@@ -43,7 +43,7 @@ def _card(facts: Facts, number: int, phase: dict[str, Any]) -> PhaseCard:
     if phase["norm_layers"]:
         kept = "kept" if phase["norm_statistics"] == "keep" else "updated"
         notes.append(f"{count(phase['norm_layers'], 'BatchNorm layer')} trained, running statistics {kept}")
-    if phase["pictures"]:
+    if phase.get("pictures"):
         notes.append(f"pictures: {phase['pictures']}")
     cached = facts.cache.get(str(number))
     if cached:

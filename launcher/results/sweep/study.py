@@ -242,13 +242,18 @@ def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _cut_half_row(journal: Path, lock: JournalFileOpenLock) -> None:
-    """Remove what a worker that was killed has written of a row: the next row would be written behind it."""
+    """Remove what a worker that was killed has written of a row: the next row would be written behind it. Raises
+    UserError for a link, which may lead to any file of the user's, and for a file that holds no row."""
+    if journal.is_symlink():
+        raise UserError(f"{journal}: is a link, where the sweep keeps a file; remove it")
     if not journal.is_file():
         return
     lock.acquire()
     try:
         with journal.open("r+b") as file:
             content = file.read()
+            if content and b"\n" not in content:
+                raise UserError(f"{journal}: holds no whole row; bring it back, or give another --study")
             file.truncate(content.rfind(b"\n") + 1)
     finally:
         lock.release()

@@ -110,7 +110,7 @@ class Builder:
             pin_memory=run.accelerator.device.type == "cuda",
             keep_workers=False,
         )
-        for batch in loader:
+        for batch in run.watchdog.reading(loader):
             yield self._layout.rows(self._prefix(batch.to(run.accelerator.device).images))
 
 
