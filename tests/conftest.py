@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,7 @@ def nothing_left_behind() -> Iterator[None]:
     """Each test begins without a process group and without what Accelerate keeps between Accelerators; one that leaves
     an environment variable or a setting of torch behind fails, for the next test would run in another world."""
     before, settings = dict(os.environ), _settings_of_torch()
+    _seed()
     yield
     _forget_processes()
     left = _set_torch_back(settings)
@@ -68,6 +70,15 @@ def nothing_left_behind() -> Iterator[None]:
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} - SET_BY_LIBRARIES
     assert not changed, f"the test changed environment variables and did not set them back: {sorted(changed)}"
     assert not left, f"the test changed settings of torch and did not set them back: {left}"
+
+
+def _seed() -> None:
+    """Let what a test draws be the same in each run of it."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def _settings_of_torch() -> dict[str, object]:

@@ -178,6 +178,7 @@ ADVISED = {
     "launcher/recipe/data/prepared.py: prepare": Advised(
         "plan own.py --prepared copy", "prepare RECIPE --to DIR", then_passes="plan own.py --prepared copy"
     ),
+    "launcher/recipe/finding.py: init": Advised("plan photos", "init photos", leaves="recipe.py"),
     "launcher/recipe/assets.py: fetch": Advised(
         "plan own.py --assets fetched", "fetch RECIPE --to DIR", then_passes="plan own.py --assets fetched"
     ),

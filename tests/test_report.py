@@ -93,7 +93,7 @@ def test_the_end_of_a_run_is_told_in_plain_lines(finished: Path) -> None:
     told = {line.split()[0]: line.split(maxsplit=1)[1] for line in last[3:] if not line.startswith(" ")}
     interval = json.loads((finished / "evaluation.json").read_text())["intervals"]["of"]["accuracy"]
     assert told["result"].endswith(f"95 % interval {interval[0]:.4f} to {interval[1]:.4f}")
-    assert told["weakest"].count("(F1 ") == 3
+    assert told["weakest"].count("(F1 ") == 1  # at most half of three
     assert told["report"] == str(finished / FILE)
     assert told["model"] == str(finished / "final")
     assert told["next"] == f"python -m launcher predict {finished} IMAGES --recipe tiny.py"

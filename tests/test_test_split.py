@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +316,17 @@ def test_a_parquet_file_has_the_columns_of_a_csv_file(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "new.parquet")
     other, _ = read_other(part, "values", ("seconds",), tmp_path / "new.parquet")
     assert other.targets.ravel().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_images_that_the_run_has_seen_are_told(tmp_path: Path) -> None:
+    for number, place in enumerate(("d/train/a", "d/train/b", "d/val/a", "d/val/b", "d/test/a")):
+        write_picture(tmp_path / place / f"{number}.png", number)
+    run_dir, told = tmp_path / "run", list[str]()
+    train(short(data=data.ImageFolder(root=str(tmp_path / "d"))), run_dir)
+    evaluated(run_dir, split_name="test", tell=told.append)
+    assert not [line for line in told if "the same content" in line]
+    (tmp_path / "d/test/b").mkdir()
+    for number, place in ((1, "train"), (3, "val")):
+        shutil.copy(tmp_path / f"d/{place}/b/{number}.png", tmp_path / f"d/test/b/copy of {number}.png")
+    evaluated(run_dir, data=tmp_path / "d/test", tell=told.append)
+    assert "--data: the run has trained on 1 and validated on 1 of these 3 images (the same content)" in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.machinery
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -48,16 +49,27 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
 def _existing(path: Path) -> Path:
     if path.is_file():
+        if path.suffix in _TABLES:
+            raise UserError(f"{path}: {_for_data(path)}")
         return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link out of its package
     if path.is_dir():
-        raise UserError(f"{path}: a folder; give one of its recipe files{did_you_mean('', _recipes_in(path))}")
+        there = _recipes_in(path)
+        told = f"a folder; give one of its recipe files{did_you_mean('', there)}" if there else _for_data(path)
+        raise UserError(f"{path}: {told}")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such recipe file; there is no folder {str(path.parent)!r} in {Path.cwd()}")
     there = _recipes_in(path.parent)
     close = did_you_mean(path.name, there) if there else f"; {str(path.parent)!r} has no .py files"
     raise UserError(f"{path}: no such recipe file in {Path.cwd()}{close}")
+
+
+def _for_data(path: Path) -> str:
+    return f"no recipe; to write one for the data there: python -m launcher init {shlex.quote(str(path))}"
 
 
 def _recipes_in(folder: Path) -> list[str]:
@@ -92,6 +104,8 @@ def _refuse_shadowing(path: Path, root: Path) -> None:
 
 def _by_name(name: str) -> Path:
     """The file of a module, looked for from the current folder first; imports nothing."""
+    if Path(name).is_file() and Path(name).suffix in _TABLES:
+        raise UserError(f"{name}: {_for_data(Path(name))}")
     pieces = name.split(".")
     if not all(piece.isidentifier() for piece in pieces):
         raise UserError(f"{name!r}: neither a recipe file (recipes/resnet50.py) nor a module name (recipes.resnet50)")

@@ -145,9 +145,9 @@ def _lines(facts: Facts, report: Path | None, unseen: str, again: str) -> list[t
 
 
 def worst_classes(facts: Facts) -> list[tuple[str, float]]:
-    """The classes or labels with the lowest F1, unless all are perfect."""
+    """The classes or labels with the lowest F1, at most half of them, unless all are perfect."""
     classes = facts.evaluation.get("classes") or {
         name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
     }
     rated = sorted((scores["f1"], name) for name, scores in classes.items() if scores["f1"] is not None)
-    return [(name, f1) for f1, name in rated[:WORST] if f1 < 1]
+    return [(name, f1) for f1, name in rated[: min(WORST, max(1, len(rated) // 2))] if f1 < 1]

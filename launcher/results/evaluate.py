@@ -25,7 +25,9 @@ from launcher.results.labelled import read_other, test_split
 from launcher.training.accelerating import start_accelerator
 from launcher.training.agreement import agreed
 from launcher.training.batching import batching_for
+from launcher.training.data_identity import DataIdentity, seen_before
 from launcher.training.evaluating import outputs_of
+from launcher.training.features.folder import cache_folder
 from launcher.training.images import Batch, end_workers, evaluation_loader
 from launcher.training.launch import Launch, usable_cpus
 from launcher.training.start import workers_of
@@ -137,6 +139,11 @@ def _unseen_data(
         split, lines = whole(field, split, found[0], on_bad_image_of(recipe.data))
     if lines:
         say(f"{field}: {len(lines)} images that cannot be read are left out: {'; '.join(lines)}")
+    if accelerator.is_main_process:
+        with contextlib.suppress(UserError):  # older runs have not kept what their images are made of
+            then = DataIdentity.load(finished.rundir.path)
+            if line := seen_before(then, split, cache_folder() / "digests", usable_cpus(), say):
+                say(f"{field}: {line}")
     return split, task, finished.names
 
 

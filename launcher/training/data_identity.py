@@ -110,6 +110,18 @@ def _hashed(split: Split, memory: Path, threads: int, tell: Callable[[str], None
         raise UserError(f"data: {error.filename or error}: cannot be read ({error.strerror or error})") from error
 
 
+def seen_before(
+    then: DataIdentity, split: Split, memory: Path, threads: int, tell: Callable[[str], None]
+) -> str | None:
+    """Say how many of other images are, by their content, those that a run trained or validated on; None where none
+    is. Raises UserError for a file that cannot be read."""
+    digests = list(map(bytes, _identity_of(split, memory, threads, tell).digests))
+    known = (("trained", set(map(bytes, then.train.digests))), ("validated", set(map(bytes, then.val.digests))))
+    counts = [(sum(digest in of for digest in digests), use) for use, of in known]
+    told = " and ".join(f"{use} on {count:,}" for count, use in counts if count)
+    return f"the run has {told} of these {len(split):,} images (the same content)" if told else None
+
+
 def changes(then: DataIdentity, now: DataIdentity) -> list[str]:
     """Return one line for each way in which data are not what they were; empty where all is the same."""
     lines = []

@@ -12,7 +12,7 @@ from launcher.recipe.data.names import notes_of_names
 from launcher.training.handover import shared_memory_problem
 from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
-from launcher.training.preparation import Findings, Prepared
+from launcher.training.preparation import Findings, Prepared, ResolvedPhase
 
 LARGE_IMBALANCE = 10
 """How many times the images of the smallest class the largest has, before it is worth a note."""
@@ -41,6 +41,9 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
         )
     if getattr(recipe.backbone, "weights", "") is None:
         yield "backbone.weights=None: the network starts from random weights"
+        still = [p.phase.name for p in found.phases if not _trains_backbone(p)]
+        if still and not any(map(_trains_backbone, found.phases)):
+            yield f"{_named(still, found)}: random weights stay as they are, so the head has little to learn from"
         kept = [p.phase.name for p in found.phases if p.phase.norm_statistics == "keep" and p.norm_layers]
         if kept:
             yield f"{_named(kept, found)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
@@ -61,6 +64,10 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
         workers = default_workers(usable_cpus() // processes)
         if problem := shared_memory_problem(prepared, workers, processes):
             yield f"on this machine: {problem}"
+
+
+def _trains_backbone(resolved: ResolvedPhase) -> bool:
+    return any(scale and name.startswith("backbone.") for name, scale in resolved.lr_scales.items())
 
 
 def random_layers(found: Findings | Prepared) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ MISTAKES = [
     ),
     Mistake(
         "recipe folder",
-        "pets: a folder; give one of its recipe files",
+        "pets: no recipe; to write one for the data there: python -m launcher init pets",
         words="pets",
         files=folders(*GOOD),
     ),

@@ -91,6 +91,11 @@ def test_a_missing_file_names_the_closest(project: Path) -> None:
         f"my_recipe/x.py: no such recipe file; there is no folder 'my_recipe' in {project}",
     )
     assert problems("my_recipes") == ("my_recipes: a folder; give one of its recipe files; there are: resnet50.py",)
+    write("my data/tags.csv", "path,label\n")
+    for place in ("my data", "my data/tags.csv"):
+        assert problems(place) == (
+            f"{place}: no recipe; to write one for the data there: python -m launcher init '{place}'",
+        )
     assert problems("my_recipes.resnet5") == (
         "my_recipes.resnet5: no such recipe; there is no module 'resnet5' in 'my_recipes'; did you mean "
         "'my_recipes.resnet50'?",

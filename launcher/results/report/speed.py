@@ -41,6 +41,7 @@ def section(facts: Facts) -> Section | None:
         "Where the time went",
         {
             "total": duration(total),
+            "before": any(phase.before for phase in spent),
             "parts": [
                 {"name": name, "share": round(100 * part / total, 2), "seconds": duration(part), "look": f"part-{i}"}
                 for i, (name, part) in enumerate(zip(PARTS, parts, strict=True))

@@ -44,7 +44,10 @@ def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, sour
     parts = _parts(run, resolved, frozen, folder)
     row_bytes = frozen.layout.row_bytes
     store, why = decided(run, resolved, frozen, parts, folder)
-    images = " + ".join(f"{part.count:,}" for part in parts)
+    views = [part.count for part in parts if part.view is not None]
+    others = [f"{part.count:,}" for part in parts if part.view is None]
+    shown = [f"{len(views)} views of {views[0]:,}"] if len(views) > 1 else [f"{count:,}" for count in views]
+    images = " + ".join([*shown, *others])
     total = readable_size(sum(part.count for part in parts) * row_bytes)
     what = (
         f"{resolved.phase.name}: outputs of what is frozen for {images} images x {readable_size(row_bytes)} = {total}"
