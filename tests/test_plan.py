@@ -196,6 +196,16 @@ def test_notes_name_what_depends_on_the_split(plan: Plan) -> None:
     assert "all phases: Dropout" in head
 
 
+def test_random_weights_that_are_never_trained_are_noted(plan: Plan) -> None:
+    """A head on them comes to chance."""
+    network = backbones.Torchvision(name="squeezenet1_1", weights=None, image_size=32)
+    probe, full = phases.linear_probe(epochs=1), phases.full_finetune(epochs=1)
+    said = "random weights stay as they are, so the head has little to learn from"
+    for freeze_plan, is_noted in ((probe, True), (full, False), (probe + full, False)):
+        told = plan(dataclasses.replace(tiny.recipe, backbone=network, freeze_plan=freeze_plan))
+        assert (said in " ".join(told.split())) is is_noted
+
+
 def test_layers_that_draw_inside_torchvision_networks(plan: Plan) -> None:
     network = backbones.Torchvision(name="efficientnet_b0", weights=None, image_size=32)
     last = phases.gradual_unfreeze(["backbone.features.8"], epochs=1)
