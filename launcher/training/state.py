@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -95,18 +96,16 @@ class Run:
 
     def close(self) -> None:
         """Leave everything as it may be left; safe to call in the middle of a failure."""
-        self.writer.join()
-        # On a full disk what is still to be written fails once more; what counts was written before each checkpoint.
-        with contextlib.suppress(OSError):
-            if self.metrics:
-                self.metrics.close()
-        with contextlib.suppress(OSError):
+        # All of it, the last one first, whatever fails: torch raises where a data worker was killed, at any moment.
+        with contextlib.ExitStack() as rest:
+            for loader in (self.val_loader, self.train_loader):
+                rest.callback(end_workers, loader)
+            rest.callback(_close, self.screen.close)
             if self.lock:
-                self.lock.release()
-        with contextlib.suppress(OSError):
-            self.screen.close()
-        for loader in (self.train_loader, self.val_loader):
-            end_workers(loader)
+                rest.callback(_close, self.lock.release)
+            if self.metrics:
+                rest.callback(_close, self.metrics.close)
+            rest.callback(self.writer.join)
 
     def save_is_due(self) -> bool:
         """Whether checkpoint_every_minutes have passed; on the main process, whose clock counts."""
@@ -118,6 +117,12 @@ class Run:
         """The metric that decides what is best; of the averaged weights where there are some."""
         name = resolved.phase.monitor or self.prepared.task.monitor
         return f"ema_{name}" if self.recipe.ema_decay else name
+
+
+def _close(close: Callable[[], None]) -> None:
+    # On a full disk what is still to be written fails once more; what counts was written before each checkpoint.
+    with contextlib.suppress(OSError):
+        close()
 
 
 @dataclasses.dataclass

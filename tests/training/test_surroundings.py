@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import PIL.Image
@@ -23,6 +25,7 @@ from launcher import Split, Splits, heads, optim, phases
 from launcher.errors import UserError
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.protocols import TargetKind
+from launcher.training import state
 from launcher.training.batching import batching_for
 
 
@@ -94,6 +97,31 @@ def test_what_goes_wrong_in_a_data_worker_is_one_line(tmp_path: Path, fault: str
     assert len(error.value.problems) == 1
     assert "Traceback" not in str(error.value)
     assert str(error.value).endswith("; then the same command begins again")
+
+
+def test_all_is_closed_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch raises in the main thread, wherever that is, where a data worker was killed."""
+    closed: list[str] = []
+
+    def closing(name: str) -> Callable[[], None]:
+        def close() -> None:
+            closed.append(name)
+            raise (RuntimeError if name in ("writer", "lock") else OSError)(name)
+
+        return close
+
+    monkeypatch.setattr(state, "end_workers", closed.append)
+    run = SimpleNamespace(
+        writer=SimpleNamespace(join=closing("writer")),
+        metrics=SimpleNamespace(close=closing("metrics")),
+        lock=SimpleNamespace(release=closing("lock")),
+        screen=SimpleNamespace(close=closing("screen")),
+        train_loader="training",
+        val_loader="validation",
+    )
+    with pytest.raises(RuntimeError):
+        state.Run.close(run)  # type: ignore[arg-type]
+    assert closed == ["writer", "metrics", "lock", "screen", "training", "validation"]
 
 
 def test_a_run_dir_that_is_removed_in_mid_run_is_told(tmp_path: Path) -> None:
