@@ -48,7 +48,7 @@ def at_events(every: int) -> int:
     for processes in (1, 2):
         for cache in ("off", "disk"):
             with tempfile.TemporaryDirectory() as folder:
-                print(f"{processes} processes, cache={cache}", flush=True)
+                print(f"processes: {processes}, cache={cache}", flush=True)
                 words = [str(ROOT / "tests/crashing.py"), folder, str(ROOT / "tests/tiny.py"), str(every)]
                 command = [sys.executable, *words, str(processes), f"cache={cache}"]
                 failed |= subprocess.run(command, check=False).returncode

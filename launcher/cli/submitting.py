@@ -185,7 +185,6 @@ def status(
         return
     from rich.console import Console
 
-    from launcher.recipe.data.targets import one_line
     from launcher.text import show_table
 
     console = Console(highlight=False, soft_wrap=True)
@@ -199,7 +198,7 @@ def status(
             what = row.get("cause") or row.get("kind") or row.get("event")
             cells = [row.get("time"), row.get("name") or row.get("job"), row.get("life"), what, row.get("step")]
             cells.append(row.get("why") or row.get("nodes") or "")
-            rows.append(["" if cell is None else one_line(str(cell)) for cell in cells])
+            rows.append(["" if cell is None else str(cell) for cell in cells])
         show_table(rows, console, left=range(6))
 
 
