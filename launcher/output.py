@@ -1,4 +1,4 @@
-"""The standard output, where nobody reads it any more (`... | head`), or it goes to a disk that is full."""
+"""What goes to the screen: tables as lines of text, and a standard output that takes no more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import contextlib
 import errno
 import os
 import sys
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
 
 _LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -25,3 +30,59 @@ def lost_output(error: OSError) -> OSError | None:
             os.close(nowhere)
             return again
     return None
+
+
+def columns(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:
+    """Return the lines of a table, as wide as its cells need and without padding at their ends.
+
+    The columns `left` stand at their left edge, all others at their right.
+
+    >>> columns([["run", "loss"], ["a", "0.25"], ["longer", "1"]])
+    ['run     loss', 'a       0.25', 'longer     1']
+    """
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        gaps = [" " * (width - cell_len(cell)) for width, cell in zip(widths, row, strict=True)]
+        cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(zip(row, gaps, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def show_table(rows: Sequence[Sequence[str]], console: Console, *, left: Sequence[int] = (0,)) -> None:
+    """Print a table as `columns` lays it out; the first row is its header.
+
+    A row is one line, whatever the width of the screen: names stay whole, to be copied and to be found by grep.
+    """
+    for number, line in enumerate(columns(rows, left=left)):
+        console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
+
+
+def side_by_side(rows: Sequence[Sequence[str]], width: float) -> list[str]:
+    """Return the lines of a table whose first column names the rows, and whose others stand beside each other.
+
+    Nothing is shortened or broken. Where the columns need more than `width` characters, the table is turned if it fits
+    then; else as many columns as fit stand beside each other, and the next ones, with the names again, below.
+    """
+    lines = columns(rows)
+    if _widest(lines) <= width:
+        return lines
+    turned = columns([list(row) for row in zip(*rows, strict=True)])
+    if _widest(turned) <= width:
+        return turned
+    lines, first = [], 1
+    while first < len(rows[0]):
+        after = first + 1
+        while after < len(rows[0]) and _widest(columns(_cut(rows, first, after + 1))) <= width:
+            after += 1
+        lines += [*([""] if lines else []), *columns(_cut(rows, first, after))]
+        first = after
+    return lines
+
+
+def _cut(rows: Sequence[Sequence[str]], first: int, after: int) -> list[list[str]]:
+    return [[row[0], *row[first:after]] for row in rows]
+
+
+def _widest(lines: Sequence[str]) -> int:
+    return max(map(cell_len, lines), default=0)

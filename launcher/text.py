@@ -5,13 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from rich.cells import cell_len
-from rich.text import Text
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def number(value: float | None) -> str:
@@ -35,60 +28,38 @@ def level(value: float, spread: float) -> str:
     return f"{value:.{min(17, max(4, math.ceil(math.log10(apart)) + 2 if apart > 0 else 4))}g}"
 
 
-def columns(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:
-    """Return the lines of a table, as wide as its cells need and without padding at their ends.
-
-    The columns `left` stand at their left edge, all others at their right.
-
-    >>> columns([["run", "loss"], ["a", "0.25"], ["longer", "1"]])
-    ['run     loss', 'a       0.25', 'longer     1']
-    """
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        gaps = [" " * (width - cell_len(cell)) for width, cell in zip(widths, row, strict=True)]
-        cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(zip(row, gaps, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+def listed(items: Sequence[str], most: int = 3) -> str:
+    """The first few items, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
 
 
-def show_table(rows: Sequence[Sequence[str]], console: Console, *, left: Sequence[int] = (0,)) -> None:
-    """Print a table as `columns` lays it out; the first row is its header.
-
-    A row is one line, whatever the width of the screen: names stay whole, to be copied and to be found by grep.
-    """
-    for number, line in enumerate(columns(rows, left=left)):
-        console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
+def one_line(name: str) -> str:
+    """A file's name with line breaks, control characters and bytes that are no text written as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
-def side_by_side(rows: Sequence[Sequence[str]], width: float) -> list[str]:
-    """Return the lines of a table whose first column names the rows, and whose others stand beside each other.
-
-    Nothing is shortened or broken. Where the columns need more than `width` characters, the table is turned if it fits
-    then; else as many columns as fit stand beside each other, and the next ones, with the names again, below.
-    """
-    lines = columns(rows)
-    if _widest(lines) <= width:
-        return lines
-    turned = columns([list(row) for row in zip(*rows, strict=True)])
-    if _widest(turned) <= width:
-        return turned
-    lines, first = [], 1
-    while first < len(rows[0]):
-        after = first + 1
-        while after < len(rows[0]) and _widest(columns(_cut(rows, first, after + 1))) <= width:
-            after += 1
-        lines += [*([""] if lines else []), *columns(_cut(rows, first, after))]
-        first = after
-    return lines
+def plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def _cut(rows: Sequence[Sequence[str]], first: int, after: int) -> list[list[str]]:
-    return [[row[0], *row[first:after]] for row in rows]
+def duration(seconds: float) -> str:
+    """A duration as people say it: "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _widest(lines: Sequence[str]) -> int:
-    return max(map(cell_len, lines), default=0)
+def readable_size(count: float) -> str:
+    """Bytes for people: 44.7 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")

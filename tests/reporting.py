@@ -79,7 +79,7 @@ class OwnTask:
     target_kind: Any = "class"
 
     def build(self, splits: Splits) -> BuiltOwn:
-        return BuiltOwn(tasks.Classification(), splits)
+        return BuiltOwn(splits)
 
 
 of_a_task_of_ones_own = dataclasses.replace(short, task=OwnTask())

@@ -18,8 +18,8 @@ from test_run import train
 
 from launcher import optim, phases
 from launcher.cli import main
+from launcher.output import side_by_side
 from launcher.recipe.serialization import to_json
-from launcher.text import side_by_side
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,8 @@ def cache(
     """
     from rich.console import Console
 
-    from launcher.recipe.data.targets import one_line
-    from launcher.recipe.transfer import readable_size
-    from launcher.text import show_table
+    from launcher.output import show_table
+    from launcher.text import one_line, readable_size
     from launcher.training.features.folder import cache_folder, entries, remove
 
     folder = cache_folder()

@@ -88,7 +88,6 @@ def export(
         use_assets(assets)
     _check_words(problems, to, preprocess, probabilities, opset, license_name, upload, private, with_images, tolerance)
 
-    from launcher.recipe.data.targets import one_line
     from launcher.results.export.exporting import export as run_export
     from launcher.results.export.onnx_file import check_extra
     from launcher.results.export.pictures import pictures_for
@@ -97,6 +96,7 @@ def export(
     from launcher.results.export.wanted import Wanted, check_fits, check_target, default_path
     from launcher.results.finished import read_finished
     from launcher.results.loaded import model_of
+    from launcher.text import one_line
 
     wanted = Wanted(
         form=to.value,
@@ -173,8 +173,8 @@ def _check_words(
 
 
 def _show(done: Export, model: LoadedModel, wanted: Wanted, run: str, precision: str | None) -> None:
-    from launcher.recipe.data.targets import one_line
     from launcher.results.export.wanted import GRAPHS, input_name, output_dtype, output_name
+    from launcher.text import one_line
 
     opset = f", ONNX opset {done.opset}" if done.opset is not None else ""
     print(f"{one_line(str(done.path))}  {_size(done.size)}{opset}")

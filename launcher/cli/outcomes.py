@@ -12,7 +12,8 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.words import AssetsFolder, OwnRecipe, own_types, screen_width, use_assets
 from launcher.errors import Problems
-from launcher.text import side_by_side, without_controls
+from launcher.output import side_by_side
+from launcher.text import without_controls
 
 
 class Format(str, enum.Enum):

@@ -185,7 +185,7 @@ def status(
         return
     from rich.console import Console
 
-    from launcher.text import show_table
+    from launcher.output import show_table
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)

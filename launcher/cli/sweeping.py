@@ -24,8 +24,8 @@ from launcher.cli.words import (
     use_assets,
 )
 from launcher.errors import Problems, UserError, pip_install
-from launcher.recipe.data.targets import one_line
-from launcher.text import columns
+from launcher.output import columns
+from launcher.text import one_line
 
 if TYPE_CHECKING:
     from launcher.results.sweep.sweep import Outcome, Request

@@ -40,7 +40,8 @@ from launcher.recipe.assets import (
     sha256_of,
 )
 from launcher.recipe.recipe import Recipe
-from launcher.recipe.transfer import readable_size, shown, size_of
+from launcher.recipe.transfer import shown, size_of
+from launcher.text import readable_size
 
 PARTIAL = ".partial"
 LOCK = ".lock"

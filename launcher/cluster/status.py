@@ -15,8 +15,7 @@ from launcher.cluster.lives import rows_of
 from launcher.cluster.slurm import JobState, job_state
 from launcher.errors import UserError
 from launcher.files import refuse_endless
-from launcher.recipe.data.targets import one_line
-from launcher.text import without_controls
+from launcher.text import one_line, without_controls
 from launcher.training.life import newest_step, planned_steps
 from launcher.training.lock import RunLock
 

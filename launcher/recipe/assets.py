@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import Problems, UserError
-from launcher.recipe.transfer import readable_size
+from launcher.text import readable_size
 
 if TYPE_CHECKING:
     from launcher.recipe.recipe import Recipe

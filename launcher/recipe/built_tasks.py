@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from launcher.errors import UserError
 from launcher.metrics import classification, multilabel, regression
 from launcher.metrics.formula import Formula, plain_metrics
-from launcher.recipe import tasks
 from launcher.recipe.protocols import Splits
 
 Mode = Literal["max", "min"]
@@ -28,15 +27,18 @@ class BuiltClassification:
     monitor = "accuracy"
     monitor_mode: Mode = "max"
 
-    def __init__(self, task: tasks.Classification, splits: Splits) -> None:
+    def __init__(
+        self, splits: Splits, label_smoothing: float = 0.0, class_weights: tuple[float, ...] | str | None = None
+    ) -> None:
+        """`class_weights` is "balanced", one for each class, or None."""
         self.names = splits.names
         self.num_outputs = len(splits.names)
-        self.label_smoothing = task.label_smoothing
+        self.label_smoothing = label_smoothing
         self.weights: torch.Tensor | None = None
         if self.num_outputs < 2:
             raise UserError(f"task: classification needs at least two classes, the data has {list(splits.names)}")
-        if task.class_weights is not None:
-            self.weights = _class_weights(task.class_weights, splits)
+        if class_weights is not None:
+            self.weights = _class_weights(class_weights, splits)
 
     def encode(self, targets: torch.Tensor) -> torch.Tensor:
         return F.one_hot(targets, self.num_outputs).float()
@@ -64,18 +66,19 @@ class BuiltMultiLabel:
     monitor = "map"
     monitor_mode: Mode = "max"
 
-    def __init__(self, task: tasks.MultiLabel, splits: Splits) -> None:
+    def __init__(self, splits: Splits, pos_weight: tuple[float, ...] | str | None = None) -> None:
+        """`pos_weight` is "balanced", one for each label, or None."""
         self.names = splits.names
         self.num_outputs = len(splits.names)
         positives = splits.train.targets.sum(axis=0)
         self.pos_weight: torch.Tensor | None = None
-        if task.pos_weight == "balanced":
+        if pos_weight == "balanced":
             absent = [name for name, count in zip(splits.names, positives, strict=True) if count == 0]
             if absent:
                 raise UserError(f"task.pos_weight='balanced': no training image has the labels {absent}; give values")
             self.pos_weight = torch.tensor((len(splits.train) - positives) / positives, dtype=torch.float32)
-        elif task.pos_weight is not None:
-            self.pos_weight = torch.tensor(_one_for_each("task.pos_weight", task.pos_weight, splits))
+        elif pos_weight is not None:
+            self.pos_weight = torch.tensor(_one_for_each("task.pos_weight", pos_weight, splits))
 
     def encode(self, targets: torch.Tensor) -> torch.Tensor:
         return targets
@@ -105,15 +108,18 @@ class BuiltRegression:
     monitor = "mae"
     monitor_mode: Mode = "min"
 
-    def __init__(self, task: tasks.Regression, names: tuple[str, ...], mean: Floats, std: Floats) -> None:
-        """`mean` and `std` are those of the training targets, float64 (num_targets,)."""
+    def __init__(self, loss: str, names: tuple[str, ...], mean: Floats, std: Floats) -> None:
+        """`loss` is "mse", "smooth_l1" or "l1".
+
+        `mean` and `std` are those of the training targets, float64 (num_targets,).
+        """
         self.names = names
         self.num_outputs = len(names)
-        self.loss_name = task.loss
+        self.loss_name = loss
         self.mean, self.std = (torch.from_numpy(np.array(values, dtype=np.float64)) for values in (mean, std))
 
     @classmethod
-    def of(cls, task: tasks.Regression, splits: Splits) -> BuiltRegression:
+    def of(cls, splits: Splits, loss: str) -> BuiltRegression:
         """Return the task for its training targets. Raises UserError where they cannot be normalised."""
         train = splits.train.targets.astype(np.float64)
         flat = [name for name, column in zip(splits.names, train.T, strict=True) if column.max() == column.min()]
@@ -122,7 +128,7 @@ class BuiltRegression:
         with np.errstate(over="ignore", invalid="ignore"):
             mean, std = train.mean(axis=0), train.std(axis=0)
         _check_scale(splits, std)
-        return cls(task, splits.names, mean, std)
+        return cls(loss, splits.names, mean, std)
 
     def encode(self, targets: torch.Tensor) -> torch.Tensor:
         return targets
@@ -183,15 +189,15 @@ def _check_scale(splits: Splits, std: Floats) -> None:
         raise UserError(*problems)
 
 
-def _one_for_each(field: str, values: tuple[float, ...], splits: Splits) -> tuple[float, ...]:
-    if len(values) != len(splits.names):
+def _one_for_each(field: str, values: tuple[float, ...] | str, splits: Splits) -> tuple[float, ...]:
+    if isinstance(values, str) or len(values) != len(splits.names):
         raise UserError(f"{field}: {len(values)} values for {len(splits.names)} names: {', '.join(splits.names)}")
     if min(values) < 0 or max(values) <= 0:
         raise UserError(f"{field}={values}: values must be at least 0, and one above 0")
     return values
 
 
-def _class_weights(wanted: Literal["balanced"] | tuple[float, ...], splits: Splits) -> torch.Tensor:
+def _class_weights(wanted: tuple[float, ...] | str, splits: Splits) -> torch.Tensor:
     counts = np.bincount(splits.train.targets, minlength=len(splits.names)).astype(np.float64)
     if wanted == "balanced":
         weights = 1 / np.maximum(counts, 1)

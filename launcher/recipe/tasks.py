@@ -9,13 +9,15 @@ from pydantic import Field
 from launcher.recipe.part import part
 from launcher.recipe.protocols import BuiltTask, Splits, TargetKind
 
+Weights = Literal["balanced"] | tuple[float, ...] | None
+
 
 @part
 class Classification:
     """One class per image: cross-entropy."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    class_weights: Weights = None
     """Weight of each class in the training loss: "balanced" (inverse of its count), values in the order of the classes,
     or None. Scaled so that the mean over the training samples is 1: the learning rate keeps its meaning, and the
     loss of a step is a plain mean over its batch, whatever the split."""
@@ -27,14 +29,14 @@ class Classification:
     def build(self, splits: Splits) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltClassification
 
-        return BuiltClassification(self, splits)
+        return BuiltClassification(splits, self.label_smoothing, self.class_weights)
 
 
 @part
 class MultiLabel:
     """Any number of labels per image: binary cross-entropy for each, averaged over the labels."""
 
-    pos_weight: Literal["balanced"] | tuple[float, ...] | None = None
+    pos_weight: Weights = None
     """Weight of the positive samples of each label: "balanced" (negatives / positives in train), values in the order of
     the labels, or None."""
 
@@ -45,7 +47,7 @@ class MultiLabel:
     def build(self, splits: Splits) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltMultiLabel
 
-        return BuiltMultiLabel(self, splits)
+        return BuiltMultiLabel(splits, self.pos_weight)
 
 
 @part
@@ -64,4 +66,4 @@ class Regression:
     def build(self, splits: Splits) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltRegression
 
-        return BuiltRegression.of(self, splits)
+        return BuiltRegression.of(splits, self.loss)

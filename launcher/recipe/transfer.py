@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from launcher.files import draft_file, remove_drafts
+from launcher.text import readable_size
 
 STALL_SECONDS = 60
 """How long a transfer may stand still."""
@@ -116,12 +117,3 @@ def size_of(folder: Path, pattern: str = "*") -> int:
             with contextlib.suppress(OSError):
                 total += Path(below, name).lstat().st_size
     return total
-
-
-def readable_size(count: float) -> str:
-    """Bytes for people: 44.7 MB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

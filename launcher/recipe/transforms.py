@@ -10,14 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from launcher.recipe.data.decoding import pixels_of, plain_jpeg, read_pixels
 from launcher.recipe.part import part
-from launcher.recipe.protocols import ImageSource, Preprocessing
+from launcher.recipe.protocols import Preprocessing
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -69,28 +68,11 @@ class PixelSteps:
     def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
         return self.normalise(self.pixels(pixels_of(image))[None])[0]
 
-    def pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """All but the normalisation."""
-        return _after(self.steps, pixels)
-
-    def picture(self, images: ImageSource, index: int) -> torch.Tensor:
-        """`pixels` of an image of a source, uint8 (3, S, S).
-
-        Where the first step crops, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, at which the crop still has
-        SPARE times S pixels along each side: the same crop, drawn from the same numbers, and see SPARE.
-        """
-        crop = self.steps[0] if self.steps else None
-        if isinstance(crop, RandomCrop) and (jpeg := plain_jpeg(images, index)):
-            window = crop.window(jpeg.height, jpeg.width)
-            reduced = window.may_be_reduced_by(crop.preprocessing.image_size)
-            try:
-                pixels = jpeg.pixels(reduced)
-            except MemoryError:
-                raise
-            except Exception:  # whatever is wrong is told by the usual way
-                reduced, pixels = 1, read_pixels(images, index)
-            return _after(self.steps[1:], crop.cut(pixels, window.reduced(reduced, *pixels.shape[1:])))
-        return self.pixels(read_pixels(images, index))
+    def pixels(self, pixels: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Apply all steps, or those from `start` on, without the normalisation."""
+        for step in self.steps[start:]:
+            pixels = step(pixels)
+        return pixels
 
 
 def draws_from_torch_alone(transform: object) -> bool:
@@ -102,10 +84,12 @@ def draws_from_torch_alone(transform: object) -> bool:
     return all(module in ("launcher", "torchvision") for module in modules)
 
 
-def _after(steps: Iterable[Callable[[Any], Any]], pixels: torch.Tensor) -> torch.Tensor:
-    for step in steps:
-        pixels = step(pixels)
-    return pixels
+def pixels_of(image: PIL.Image.Image) -> torch.Tensor:
+    """Return an RGB image as a tensor, uint8 (3, height, width), channels last in memory."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(image.convert("RGB") if image.mode != "RGB" else image)).permute(2, 0, 1)
 
 
 SPARE = 2

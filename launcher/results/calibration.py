@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from launcher.errors import UserError
 from launcher.files import write_json
-from launcher.recipe.data.targets import one_line
+from launcher.text import one_line
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)

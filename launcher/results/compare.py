@@ -13,10 +13,9 @@ from typing import Any
 
 from launcher.errors import Problems, UserError
 from launcher.files import json_text, metrics_from_json, read_json, read_metrics, refuse_endless
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.dotted import flat, join
 from launcher.results.records import epochs_of, read_rows
-from launcher.text import inert_cell
+from launcher.text import inert_cell, one_line
 from launcher.training.stopping import mode_of
 
 

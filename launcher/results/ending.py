@@ -12,7 +12,6 @@ import torch
 
 from launcher.errors import UserError
 from launcher.files import read_json
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.type_names import types_in
 from launcher.results.calibration import read_calibration
 from launcher.results.evaluation import Subject, judged, write
@@ -22,8 +21,9 @@ from launcher.results.reading import calibration_to_store
 from launcher.results.report.build import FILE, write_report
 from launcher.results.report.facts import Facts, read_facts
 from launcher.results.report.speed import spent_in
+from launcher.text import duration, one_line
 from launcher.text import number as measured
-from launcher.training.progress import Screen, duration
+from launcher.training.progress import Screen
 from launcher.training.rundir import RunDir
 from launcher.training.state import Run
 

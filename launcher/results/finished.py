@@ -127,7 +127,7 @@ def build_task_alone(finished: FinishedRun, split: Split) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltRegression
 
         about = finished.described["task"]
-        return BuiltRegression(task, finished.names, np.asarray(about["mean"]), np.asarray(about["std"]))
+        return BuiltRegression(task.loss, finished.names, np.asarray(about["mean"]), np.asarray(about["std"]))
     return task.build(Splits(split, split, finished.names))
 
 

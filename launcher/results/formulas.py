@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 
 from launcher.metrics import classification, multilabel, regression
 from launcher.metrics.formula import Formula, Share
-from launcher.recipe.protocols import BuiltTask
 
 
-def kind_of(task: BuiltTask) -> str:
+class MeasuredTask(Protocol):
+    """The part of a built task (`launcher.recipe.protocols.BuiltTask`) that metrics and their intervals need."""
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
+
+    def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+def kind_of(task: MeasuredTask) -> str:
     """What the outputs are, as `final/model.json` says it: "classification", "multi-label", "regression", or other."""
     return str(task.describe().get("kind"))
 
 
-def formulas_of(task: BuiltTask, outputs: torch.Tensor, targets: torch.Tensor) -> list[Formula]:
+def formulas_of(task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor) -> list[Formula]:
     """None for a task whose outputs are of no known kind."""
     kind, names = kind_of(task), tuple(getattr(task, "names", ()))
     outputs = outputs.float()
@@ -29,7 +40,7 @@ def formulas_of(task: BuiltTask, outputs: torch.Tensor, targets: torch.Tensor) -
     return []
 
 
-def shares_of(task: BuiltTask, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Share]:
+def shares_of(task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Share]:
     """The metrics that are shares of samples; none for a task whose outputs are of no known kind."""
     kind, names = kind_of(task), tuple(getattr(task, "names", ()))
     outputs = outputs.float()

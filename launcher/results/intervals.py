@@ -28,8 +28,7 @@ import torch
 
 from launcher.metrics.formula import Formula
 from launcher.metrics.shares import clopper_pearson
-from launcher.recipe.protocols import BuiltTask
-from launcher.results.formulas import formulas_of, shares_of
+from launcher.results.formulas import MeasuredTask, formulas_of, shares_of
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -54,7 +53,7 @@ class Interval:
 
 
 def intervals(
-    task: BuiltTask, outputs: torch.Tensor, targets: torch.Tensor, metrics: Mapping[str, float], seed: int
+    task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor, metrics: Mapping[str, float], seed: int
 ) -> dict[str, Interval]:
     """The interval of each of `metrics`, which are those of all samples; one that the draws do not define has none."""
     found: dict[str, Interval] = {}
@@ -91,7 +90,7 @@ def _by_formula(formula: Formula, samples: int, seed: int) -> dict[str, npt.NDAr
 
 
 def _by_task(
-    task: BuiltTask, outputs: torch.Tensor, targets: torch.Tensor, seed: int
+    task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor, seed: int
 ) -> dict[str, npt.NDArray[np.float64]]:
     parts: dict[str, list[float]] = {}
     every = torch.arange(len(targets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import statistics
 import tempfile
@@ -15,11 +16,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from launcher.errors import UserError
 from launcher.recipe.transforms import evaluation
-from launcher.results.plan_time import Cost, PhaseCost
+from launcher.text import duration
 from launcher.training.checkpoint import Checkpoints, Progress, State
 from launcher.training.features.phase import Frozen, frozen_part
 from launcher.training.images import Batch, EvaluationImages, Sample, TrainingImages, Transform, collate
+from launcher.training.interruption import SECONDS_TO_LEAVE
 from launcher.training.model import cpu_state, freeze, place, set_train_mode
 from launcher.training.optimizing import build_optimizer, optimizer_state
 from launcher.training.preparation import Prepared, ResolvedPhase
@@ -27,6 +30,57 @@ from launcher.training.wrapping import fold
 
 TIMED = 3
 """Repetitions, after a first one that is not counted: it allocates, and reads what is cold."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseCost:
+    """What a phase takes, in seconds."""
+
+    name: str
+    steps: int
+    step: float
+    evaluations: int
+    evaluation: float
+    features: float = 0.0
+    """To compute the outputs of what is frozen, once, where they are stored."""
+    may_end_early: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return self.features + self.steps * self.step + self.evaluations * self.evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run takes, in seconds."""
+
+    phases: tuple[PhaseCost, ...]
+    start: float
+    """From the start of Python to the first step."""
+    save: float
+    """Of the largest checkpoint."""
+
+    @property
+    def seconds(self) -> float:
+        return sum(phase.seconds for phase in self.phases)
+
+    @property
+    def reserve(self) -> float:
+        """Before the end of an allocation the run keeps so much free to save and leave."""
+        return max(phase.step for phase in self.phases) + 2 * self.save + SECONDS_TO_LEAVE
+
+    def allocations(self, allocation: float) -> int:
+        """How many of so many seconds each the run needs. Raises UserError where one is too short to get on at all."""
+        usable = allocation - self.start - self.reserve
+        # A step, or an evaluation, that does not fit is begun again in each allocation.
+        least = max(max(phase.step, phase.evaluation) for phase in self.phases)
+        if usable < least:
+            needed = math.ceil((self.start + self.reserve + least) / 60)
+            raise UserError(
+                f"--time: {duration(allocation)} is too short to get on: start, a step or an evaluation, and the save "
+                f"take {needed} min; give more than that"
+            )
+        return max(1, math.ceil(self.seconds / usable))
 
 
 def measure(accelerator: Accelerator, prepared: Prepared, num_workers: int) -> Cost:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.results.labelled import test_line
-from launcher.text import level
+from launcher.text import level, one_line
 
 SIZES_SAMPLED = 64
 """Images that are opened to tell the sizes."""

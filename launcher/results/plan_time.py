@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from launcher.errors import UserError
+from launcher.results.measuring import measure
+from launcher.text import duration
 from launcher.training.accelerating import start_accelerator
-from launcher.training.interruption import SECONDS_TO_LEAVE
 from launcher.training.launch import Launch
 from launcher.training.preparation import Prepared
-from launcher.training.progress import duration
 from launcher.training.start import workers_of
 
 _SLURM_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PhaseCost:
-    """What a phase takes, in seconds."""
-
-    name: str
-    steps: int
-    step: float
-    evaluations: int
-    evaluation: float
-    features: float = 0.0
-    """To compute the outputs of what is frozen, once, where they are stored."""
-    may_end_early: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return self.features + self.steps * self.step + self.evaluations * self.evaluation
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a run takes, in seconds."""
-
-    phases: tuple[PhaseCost, ...]
-    start: float
-    """From the start of Python to the first step."""
-    save: float
-    """Of the largest checkpoint."""
-
-    @property
-    def seconds(self) -> float:
-        return sum(phase.seconds for phase in self.phases)
-
-    @property
-    def reserve(self) -> float:
-        """Before the end of an allocation the run keeps so much free to save and leave."""
-        return max(phase.step for phase in self.phases) + 2 * self.save + SECONDS_TO_LEAVE
-
-    def allocations(self, allocation: float) -> int:
-        """How many of so many seconds each the run needs. Raises UserError where one is too short to get on at all."""
-        usable = allocation - self.start - self.reserve
-        # A step, or an evaluation, that does not fit is begun again in each allocation.
-        least = max(max(phase.step, phase.evaluation) for phase in self.phases)
-        if usable < least:
-            needed = math.ceil((self.start + self.reserve + least) / 60)
-            raise UserError(
-                f"--time: {duration(allocation)} is too short to get on: start, a step or an evaluation, and the save "
-                f"take {needed} min; give more than that"
-            )
-        return max(1, math.ceil(self.seconds / usable))
 
 
 def allocation_seconds(text: str) -> float:
@@ -89,8 +36,6 @@ def time_lines(prepared: Prepared, text: str) -> Iterable[str]:
     allocation = allocation_seconds(text)
     accelerator = start_accelerator(prepared.recipe, Launch(), Path("runs"))
     num_workers = workers_of(Launch())
-    from launcher.results.measuring import measure
-
     cost = measure(accelerator, prepared, num_workers)
     workers = f"{num_workers} data worker{'' if num_workers == 1 else 's'} per process"
     yield f"measured here, on one process ({accelerator.device.type}, {workers}), a few steps of each phase:"

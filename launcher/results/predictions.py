@@ -21,10 +21,10 @@ from rich.console import Console
 
 from launcher.errors import UserError
 from launcher.files import json_text
-from launcher.recipe.data.targets import one_line
+from launcher.output import show_table
 from launcher.results.columns import as_text, name_columns
 from launcher.results.loaded import LoadedModel
-from launcher.text import inert_cell, level, show_table, without_controls
+from launcher.text import inert_cell, level, one_line, without_controls
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 

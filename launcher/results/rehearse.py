@@ -12,11 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from launcher.output import show_table
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import furthest
 from launcher.results.killing import run_until_killed
 from launcher.results.verify import Verification
-from launcher.text import show_table
 from launcher.training.asking import ask_to_stop
 from launcher.training.interruption import MARKER
 from launcher.training.life import newest_step

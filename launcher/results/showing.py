@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from launcher.recipe.data.targets import one_line
+from launcher.output import show_table
 from launcher.results.calibration import few_positives
 from launcher.results.evaluation import Evaluation
 from launcher.results.intervals import LEVEL, Interval
-from launcher.text import number, show_table
+from launcher.text import number, one_line
 
 MOST_CLASSES = 20
 

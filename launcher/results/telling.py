@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from launcher.recipe.data.targets import one_line
+from launcher.text import one_line
 
 TOLD_EVERY_SECONDS = 10.0
 

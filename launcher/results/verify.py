@@ -15,11 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from launcher.errors import UserError
+from launcher.output import show_table
 from launcher.recipe.loading import LoadedRecipe
 from launcher.results.comparing import TOLERANCE, Comparison, compare, furthest
 from launcher.results.killing import launch_command, run_until_killed
 from launcher.results.records import read_rows
-from launcher.text import show_table
 
 NAMED = 5
 """Tensors that a line of the table names; the rest is counted."""

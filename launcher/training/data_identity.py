@@ -18,8 +18,8 @@ import numpy as np
 from launcher.errors import UserError
 from launcher.files import write_atomic
 from launcher.recipe.data.digests import Digests, content_digests
-from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.protocols import Split, Splits
+from launcher.text import listed, one_line
 
 FILE = "data.npz"
 TOLD_EVERY_SECONDS = 5.0

@@ -14,14 +14,13 @@ from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json, save_tensors, sync
 from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.serialization import to_json
-from launcher.text import number
+from launcher.text import duration, number
 from launcher.training.agreement import agreed
 from launcher.training.evaluating import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
 from launcher.training.interruption import StoppedError
 from launcher.training.model import load_state
 from launcher.training.nonfinite import tensors_named
-from launcher.training.progress import duration
 from launcher.training.rundir import RunDir
 from launcher.training.state import Run, check_owner
 

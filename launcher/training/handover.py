@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from launcher.errors import UserError
-from launcher.recipe.transfer import readable_size
+from launcher.text import readable_size
 from launcher.training.failures import OPEN_FILES_CURE, SHARED_MEMORY, SHARED_MEMORY_CURE
 from launcher.training.images import TrainingImages
 from launcher.training.preparation import Prepared

@@ -18,11 +18,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import read_pixels, to_rgb
-from launcher.recipe.data.targets import one_line
+from launcher.recipe.data.decoding import read_pixels, to_rgb, transformed_pixels
 from launcher.recipe.protocols import PixelTransform, Split
 from launcher.recipe.target_precision import on_device
 from launcher.recipe.transforms import PixelSteps, draws_from_torch_alone
+from launcher.text import one_line
 from launcher.training.failures import ImageError, line_of, of_surroundings
 from launcher.training.sampling import Key, TrainingKeys, seed_for
 
@@ -122,7 +122,7 @@ class EvaluationImages(Dataset[Sample]):
 
 def _picture(split: Split, index: int, transform: Transform) -> torch.Tensor:
     if isinstance(transform, PixelSteps):
-        return transform.picture(split.images, index)
+        return transformed_pixels(split.images, index, transform)
     if isinstance(transform, PixelTransform):
         return transform.pixels(read_pixels(split.images, index))
     return transform(to_rgb(split.images.read(index)))

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from launcher.output import lost_output
+from launcher.text import duration
 from launcher.text import number as measured
 from launcher.training.preparation import Prepared, ResolvedPhase
 
@@ -261,13 +262,3 @@ def span(names: Sequence[str], all_names: Collection[str]) -> str:
         " + ".join(children) if len(children) <= 4 else f"{children[0]} ... {children[-1]} ({len(children)} modules)"
     )
     return f"{common}: {shown}" if common else shown
-
-
-def duration(seconds: float) -> str:
-    """A duration as people say it: "4.2 s", "3 min 20 s", "2 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 
 from launcher.errors import DISTRIBUTION, UserError
 from launcher.files import json_text, read_json, refuse_endless, remove_drafts, write_atomic, write_json
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.own_code import Code, changed_code, own_code
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
+from launcher.text import one_line
 from launcher.training.checkpoint import Checkpoints
 from launcher.training.command import Command
 from launcher.training.continuing import Differences, differences_from, same_images

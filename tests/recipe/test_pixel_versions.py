@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from launcher import Preprocessing, transforms
-from launcher.recipe.data.decoding import PIXELS_VERSION, open_image, pixels_of, to_rgb
-from launcher.recipe.transforms import VIEWS_VERSION, evaluation
+from launcher.recipe.data.decoding import PIXELS_VERSION, open_image, to_rgb
+from launcher.recipe.transforms import VIEWS_VERSION, evaluation, pixels_of
 
 WIDTH, HEIGHT = 6, 4
 

@@ -21,10 +21,10 @@ from PIL import Image
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
-from launcher.recipe.data.decoding import BrokenImageError, pixels_of, read_pixels
+from launcher.recipe.data.decoding import BrokenImageError, read_pixels, transformed_pixels
 from launcher.recipe.data.sources import FileImages
 from launcher.recipe.protocols import Augmentation, PixelTransform, Preprocessing
-from launcher.recipe.transforms import Augment, Window, evaluation
+from launcher.recipe.transforms import Augment, Window, evaluation, pixels_of
 
 SMALL = Preprocessing(image_size=32, resize_size=36)
 PRESETS = ("light", "trivial", "randaugment")
@@ -133,13 +133,13 @@ def test_large_jpegs_are_decoded_smaller_for_the_same_crop(tmp_path: Path) -> No
             torch.manual_seed(seed)
             expected, state = transform.pixels(read_pixels(images, index)), torch.get_rng_state()
             torch.manual_seed(seed)
-            found = transform.picture(images, index)
+            found = transformed_pixels(images, index, transform)
             assert torch.equal(state, torch.get_rng_state())
             assert (found.float() - expected.float()).abs().mean() < 8  # of noise; other crops are 60 away
             same += torch.equal(found, expected)
         assert same == (0 if index == 0 else 10)
     with pytest.raises(BrokenImageError, match=r"broken\.jpg"):
-        transform.picture(images, 3)
+        transformed_pixels(images, 3, transform)
 
 
 @pytest.mark.parametrize(

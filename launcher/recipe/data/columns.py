@@ -15,8 +15,9 @@ from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.label_lists import LabelLists, cells_are_lists, lists_in_cells, lists_in_rows
 from launcher.recipe.data.names import in_list, nfc, split_named
 from launcher.recipe.data.sources import FileImages, TableImages, missing_files
-from launcher.recipe.data.targets import MEANING, class_indices, class_names, listed, numbers
+from launcher.recipe.data.targets import MEANING, class_indices, class_names, numbers
 from launcher.recipe.protocols import ImageSource, TargetKind
+from launcher.text import listed
 
 if TYPE_CHECKING:
     import datasets

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from launcher.files import kind_of
 from launcher.recipe.lfs import LFS_POINTER, is_lfs_pointer
 from launcher.recipe.protocols import ImageSource
+from launcher.recipe.transforms import PixelSteps, RandomCrop, pixels_of
 
 if TYPE_CHECKING:
     import torch
@@ -178,18 +179,31 @@ def read_pixels(images: ImageSource, index: int) -> torch.Tensor:
     return pixels_of(to_rgb(open_image(content, images.name(index)))) if pixels is None else pixels
 
 
+def transformed_pixels(images: ImageSource, index: int, transform: PixelSteps) -> torch.Tensor:
+    """Return the pixels of an image of a source after the steps of a transform: uint8 (3, S, S).
+
+    Where the first step crops, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, at which the crop still has
+    `transforms.SPARE` times S pixels along each side: the same crop, drawn from the same numbers, and see SPARE.
+    """
+    crop = transform.steps[0] if transform.steps else None
+    if isinstance(crop, RandomCrop) and (jpeg := plain_jpeg(images, index)):
+        window = crop.window(jpeg.height, jpeg.width)
+        reduced = window.may_be_reduced_by(crop.preprocessing.image_size)
+        try:
+            pixels = jpeg.pixels(reduced)
+        except MemoryError:
+            raise
+        except Exception:  # whatever is wrong is told by the usual way
+            reduced, pixels = 1, read_pixels(images, index)
+        return transform.pixels(crop.cut(pixels, window.reduced(reduced, *pixels.shape[1:])), start=1)
+    return transform.pixels(read_pixels(images, index))
+
+
 def encoded_image(images: ImageSource, index: int) -> bytes | None:
     """The content of the image file, from a source that has it."""
     encoded = getattr(images, "encoded", None)
     content: bytes | None = encoded(index) if callable(encoded) else None
     return content
-
-
-def pixels_of(image: Image.Image) -> torch.Tensor:
-    """An RGB image as a tensor, uint8 (3, height, width), channels last in memory."""
-    import torch
-
-    return torch.from_numpy(np.array(image.convert("RGB") if image.mode != "RGB" else image)).permute(2, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,10 @@ from launcher.recipe.data.layout import check_layout, copies_inside
 from launcher.recipe.data.names import SplitName, is_system_folder, nfc, split_named
 from launcher.recipe.data.sources import FileImages
 from launcher.recipe.data.splitting import set_aside
-from launcher.recipe.data.targets import listed, one_line, refuse
+from launcher.recipe.data.targets import refuse
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
+from launcher.text import listed, one_line
 
 
 def _as_text(path: object) -> object:

@@ -20,9 +20,10 @@ from launcher.recipe.data.folder import PathText, read_folders, read_test_folder
 from launcher.recipe.data.local_tables import is_for_datasets, read_file, read_folder, unused_tables
 from launcher.recipe.data.names import split_named
 from launcher.recipe.data.splitting import set_aside
-from launcher.recipe.data.targets import listed, one_line, refuse
+from launcher.recipe.data.targets import refuse
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
+from launcher.text import listed, one_line
 
 if TYPE_CHECKING:
     import datasets

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from launcher.errors import UserError
 from launcher.recipe.data.names import nfc
-from launcher.recipe.data.targets import class_indices, class_names, listed
+from launcher.recipe.data.targets import class_indices, class_names
+from launcher.text import listed
 
 Form = Literal["positions", "names"]
 """Whether a list holds a 0 or 1 for each label in order, or the labels (or their ids) themselves."""

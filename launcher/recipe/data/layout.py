@@ -10,7 +10,7 @@ from pathlib import Path
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.names import is_system_folder, nfc, split_named
-from launcher.recipe.data.targets import listed, one_line
+from launcher.text import listed, one_line
 
 _FOLD = re.compile(r"(fold|split|subset|part|batch|set)[ _-]*\d+", re.IGNORECASE)
 

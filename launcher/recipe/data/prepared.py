@@ -30,10 +30,10 @@ from PIL import Image
 from launcher.errors import UserError
 from launcher.recipe.data.digests import Digests, image_digest
 from launcher.recipe.data.repeats import repeat_notes
-from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.data.verifying import Broken, on_bad_image_of, verified
 from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
+from launcher.text import listed, one_line
 
 FORMAT = 1
 NAMES = ("train", "val")

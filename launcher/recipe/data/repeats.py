@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from launcher.recipe.data.digests import content_digest
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import Split, Splits
+from launcher.text import one_line
 
 
 def digest(content: bytes | None, image: Image.Image | None = None) -> bytes | None:

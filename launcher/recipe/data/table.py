@@ -22,9 +22,10 @@ from launcher.recipe.data.label_lists import LabelLists, cells_are_lists, lists_
 from launcher.recipe.data.names import nfc, split_named
 from launcher.recipe.data.sources import FileImages, Subset, missing_files
 from launcher.recipe.data.splitting import set_aside
-from launcher.recipe.data.targets import class_indices, class_names, listed, numbers, one_line
+from launcher.recipe.data.targets import class_indices, class_names, numbers
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
+from launcher.text import listed, one_line
 
 
 @part

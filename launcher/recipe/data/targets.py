@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from launcher.errors import UserError
 from launcher.recipe.protocols import TargetKind
+from launcher.text import listed, plural
 
 MEANING: dict[TargetKind, str] = {
     "class": "one class per image",
@@ -46,7 +47,7 @@ def class_indices(labels: Sequence[str], names: tuple[str, ...], where: str) -> 
     if unknown:
         shown = listed([repr(name) for name in unknown])
         raise UserError(
-            f"{where}: {_plural(len(unknown), 'class', 'classes')} not among the training images: {shown}; "
+            f"{where}: {plural(len(unknown), 'class', 'classes')} not among the training images: {shown}; "
             f"known are {listed([repr(name) for name in names], most=10)}"
         )
     return np.fromiter((place[label] for label in labels), dtype=np.int64, count=len(labels))
@@ -72,9 +73,7 @@ def numbers(
             bad, wanted = [row for row, value in enumerate(values) if not math.isfinite(value)], "a finite number"
         if bad:
             shown = listed([f"{row_name(row)}: {column[row]!r}" for row in bad])
-            problems.append(
-                f"{where}: column {name!r} has {_plural(len(bad), 'cell')} that should be {wanted}: {shown}"
-            )
+            problems.append(f"{where}: column {name!r} has {plural(len(bad), 'cell')} that should be {wanted}: {shown}")
         arrays.append(np.asarray(values, dtype=np.float32 if target_kind == "labels" else np.float64))
     if problems:
         raise UserError(*problems)
@@ -89,18 +88,3 @@ def _number(cell: Any) -> float:
         return float(cell)
     except (TypeError, ValueError):
         return math.nan
-
-
-def listed(items: Sequence[str], most: int = 3) -> str:
-    """The first few items, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
-
-
-def one_line(name: str) -> str:
-    """A file's name with line breaks, control characters and bytes that are no text written as escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
-
-
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"

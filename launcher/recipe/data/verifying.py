@@ -33,8 +33,8 @@ from launcher.recipe.data.decoding import (
 )
 from launcher.recipe.data.repeats import digest, repeat_notes
 from launcher.recipe.data.sources import Subset
-from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.protocols import Data, ImageSource, Split, Splits
+from launcher.text import listed, one_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from launcher.output import show_table
 from launcher.results.advise.advise import Advice
 from launcher.results.advise.probing import FINAL, Probe
-from launcher.text import show_table
 
 
 def show(found: Sequence[Advice]) -> None:

@@ -13,14 +13,13 @@ from typing import Any
 from launcher.errors import UserError
 from launcher.files import metrics_from_json
 from launcher.recipe import data
-from launcher.recipe.data.targets import one_line
 from launcher.results.calibration import few_positives
 from launcher.results.export.plain import Plain
 from launcher.results.export.usage import usage
 from launcher.results.finished import FinishedRun
 from launcher.results.loaded import LoadedModel
 from launcher.results.records import read_evaluation
-from launcher.text import number
+from launcher.text import number, one_line
 
 MOST_OPEN = 20
 """Classes up to which their table is shown unfolded."""

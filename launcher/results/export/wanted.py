@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from launcher.errors import UserError
-from launcher.recipe.data.targets import one_line
 from launcher.results.loaded import LoadedModel
+from launcher.text import one_line
 
 Form = Literal["onnx", "torch-export", "safetensors", "hub"]
 GRAPHS: tuple[Form, ...] = ("onnx", "torch-export")

@@ -10,11 +10,11 @@ from launcher.errors import UserError
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.local_tables import is_for_datasets
 from launcher.recipe.data.names import SplitName, is_system_folder, split_named
-from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.protocols import TargetKind
 from launcher.results.init.found import Found, find, path_text
 from launcher.results.init.hub_sets import data_set
 from launcher.results.init.tables import TABLES, table
+from launcher.text import listed, one_line
 
 NO_CLASSES = {"images", "image", "img", "imgs", "labels", "annotations", "masks"}
 """Names of folders that say where images are, not what they show."""

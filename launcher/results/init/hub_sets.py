@@ -11,10 +11,10 @@ from launcher.recipe.data import HuggingFace
 from launcher.recipe.data.columns import is_image
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.names import split_named
-from launcher.recipe.data.targets import listed
 from launcher.recipe.protocols import TargetKind
 from launcher.results.init.columns import FEW_NUMBERS, Column, looks_like_lists, targets_in, typed_column
 from launcher.results.init.found import Found, find
+from launcher.text import listed
 
 if TYPE_CHECKING:
     import datasets

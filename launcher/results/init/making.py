@@ -10,7 +10,6 @@ from typing import Literal
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.data.names import notes_of_names
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.protocols import TargetKind
 from launcher.results.init.choosing import counts_of_classes, decide
 from launcher.results.init.decisions import Decision
@@ -21,6 +20,7 @@ from launcher.results.init.machine import Machine, machine
 from launcher.results.init.pictures import Pictures, look_at
 from launcher.results.init.tables import table
 from launcher.results.init.writing import check_target, recipe_text, write
+from launcher.text import one_line
 
 KINDS: dict[str, TargetKind] = {"classification": "class", "multilabel": "labels", "regression": "values"}
 

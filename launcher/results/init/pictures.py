@@ -12,8 +12,8 @@ import numpy as np
 from launcher.errors import UserError
 from launcher.recipe.data.decoding import BrokenImageError, encoded_image, to_rgb
 from launcher.recipe.data.repeats import digest, repeat_notes
-from launcher.recipe.data.targets import listed, one_line
 from launcher.recipe.protocols import ImageSource, Splits
+from launcher.text import listed, one_line
 from launcher.training.launch import usable_cpus
 
 MOST = 200

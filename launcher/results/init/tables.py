@@ -12,11 +12,11 @@ from launcher.errors import UserError
 from launcher.recipe.data.decoding import SUFFIXES
 from launcher.recipe.data.delimited import read_cells
 from launcher.recipe.data.names import nfc, split_named
-from launcher.recipe.data.targets import listed
 from launcher.recipe.protocols import TargetKind
 from launcher.results.init.columns import Column, targets_in, text_column
 from launcher.results.init.found import Found, find, path_text
 from launcher.results.init.hub_sets import data_set
+from launcher.text import listed
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 

@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.recipe import data
-from launcher.recipe.data.targets import listed, one_line
 from launcher.results.init.found import Found
 from launcher.results.init.making import Made, targets_shown
 from launcher.results.init.writing import in_python
 from launcher.results.labelled import test_line
+from launcher.text import listed, one_line
 
 
 def show(made: Made, console: Console) -> None:

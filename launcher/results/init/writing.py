@@ -11,9 +11,9 @@ from typing import Any
 
 from launcher.errors import UserError
 from launcher.files import draft_folder, remove_drafts, write_atomic
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.finding import place_of
 from launcher.results.init.decisions import Call, Decision
+from launcher.text import one_line
 
 WIDTH = 88
 """Of lines: the formatters' default. What fits it, or is broken with a comma at its end, stays so at any width."""

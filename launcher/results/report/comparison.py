@@ -13,7 +13,7 @@ from launcher.results.report.curves import epoch_ticks
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
 from launcher.results.report.words import metric_name, shown, unit_of
-from launcher.training.progress import duration
+from launcher.text import duration
 
 LOOKS = 6
 """Colours for runs; more than that use them again."""

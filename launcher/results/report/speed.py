@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.results.report.facts import Facts
 from launcher.results.report.page import Section
-from launcher.training.progress import duration
+from launcher.text import duration
 
 PARTS = ("before the first step", "training", "waiting for images", "validation and saving")
 

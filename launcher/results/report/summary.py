@@ -14,8 +14,8 @@ from launcher.results.report.facts import Epoch, Facts
 from launcher.results.report.page import Section
 from launcher.results.report.speed import spent_in
 from launcher.results.report.words import SHARES, count, metric_name, part_name, percent, shown, unit_of, value_of
+from launcher.text import duration
 from launcher.text import number as measured
-from launcher.training.progress import duration
 from launcher.training.stopping import rank
 
 OTHER_METRICS = 3

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.files import write_atomic
-from launcher.recipe.data.targets import one_line
 from launcher.recipe.loading import LoadedRecipe
+from launcher.text import one_line
 
 FILE = "best.py"
 

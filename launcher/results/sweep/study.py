@@ -25,9 +25,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from launcher.errors import UserError
-from launcher.recipe.data.targets import one_line
 from launcher.results.sweep.plan import SweepPlan
 from launcher.results.sweep.space import Choices, Dimension
+from launcher.text import one_line
 from launcher.training.lock import RunLock
 from launcher.training.stopping import rank
 

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from launcher.errors import UserError
 from launcher.files import write_json
-from launcher.recipe.transfer import readable_size
+from launcher.text import readable_size
 from launcher.training.agreement import agreed
 from launcher.training.features.building import seconds_per_image
 from launcher.training.features.choosing import Estimate, Store, choose

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import Problems, UserError
 from launcher.recipe.data.digests import Digests, content_digests
 from launcher.recipe.protocols import Split
-from launcher.recipe.transfer import readable_size
 from launcher.recipe.transforms import evaluation
+from launcher.text import readable_size
 from launcher.training.agreement import agreed
 from launcher.training.features.building import Builder, Views
 from launcher.training.features.deciding import by_main, decided, record
