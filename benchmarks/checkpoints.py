@@ -29,10 +29,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.repeated import Repeated  # noqa: E402
 from launcher.recipe.loading import LoadedRecipe  # noqa: E402
-from launcher.training import runner  # noqa: E402
+from launcher.training import loop  # noqa: E402
 from launcher.training.images import Batch  # noqa: E402
 from launcher.training.launch import Launch, World  # noqa: E402
-from launcher.training.state import PhaseState, Run  # noqa: E402
+from launcher.training.run import PhaseState, Run  # noqa: E402
 from recipes import hymenoptera  # noqa: E402
 
 EVERY_STEPS = 5
@@ -50,8 +50,8 @@ class Clock:
         self.stood_still: list[float] = []
         self._saves = False
         self._begin = (0.0, 0.0)
-        self._train_step, self._save = runner.train_step, runner.save
-        runner.train_step, runner.save = self.train_step, self.save  # type: ignore[assignment]
+        self._train_step, self._save = loop.train_step, loop.save
+        loop.train_step, loop.save = self.train_step, self.save  # type: ignore[assignment]
 
     def train_step(self, run: Run, state: PhaseState, batches: Iterator[Batch], step: int) -> None:
         if step >= FIRST_OF_A_BLOCK and (step - FIRST_OF_A_BLOCK) % EVERY_STEPS == 0:
@@ -85,9 +85,9 @@ def measure(root: Path, phase: int, pairs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         loaded = LoadedRecipe(short, "recipes.hymenoptera", Path(hymenoptera.__file__))
         try:
-            runner.run(loaded, Launch(run_dir=Path(folder) / "run", world=World(use_cpu=True), num_workers=1))
+            loop.run(loaded, Launch(run_dir=Path(folder) / "run", world=World(use_cpu=True), num_workers=1))
         finally:
-            runner.train_step, runner.save = clock._train_step, clock._save
+            loop.train_step, loop.save = clock._train_step, clock._save
     ratios: dict[str, list[float]] = {"time": [], "processor time": []}
     for first, second in zip(clock.blocks[::2], clock.blocks[1::2], strict=True):
         without, with_save = sorted((first, second))

@@ -26,16 +26,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher import Recipe, backbones, heads
+from launcher.backbones.plain_names import plain_state_dict
 from launcher.errors import UserError
-from launcher.recipe.backbones.plain import plain_state_dict
+from launcher.export.export import export
+from launcher.export.output_check import rounding
+from launcher.export.sample_images import pictures_for
+from launcher.export.target import ENDINGS, Form, Wanted
+from launcher.inference.finished_run import read_finished
+from launcher.inference.loaded_model import model_of
 from launcher.recipe.serialization import to_json
 from launcher.recipe.type_names import types_in
-from launcher.results.export.checking import rounding
-from launcher.results.export.exporting import export
-from launcher.results.export.pictures import pictures_for
-from launcher.results.export.wanted import ENDINGS, Form, Wanted
-from launcher.results.finished import read_finished
-from launcher.results.loaded import model_of
 from launcher.training.model import build_model
 from recipes import digits
 
@@ -76,7 +76,7 @@ def finished_without_training(recipe: Recipe, run_dir: Path) -> None:
 
 @torch.no_grad()
 def _look_trained(model: nn.Module, preprocessing: Any, images: Any) -> None:
-    from launcher.recipe.data.decoding import read_pixels
+    from launcher.data.decoding import read_pixels
     from launcher.recipe.transforms import evaluation
 
     steps = evaluation(preprocessing)

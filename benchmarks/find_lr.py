@@ -39,12 +39,12 @@ from accelerate.state import AcceleratorState
 from launcher import Recipe
 from launcher.recipe.loading import LoadedRecipe, load_recipe
 from launcher.recipe.overrides import apply_overrides
-from launcher.results.find_lr import rounded, suggest
-from launcher.results.lr_showing import overrides
-from launcher.training import runner
+from launcher.training import loop
 from launcher.training.launch import Launch
-from launcher.training.lr_range import Range
-from launcher.training.lr_trial import range_test
+from launcher.tuning.lr_finder.range_test import range_test
+from launcher.tuning.lr_finder.suggestions import rounded, suggest
+from launcher.tuning.lr_finder.summary import overrides
+from launcher.tuning.lr_finder.trace import Range
 
 ROOT = Path(__file__).parents[1]
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -67,7 +67,7 @@ def accuracy(loaded: LoadedRecipe, recipe: Recipe) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder, "run")
         try:
-            runner.run(dataclasses.replace(loaded, recipe=recipe), Launch(run_dir=run_dir))
+            loop.run(dataclasses.replace(loaded, recipe=recipe), Launch(run_dir=run_dir))
         except Exception as error:
             print(error, file=sys.stderr)
             return None

@@ -42,14 +42,14 @@ from torchvision.datasets.folder import default_loader
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import launcher.recipe.data.decoding as decoding  # noqa: E402
+import launcher.data.decoding as decoding  # noqa: E402
 from launcher import Recipe, backbones, data, heads, phases, tasks  # noqa: E402
-from launcher.recipe.data.prepared import with_copy  # noqa: E402
-from launcher.recipe.data.preparing import make_copy  # noqa: E402
+from launcher.data.prepare import make_copy  # noqa: E402
+from launcher.data.prepared import with_copy  # noqa: E402
 from launcher.recipe.protocols import Split  # noqa: E402
 from launcher.recipe.transforms import evaluation  # noqa: E402
+from launcher.training.data_order import seed_for  # noqa: E402
 from launcher.training.images import EvaluationImages, TrainingImages, collate  # noqa: E402
-from launcher.training.sampling import seed_for  # noqa: E402
 
 BATCH = 32
 CPU = torch.device("cpu")

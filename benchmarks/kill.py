@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from launcher.results.killing import launch_command, run_with_kills
+from launcher.verify.kills import launch_command, run_with_kills
 
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "tests/slow.py")

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from launcher.recipe.loading import load_recipe  # noqa: E402
 from launcher.recipe.overrides import apply_overrides  # noqa: E402
-from launcher.training import runner  # noqa: E402
+from launcher.training import loop  # noqa: E402
 from launcher.training.launch import Launch, World  # noqa: E402
 from launcher.training.model import set_train_mode  # noqa: E402
 
@@ -42,9 +42,9 @@ class Pairs:
     def __init__(self, bf16: bool) -> None:
         self._bf16 = bf16
         self.ratios: list[float] = []
-        self._step = runner.train_step
+        self._step = loop.train_step
         self._bare: tuple[nn.Module, torch.optim.Optimizer] | None = None
-        runner.train_step = self.train_step  # type: ignore[assignment]
+        loop.train_step = self.train_step  # type: ignore[assignment]
 
     def train_step(self, run: Any, state: Any, batches: Iterator[Any], step: int) -> None:
         if self._bare is None:
@@ -88,7 +88,7 @@ def main() -> None:
     loaded = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, changes))
     pairs = Pairs(words.bf16)
     with tempfile.TemporaryDirectory() as folder:
-        runner.run(loaded, Launch(run_dir=Path(folder, "run"), num_workers=0, world=World(use_cpu=True)))
+        loop.run(loaded, Launch(run_dir=Path(folder, "run"), num_workers=0, world=World(use_cpu=True)))
     ratios = sorted(pairs.ratios[2:])
     print(
         f"{len(ratios)} pairs of steps: launcher / bare {statistics.median(ratios):.3f} (the middle half from "

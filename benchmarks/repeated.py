@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from launcher.recipe.data.sources import Subset
+from launcher.data.sources import Subset
 from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from launcher.shadowing import end_if_shadowed
+from launcher.shadowed_libraries import end_if_shadowed
 
 end_if_shadowed()
 
 import os  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
-from launcher.recipe import backbones, data, heads, optim, phases, tasks, transforms  # noqa: E402
+from launcher import backbones, data  # noqa: E402
+from launcher.recipe import heads, optim, phases, tasks, transforms  # noqa: E402
 from launcher.recipe.phases import Phase  # noqa: E402
 from launcher.recipe.protocols import Preprocessing, Split, Splits  # noqa: E402
 from launcher.recipe.recipe import Recipe  # noqa: E402
 
 if TYPE_CHECKING:
-    from launcher.results.loaded import LoadedModel
+    from launcher.inference.loaded_model import LoadedModel
 
 __version__ = "0.1.0"
 
@@ -51,9 +52,9 @@ def load(run_dir: str | os.PathLike[str], recipe: str | os.PathLike[str] | Recip
     """
     from pathlib import Path
 
+    from launcher.inference.loaded_model import load as load_run
     from launcher.recipe.loading import types_of
     from launcher.recipe.type_names import types_in
-    from launcher.results.loaded import load as load_run
 
     if isinstance(recipe, Recipe):
         return load_run(Path(run_dir), types_in(recipe))

@@ -165,8 +165,8 @@ def main(folder: Path, recipe: str, every: int, size: int, overrides: Sequence[s
     import pyarrow.parquet  # noqa: F401
 
     import launcher.cli
-    import launcher.results.ending
-    import launcher.training.runner  # noqa: F401
+    import launcher.report.end_of_run
+    import launcher.training.loop  # noqa: F401
 
     root = folder / "work"
     os.environ["LAUNCHER_CACHE"] = str(root / "cache")

@@ -11,7 +11,7 @@ import numpy as np
 import tiny
 
 from launcher import Preprocessing, Split, Splits, transforms
-from launcher.recipe.data.sources import Subset
+from launcher.data.sources import Subset
 from launcher.recipe.protocols import TargetKind
 
 

@@ -13,14 +13,14 @@ import PIL.Image
 import tiny
 
 from launcher import Recipe, Split, Splits, data, phases, tasks
+from launcher.inference.evaluation import Subject, judged, write
+from launcher.inference.finished_run import read_finished
 from launcher.recipe.built_tasks import BuiltClassification
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.type_names import types_in
-from launcher.results.ending import end
-from launcher.results.evaluation import Subject, judged, write
-from launcher.results.finished import read_finished
-from launcher.results.report.facts import Facts, read_facts
-from launcher.training import runner
+from launcher.report.end_of_run import end
+from launcher.report.facts import Facts, read_facts
+from launcher.training import loop
 from launcher.training.launch import Launch, World
 
 HOSTILE_CLASSES = ("<script>alert(1)<", "\"quotes' & <b>", "汉字 🐜 {{ 7*7 }}")
@@ -28,12 +28,12 @@ HOSTILE_CLASSES = ("<script>alert(1)<", "\"quotes' & <b>", "汉字 🐜 {{ 7*7 }
 HOSTILE_FILE = "</script><img src=x onerror=alert(2)> 蜜蜂 🐝 \"'&{n}.png"
 
 
-def train(recipe: Recipe, run_dir: Path, *, left: runner.Left = lambda _: [], **launch: Any) -> None:
+def train(recipe: Recipe, run_dir: Path, *, left: loop.Left = lambda _: [], **launch: Any) -> None:
     """As the command does, in this process."""
     loaded = LoadedRecipe(recipe, "recipe", Path(tiny.__file__))
     world = World(use_cpu=True, num_cpus=1)
     told = {"num_workers": 0, "evaluate_final": True, "command": ("tiny.py", "--workers", "0")} | launch
-    runner.run(
+    loop.run(
         loaded, Launch(run_dir=run_dir, world=world, **told), lambda run, outputs: end(run, outputs, "tiny.py"), left
     )
 

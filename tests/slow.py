@@ -17,9 +17,9 @@ parity = tiny.parity
 
 
 def slow_down() -> None:
-    from launcher.training import runner
+    from launcher.training import loop
 
-    quick_step = runner.train_step
+    quick_step = loop.train_step
 
     def train_step(run, state, batches, step) -> None:
         quick_step(run, state, batches, step)
@@ -31,7 +31,7 @@ def slow_down() -> None:
             with (beside / "steps").open("a") as file:
                 file.write(".")
 
-    runner.train_step = train_step
+    loop.train_step = train_step
 
 
 # The runner takes 2 s of a core to import, and the words of a job's ends, which load the recipe too, need it not.

@@ -26,7 +26,7 @@ recipe = dataclasses.replace(
 
 
 def slow_down() -> None:
-    from launcher.training.features.building import Builder
+    from launcher.training.feature_cache.build import Builder
 
     look_around = Builder._look_around
 

@@ -22,10 +22,10 @@ recipe = dataclasses.replace(
 
 
 def watch() -> None:
-    from launcher.training import runner
-    from launcher.training.features.building import Builder
+    from launcher.training import loop
+    from launcher.training.feature_cache.build import Builder
 
-    on_disk, quick_step = Builder.on_disk, runner.train_step
+    on_disk, quick_step = Builder.on_disk, loop.train_step
 
     def counted(self, images, shards, key_of, mine):
         if mine:
@@ -38,7 +38,7 @@ def watch() -> None:
         while run.progress.step == 4 and "HOLD" in os.environ and Path(os.environ["HOLD"]).exists():
             time.sleep(0.05)
 
-    Builder.on_disk, runner.train_step = counted, train_step
+    Builder.on_disk, loop.train_step = counted, train_step
 
 
 # The runner takes 2 s of a core to import, and a worker needs it not.

@@ -14,8 +14,8 @@ from conftest import ROOT, RunCli
 from test_distributed import alone, start
 
 from launcher import optim
-from launcher.results.comparing import compare
 from launcher.training.checkpoint import Checkpoints
+from launcher.verify.weight_equality import compare
 
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 

@@ -158,41 +158,41 @@ class Advised:
 
 FINISHED = "'runs/one more'"
 ADVISED = {
-    "launcher/training/start.py: report": Advised(
+    "launcher/training/setup.py: report": Advised(
         f"own.py --workers 0 --run-dir {FINISHED}", f"report {FINISHED}", leaves="runs/one more/report.html"
     ),
-    "launcher/cli/predicting.py: evaluate": Advised(
+    "launcher/cli/predict.py: evaluate": Advised(
         f"predict {FINISHED} photos/val/dark", f"evaluate {FINISHED}", leaves="runs/one more/final/calibration.json"
     ),
-    "launcher/cli/exporting.py: evaluate": Advised(
+    "launcher/cli/export.py: evaluate": Advised(
         f"export {FINISHED} --to onnx --probabilities --out m.onnx",
         f"evaluate {FINISHED}",
         leaves="runs/one more/final/calibration.json",
     ),
-    "launcher/recipe/data/folder.py: predict": Advised(
+    "launcher/data/folder.py: predict": Advised(
         f"evaluate {FINISHED} --data photos/val/dark --workers 0", "predict RUN_DIR FOLDER"
     ),
-    "launcher/results/labelled.py: evaluate": Advised(
+    "launcher/inference/labelled_data.py: evaluate": Advised(
         "plan own.py", "evaluate RUN_DIR --split test", leaves="runs/one more/evaluation-test.json"
     ),
-    "launcher/recipe/data/prepared.py: prepare": Advised(
+    "launcher/data/prepared.py: prepare": Advised(
         "plan own.py --prepared copy", "prepare RECIPE --to DIR", then_passes="plan own.py --prepared copy"
     ),
-    "launcher/recipe/finding.py: init": Advised("plan photos", "init photos", leaves="recipe.py"),
-    "launcher/recipe/assets.py: fetch": Advised(
+    "launcher/recipe/location.py: init": Advised("plan photos", "init photos", leaves="recipe.py"),
+    "launcher/assets/bundle.py: fetch": Advised(
         "plan own.py --assets fetched", "fetch RECIPE --to DIR", then_passes="plan own.py --assets fetched"
     ),
 }
 ELSEWHERE = {
-    "launcher/recipe/backbones/timm_weights.py: fetch": "cluster/test_fetch.py",
-    "launcher/recipe/backbones/download.py: fetch": "cluster/test_fetch.py",
-    "launcher/recipe/data/hub.py: fetch": "cluster/test_fetch.py",
-    "launcher/cli/submitting.py: status": "slurm/test_jobs.py",
-    "launcher/cli/submitting.py: logs": "slurm/test_jobs.py",
-    "launcher/cli/submitting.py: cancel": "slurm/test_jobs.py",
-    "launcher/results/ending.py: report": "test_report.py",
-    "launcher/cluster/world.py: for": "cluster/test_world.py",
-    "launcher/cli/sweeping.py: sweep": "test_sweep_study.py",
+    "launcher/assets/timm_hub.py: fetch": "cluster/test_fetch.py",
+    "launcher/assets/torch_hub.py: fetch": "cluster/test_fetch.py",
+    "launcher/data/hub.py: fetch": "cluster/test_fetch.py",
+    "launcher/cli/submit.py: status": "slurm/test_jobs.py",
+    "launcher/cli/submit.py: logs": "slurm/test_jobs.py",
+    "launcher/cli/submit.py: cancel": "slurm/test_jobs.py",
+    "launcher/report/end_of_run.py: report": "test_report.py",
+    "launcher/cluster/processes.py: for": "cluster/test_world.py",
+    "launcher/cli/sweep.py: sweep": "test_sweep_study.py",
 }
 """Advice for surroundings that these tests set up: no network, Slurm, several processes."""
 

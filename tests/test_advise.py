@@ -18,12 +18,12 @@ from launcher import Phase, data, tasks
 from launcher.cli import main
 from launcher.errors import UserError
 from launcher.recipe.transforms import evaluation
-from launcher.results.advise.advise import advise, recipes_for
-from launcher.results.advise.probing import Probe, some_of
-from launcher.results.advise.proposing import propose
-from launcher.results.advise.stages import Stage, stages_of
 from launcher.training.launch import Launch, World
 from launcher.training.model import build_model
+from launcher.tuning.advise.advise import advise, recipes_for
+from launcher.tuning.advise.probes import Probe, some_of
+from launcher.tuning.advise.proposal import propose
+from launcher.tuning.advise.stages import Stage, stages_of
 from recipes import digits
 
 LAUNCH = Launch(num_workers=0, world=World(use_cpu=True, num_cpus=1))

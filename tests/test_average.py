@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from launcher import optim, phases
 from launcher.cli import main
-from launcher.results.averaging import Ingredient, Judge, greedy_soup, mean_of
+from launcher.inference.soup import Ingredient, Judge, greedy_soup, mean_of
 
 SHAKY = dataclasses.replace(
     tiny.recipe,

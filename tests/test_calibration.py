@@ -13,11 +13,11 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 from torchmetrics.classification import MulticlassCalibrationError
 
 from launcher import Split, Splits, tasks
+from launcher.inference.evaluation_details import calibration_to_store, details_of
+from launcher.metrics.bootstrap import draws, intervals
+from launcher.metrics.calibration import best_threshold, calibration, temperature_of
+from launcher.metrics.formulas import formulas_of
 from launcher.recipe.protocols import BuiltTask
-from launcher.results.calibration import best_threshold, calibration, temperature_of
-from launcher.results.formulas import formulas_of
-from launcher.results.intervals import draws, intervals
-from launcher.results.reading import calibration_to_store, details_of
 
 
 def drawn(kind: str, samples: int, outputs: int = 7, seed: int = 0) -> tuple[BuiltTask, torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_python
 
-import launcher.cli.telling
+import launcher.cli.errors
 from launcher.cli import main
 from launcher.cli.app import command_names
 
@@ -166,7 +166,7 @@ def test_a_mistake_in_a_users_part_is_a_line_that_names_the_place(run_cli) -> No
 
 def test_a_bug_of_ours_keeps_its_traceback(in_a_folder_of_recipes: Path) -> None:
     source = (
-        "import sys, launcher.results.plan as plan\n"
+        "import sys, launcher.planning.plan as plan\n"
         "plan.show = lambda *_, **__: {}['a bug']\n"
         "from launcher.cli import main\n"
         "main(['plan', 'own_recipes/ok.py'])"
@@ -201,7 +201,7 @@ def test_another_process_speaks_after_the_main_one_had_its_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(launcher.cli.telling.time, "sleep", waited.append)
+    monkeypatch.setattr(launcher.cli.errors.time, "sleep", waited.append)
     monkeypatch.setenv("RANK", "0")
     assert main(["plan", "nothing.py"]) == 2
     assert capsys.readouterr().err.startswith("error: nothing.py: no such recipe file")
@@ -209,7 +209,7 @@ def test_another_process_speaks_after_the_main_one_had_its_time(
     monkeypatch.setenv("RANK", "3")
     assert main(["plan", "nothing.py"]) == 2
     assert capsys.readouterr().err.startswith("error: [process 3 on ")
-    assert waited == [launcher.cli.telling.SECONDS_FOR_MAIN_PROCESS]
+    assert waited == [launcher.cli.errors.SECONDS_FOR_MAIN_PROCESS]
 
 
 def test_two_processes_tell_a_mistake_once() -> None:

@@ -18,7 +18,7 @@ from test_run import train
 
 from launcher import optim, phases
 from launcher.cli import main
-from launcher.output import side_by_side
+from launcher.console import side_by_side
 from launcher.recipe.serialization import to_json
 
 
@@ -90,7 +90,7 @@ def test_mistakes(runs: Path, run_cli: RunCli) -> None:
 OWNER = """
 import sys, time
 from pathlib import Path
-from launcher.training.lock import RunLock
+from launcher.training.run_lock import RunLock
 
 RunLock(Path(sys.argv[1])).acquire(print)
 print(end=".", flush=True)

@@ -19,9 +19,9 @@ import reporting
 import tiny
 
 from launcher.errors import UserError
-from launcher.results.ending import left
-from launcher.training import lock as lock_module
-from launcher.training.lock import RunLock
+from launcher.report.end_of_run import left
+from launcher.training import run_lock as lock_module
+from launcher.training.run_lock import RunLock
 
 RECIPE = dataclasses.replace(tiny.recipe, freeze_plan=tiny.recipe.freeze_plan[:1], ema_decay=0.9, cache="off")
 

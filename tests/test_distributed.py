@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from launcher import Recipe
 from launcher.recipe.loading import LoadedRecipe
-from launcher.training import runner
+from launcher.training import loop
 from launcher.training.launch import Launch, World
 
 BIN = Path(sys.executable).parent
@@ -39,7 +39,7 @@ def start(way: str, *arguments: str, recipe: str = "tests/tiny.py") -> subproces
 
 def alone(recipe: Recipe, run_dir: Path, **launch: Any) -> None:
     world = World(use_cpu=True, num_cpus=1)
-    runner.run(LoadedRecipe(recipe, "tiny", Path(tiny.__file__)), Launch(run_dir=run_dir, world=world, **launch))
+    loop.run(LoadedRecipe(recipe, "tiny", Path(tiny.__file__)), Launch(run_dir=run_dir, world=world, **launch))
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:

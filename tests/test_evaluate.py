@@ -20,9 +20,9 @@ from test_run import train
 
 from launcher import Recipe, backbones, heads, optim, phases, tasks
 from launcher.errors import UserError
+from launcher.inference.evaluate import Evaluation, evaluate
+from launcher.inference.finished_run import read_finished
 from launcher.recipe.type_names import types_in
-from launcher.results.evaluate import Evaluation, evaluate
-from launcher.results.finished import read_finished
 from launcher.training.launch import Launch, World
 
 ENVIRON = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

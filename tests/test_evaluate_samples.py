@@ -22,7 +22,7 @@ from test_run import train
 import launcher
 from launcher import data, optim, tasks
 from launcher.errors import UserError
-from launcher.results.evaluation import write
+from launcher.inference.evaluation import write
 
 ODD = ("cat", "狗", os.fsdecode(b"bird \xff"))
 """Classes are folders, whose names need not be text."""

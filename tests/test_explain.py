@@ -26,10 +26,10 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from launcher.cli import main
-from launcher.results.explain.atlas import plane
-from launcher.results.explain.attention import heat_maps, last_place
-from launcher.results.explain.duplicates import near_duplicates
-from launcher.results.explain.suspicious import RELATIVE_L2S, left_out
+from launcher.report.inspect.grad_cam import heat_maps, last_place
+from launcher.report.inspect.label_issues import RELATIVE_L2S, left_out
+from launcher.report.inspect.near_duplicates import near_duplicates
+from launcher.report.inspect.pca_map import plane
 from launcher.training.model import TransferModel
 
 
@@ -80,7 +80,7 @@ def test_swapped_labels_stand_at_the_top(explained: Path) -> None:
 def test_the_report_shows_it(explained: Path) -> None:
     page = Parsed((explained / "report.html").read_text())
     sections = [attributes["id"] for attributes in page.of("section")]
-    assert {"attention", "atlas", "suspicious"} <= set(sections)
+    assert {"grad_cam", "image_map", "label_issues"} <= set(sections)
     assert "Each of 600 training images was predicted from all the others, by the weights before training" in page.text
     told = json.loads((explained / "explanation/explanation.json").read_text())
     assert told["attention"] == len(json.loads((explained / "explanation/attention.json").read_text())) > 0
@@ -94,7 +94,7 @@ def test_an_explanation_of_other_weights_is_not_shown(explained: Path, tmp_path:
     (copy / "final/model.json").write_text(json.dumps(model | {"step": model["step"] + 1}))
     assert main(["report", *TINY, str(copy), "--workers", "0"]) == 0
     sections = [attributes["id"] for attributes in Parsed((copy / "report.html").read_text()).of("section")]
-    assert not {"attention", "atlas", "suspicious"} & set(sections)
+    assert not {"grad_cam", "image_map", "label_issues"} & set(sections)
     assert "gallery" in sections
 
 

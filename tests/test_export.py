@@ -31,11 +31,11 @@ import launcher
 from benchmarks.exports import finished_without_training
 from launcher import backbones, data, heads, optim, phases, tasks
 from launcher.cli import main
+from launcher.export import export
+from launcher.export.graph import Exported, Pixels
+from launcher.inference.evaluation import write
 from launcher.recipe.protocols import Preprocessing
 from launcher.recipe.transforms import evaluation
-from launcher.results.evaluation import write
-from launcher.results.export import exporting
-from launcher.results.export.graph import Exported, Pixels
 from recipes import digits
 
 ONE = phases.linear_probe(epochs=1)
@@ -264,7 +264,7 @@ def test_what_is_not_the_model_gets_no_file(
             return super().forward(images) + off
 
     run_dir = trained("own")
-    monkeypatch.setattr(exporting, "Exported", Wrong)
+    monkeypatch.setattr(export, "Exported", Wrong)
     capsys.readouterr()
     assert main(["export", *TINY, str(run_dir), "--to", form, "--out", str(tmp_path / "new/model")]) == 2
     told = capsys.readouterr()

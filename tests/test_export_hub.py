@@ -27,8 +27,8 @@ from test_export import RunOf, exported, outputs_of, pictures, pixels, ready
 from test_export import trained as trained
 
 import launcher
-from launcher.results.report.build import write_report
-from launcher.results.report.facts import read_facts
+from launcher.report.build import write_report
+from launcher.report.facts import read_facts
 
 
 def folder_of(run_dir: Path, out: Path, *words: str) -> Path:

@@ -24,12 +24,12 @@ from launcher import Recipe, heads, optim, phases, tasks
 from launcher.cli import main
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.overrides import apply_overrides
-from launcher.results.find_lr import Suggestions, rounded, slide, steepest, suggest, valley
-from launcher.results.lr_curve import as_svg, as_text
-from launcher.results.lr_showing import lines_of, overrides, show
 from launcher.training.launch import Launch, World
-from launcher.training.lr_range import Average, Range, Rates, Trace, scales_of
-from launcher.training.lr_trial import range_test
+from launcher.tuning.lr_finder.curve import as_svg, as_text
+from launcher.tuning.lr_finder.range_test import range_test
+from launcher.tuning.lr_finder.suggestions import Suggestions, rounded, slide, steepest, suggest, valley
+from launcher.tuning.lr_finder.summary import lines_of, overrides, show
+from launcher.tuning.lr_finder.trace import Average, Range, Rates, Trace, scales_of
 
 LRS = np.array(Range().lrs())
 

@@ -22,16 +22,16 @@ from serving import served
 
 from launcher.cli import main
 from launcher.errors import UserError
+from launcher.init import networks
+from launcher.init.columns import looks_like_lists, targets_in, text_column, typed_column
+from launcher.init.findings import Found
+from launcher.init.images import Pictures
+from launcher.init.machine import Machine, machine
+from launcher.init.networks import LITE0, RESNET50, choose
+from launcher.init.recipe_text import recipe_text
+from launcher.init.rules import decide, image_size_for
 from launcher.recipe.loading import load_recipe
 from launcher.recipe.recipe import Recipe
-from launcher.results.init import networks
-from launcher.results.init.choosing import decide, image_size_for
-from launcher.results.init.columns import looks_like_lists, targets_in, text_column, typed_column
-from launcher.results.init.found import Found
-from launcher.results.init.machine import Machine, machine
-from launcher.results.init.networks import LITE0, RESNET50, choose
-from launcher.results.init.pictures import Pictures
-from launcher.results.init.writing import recipe_text
 
 SHORT = ("backbone.name=test_efficientnet", "backbone.weights=none", "backbone.match_by_order=false")
 """A network of timm's for tests, in place of the one that the recipe has."""
@@ -581,7 +581,7 @@ def test_starts_without_torch(tmp_path: Path) -> None:
 
 def found(counts: Sequence[int] = (50, 50), kind: Any = "class", names: Sequence[str] = ("ant", "bee")) -> Found:
     """Data of so many images of each class, label or, in sum, with numbers."""
-    from launcher.recipe.data.sources import ArrayImages
+    from launcher.data.sources import ArrayImages
     from launcher.recipe.protocols import Split, Splits
 
     total = sum(counts)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from test_interruption import start
 from test_run import train
 
-from launcher.results.killing import launch_command, run_with_kills
+from launcher.verify.kills import launch_command, run_with_kills
 
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 

@@ -23,14 +23,14 @@ from torchmetrics.functional.classification import (
 )
 
 from launcher import Split, Splits, phases, tasks
+from launcher.data.sources import Subset
 from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json
-from launcher.metrics.shares import clopper_pearson
-from launcher.recipe.data.sources import Subset
+from launcher.metrics.bootstrap import _quantiles, intervals, to_json
+from launcher.metrics.clopper_pearson import clopper_pearson
 from launcher.recipe.protocols import TargetKind
-from launcher.results.intervals import _quantiles, intervals, to_json
 from launcher.text import level, number
-from launcher.training.preparation import prepare
+from launcher.training.preflight import prepare
 
 SOME = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from launcher import Recipe, Split, Splits, backbones, data, heads, optim, phases, tasks, transforms
 from launcher.errors import UserError
+from launcher.planning.plan import _print, show
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.protocols import TargetKind
-from launcher.results.plan import _print, show
 
 TESTS = Path(__file__).parent
 HYMENOPTERA = TESTS.parents[1] / "shared" / "data" / "hymenoptera"

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT, RunCli
 
 from launcher.errors import UserError
-from launcher.results.measuring import Cost, PhaseCost
-from launcher.results.plan_time import allocation_seconds
+from launcher.planning.allocations import allocation_seconds
+from launcher.planning.costs import Cost, PhaseCost
 
 TINY = str(Path(__file__).with_name("tiny.py"))
 ENVIRON = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

@@ -28,8 +28,8 @@ from test_run import train
 import launcher
 from launcher import Recipe, optim, tasks
 from launcher.errors import UserError
-from launcher.results.evaluation import write
-from launcher.results.inputs import find_images
+from launcher.inference.evaluation import write
+from launcher.inference.inputs import find_images
 
 NAMES = {'with "quotes", and commas': "quotes", "猫和狗": "chinese", "tab\tand\nbreak": "break"}
 

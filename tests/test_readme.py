@@ -16,7 +16,7 @@ import sklearn.datasets  # noqa: F401 - sets environment variables when it is im
 
 from launcher.cli import main
 from launcher.recipe.loading import load_recipe
-from launcher.results.sweep.space import read_space
+from launcher.tuning.sweep.space import read_space
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"

@@ -25,7 +25,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json, to_json
 from launcher.recipe.type_names import types_in
 from launcher.training.model import build_model
-from launcher.training.preparation import ResolvedPhase, resolve_phases
+from launcher.training.preflight import ResolvedPhase, resolve_phases
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(file for file in (ROOT / "recipes").glob("*.py") if file.name != "__init__.py")

@@ -24,16 +24,16 @@ from reporting import HOSTILE_CLASSES, Parsed, train
 from safetensors.torch import load_file, save_file
 
 from launcher.cli import main
+from launcher.inference.finished_run import FinishedRun
 from launcher.recipe.type_names import types_in
-from launcher.results import ending
-from launcher.results.finished import FinishedRun
-from launcher.results.report import again, pictures, summary
-from launcher.results.report.build import FILE, titles_of, write_report
-from launcher.results.report.charts import number, ticks
-from launcher.results.report.comparison import _sign_test
-from launcher.results.report.facts import Epoch, read_facts
-from launcher.results.report.pictures import Pictures, size_of, small
-from launcher.results.report.samples import common_folder
+from launcher.report import end_of_run, refresh, thumbnails
+from launcher.report.build import FILE, titles_of, write_report
+from launcher.report.charts import number, ticks
+from launcher.report.facts import Epoch, read_facts
+from launcher.report.samples import common_folder
+from launcher.report.sections import summary
+from launcher.report.sections.side_by_side import _sign_test
+from launcher.report.thumbnails import Pictures, size_of, small
 from launcher.training import final
 from launcher.training.launch import Launch, World
 
@@ -147,7 +147,7 @@ def test_what_fails_in_drawing_fails_no_run(monkeypatch: pytest.MonkeyPatch, tmp
     def broken(*_: object) -> None:
         raise ValueError("no more\nink")
 
-    monkeypatch.setattr(ending, "write_report", broken)
+    monkeypatch.setattr(end_of_run, "write_report", broken)
     train(reporting.short, tmp_path / "run")
     log = (tmp_path / "run/log.txt").read_text()
     again = f"to try again: python -m launcher report {tmp_path}/run --recipe tiny.py"
@@ -216,7 +216,7 @@ def test_several_runs_are_compared(finished: Path, hostile: Path, tmp_path: Path
     train(dataclasses.replace(tiny.recipe, batch_size=16), other)
     write_report([read_facts(path) for path in (finished, other, hostile)], tmp_path / "all.html")
     page = Parsed((tmp_path / "all.html").read_text())
-    assert sections_of(page)[0] == "comparison"
+    assert sections_of(page)[0] == "side_by_side"
     assert len(page.of("details")) >= 3
     assert "batch_size" in page.text
     first, second = (read_facts(path).samples for path in (finished, other))
@@ -241,7 +241,7 @@ def test_how_likely_a_difference_is() -> None:
 def made_again(run_dir: Path) -> Parsed:
     """What `report` makes of a run."""
     launch = Launch(num_workers=0, world=World(use_cpu=True, num_cpus=1))
-    write_report(again.facts_again([run_dir], launch, tell=lambda _: None, own=types_in(tiny.recipe)), run_dir / FILE)
+    write_report(refresh.facts_again([run_dir], launch, tell=lambda _: None, own=types_in(tiny.recipe)), run_dir / FILE)
     return parsed(run_dir)
 
 
@@ -299,7 +299,7 @@ def test_few_pictures_and_small_ones(monkeypatch: pytest.MonkeyPatch, finished: 
     assert len(picture.uri) < 25_000
     samples = read_facts(finished).samples
     assert samples is not None
-    monkeypatch.setattr(pictures, "MOST_BYTES", 40_000)
+    monkeypatch.setattr(thumbnails, "MOST_BYTES", 40_000)
     found = Pictures(source, dataclasses.replace(samples, exact=[source.name(index) for index in range(31)]))
     made = [found.of(index) for index in range(31)]
     assert 1 < sum(picture is not None for picture in made) < 31
@@ -347,13 +347,13 @@ def test_ten_thousand_images_make_a_small_file(copy: Path, classes: int, right: 
 
 def test_a_run_is_evaluated_again_only_where_its_weights_are_newer(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     asked: list[Path] = []
-    original = again.evaluate
+    original = refresh.evaluate
 
     def counted(finished: FinishedRun, *words: Any, **named: Any) -> Any:
         asked.append(finished.rundir.path)
         return original(finished, *words, **named)
 
-    monkeypatch.setattr(again, "evaluate", counted)
+    monkeypatch.setattr(refresh, "evaluate", counted)
     assert made_again(copy).of("img")
     assert asked == []
     # Weights that have been replaced since.

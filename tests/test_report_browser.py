@@ -14,9 +14,9 @@ import tiny
 from reporting import HOSTILE_CLASSES, train
 
 from launcher.recipe.type_names import types_in
-from launcher.results.report.again import facts_again
-from launcher.results.report.build import FILE, write_report
-from launcher.results.report.facts import read_facts
+from launcher.report.build import FILE, write_report
+from launcher.report.facts import read_facts
+from launcher.report.refresh import facts_again
 from launcher.training.launch import Launch, World
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")

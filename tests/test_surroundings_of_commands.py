@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, RunCli
 
+from launcher.cli.errors import LONGEST_LINE, tell
 from launcher.cli.home import settle_home
-from launcher.cli.telling import LONGEST_LINE, tell
 from launcher.errors import UserError
 from launcher.recipe.loading import load_recipe
-from launcher.shadowing import shadowing
+from launcher.shadowed_libraries import shadowing
 
 RECIPE = """from launcher import Recipe, backbones, data, heads, phases, tasks
 recipe = Recipe(backbone=backbones.Torchvision(name="resnet18", weights=None), head=heads.Linear(),

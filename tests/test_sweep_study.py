@@ -265,7 +265,7 @@ def test_a_pruned_trial_is_stopped_and_kept_as_such(
     """The pruner's own judgement is Optuna's: here it condemns the first trial at its first epoch."""
     pytest.importorskip("optuna")
     from launcher.cli import main
-    from launcher.results.sweep.study import Study
+    from launcher.tuning.sweep.study import Study
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(ROOT / "tests"), *sys.path])
@@ -343,7 +343,7 @@ def test_a_mistake_in_the_words(
 def test_a_slurm_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     from launcher.errors import UserError
-    from launcher.results.sweep.sweep import _check_lives
+    from launcher.tuning.sweep.sweep import _check_lives
 
     task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
     for advanced in (False, False, True, False, False):

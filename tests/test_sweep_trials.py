@@ -19,13 +19,13 @@ import sklearn.ensemble  # noqa: F401 - sets an environment variable when it is 
 from optuna.trial import TrialState
 
 from launcher.recipe.loading import LoadedRecipe
-from launcher.results.sweep.child import Epochs, final_value
-from launcher.results.sweep.page import page_of
-from launcher.results.sweep.plan import SweepPlan
-from launcher.results.sweep.space import read_space
-from launcher.results.sweep.study import LEASE, Study
-from launcher.results.sweep.table import Row, Table, table_of
-from launcher.training.lock import RunLock
+from launcher.training.run_lock import RunLock
+from launcher.tuning.sweep.child import Epochs, final_value
+from launcher.tuning.sweep.page import page_of
+from launcher.tuning.sweep.plan import SweepPlan
+from launcher.tuning.sweep.space import read_space
+from launcher.tuning.sweep.study import LEASE, Study
+from launcher.tuning.sweep.table import Row, Table, table_of
 
 HOSTILE = "</td><script>alert(1)</script>"
 WORDS = ("optim.lr=1e-3..1 (log)", "backbone.width=4..8 (step 2)", f"backbone.norm=batch,{HOSTILE}", "batch_size=16")

@@ -14,11 +14,11 @@ import torch
 from conftest import RunCli
 from rich.console import Console
 
-from launcher.results import rehearse, verify
-from launcher.results.evaluation import Evaluation
-from launcher.results.loaded import LoadedModel
-from launcher.results.predictions import TableRows
-from launcher.results.showing import show as show_evaluation
+from launcher.inference.evaluation import Evaluation
+from launcher.inference.evaluation_summary import show as show_evaluation
+from launcher.inference.loaded_model import LoadedModel
+from launcher.inference.prediction_table import TableRows
+from launcher.verify import rehearse, verify
 
 LONG = f"backbone.{'layer4.' * 20}[bold]weight :smile:"
 """A name longer than a line, that rich would break or take for markup and an emoji."""

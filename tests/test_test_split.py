@@ -20,14 +20,14 @@ from test_run import train
 
 from launcher import Split, Splits, data, optim, phases, tasks
 from launcher.errors import UserError
+from launcher.inference.evaluation import write
+from launcher.inference.labelled_data import read_other
+from launcher.inference.labelled_data import test_line as line_of
+from launcher.inference.labelled_data import test_split as split_of
+from launcher.init.folders import folder
 from launcher.recipe.protocols import TargetKind
-from launcher.results.evaluation import write
-from launcher.results.init.folders import folder
-from launcher.results.labelled import read_other
-from launcher.results.labelled import test_line as line_of
-from launcher.results.labelled import test_split as split_of
-from launcher.results.report.facts import read_facts
-from launcher.results.report.summary import section
+from launcher.report.facts import read_facts
+from launcher.report.sections.summary import section
 
 COUNTS = {"train": 12, "val": 6, "test": 4}
 NEW = 5

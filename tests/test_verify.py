@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT, RunCli
 
 from launcher.recipe.loading import load_recipe
-from launcher.results.rehearse import Rehearsal
-from launcher.results.verify import Verification
+from launcher.verify.rehearse import Rehearsal
+from launcher.verify.verify import Verification
 
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 

@@ -13,26 +13,33 @@ from collections.abc import Sequence
 
 import typer
 
-from launcher.cli import advising as advising
-from launcher.cli import averaging as averaging
-from launcher.cli import caching as caching
-from launcher.cli import exporting as exporting
-from launcher.cli import fetching as fetching
-from launcher.cli import jobs as jobs
-from launcher.cli import learning as learning
-from launcher.cli import outcomes as outcomes
-from launcher.cli import predicting as predicting
-from launcher.cli import preparing as preparing
-from launcher.cli import rates as rates
-from launcher.cli import reporting as reporting
-from launcher.cli import starting as starting
-from launcher.cli import submitting as submitting
-from launcher.cli import sweeping as sweeping
+from launcher.cli import advise as advise
+from launcher.cli import average as average
+from launcher.cli import cache as cache
+from launcher.cli import cancel as cancel
+from launcher.cli import compare as compare
+from launcher.cli import evaluate as evaluate
+from launcher.cli import export as export
+from launcher.cli import fetch as fetch
+from launcher.cli import find_lr as find_lr
+from launcher.cli import init as init
+from launcher.cli import job as job
+from launcher.cli import logs as logs
+from launcher.cli import plan as plan
+from launcher.cli import predict as predict
+from launcher.cli import prepare as prepare
+from launcher.cli import rehearse as rehearse
+from launcher.cli import report as report
+from launcher.cli import status as status
+from launcher.cli import submit as submit
+from launcher.cli import sweep as sweep
+from launcher.cli import train as train
+from launcher.cli import verify as verify
 from launcher.cli.app import app, command_names
+from launcher.cli.errors import tell, tell_elastic, usage_problem
 from launcher.cli.home import settle_home
-from launcher.cli.telling import tell, tell_elastic, usage_problem
+from launcher.console import lost_output
 from launcher.errors import UserError
-from launcher.output import lost_output
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""

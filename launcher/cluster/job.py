@@ -9,17 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.cluster.lives import (
-    CONTINUE,
-    Verdict,
-    append,
-    is_of,
-    job_name,
-    rows_of,
-    verdict_of,
-)
+from launcher.cluster.attempts import CONTINUE, Verdict, append, is_of, job_name, rows_of, verdict_of
 from launcher.errors import UserError
-from launcher.training.life import newest_step, this_life
+from launcher.training.attempt import newest_step, this_life
 
 
 def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:

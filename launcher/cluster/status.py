@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cluster import slurm
-from launcher.cluster.lives import rows_of
+from launcher.cluster.attempts import rows_of
 from launcher.cluster.slurm import JobState, job_state
 from launcher.errors import UserError
 from launcher.files import refuse_endless
 from launcher.text import one_line, without_controls
-from launcher.training.life import newest_step, planned_steps
-from launcher.training.lock import RunLock
+from launcher.training.attempt import newest_step, planned_steps
+from launcher.training.run_lock import RunLock
 
 LOOK_EVERY_SECONDS = 1.0
 CLEAN_STOP_SECONDS = 120.0

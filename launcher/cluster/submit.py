@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launcher.cluster.lives import append
+from launcher.cluster.attempts import append
 from launcher.cluster.slurm import sbatch
 from launcher.cluster.snapshot import Snapshot, take
 from launcher.errors import Problems, UserError

@@ -18,10 +18,10 @@ from typing import Any
 import pydantic
 
 from launcher.errors import UserError, did_you_mean
-from launcher.recipe.finding import Place, collision, find_recipe, shown
+from launcher.recipe.location import Place, collision, find_recipe, shown
 from launcher.recipe.part import problems_in
 from launcher.recipe.type_names import Types, types_in_module
-from launcher.shadowing import LIBRARIES, WITH_PART, line_of, shadowing
+from launcher.shadowed_libraries import LIBRARIES, WITH_PART, line_of, shadowing
 
 _OUR_FOLDER = Path(__file__).parents[1]
 

@@ -59,9 +59,9 @@ def public_types() -> Types:
     found: dict[str, type] = {"launcher.Phase": Phase, "launcher.Preprocessing": Preprocessing}
     found["launcher.Recipe"] = Recipe
     for namespace in _NAMESPACES:
-        module = importlib.import_module(f"launcher.recipe.{namespace}")
+        module = getattr(importlib.import_module("launcher"), namespace)
         for name, value in vars(module).items():
-            own = getattr(value, "__module__", "").startswith(module.__name__)  # not what it has imported
+            own = str(getattr(value, "__module__", "")).startswith(module.__name__)  # not what it has imported
             if isinstance(value, type) and dataclasses.is_dataclass(value) and own and value is not Phase:
                 found[f"launcher.{namespace}.{name}"] = value
     return found

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from launcher.errors import UserError
 from launcher.files import read_json, save_tensors, sync
-from launcher.training.stopping import Best
+from launcher.training.best import Best
 
 MANIFEST = "MANIFEST.json"
 

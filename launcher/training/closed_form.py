@@ -20,13 +20,13 @@ from launcher.errors import UserError
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.transforms import evaluation
 from launcher.text import number as measured
-from launcher.training.features.batches import FeatureLoader
+from launcher.training.chunks import in_pieces
+from launcher.training.data_order import epoch_order, seed_for
+from launcher.training.feature_cache.loader import FeatureLoader
 from launcher.training.images import end_workers, evaluation_loader
-from launcher.training.interruption import StoppedError
-from launcher.training.pieces import in_pieces
 from launcher.training.ridge import Moments, Ridge, RidgeOfMoments, RidgeOfSamples
-from launcher.training.sampling import epoch_order, seed_for
-from launcher.training.state import PhaseState, Run
+from launcher.training.run import PhaseState, Run
+from launcher.training.stop import StoppedError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

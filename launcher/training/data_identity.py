@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from launcher.data.digests import Digests, content_digests
 from launcher.errors import UserError
 from launcher.files import write_atomic
-from launcher.recipe.data.digests import Digests, content_digests
 from launcher.recipe.protocols import Split, Splits
 from launcher.text import listed, one_line
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.errors import UserError
-from launcher.training.life import newest_step
+from launcher.training.attempt import newest_step
 
 _OUR_FOLDER = Path(__file__).parents[1]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 
+from launcher.backbones.plain_names import plain_state_dict
 from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json, save_tensors, sync
-from launcher.recipe.backbones.plain import plain_state_dict
 from launcher.recipe.serialization import to_json
 from launcher.text import duration, number
-from launcher.training.agreement import agreed
-from launcher.training.evaluating import KeptOutputs, outputs_of
+from launcher.training.collectives import agreed
+from launcher.training.evaluation import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
-from launcher.training.interruption import StoppedError
 from launcher.training.model import load_state
 from launcher.training.nonfinite import tensors_named
-from launcher.training.rundir import RunDir
-from launcher.training.state import Run, check_owner
+from launcher.training.run import Run
+from launcher.training.run_checkpoint import check_owner
+from launcher.training.run_dir import RunDir
+from launcher.training.stop import StoppedError
 
 
 def finish(run: Run) -> None:

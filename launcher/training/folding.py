@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx, nn
 
-from launcher.training.features.tracing import traced
+from launcher.training.feature_cache.tracing import traced
 
 
 @dataclasses.dataclass(frozen=True)

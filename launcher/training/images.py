@@ -17,14 +17,14 @@ import PIL.Image
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from launcher.data.decoding import read_pixels, to_rgb, transformed_pixels
+from launcher.data.target_precision import on_device
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import read_pixels, to_rgb, transformed_pixels
 from launcher.recipe.protocols import PixelTransform, Split
-from launcher.recipe.target_precision import on_device
 from launcher.recipe.transforms import PixelSteps, draws_from_torch_alone
 from launcher.text import one_line
+from launcher.training.data_order import Key, TrainingKeys, seed_for
 from launcher.training.failures import ImageError, line_of, of_surroundings
-from launcher.training.sampling import Key, TrainingKeys, seed_for
 
 _T = TypeVar("_T")
 Transform = Callable[[PIL.Image.Image], torch.Tensor]

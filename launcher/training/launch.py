@@ -31,7 +31,7 @@ def default_workers(num_cpus: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of a run as they were started, before Accelerate has looked. `launcher.cluster.world` finds out."""
+    """The processes of a run as they were started, before Accelerate has looked. See `launcher.cluster.processes`."""
 
     process_index: int = 0
     num_processes: int = 1

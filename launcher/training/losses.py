@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from launcher.training.nonfinite import NonFiniteGradientError, where
-from launcher.training.tracking import log_step
+from launcher.training.trackers import log_step
 
 if TYPE_CHECKING:
-    from launcher.training.state import PhaseState, Run
-
-
-@dataclasses.dataclass(frozen=True)
-class Unread:
-    """A step whose loss is still on the device."""
-
-    row: dict[str, Any]
-    """Which will tell it."""
-    loss_sum: torch.Tensor
-    step_in_epoch: int
-    finite: torch.Tensor | None = None
-    """Whether its gradient was, where that is to be known yet; bool (), on the device."""
+    from launcher.training.run import PhaseState, Run
 
 
 def read_losses(run: Run, state: PhaseState) -> float:

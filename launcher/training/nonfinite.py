@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from launcher.errors import UserError
-from launcher.training.sampling import epoch_order
+from launcher.training.data_order import epoch_order
 
 if TYPE_CHECKING:
-    from launcher.training.preparation import ResolvedPhase
-    from launcher.training.state import PhaseState, Run
+    from launcher.training.preflight import ResolvedPhase
+    from launcher.training.run import PhaseState, Run
 
 SAMPLES_NAMED = 8
 

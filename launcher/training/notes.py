@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
-from launcher.recipe.data.names import notes_of_names
-from launcher.training.handover import shared_memory_problem
+from launcher.data.names import notes_of_names
 from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
-from launcher.training.preparation import Findings, Prepared, ResolvedPhase
+from launcher.training.preflight import Findings, Prepared, ResolvedPhase
+from launcher.training.worker_limits import shared_memory_problem
 
 LARGE_IMBALANCE = 10
 """How many times the images of the smallest class the largest has, before it is worth a note."""

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from launcher.output import lost_output
+from launcher.console import lost_output
 from launcher.text import duration
 from launcher.text import number as measured
-from launcher.training.preparation import Prepared, ResolvedPhase
+from launcher.training.preflight import Prepared, ResolvedPhase
 
 PLAIN_EVERY_SECONDS = 30.0
 """How often a log file hears of an epoch that is under way."""

@@ -10,9 +10,9 @@ import tiny
 import torchvision
 
 from launcher import Splits, backbones, data, heads, phases, transforms
-from launcher.recipe.assets import Asset, OwnPath, assets_folder
+from launcher.assets.bundle import Asset, OwnPath, assets_folder
+from launcher.assets.download import download
 from launcher.recipe.protocols import TargetKind
-from launcher.recipe.transfer import download
 
 SERVER = os.environ.get("SERVER", "http://127.0.0.1:9")
 SHUFFLENET = os.environ.get("SHUFFLENET", "shufflenet-00000000.pth")

@@ -5,7 +5,7 @@ import sys
 
 from accelerate import Accelerator
 
-from launcher.cluster.world import check_world, set_threads
+from launcher.cluster.processes import check_world, set_threads
 from launcher.errors import UserError
 
 

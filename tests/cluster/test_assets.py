@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from serving import Server
 
 from launcher import Recipe, backbones, data, heads, phases, tasks
-from launcher.cluster.fetch import missing_assets
+from launcher.assets.fetch import missing_assets
 
 
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])

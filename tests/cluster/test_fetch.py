@@ -20,7 +20,7 @@ from machines import RECIPE, Machine, contents, manifest
 from safetensors.torch import load_file
 from serving import Server
 
-from launcher.recipe.transfer import download
+from launcher.assets.download import download
 
 
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])

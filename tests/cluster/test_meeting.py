@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from launcher.cluster import meeting
-from launcher.cluster.meeting import meet
+from launcher.cluster import rendezvous
+from launcher.cluster.rendezvous import meet
 from launcher.errors import UserError
 from launcher.training.launch import World
 
@@ -24,7 +24,7 @@ def address() -> dict[str, str]:
 def test_a_lone_process_of_two_says_what_it_waits_for_and_ends(
     address: dict[str, str], monkeypatch: pytest.MonkeyPatch, rank: int, state: str
 ) -> None:
-    monkeypatch.setattr(meeting, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(rendezvous, "SILENT_SECONDS", 0.2)
     said: list[str] = []
     place = f"127.0.0.1:{address['MASTER_PORT']}"
     with pytest.raises(

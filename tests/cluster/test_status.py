@@ -11,10 +11,10 @@ from conftest import RunCli
 from test_run import train
 
 from launcher.cluster.status import status_of
+from launcher.training.attempt import planned_steps
 from launcher.training.command import Command
-from launcher.training.life import planned_steps
-from launcher.training.lock import RunLock
-from launcher.training.rundir import RunDir, Start
+from launcher.training.run_dir import RunDir, Start
+from launcher.training.run_lock import RunLock
 
 
 def begun(run_dir: Path, **changes: object) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from launcher.cluster.processes import lone_process_note
 from launcher.cluster.submit import Request, submit
-from launcher.cluster.world import lone_process_note
 from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training.launch import World

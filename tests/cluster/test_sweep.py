@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.sweep import array_of, task, tasks_of
+from launcher.cluster.arrays import array_of, task, tasks_of
 from launcher.errors import UserError
 
 

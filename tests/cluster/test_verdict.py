@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from launcher.cluster.attempts import Verdict, job_name, record_failure, rows_of, verdict_of
 from launcher.cluster.job import begin, end
-from launcher.cluster.lives import Verdict, job_name, record_failure, rows_of, verdict_of
 from launcher.errors import UserError
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-import launcher.cluster.world as world_module
+import launcher.cluster.processes as world_module
 from launcher.cluster.parent import Parent, accelerate_request
-from launcher.cluster.world import check_world, cpu_count_for_workers, set_threads
+from launcher.cluster.processes import check_world, cpu_count_for_workers, set_threads
 from launcher.errors import UserError
+from launcher.training.attempt import life_number
 from launcher.training.launch import World
-from launcher.training.life import life_number
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from launcher.backbones import Timm, plain_state_dict
 from launcher.errors import UserError
-from launcher.recipe.backbones import Timm, plain_state_dict
 from launcher.recipe.protocols import Backbone, Preprocessing
 
 timm = pytest.importorskip("timm")

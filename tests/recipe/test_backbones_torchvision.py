@@ -14,8 +14,8 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from launcher.backbones import Torchvision, plain_state_dict
 from launcher.errors import UserError
-from launcher.recipe.backbones import Torchvision, plain_state_dict
 from launcher.recipe.protocols import Preprocessing
 
 
@@ -29,9 +29,7 @@ def one_thread() -> Iterator[None]:
 
 
 def test_importing_a_recipe_does_not_import_torch() -> None:
-    code = (
-        "import sys, launcher.recipe.backbones as b; b.Torchvision(name='resnet18'); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, launcher.backbones as b; b.Torchvision(name='resnet18'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

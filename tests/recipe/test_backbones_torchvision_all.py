@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from launcher.recipe.backbones import Torchvision, plain_state_dict
+from launcher.backbones import Torchvision, plain_state_dict
 from launcher.recipe.protocols import Backbone
 
 NAMES = torchvision.models.list_models(module=torchvision.models)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launcher.data import ImageFolder
+from launcher.data.sources import FileImages
 from launcher.errors import UserError
-from launcher.recipe.data import ImageFolder
-from launcher.recipe.data.sources import FileImages
 from launcher.recipe.protocols import Data, Splits
 
 HYMENOPTERA = Path(__file__).parents[2] / ".." / "shared" / "data" / "hymenoptera"

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from launcher.data import HuggingFace, ImageFolder
+from launcher.data import hub as hub_module
+from launcher.data.arrow_columns import ImageTable
+from launcher.data.image_check import find_broken, verified
 from launcher.errors import UserError
-from launcher.recipe.data import HuggingFace, ImageFolder
-from launcher.recipe.data import hub as hub_module
-from launcher.recipe.data.columns import ImageTable
-from launcher.recipe.data.verifying import find_broken, verified
 from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 
 

@@ -16,9 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from launcher.data import CsvImages
+from launcher.data.arrow_columns import ImageTable
 from launcher.errors import UserError
-from launcher.recipe.data import CsvImages
-from launcher.recipe.data.columns import ImageTable
 
 WORDS = ("ant", "bee", "caf\u00e9", "dog's", "polar bear")
 

@@ -21,10 +21,10 @@ from conftest import RunCli
 from PIL import Image
 
 from launcher import Preprocessing, Recipe, Splits, data, transforms
+from launcher.data.decoding import read_pixels, to_rgb
+from launcher.data.prepare import make_copy
+from launcher.data.prepared import Need, check_current, check_fits, need_of, read_copy, with_copy
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import read_pixels, to_rgb
-from launcher.recipe.data.prepared import Need, check_current, check_fits, need_of, read_copy, with_copy
-from launcher.recipe.data.preparing import make_copy
 from launcher.recipe.transforms import evaluation
 
 PREPROCESSING = Preprocessing(image_size=24, resize_size=28)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.recipe.data.splitting import grouped_indices, split_indices, stratified_indices
+from launcher.data.split import grouped_indices, split_indices, stratified_indices
 
 FRACTIONS = st.floats(0.01, 0.99)
 SEEDS = st.integers(0, 2**40)

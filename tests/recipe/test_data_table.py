@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launcher.data import CsvImages
 from launcher.errors import UserError
-from launcher.recipe.data import CsvImages
 from launcher.recipe.protocols import Data, Splits, TargetKind
 
 

@@ -12,10 +12,10 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
+from launcher.data import Torchvision
+from launcher.data.decoding import to_rgb
+from launcher.data.torchvision_datasets import SETS
 from launcher.errors import UserError
-from launcher.recipe.data import Torchvision
-from launcher.recipe.data.decoding import to_rgb
-from launcher.recipe.data.torchvision_sets import SETS
 from launcher.recipe.protocols import Data, TargetKind
 
 

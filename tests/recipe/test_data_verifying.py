@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launcher.data import ImageFolder
+from launcher.data.decoding import can_tell_damage
+from launcher.data.image_check import Broken, broken_images, find_broken, on_bad_image_of, verified
+from launcher.data.sources import ArrayImages, FileImages, Subset
 from launcher.errors import UserError
-from launcher.recipe.data import ImageFolder
-from launcher.recipe.data.decoding import can_tell_damage
-from launcher.recipe.data.sources import ArrayImages, FileImages, Subset
-from launcher.recipe.data.verifying import Broken, broken_images, find_broken, on_bad_image_of, verified
 from launcher.recipe.protocols import Split, Splits, TargetKind
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from launcher.recipe.data import CsvImages, HuggingFace, ImageFolder, decoding
-from launcher.recipe.data.decoding import BrokenImageError, open_image, read_pixels, to_rgb
-from launcher.recipe.data.sources import FileImages, Subset
+from launcher.data import CsvImages, HuggingFace, ImageFolder, decoding
+from launcher.data.decoding import BrokenImageError, open_image, read_pixels, to_rgb
+from launcher.data.sources import FileImages, Subset
 from launcher.recipe.protocols import ImageSource, Preprocessing, Split
 from launcher.recipe.transforms import evaluation
 

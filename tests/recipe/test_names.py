@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.recipe.data.names import alike, notes_of_names
+from launcher.data.names import alike, notes_of_names
 
 
 def test_names_that_are_one_but_for_their_spelling() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from launcher import Preprocessing, transforms
-from launcher.recipe.data.decoding import PIXELS_VERSION, open_image, to_rgb
+from launcher.data.decoding import PIXELS_VERSION, open_image, to_rgb
 from launcher.recipe.transforms import VIEWS_VERSION, evaluation, pixels_of
 
 WIDTH, HEIGHT = 6, 4

@@ -21,8 +21,8 @@ from PIL import Image
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
-from launcher.recipe.data.decoding import BrokenImageError, read_pixels, transformed_pixels
-from launcher.recipe.data.sources import FileImages
+from launcher.data.decoding import BrokenImageError, read_pixels, transformed_pixels
+from launcher.data.sources import FileImages
 from launcher.recipe.protocols import Augmentation, PixelTransform, Preprocessing
 from launcher.recipe.transforms import Augment, Window, evaluation, pixels_of
 

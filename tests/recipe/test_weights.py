@@ -12,10 +12,10 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from launcher.assets.torch_hub import torch_hub_file
+from launcher.backbones import Torchvision
+from launcher.backbones.weight_files import is_path, part_read, read_weights
 from launcher.errors import UserError
-from launcher.recipe.backbones import Torchvision
-from launcher.recipe.backbones.download import torch_hub_file
-from launcher.recipe.backbones.weights import is_path, part_read, read_weights
 
 
 @pytest.fixture(scope="module")

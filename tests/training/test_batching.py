@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.errors import UserError
-from launcher.training.batching import Batching, batching_for
-from launcher.training.sampling import TrainingKeys, epoch_order, seed_for
+from launcher.training.batch_arithmetic import Batching, batching_for
+from launcher.training.data_order import TrainingKeys, epoch_order, seed_for
 
 
 @given(

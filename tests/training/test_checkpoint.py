@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from launcher.errors import UserError
+from launcher.training.best import Best
 from launcher.training.checkpoint import Checkpoints, Progress, State
-from launcher.training.stopping import Best
 
 
 def state(step: int, value: float = 1.0, **progress: object) -> State:

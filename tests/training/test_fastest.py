@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_run import train
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from launcher.training import fastest, runner
+from launcher.training import auto_settings, loop
 
 
 def seconds_of(precisions: dict[str, float]) -> Callable[..., dict[tuple[str, str], float]]:
@@ -35,7 +35,7 @@ def test_the_faster_precision_is_taken_recorded_and_kept(
 ) -> None:
     recipe = dataclasses.replace(tiny.recipe, mixed_precision="auto", final_weights="last")
     with monkeypatch.context() as patched:
-        patched.setattr(fastest, "measure", seconds_of({"no": 1.0, "bf16": 2.0} | {faster: 0.5}))
+        patched.setattr(auto_settings, "measure", seconds_of({"no": 1.0, "bf16": 2.0} | {faster: 0.5}))
         train(recipe, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "precision.json").read_text())["mixed_precision"] == faster
     assert f"cpu, mixed_precision={faster}, " in log(tmp_path / "run")
@@ -48,7 +48,7 @@ def test_the_faster_precision_is_taken_recorded_and_kept(
     # Continued where the other one would be faster: it stays.
     _forget_processes()
     shutil.rmtree(tmp_path / "run" / "final")
-    monkeypatch.setattr(fastest, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(auto_settings, "measure", lambda *_: pytest.fail("measured again"))
     train(recipe, tmp_path / "run")
     assert log(tmp_path / "run").count(f"mixed_precision={faster}, ") == 2
 
@@ -71,9 +71,9 @@ def test_the_faster_memory_format_is_taken_recorded_and_kept(
 
         def measure(*_: object) -> dict[tuple[str, str], float]:
             seen.clear()  # what was tried before it was chosen
-            return {("no", name): 1.0 - (name == faster) / 2 for name in fastest.MEMORY_FORMATS}
+            return {("no", name): 1.0 - (name == faster) / 2 for name in auto_settings.MEMORY_FORMATS}
 
-        patched.setattr(fastest, "measure", measure)
+        patched.setattr(auto_settings, "measure", measure)
         patched.setattr(torch.nn.Conv2d, "_conv_forward", recorded(seen))
         train(recipe, tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "precision.json").read_text())
@@ -84,7 +84,7 @@ def test_the_faster_memory_format_is_taken_recorded_and_kept(
 
     # It does what the format by its name does, and rounding apart what the other one does.
     named = {}
-    for name in fastest.MEMORY_FORMATS:
+    for name in auto_settings.MEMORY_FORMATS:
         _forget_processes()
         train(dataclasses.replace(recipe, memory_format=name), tmp_path / name)
         named[name] = load_file(tmp_path / name / "final" / "model.safetensors")
@@ -96,7 +96,7 @@ def test_the_faster_memory_format_is_taken_recorded_and_kept(
     # Continued where the other one would be faster: it stays.
     _forget_processes()
     shutil.rmtree(tmp_path / "run" / "final")
-    monkeypatch.setattr(fastest, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(auto_settings, "measure", lambda *_: pytest.fail("measured again"))
     train(recipe, tmp_path / "run")
 
 
@@ -118,7 +118,9 @@ def test_precision_and_memory_format_are_measured_together(tmp_path: Path) -> No
     train(dataclasses.replace(tiny.recipe, mixed_precision="auto", memory_format="auto"), tmp_path)
     recorded = json.loads((tmp_path / "precision.json").read_text())
     seconds = recorded["seconds_of_a_micro_step"]
-    assert set(seconds) == {f"{precision} {name}" for precision in ("no", "bf16") for name in fastest.MEMORY_FORMATS}
+    assert set(seconds) == {
+        f"{precision} {name}" for precision in ("no", "bf16") for name in auto_settings.MEMORY_FORMATS
+    }
     assert f"{recorded['mixed_precision']} {recorded['memory_format']}" == min(seconds, key=seconds.__getitem__)
 
 
@@ -131,7 +133,7 @@ def test_a_step_asks_nothing_of_the_device(
     """On a GPU each question would wait until all that was given to it is done. Losses are read for ten steps at
     once."""
     counts: list[int] = []
-    step = runner.train_step
+    step = loop.train_step
 
     def train_step(run: Any, state: Any, batches: Iterator[Any], number: int) -> None:
         batch = next(batches)  # loading is not the device's
@@ -139,7 +141,7 @@ def test_a_step_asks_nothing_of_the_device(
             step(run, state, iter([batch]), number)
         counts.append(questions.count)
 
-    monkeypatch.setattr(runner, "train_step", train_step)
+    monkeypatch.setattr(loop, "train_step", train_step)
     recipe = dataclasses.replace(tiny.parity, on_nonfinite=on_nonfinite, clip_norm=clip_norm, ema_decay=0.9)
     train(recipe, tmp_path)
     assert counts == [asked] * len(counts)

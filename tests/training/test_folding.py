@@ -15,7 +15,7 @@ from test_run import train
 from torch import nn
 
 from launcher import backbones
-from launcher.training import wrapping
+from launcher.training import ddp
 from launcher.training.folding import fold_whole
 from launcher.training.model import TransferModel, set_train_mode
 
@@ -144,17 +144,17 @@ def test_a_run_learns_the_same_with_and_without(where: str, tmp_path: Path, monk
     phase = dataclasses.replace(tiny.recipe.freeze_plan[0], name="trained", rules=rules)
     recipe = dataclasses.replace(tiny.parity, freeze_plan=(phase,), cache="off")
     seen: list[int] = []
-    real = wrapping.wrap
+    real = ddp.wrap
 
     def wrap(run: object, model: TransferModel, *more: object) -> nn.Module:
         wrapped = real(run, model, *more)  # type: ignore[arg-type]
         seen.append(folded(model))
         return wrapped
 
-    monkeypatch.setattr("launcher.training.state.wrap", wrap)
+    monkeypatch.setattr("launcher.training.phase.wrap", wrap)
     train(recipe, tmp_path / "folded")
     with monkeypatch.context() as patched:
-        patched.setattr(wrapping, "fold", lambda *_: None)
+        patched.setattr(ddp, "fold", lambda *_: None)
         train(recipe, tmp_path / "plain")
     assert seen == [1 if where == "a part" else 2, 0]
     ours, theirs = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("folded", "plain"))

@@ -15,15 +15,15 @@ import torch
 from test_run import train
 
 from launcher import transforms
+from launcher.data.decoding import to_rgb
 from launcher.errors import UserError
-from launcher.recipe.data.decoding import to_rgb
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing, Split
 from launcher.recipe.transforms import Augment, PixelSteps, evaluation
-from launcher.training.batching import batching_for
-from launcher.training.features import views
+from launcher.training.batch_arithmetic import batching_for
+from launcher.training.data_order import TrainingKeys, seed_for
+from launcher.training.feature_cache import views
 from launcher.training.images import Batch, end_workers, evaluation_loader, training_loader
-from launcher.training.sampling import TrainingKeys, seed_for
 
 PREPROCESSING = Preprocessing(image_size=12, resize_size=14, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_run import train
 
-from launcher.training.interruption import FIRST_CTRL_C, SECOND_CTRL_C, Interruption
+from launcher.training.stop import FIRST_CTRL_C, SECOND_CTRL_C, Interruption
 
 BIN = Path(sys.executable).parent
 ACCELERATE = ["accelerate", "launch", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
@@ -214,7 +214,7 @@ def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) ->
 
 
 def test_a_run_stops_before_its_deadline_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
-    from launcher.training.interruption import StoppedError
+    from launcher.training.stop import StoppedError
 
     with pytest.raises(StoppedError, match="time limit"):
         train(tiny.resumable, tmp_path / "run", stop_at=time.time() + 1)

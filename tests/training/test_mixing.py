@@ -1,7 +1,7 @@
 import torch
 
 from launcher.training.images import Batch
-from launcher.training.mixing import mix
+from launcher.training.mixup import mix
 
 
 def batch_of(indices: list[int]) -> Batch:

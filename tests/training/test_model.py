@@ -7,7 +7,7 @@ from torch import nn
 from launcher import backbones, heads
 from launcher.errors import UserError
 from launcher.recipe.phases import NormStatistics
-from launcher.training.frozen import fingerprint, fingerprints, prove
+from launcher.training.frozen_proof import fingerprint, fingerprints, prove
 from launcher.training.model import (
     TransferModel,
     build_model,

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from launcher.recipe.optim import SGD, AdamW
-from launcher.training.optimizing import (
+from launcher.training.optimizer import (
     WeightAverage,
     build_optimizer,
     load_optimizer_state,

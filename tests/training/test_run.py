@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from launcher import Recipe, optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.recipe.loading import LoadedRecipe
-from launcher.training import runner, tracking
+from launcher.training import loop, trackers
+from launcher.training.best import Best
 from launcher.training.command import Command
 from launcher.training.final import longer
 from launcher.training.launch import Launch, World
 from launcher.training.progress import BEST, BEST_OF_PHASE
-from launcher.training.stopping import Best
 
 FINAL = {"model.safetensors", "model.json", "classes.json", "preprocess.json", "metrics.json"}
 
@@ -31,7 +31,7 @@ FINAL = {"model.safetensors", "model.json", "classes.json", "preprocess.json", "
 def train(recipe: Recipe, run_dir: Path, **launch: Any) -> None:
     world = World(use_cpu=True, num_cpus=1)
     loaded = LoadedRecipe(recipe, "tiny", Path(tiny.__file__))
-    runner.run(loaded, Launch(run_dir=run_dir, world=world, **launch))
+    loop.run(loaded, Launch(run_dir=run_dir, world=world, **launch))
 
 
 def rows(run_dir: Path, event: str) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def test_a_run_that_was_cut_ends_with_the_weights_of_the_unbroken_run(
     recipe = tiny.resumable
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(recipe, whole)
-    original = runner.train_step
+    original = loop.train_step
 
     def interrupting(run: Any, state: Any, batches: Any, step: int) -> None:
         if run.progress.step == stop_at:
@@ -136,7 +136,7 @@ def test_a_run_that_was_cut_ends_with_the_weights_of_the_unbroken_run(
         original(run, state, batches, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "train_step", interrupting)
+        patched.setattr(loop, "train_step", interrupting)
         with pytest.raises(CutError):
             train(recipe, cut)
     train(recipe, cut, resume="must")
@@ -258,15 +258,15 @@ SPEEDS = ("speed/images_per_second", "speed/epoch_seconds")
 def test_a_continued_run_is_the_same_run_of_its_trackers(tmp_path: Path) -> None:
     run_dir = tmp_path / "pets"
     run_dir.mkdir()
-    first = tracking.init_kwargs(run_dir)
+    first = trackers.init_kwargs(run_dir)
     assert (first["wandb"]["name"], first["wandb"]["resume"], first["mlflow"]["run_name"]) == ("pets", "allow", "pets")
     assert first["mlflow"]["run_id"] is None
-    (run_dir / tracking.FILE).write_text(json.dumps({"wandb": first["wandb"]["id"], "mlflow": "m1"}))
-    again = tracking.init_kwargs(run_dir)
+    (run_dir / trackers.FILE).write_text(json.dumps({"wandb": first["wandb"]["id"], "mlflow": "m1"}))
+    again = trackers.init_kwargs(run_dir)
     assert (again["wandb"]["id"], again["mlflow"]["run_id"]) == (first["wandb"]["id"], "m1")
-    (run_dir / tracking.FILE).write_text("[]")
+    (run_dir / trackers.FILE).write_text("[]")
     with pytest.raises(UserError, match="holds no ids of trackers"):
-        tracking.init_kwargs(run_dir)
+        trackers.init_kwargs(run_dir)
 
 
 def test_training_tells_the_notes_of_the_plan_once(tmp_path: Path) -> None:

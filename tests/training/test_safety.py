@@ -23,9 +23,9 @@ from test_run import rows, train
 
 from launcher import backbones, phases
 from launcher.errors import UserError
-from launcher.training import checkpoint, lock, runner
-from launcher.training.fitting import largest_that_fits
-from launcher.training.lock import RunLock
+from launcher.training import checkpoint, loop, run_lock
+from launcher.training.micro_batch_fit import largest_that_fits
+from launcher.training.run_lock import RunLock
 
 
 def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_dead_process_is_taken_over_and_told(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from launcher.training.lock import RunLock\n"
+    code = "import os, sys; from pathlib import Path; from launcher.training.run_lock import RunLock\n"
     code += "RunLock(Path(sys.argv[1])).acquire(print); os.kill(os.getpid(), 9)"
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert dead.returncode == -signal.SIGKILL
@@ -73,7 +73,7 @@ def test_a_lock_of_another_machine(
     taken: bool,
 ) -> None:
     """It holds while it is touched; a job that was started again is told from another one."""
-    monkeypatch.setattr(lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 0.1)
+    monkeypatch.setattr(run_lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 0.1)
     file = tmp_path / "LOCK"
     file.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "77", "life": 1, "since": "today", "token": "x"}))
     os.utime(file, (time.time() - silence, time.time() - silence))
@@ -96,7 +96,7 @@ def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm has lost a node and started the job again; on that node its first life is still training."""
-    monkeypatch.setattr(lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 1.0)
+    monkeypatch.setattr(run_lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 1.0)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     earlier, later, told = RunLock(tmp_path), RunLock(tmp_path), []
     earlier.acquire(told.append)
@@ -112,7 +112,7 @@ def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
 
 
 def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(run_lock, "BEAT_EVERY_SECONDS", 0.05)
     owner = RunLock(tmp_path)
     owner.acquire(lambda _: None)
     os.utime(owner.path, (0, 0))
@@ -124,13 +124,13 @@ def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
-    original = runner.inputs_of
+    original = loop.inputs_of
 
     def inputs_of(run: Any, state: Any, batch: Any) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         inputs, targets = original(run, state, batch)
         return tuple(x * float("nan") if run.progress.step in at_steps else x for x in inputs), targets
 
-    monkeypatch.setattr(runner, "inputs_of", inputs_of)
+    monkeypatch.setattr(loop, "inputs_of", inputs_of)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
@@ -228,7 +228,7 @@ AGAIN = "make room, and give the same command again"
     [
         ("files.write_atomic", "recipe.json", NO_ROOM, f"--run-dir {{run}}: cannot be written ({{error}}); {AGAIN}"),
         ("files.write_atomic", "environment.json", READ_ONLY, "--run-dir {run}: cannot be written ({error}); "),
-        ("training.rundir.write_atomic", "recipe.py", NO_ROOM, "--run-dir {run}: cannot be written ({error}); "),
+        ("training.run_dir.write_atomic", "recipe.py", NO_ROOM, "--run-dir {run}: cannot be written ({error}); "),
         ("training.data_identity.write_atomic", "data.npz", NO_ROOM, "--run-dir {run}: cannot be written ({error}); "),
         (
             "training.checkpoint.save_tensors",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from launcher import optim, phases
 from launcher.errors import UserError
 from launcher.recipe.phases import Phase
-from launcher.training.stopping import Best, improves, is_better
+from launcher.training.best import Best, improves, is_better
 
 
 def result(value: float, loss: float | None = None, epoch: int = 1, metric: str = "accuracy") -> Best:

@@ -25,8 +25,8 @@ from launcher import Split, Splits, heads, optim, phases
 from launcher.errors import UserError
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.protocols import TargetKind
-from launcher.training import state
-from launcher.training.batching import batching_for
+from launcher.training import run as run_module
+from launcher.training.batch_arithmetic import batching_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def test_all_is_closed_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return close
 
-    monkeypatch.setattr(state, "end_workers", closed.append)
+    monkeypatch.setattr(run_module, "end_workers", closed.append)
     run = SimpleNamespace(
         writer=SimpleNamespace(join=closing("writer")),
         metrics=SimpleNamespace(close=closing("metrics")),
@@ -120,7 +120,7 @@ def test_all_is_closed_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         val_loader="validation",
     )
     with pytest.raises(RuntimeError):
-        state.Run.close(run)  # type: ignore[arg-type]
+        run.Run.close(run)  # type: ignore[arg-type]
     assert closed == ["writer", "metrics", "lock", "screen", "training", "validation"]
 
 

@@ -10,8 +10,8 @@ import tiny
 from test_run import train
 
 from launcher import phases
-from launcher.training import waiting
-from launcher.training.waiting import advice
+from launcher.training import input_wait
+from launcher.training.input_wait import advice
 
 GPU = {"on_cpu": False, "is_prepared": False}
 
@@ -53,8 +53,8 @@ def test_told_once_a_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     train(recipe, tmp_path / "brief")  # an epoch of milliseconds is not worth a word
     assert "the device waited" not in (tmp_path / "brief" / "log.txt").read_text()
-    monkeypatch.setattr(waiting, "WORTH_A_WORD", 0.0)
-    monkeypatch.setattr(waiting, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(input_wait, "WORTH_A_WORD", 0.0)
+    monkeypatch.setattr(input_wait, "WORTH_SECONDS", 0.0)
     train(recipe, tmp_path / "run")
     told = [line for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "the device waited" in line]
     assert len(told) == 2

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from launcher.training.features.choosing import Estimate, Store, choose
+from launcher.training.feature_cache.choice import Estimate, Store, choose
 
 # 10,000 photographs through a ResNet-50 on a GPU's node: 8 kB each.
 PHOTOS = Estimate(

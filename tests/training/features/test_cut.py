@@ -10,7 +10,7 @@ from torch import nn
 
 from launcher import backbones, heads
 from launcher.recipe.phases import matches
-from launcher.training.features.cut import Cut, Uncut, cut
+from launcher.training.feature_cache.cut import Cut, Uncut, cut
 from launcher.training.model import TransferModel, build_model, freeze, set_train_mode
 
 # Name, image size, the modules that train beside the head, what crosses.

@@ -19,10 +19,10 @@ from test_run import rows, train
 from launcher import Phase, Recipe, backbones, heads, optim, transforms
 from launcher.recipe.part import part
 from launcher.recipe.transforms import evaluation
-from launcher.training.features import storing
-from launcher.training.features.cut import Cut, cut
-from launcher.training.features.prefix import FOLDING_TOLERANCE, engine, with_folded_norms
-from launcher.training.frozen import fingerprints
+from launcher.training.feature_cache import populate
+from launcher.training.feature_cache.cut import Cut, cut
+from launcher.training.feature_cache.prefix import FOLDING_TOLERANCE, engine, with_folded_norms
+from launcher.training.frozen_proof import fingerprints
 from launcher.training.model import build_model, freeze
 
 SEVEN = ("resnet18", "densenet121", "convnext_tiny", "vit_b_16", "swin_t", "efficientnet_b0", "inception_v3")
@@ -107,7 +107,7 @@ def test_views_are_the_pictures_of_their_epochs(views: int, tmp_path: Path, monk
     else:
         assert difference(tmp_path / "fresh", tmp_path / "views") > 1e-6
     # What is not stored but computed anew is the same.
-    monkeypatch.setattr(storing, "decided", lambda *_: ("none", "for the test"))
+    monkeypatch.setattr(populate, "decided", lambda *_: ("none", "for the test"))
     train(dataclasses.replace(recipe, cache="memory", cache_views=views), tmp_path / "anew")
     assert difference(tmp_path / "views", tmp_path / "anew") < 1e-6
 
@@ -118,7 +118,7 @@ def test_mixup_mixes_what_crosses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     recipe = dataclasses.replace(tiny.recipe, freeze_plan=plan, augment=augment, final_weights="last")
     train(recipe, tmp_path / "stored")
     train(dataclasses.replace(recipe, augment=transforms.Augment()), tmp_path / "plain")
-    monkeypatch.setattr(storing, "decided", lambda *_: ("none", "for the test"))
+    monkeypatch.setattr(populate, "decided", lambda *_: ("none", "for the test"))
     train(recipe, tmp_path / "anew")
     assert difference(tmp_path / "stored", tmp_path / "anew") < 1e-6
     assert difference(tmp_path / "stored", tmp_path / "plain") > 1e-4
@@ -128,7 +128,7 @@ def test_in_half_precision_what_is_not_stored_is_rounded_alike(tmp_path: Path, m
     recipe = dataclasses.replace(tiny.recipe, final_weights="last", cache_precision="bf16", augment=STILL)
     train(dataclasses.replace(recipe, cache="disk"), tmp_path / "stored")
     train(dataclasses.replace(recipe, cache_precision=None), tmp_path / "exact")
-    monkeypatch.setattr(storing, "decided", lambda *_: ("none", "for the test"))
+    monkeypatch.setattr(populate, "decided", lambda *_: ("none", "for the test"))
     train(dataclasses.replace(recipe, cache="disk"), tmp_path / "anew")
     assert difference(tmp_path / "stored", tmp_path / "anew") < 1e-6
     assert difference(tmp_path / "stored", tmp_path / "exact") > 1e-6
@@ -149,13 +149,13 @@ def test_the_trained_part_of_a_phase_with_fresh_pictures_has_validation_stored(t
 def test_a_continued_run_decides_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny.recipe, tmp_path / "whole")
     reads: list[Any] = []
-    real = storing.decided
+    real = populate.decided
 
     def decided(*words: Any) -> Any:
         reads.append(real(*words))
         return reads[-1]
 
-    monkeypatch.setattr(storing, "decided", decided)
+    monkeypatch.setattr(populate, "decided", decided)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "cache.json").write_text(
         '{"0": {"phase": "linear_probe", "store": "none", "why": "as the test says"}}'

@@ -14,7 +14,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_exact import difference, store_of
 
-from launcher.results.killing import _kill_session, launch_command
+from launcher.verify.kills import _kill_session, launch_command
 
 RECIPE = str(ROOT / "tests/storing.py")
 

@@ -19,11 +19,11 @@ from test_exact import difference, store_of
 from test_run import train
 
 from launcher import Phase, Preprocessing, Recipe, data, phases, transforms
+from launcher.data import digests
+from launcher.data.digests import content_digests
 from launcher.errors import UserError
-from launcher.recipe.data import digests
-from launcher.recipe.data.digests import content_digests
-from launcher.training.features.folder import entries, make_room
-from launcher.training.features.shards import Shards
+from launcher.training.feature_cache.directory import entries, make_room
+from launcher.training.feature_cache.shards import Shards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,9 +226,9 @@ def test_with_auto_a_full_disk_is_told_and_the_run_goes_on(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    from launcher.training.features import deciding
+    from launcher.training.feature_cache import policy
 
-    monkeypatch.setattr(deciding, "choose", lambda *_: ("disk", "for the test"))
+    monkeypatch.setattr(policy, "choose", lambda *_: ("disk", "for the test"))
     train(dataclasses.replace(recipe, cache="auto"), tmp_path / "whole")
     assert store_of(tmp_path / "whole") == {"linear_probe": "disk"}
     monkeypatch.setattr(Shards, "write", full)

@@ -1,0 +1,226 @@
+"""Bringing what recipes need into one folder, for machines without network.
+
+    DIR/MANIFEST.json                                  what is there: files, bytes, SHA-256, what it is, from where
+    DIR/torch/hub/checkpoints/resnet50-11ad3fa6.pth    published weights, as torch.hub keeps them
+    DIR/huggingface/hub/models--timm--.../             published weights, as the hub's library keeps them
+    DIR/datasets/hub/<org>/<name>/<configuration>/     data sets of the hub, as `save_to_disk` writes them
+    DIR/datasets/torchvision/<name>/                   data sets of torchvision
+    DIR/packages/<package>/...                         weights that a Python package ships
+
+Files are written below DIR/.partial, renamed into their places when they are whole, and entered into the manifest last.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from launcher.assets.bundle import (
+    FORMAT,
+    HASHED_AT_ONCE,
+    MANIFEST,
+    VARIABLE,
+    Asset,
+    Assets,
+    OwnPath,
+    fetch_command,
+    needed,
+    sha256_of,
+)
+from launcher.assets.download import shown, size_of
+from launcher.errors import Problems, UserError
+from launcher.files import remove_drafts, write_json
+from launcher.recipe.recipe import Recipe
+from launcher.text import readable_size
+
+PARTIAL = ".partial"
+LOCK = ".lock"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_A_DISK = (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
+
+
+def missing_assets(recipe: Recipe, assets: Path, command: str | None = None) -> list[str]:
+    """One line for each thing that a run of `recipe` with these assets would lack; none where it can start.
+
+    Looks at names and sizes only, so that it may be asked before every job; a run itself reads and compares all bytes.
+    `command` is the command that brings what is missing.
+    """
+    assets = assets.expanduser().absolute()
+    command = command or fetch_command(assets)
+    try:
+        store, wanted = Assets(assets), needed(recipe)
+    except UserError as error:
+        return list(error.problems)
+    lines = []
+    for thing in wanted:
+        if isinstance(thing, OwnPath):
+            if not thing.path.exists():
+                lines.append(f"{thing.field}: {thing.path} is not there; it is a path of your own, which fetch leaves")
+        elif told := store.lacks(thing):
+            lines.append(f"{thing.field}: {told}; bring it, where there is network: {command}")
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """What a fetch found to do."""
+
+    brought: tuple[Asset, ...]
+    there: tuple[Asset, ...]
+    own: tuple[OwnPath, ...]
+
+
+def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
+    """Bring all that `recipe` needs from elsewhere into `folder`, and check what is there already; `tell` hears of it.
+
+    Of several that fetch into one folder, one is at work at a time. Raises UserError with all that could not be had;
+    the rest is there then.
+    """
+    folder = folder.expanduser().absolute()
+    os.environ.pop(VARIABLE, None)  # what is to be fetched is not to be taken from where it is fetched to
+    wanted = needed(recipe)
+    own = tuple(thing for thing in wanted if isinstance(thing, OwnPath))
+    assets = [thing for thing in wanted if isinstance(thing, Asset)]
+    for name in ("backbone", "data"):
+        part = getattr(recipe, name)
+        if not callable(getattr(part, "assets", None)):
+            tell(f"{name}: {type(part).__name__} does not say what it needs (it has no method 'assets')")
+    for path in own:
+        tell(f"{path.field}: your own, stays where it is: {path.path}{'' if path.path.exists() else ' (not there)'}")
+    problems = Problems()
+    brought, there = [], []
+    with _disk_told(folder):
+        _make(folder)
+        with _alone(folder, tell):
+            store = Assets(folder)
+            damage = store.damage(assets)
+            for asset in assets:
+                files = store.files(asset)
+                if files and asset.key not in damage:
+                    tell(f"{asset.field}: {asset.what} is there, {_extent([file.bytes for file in files])} verified")
+                    there.append(asset)
+                    continue
+                if asset.key in damage:
+                    tell(f"{asset.field}: {damage[asset.key]}; fetching it again")
+                with problems.collected(), _disk_told(folder):
+                    _bring(asset, folder, tell)
+                    brought.append(asset)
+            with contextlib.suppress(OSError):
+                (folder / PARTIAL).rmdir()  # stays where something is left to continue
+    problems.raise_if_any()
+    return Fetched(tuple(brought), tuple(there), own)
+
+
+def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
+    begin = time.monotonic()
+    partial = folder / PARTIAL / hashlib.sha256(asset.key.encode()).hexdigest()[:16]
+    files, scratch = partial / "files", partial / "scratch"
+    if files.exists():  # of a fetch that was stopped; what libraries can continue is in `scratch`
+        shutil.rmtree(files)
+    files.mkdir(parents=True)
+    scratch.mkdir(exist_ok=True)
+    size = asset.size()
+    _check_space(asset, folder, size)
+    tell(f"{asset.field}: fetching {asset.what}" + (f", {readable_size(size)}" if size else ""))
+    with shown(asset.what, lambda: size_of(partial), size):
+        try:
+            source = asset.bring(files, scratch)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a library says when the network fails it, which may be an OSError, too
+            if isinstance(error, OSError) and error.errno in _OF_A_DISK:
+                raise
+            raise UserError(f"{asset.field}: {asset.what} cannot be fetched: {error}") from error
+    found = {path.relative_to(files).as_posix(): path for path in sorted(files.rglob("*")) if _is_content(path)}
+    if not found:
+        raise UserError(f"{asset.field}: {asset.what} was fetched, and brought no file")
+    entry: dict[str, Any] = {"what": asset.what, "for": asset.field, "from": source, "files": {}}
+    with concurrent.futures.ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        for (name, path), digest in zip(found.items(), pool.map(sha256_of, found.values()), strict=True):
+            entry["files"][name] = {"bytes": path.stat().st_size, "sha256": digest}
+    for name, path in found.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / name)
+    _enter(folder, asset.key, entry)
+    shutil.rmtree(partial, ignore_errors=True)  # NFS keeps files that are still mapped under another name for a while
+    extent = _extent([facts["bytes"] for facts in entry["files"].values()])
+    tell(f"{asset.field}: {asset.what} is there, {extent} in {time.monotonic() - begin:.1f} s, from {source}")
+
+
+def _is_content(path: Path) -> bool:
+    return path.is_file() and not path.name.endswith(".lock")
+
+
+def _check_space(asset: Asset, folder: Path, size: int | None) -> None:
+    free = shutil.disk_usage(folder).free
+    if size is not None and size > free:
+        raise UserError(
+            f"{asset.field}: {asset.what} has {readable_size(size)}, and {folder} has {readable_size(free)} free; "
+            "make room, or give another folder (--to)"
+        )
+
+
+def _make(folder: Path) -> None:
+    """The folder, with a manifest, however empty: a recipe that needs nothing runs with it."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--to {folder}: is a file; give a folder, or a name that is free")
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # without a name, so that a kill leaves nothing
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Of the processes that fetch into `folder`, one is inside; the others wait. There is a manifest then."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    with contextlib.ExitStack() as held:
+        try:
+            try:
+                held.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                tell(f"waiting: another fetch into {folder} is at work")
+                held.enter_context(lock.acquire())
+        except NotImplementedError:
+            tell(f"{folder} is on a file system without locks: run one fetch into it at a time")
+        if not (folder / MANIFEST).exists():
+            _write_manifest(folder, {})
+        yield
+
+
+def _enter(folder: Path, key: str, entry: dict[str, Any]) -> None:
+    entries = {known: dict(facts) for known, facts in Assets(folder).entries.items()}
+    _write_manifest(folder, dict(sorted({**entries, key: entry}.items())))
+
+
+def _write_manifest(folder: Path, entries: dict[str, Any]) -> None:
+    remove_drafts(folder, MANIFEST)
+    write_json(folder / MANIFEST, {"format": FORMAT, "assets": entries})
+
+
+@contextlib.contextmanager
+def _disk_told(folder: Path) -> Iterator[None]:
+    """An error of the disk below `folder`, as a line to the user."""
+    try:
+        yield
+    except OSError as error:
+        way_on = "make room" if error.errno in _FULL else "choose a folder that is writable"
+        raise UserError(
+            f"--to {folder}: cannot write {error.filename or 'there'} ({error.strerror or error}); {way_on}, or give "
+            "another folder"
+        ) from error
+
+
+def _extent(sizes: list[int]) -> str:
+    return f"{len(sizes)} file{'s' if len(sizes) != 1 else ''}, {readable_size(sum(sizes))}"

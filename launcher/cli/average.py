@@ -1,0 +1,57 @@
+"""average: means of weights that were trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli.app import app
+from launcher.cli.options import AssetsFolder, OwnRecipe, own_types, use_assets
+from launcher.errors import Problems
+
+
+@app.command()
+def average(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="one: its checkpoints; several: what each ended with")
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="a run dir for the mean, if one is better")],
+    points: Annotated[
+        int, typer.Option(min=2, max=100, metavar="N", help="parts of the way from the head alone to the fine-tuned")
+    ] = 10,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="the run dir may be there already")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes")] = None,
+    assets: AssetsFolder = None,
+    recipe: OwnRecipe = None,
+) -> None:
+    """Try means of weights on the validation images: a greedy soup, and the way from head alone to fine-tuned.
+
+    The best is written as a run dir that evaluate, predict, export and report take; nothing is where none is better
+    than the first run's own weights. It was chosen on the validation images, so what these say of it is a little too
+    good: `evaluate --data` measures it on others.
+    """
+    from launcher.cluster.processes import check_alone, set_threads
+
+    problems = Problems()
+    with problems.collected():
+        use_assets(assets)
+    with problems.collected():
+        world = check_alone("average")
+    problems.raise_if_any()
+    set_threads(world)
+    from launcher.inference.average import average as average_runs
+    from launcher.inference.soup import shown_result
+    from launcher.training.launch import Launch
+
+    launch = Launch(num_workers=workers, world=world)
+    tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    found = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite, own=own_types(recipe))
+    before = shown_result(found.before, found.metric)
+    if found.best is None:
+        print(f"none is better than {runs[0]}: {before}; nothing was written")
+        return
+    after = shown_result(found.best.metrics, found.metric)
+    print(f"{found.best.name}: {after} instead of {before}; written to {to}")

@@ -1,0 +1,46 @@
+"""Show what several runs reached, side by side."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli.app import app
+from launcher.cli.options import screen_width
+from launcher.console import side_by_side
+from launcher.text import without_controls
+
+
+class Format(str, enum.Enum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="runs/sweep/*")],
+    by: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="the best by it comes first; else what the runs go by")
+    ] = None,
+    as_: Annotated[Format, typer.Option("--as", help="for people, spreadsheets, or programs")] = Format.table,
+) -> None:
+    """Show what several runs reached, the best first, beside the settings in which their recipes differ."""
+    from launcher.cluster.status import status_of
+    from launcher.report.compare import compare as compare_runs
+
+    def state_of(run_dir: Path) -> tuple[str, int]:
+        status = status_of(str(run_dir))
+        return status.state, status.step
+
+    found = compare_runs([run for run in runs if run.is_dir() or not run.exists()], state_of, by)
+    if as_ is not Format.table:
+        text = found.as_csv() if as_ is Format.csv else found.as_json() + "\n"
+        print(without_controls(text) if sys.stdout.isatty() else text, end="")
+        return
+
+    print("\n".join(side_by_side(found.table(), screen_width())))

@@ -1,0 +1,157 @@
+"""The words that several commands take, and what they mean."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from launcher.cli.app import command_names
+from launcher.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from launcher.recipe.loading import LoadedRecipe
+    from launcher.recipe.type_names import Types
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="recipes/resnet50.py, recipes.resnet50, or either with :variable")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME=VALUE", help="optim.lr=3e-4 freeze_plan.0.epochs=5 backbone.weights=none"),
+]
+MicroBatch = Annotated[
+    str | None,
+    typer.Option(
+        "--micro-batch",
+        metavar="M",
+        help="samples per device for each forward, or 'auto': what fits; changes memory and speed only",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, max=1024, metavar="N", help="data-loading processes for each training process"),
+]
+Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="end with an evaluation in full and report.html, or without")
+]
+
+AssetsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--assets",
+        envvar="LAUNCHER_ASSETS",
+        metavar="DIR",
+        help="take weights and data sets from this folder only, as 'fetch' filled it; nothing is downloaded",
+    ),
+]
+
+OwnRecipe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE[:NAME]",
+        help="the recipe file that defines parts of your own, where the run has some: its code is run; nothing that a "
+        "run dir names is",
+    ),
+]
+
+RunOrJob = Annotated[str, typer.Argument(metavar="RUN_DIR|JOB", help="runs/pets, or a job's id")]
+
+PREPARED_VARIABLE = "LAUNCHER_PREPARED"
+PreparedFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--prepared",
+        envvar=PREPARED_VARIABLE,
+        metavar="DIR",
+        help="take the images from this copy, as 'prepare' made it; it must be of these very images",
+    ),
+]
+
+
+def screen_width() -> float:
+    """Return how many characters fit in a line: of the terminal, or as COLUMNS says; a pipe has no end."""
+    from rich.console import Console
+
+    console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else math.inf
+
+
+def use_assets(folder: Path | None) -> None:
+    """Before the recipe is imported: it may import libraries that read once where their files are."""
+    if folder is not None:
+        from launcher.assets.bundle import use_assets as use
+
+        use(folder)
+
+
+def own_types(recipes: Sequence[str] | None) -> Types:
+    """Return the classes that the recipe files bring, whose code is run. Raises UserError."""
+    from launcher.recipe.loading import types_of
+
+    types: dict[str, type] = {}
+    for spec in recipes or ():
+        types |= types_of(spec)
+    return types
+
+
+def recipe_words(recipes: Sequence[str] | None) -> str:
+    """Return the option that a command needs again, with a space before it."""
+    return "".join(f" --recipe {shlex.quote(spec)}" for spec in recipes or ())
+
+
+def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrides: list[str] | None) -> None:
+    """Raises UserError with a line for each asset that the recipe needs and `folder` lacks; its bytes are not read."""
+    if folder is None:
+        return
+    from launcher.assets.fetch import missing_assets
+
+    folder = folder.expanduser().absolute()
+    command = shlex.join(["python", "-m", "launcher", "fetch", recipe, *(overrides or []), "--to", str(folder)])
+    if missing := missing_assets(loaded.recipe, folder, command):
+        raise UserError(*missing)
+
+
+def leave_prepared_copy() -> None:
+    """For commands that train on some of the samples: a copy is of all of them, and the processes would refuse it."""
+    os.environ.pop(PREPARED_VARIABLE, None)
+
+
+def read_micro_batch(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--micro-batch {text!r}: must be a whole number from 1, or auto")
+    return int(text)
+
+
+def load(name: str, overrides: list[str] | None) -> LoadedRecipe:
+    import dataclasses
+
+    from launcher.recipe.loading import load_recipe
+    from launcher.recipe.overrides import apply_overrides
+    from launcher.recipe.serialization import to_json
+
+    names = command_names()
+    if name in names:
+        raise UserError(f"{name}: a command comes first: python -m launcher {name} RECIPE ...")
+    if "=" in name and not Path(name).exists():
+        raise UserError(f"{name}: an override, but the recipe comes first: python -m launcher RECIPE {name}")
+    try:
+        loaded = load_recipe(name)
+    except UserError as error:
+        close = did_you_mean(name, names)
+        if name.isidentifier() and "did you mean" in close:
+            raise UserError(f"{name}: neither a command nor a recipe{close}") from error
+        raise
+    changed = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, overrides or []))
+    to_json(changed.recipe)  # a part that cannot be written down is told here, not when the run dir is made
+    return changed

@@ -1,0 +1,53 @@
+"""Play a job's life on this machine."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.cli.app import app
+from launcher.cli.options import (
+    AssetsFolder,
+    Overrides,
+    RecipeName,
+    Workers,
+    check_assets,
+    leave_prepared_copy,
+    load,
+    use_assets,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def rehearse(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes on this machine")] = 1,
+    steps: Annotated[int, typer.Option(min=3, metavar="N", help="optimizer steps a phase")] = 6,
+    workers: Workers = None,
+    assets: AssetsFolder = None,
+) -> None:
+    """Play a job's life on this machine, without Slurm: start, warning, save, restart, kill -9, restart, finish.
+
+    Trains a few steps a phase on a few of the images, which are read from the data themselves: a prepared copy is one
+    of all of them. Exit code 0 where the result is that of the unbroken run, 1 where not.
+    """
+    from rich.console import Console
+
+    from launcher.verify.rehearse import rehearse as play
+    from launcher.verify.rehearse import show
+
+    leave_prepared_copy()
+    use_assets(assets)
+    loaded = load(recipe, overrides)
+    check_assets(loaded, assets, recipe, overrides)
+    acts = play(
+        loaded, processes=processes, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+    )
+    if not show(acts, Console(highlight=False)):
+        raise typer.Exit(1)

@@ -1,0 +1,164 @@
+"""The lives of a run under Slurm: each start and each end, one row in LIVES.jsonl, and what follows from them.
+
+A job may be started many times (preempted, out of time, a node lost). Whether it is to be started once more depends on
+why it ended and on whether the last life got anywhere; both are read from the run dir, for the exit code of a launcher
+is 1 whatever happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher.errors import UserError
+from launcher.training.attempt import this_life
+
+LIVES = "LIVES.jsonl"
+LIVES_WITHOUT_PROGRESS = 3
+"""So many lives in a row that were preempted before they could save anything new end a job."""
+
+Cause = Literal["finished", "asked to stop", "preempted", "time limit", "interrupted", "error", "out of memory", "lost"]
+CONTINUE = ("preempted", "time limit")
+# What a process says when another one has gone: no cause by itself.
+_PEER_IS_GONE = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "socket timeout",
+    "recvvalue failed",
+    "nccl",
+    "sendbytes failed",
+    "failed to recv",
+    "timed out waiting",
+    "connectfullmesh failed",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How a life ended, and whether the job is to be started again."""
+
+    cause: Cause
+    why: str
+    again: bool
+
+
+def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
+    """This job as Slurm's commands take it. A task of an array names itself by array and index: the last task has the
+    array's own job id, by which `scontrol requeue` would requeue all of them."""
+    if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID")
+
+
+def append(run_dir: Path, row: Mapping[str, Any]) -> None:
+    """One row, in one write: several jobs may write to the same file."""
+    told = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | dict(row)
+    with (run_dir / LIVES).open("ab") as file:
+        file.write(json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def record_failure(run_dir: Path, error: Exception, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell in the run dir what ended this process, for `job end` and `status`. Of what all see alike, the main process
+    tells.
+
+    Only in a job whose batch script has announced this life there: a mistake leaves any other run dir as it is.
+    """
+    if not any(row.get("event") == "begin" and is_of(row, this_life(environ)) for row in rows_of(run_dir)):
+        return
+    if isinstance(error, UserError):
+        row = {"kind": "mistake", "why": "; ".join(error.problems)}
+    else:
+        names = {cls.__name__ for cls in type(error).__mro__}
+        kind = "out of memory" if names & {"OutOfMemoryError", "MemoryError"} else "crash"
+        first = (str(error).strip().splitlines() or [""])[0]
+        row = {"kind": kind, "why": f"{type(error).__name__}: {first}"}
+    process = environ.get("RANK", "0")
+    if process != "0" and (row["kind"] == "mistake" or _is_peer_gone(row)):
+        return
+    with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+        append(run_dir, {"event": "failure", **this_life(environ), "process": process, **row})
+
+
+def is_of(row: Mapping[str, Any], life: Mapping[str, Any]) -> bool:
+    """Whether a row, lock or marker was written in this life."""
+    return all(row.get(key) == value for key, value in life.items())
+
+
+def rows_of(run_dir: Path) -> list[dict[str, Any]]:
+    """All rows, oldest first; one that was cut off by a crash of the machine is passed over."""
+    try:
+        lines = (run_dir / LIVES).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def verdict_of(
+    *,
+    finished: bool,
+    canceled: bool,
+    stopped: str | None,
+    failures: Sequence[Mapping[str, Any]],
+    exit_code: int,
+    steps_of_lives: Sequence[tuple[int, int]],
+) -> Verdict:
+    """How a life ended, and whether another one makes sense.
+
+    `stopped` is the reason of the run's marker, `failures` are the rows in which its processes told what went wrong in
+    this life, `steps_of_lives` are (step at the start, step at the end) of the job's lives, this one last.
+    """
+    if finished:
+        return Verdict("finished", "the run is finished", False)
+    first, last = steps_of_lives[-1]
+    if stopped in CONTINUE:
+        cause: Cause = "time limit" if stopped == "time limit" else "preempted"
+        if canceled:
+            return Verdict(cause, f"saved at step {last}; the job was told to end: Slurm decides what is next", False)
+        stood = _lives_without_progress(steps_of_lives)
+        if stood >= LIVES_WITHOUT_PROGRESS:
+            return Verdict(cause, f"{stood} lives in a row ended at step {last}; ask for more time", False)
+        return Verdict(cause, f"saved at step {last}", True)
+    if stopped is not None:
+        return Verdict("interrupted" if stopped == "interrupted" else "asked to stop", f"saved at step {last}", False)
+    causes = [row for row in failures if not _is_peer_gone(row)]
+    if causes:
+        kind: Cause = "out of memory" if any(row.get("kind") == "out of memory" for row in causes) else "error"
+        return Verdict(kind, str(causes[0].get("why", "")), False)
+    if canceled:
+        return Verdict("lost", f"ended from outside at step {last} (canceled, or out of time)", False)
+    what = "the others lost the connection to it" if failures else f"exit code {exit_code}"
+    if last > first:
+        return Verdict("lost", f"a process or node was lost after step {last} ({what})", True)
+    return Verdict("lost", f"a process or node was lost, and nothing was saved since step {first} ({what})", False)
+
+
+def _is_peer_gone(row: Mapping[str, Any]) -> bool:
+    why = str(row.get("why", "")).lower()
+    return row.get("kind") == "crash" and any(words in why for words in _PEER_IS_GONE)
+
+
+def _lives_without_progress(steps: Sequence[tuple[int, int]]) -> int:
+    count = 0
+    for first, last in reversed(steps):
+        if last > first:
+            break
+        count += 1
+    return count

@@ -1,0 +1,8 @@
+"""Where images and targets come from."""
+
+from launcher.data.csv import CsvImages
+from launcher.data.folder import ImageFolder
+from launcher.data.hub import HuggingFace
+from launcher.data.torchvision_datasets import Torchvision
+
+__all__ = ["CsvImages", "HuggingFace", "ImageFolder", "Torchvision"]

@@ -1,0 +1,46 @@
+"""Text files of a row of cells in each line: CSV, and TSV with tabs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.data.names import nfc
+from launcher.errors import UserError
+
+
+def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of each row that is not blank, the header (in NFC) first.
+
+    Raises UserError, which begins with the `field` of the recipe that names the file, for a file that is empty or
+    cannot be read, and where a row has not as many cells as the header.
+    """
+    said = f"{field}: " if field else ""
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            # Strict: a quote that is never closed would otherwise take the lines below it into its cell.
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            try:
+                header = [nfc(name.strip()) for name in next(filter(None, reader), [])]
+                if not header:
+                    raise UserError(f"{said}{file} is empty")
+                yield reader.line_num, header
+                for row in filter(None, reader):
+                    if len(row) != len(header):
+                        raise UserError(
+                            f"{said}{file}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}"
+                        )
+                    yield reader.line_num, [cell.strip() for cell in row]
+            except csv.Error as error:
+                raise UserError(
+                    f"{said}{file}, up to line {reader.line_num}: {error}; a cell that begins with a quote must end "
+                    "with one (write a quote as two)"
+                ) from error
+    except FileNotFoundError:
+        raise UserError(f"{said}no file {file}") from None
+    except OSError as error:
+        raise UserError(f"{said}cannot read {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{said}{file} is not text in UTF-8: {error}") from error

@@ -1,0 +1,93 @@
+"""What images are made of, as hashes: the same content is the same image, wherever its file lies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher.data.decoding import encoded_image
+from launcher.files import draft_file, remove_drafts
+from launcher.recipe.protocols import ImageSource
+
+CHUNK = 256
+"""Images whose hashes are computed between two looks at the rest of the world."""
+
+Digests = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def content_digests(images: ImageSource, memory: Path, threads: int) -> Generator[int, None, Digests]:
+    """Return uint8 (N, 16): a hash of what each image is read from; of its pixels, where a source does not tell.
+
+    On the way the number of images that are done is yielded now and then, for reading a million takes long. Hashes of
+    files that have not changed since (size, times of content and of inode, device and inode) are taken from `memory`, a
+    folder. Raises OSError for a file that cannot be read.
+    """
+    file = getattr(images, "file", None)
+    if file is not None and file(0) is not None:
+        return (yield from _remembered([os.fspath(file(index)) for index in range(len(images))], memory, threads))
+    return (yield from _in_threads(lambda index: image_digest(images, index), len(images), threads))
+
+
+def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Generator[int, None, Digests]:
+    count = len(paths)
+    name = hashlib.blake2b("\0".join(paths).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    file = memory / f"{name}.npz"
+    stats = np.zeros((count, len(_stat(paths[0]))), dtype=np.int64)
+    for index, path in enumerate(paths):
+        stats[index] = _stat(path)
+        if index % CHUNK == 0:
+            yield 0
+    known, digests = np.zeros(count, dtype=bool), np.zeros((count, 16), dtype=np.uint8)
+    try:
+        with np.load(file, allow_pickle=False) as before:
+            known = (before["stats"] == stats).all(axis=1)
+            digests[known] = before["digests"][known]
+    except (OSError, ValueError, KeyError):
+        pass
+    unknown = np.flatnonzero(~known)
+    if len(unknown):
+        missing = [Path(paths[int(index)]) for index in unknown]
+        digests[unknown] = yield from _in_threads(lambda n: content_digest(missing[n]), len(missing), threads)
+        with contextlib.suppress(OSError):  # what cannot be remembered is hashed again the next time
+            memory.mkdir(parents=True, exist_ok=True)
+            remove_drafts(memory)
+            with draft_file(file) as stream:
+                np.savez(stream, stats=stats, digests=digests)
+    return digests
+
+
+def _stat(path: str) -> tuple[int, ...]:
+    found = Path(path).stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_dev, found.st_ino
+
+
+def _in_threads(digest: Callable[[int], bytes], count: int, threads: int) -> Generator[int, None, Digests]:
+    found = b""
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        for begin in range(0, count, CHUNK):
+            found += b"".join(pool.map(digest, range(begin, min(begin + CHUNK, count))))
+            yield min(begin + CHUNK, count)
+    return np.frombuffer(found, dtype=np.uint8).reshape(count, 16)
+
+
+def content_digest(content: Path | bytes) -> bytes:
+    """Return 16 bytes of BLAKE2b. Raises OSError for a file that cannot be read."""
+    return hashlib.blake2b(content.read_bytes() if isinstance(content, Path) else content, digest_size=16).digest()
+
+
+def image_digest(images: ImageSource, index: int) -> bytes:
+    """Return the hash of one image's encoded content, or of its pixels. Raises what reading it raises."""
+    if (encoded := encoded_image(images, index)) is not None:
+        return content_digest(encoded)
+    image = images.read(index)
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16)
+    about = image.mode, image.size, image.getpalette(), image.info.get("transparency"), dict(image.getexif())
+    digest.update(repr(about).encode())
+    return digest.digest()

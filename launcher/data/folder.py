@@ -1,0 +1,316 @@
+"""A folder of class folders, with or without train and val folders above them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from launcher.assets.bundle import OwnPath
+from launcher.data.decoding import SUFFIXES
+from launcher.data.folder_layout import check_layout, copies_inside
+from launcher.data.names import SplitName, is_system_folder, nfc, split_named
+from launcher.data.sources import FileImages
+from launcher.data.split import set_aside
+from launcher.data.targets import refuse
+from launcher.errors import Problems, UserError
+from launcher.recipe.part import part
+from launcher.recipe.protocols import Split, Splits, TargetKind
+from launcher.text import listed, one_line
+
+
+def _as_text(path: object) -> object:
+    if path == "":  # which pathlib takes for the current folder
+        raise ValueError("is empty; give a path")
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+PathText = Annotated[str, BeforeValidator(_as_text)]
+"""A path as text (a recipe is stored as JSON); pathlib's paths are taken, too."""
+
+_USUAL: dict[SplitName, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+"""Where a folder has one of these names, others that mean the same ("training_set", "dev") are not looked for."""
+
+
+@part
+class ImageFolder:
+    """Images in one folder per class, in any depth below it.
+
+    `root` holds `train` and `val` (or "training_set", "valid", "dev", ...) with the class folders, or the class folders
+    themselves; a fraction of each class is then set aside for validation. Classes are the training folders, sorted by
+    name as text, and validation folders are matched by name, whatever their Unicode form. Hidden files are ignored.
+    Files of other types in class folders, and hidden and system folders with images in them (".thumbnails", "@eaDir"),
+    are left out and listed in `Splits.skipped`.
+    """
+
+    root: PathText
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of each class set aside for validation, where there is no folder for it."""
+    test: PathText | None = None
+    """Folder of test images, with a folder for each class; None: the folder "test" beside that of the training images,
+    where there is one. Read by `evaluate --split test` alone."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        """See `protocols.Data`. Raises UserError for a missing folder, empty classes, unknown classes in val."""
+        refuse("ImageFolder", "class", target_kind)
+        test = None if self.test is None else Path(self.test)
+        return read_folders("data.root", self.root, self.val_fraction, seed, test=test)
+
+    def test_images(self, names: tuple[str, ...]) -> Split | None:
+        """Return the test images (None where there are none), for the names that the training images gave. Raises
+        UserError as `build`, and for a class that is not among these names."""
+        if self.test is not None:
+            return read_labelled("data.test", self.test, names)[0]
+        return read_test_folder("data.root", Path(self.root).expanduser().absolute(), None, names)
+
+    def assets(self) -> list[OwnPath]:
+        """The folders of images: the user's own, which stay where they are."""
+        return own_paths(root=self.root, test=self.test)
+
+
+def own_paths(**paths: str | None) -> list[OwnPath]:
+    """Return the user's own files and folders by the fields of a data part that name them."""
+    return [
+        OwnPath(field=f"data.{name}={path!r}", path=Path(path).expanduser().absolute())
+        for name, path in paths.items()
+        if path is not None
+    ]
+
+
+def read_folders(
+    field: str,
+    root: str,
+    val_fraction: float,
+    seed: int,
+    train: str | None = None,
+    val: str | None = None,
+    test: Path | None = None,
+) -> Splits:
+    """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it (the same
+    one: a fraction of it is for validation), and `test` is the folder of the test images, where that is named."""
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+        raise UserError(f"{field}: {folder} {what}; it should hold one folder of images per class")
+    try:
+        return _read(field, folder, val_fraction, seed, train, val, test and test.expanduser().absolute())
+    except OSError as error:
+        raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
+
+
+def read_test_folder(field: str, folder: Path, named: str | None, names: tuple[str, ...]) -> Split | None:
+    """Return the images of the test folder beside that of the training images (None where there is none), whose name is
+    `named` or stands for it. Raises UserError as `read_labelled`."""
+    if named is None and not _part(field, folder, "train", None):
+        return None
+    test_folder = _part(field, folder, "test", named)
+    return read_labelled(field, str(test_folder), names)[0] if test_folder else None
+
+
+def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split, list[str]]:
+    """Images in a folder for each class, of which some may be absent, with the places of the classes in `names`; and
+    what was left out. Raises UserError for a class that is not among them."""
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+        raise UserError(f"{field}: {folder} {what}; it should hold one folder of images per class")
+    skipped: list[str] = []
+    try:
+        if not _subfolders(folder):
+            raise UserError(
+                f"{field}: {folder} has no class folders, so no classes to compare with; for images without them: "
+                "python -m launcher predict RUN_DIR FOLDER"
+            )
+        classes = _read_classes(field, folder, skipped)
+    except OSError as error:
+        raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
+    places = {nfc(name): name for name in names}  # of older runs, in whatever form
+    if unknown := [name for name in classes if name not in places]:
+        raise UserError(
+            f"{field}: {folder} has {len(unknown)} class folder(s) that the model does not know: "
+            f"{listed([repr(name) for name in unknown])}; it knows {listed([repr(name) for name in names], most=10)}"
+        )
+    return _split(folder, names, {places[name]: paths for name, paths in classes.items()}), skipped
+
+
+def _read(
+    field: str, folder: Path, val_fraction: float, seed: int, train: str | None, val: str | None, test: Path | None
+) -> Splits:
+    train_folder = _part(field, folder, "train", train)
+    val_folder = None if val is not None and val == (train or "train") else _part(field, folder, "val", val)
+    if val_folder and not train_folder:
+        raise UserError(
+            f"{field}: {folder} has a folder {val_folder.name!r} but none named 'train'; "
+            "expected train/<class>/<image> beside it"
+        )
+
+    if test is not None:
+        _check_test_folder(field, folder, train_folder, val_folder, test)
+    problems = Problems()
+    skipped: list[str] = []
+    notes: list[str] = []
+    classes: dict[str, list[str]] = {}
+    val_classes: dict[str, list[str]] = {}
+    with problems.collected():
+        classes = _read_classes(field, train_folder or folder, skipped, notes)
+    with problems.collected():
+        val_classes = _read_classes(field, val_folder, skipped, notes) if val_folder else {}
+    unknown = [name for name in val_classes if name not in classes]
+    if classes and unknown:
+        problems.found.append(
+            f"{field}: {val_folder} has {len(unknown)} class folder(s) that {train_folder} lacks: "
+            f"{listed([repr(name) for name in unknown])}; classes are fixed by the training images"
+        )
+    problems.raise_if_any()
+
+    if train_folder:
+        unused = [sub.name for sub in _subfolders(folder) if sub not in (train_folder, val_folder, test)]
+        unused = [name for name in unused if split_named(name) != "test"]
+        if unused:
+            shown = listed([f"{one_line(name)}/" for name in unused])
+            notes.append(f"not used: {shown} beside {train_folder.name}/ in {one_line(str(folder))}")
+    names = tuple(classes)
+    train_split = _split(train_folder or folder, names, classes)
+    if val_folder:
+        return Splits(train_split, _split(val_folder, names, val_classes), names, tuple(skipped), tuple(notes))
+    splits = set_aside(train_split.images, train_split.targets, names, val_fraction, seed, tuple(skipped))
+    return dataclasses.replace(splits, notes=tuple(notes))
+
+
+def _check_test_folder(
+    field: str, folder: Path, train_folder: Path | None, val_folder: Path | None, test: Path
+) -> None:
+    """Raise UserError where the test images would be trained or validated on."""
+    where = test.resolve()
+    for other, use in ((train_folder or folder, "trained"), (val_folder, "validated")):
+        if other is not None and where == other.resolve():
+            raise UserError(f"{field}: the test images in {test} are {use} on, too; name others")
+    if train_folder is None and folder.resolve() in where.parents:
+        raise UserError(
+            f"{field}: {folder} has no folder for training, so that {test.name!r} in it would be a class; put the "
+            f"class folders into {folder / 'train'}, or the test images elsewhere"
+        )
+
+
+def _part(field: str, folder: Path, split: SplitName, named: str | None) -> Path | None:
+    """Return the one sub-folder of that name, or with a name that stands for the split, that holds folders ("train" may
+    also be a class)."""
+    subfolders = [sub for sub in _subfolders(folder) if _subfolders(sub)]
+    if named is not None and split_named(named) != split:
+        matching = [sub for sub in subfolders if nfc(sub.name) == nfc(named)]
+    else:
+        matching = [sub for sub in subfolders if sub.name == named]
+        matching = matching or [sub for sub in subfolders if sub.name.lower() in _USUAL.get(split, ())]
+        matching = matching or [sub for sub in subfolders if split_named(sub.name) == split]
+    if len(matching) > 1:
+        raise UserError(f"{field}: {folder} has {listed([repr(sub.name) for sub in matching])}; keep one of them")
+    if named is not None and not matching:
+        raise UserError(f"{field}: {folder} has no folder {named!r} with class folders in it")
+    return matching[0] if matching else None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir() and not is_system_folder(entry.name))
+
+
+def _read_classes(field: str, folder: Path, skipped: list[str], notes: list[str] | None = None) -> dict[str, list[str]]:
+    """Return the paths of images relative to `folder`, sorted, by class; add what is left out to `skipped`.
+
+    With `notes`, for classes that are to be learned, the layout is looked at first.
+    """
+    _list_system_folders(folder, skipped)
+    subfolders = _subfolders(folder)
+    if notes is not None:
+        copies = copies_inside(subfolders)
+        skipped.extend(f"{one_line(str(sub))}{os.sep} (holds the class folders once more)" for sub in copies)
+        subfolders = [sub for sub in subfolders if sub not in copies]
+        check_layout(field, folder, subfolders, notes)
+    classes: dict[str, list[str]] = {}
+    others: list[str] = []
+    for sub in sorted(subfolders, key=lambda sub: nfc(sub.name)):
+        images = _images_below(sub, folder, others, skipped)
+        classes[nfc(sub.name)] = sorted([*classes.get(nfc(sub.name), ()), *images])
+    loose = [path.name for path in sorted(folder.iterdir()) if _is_image(path.name) and path.is_file()]
+    if not classes:
+        has = f"{len(loose)} images but no class folders" if loose else "no class folders"
+        raise UserError(f"{field}: {folder} has {has}; expected {folder.name}/<class>/<image>")
+    skipped.extend(f"{one_line(path)} (not an image)" for path in others)
+    skipped.extend(f"{one_line(str(folder / name))} (not in a class folder)" for name in loose)
+    empty = [name for name, paths in classes.items() if not paths]
+    if len(empty) == len(classes):
+        holding = f"holding {_types(others)}" if others else "all empty"
+        raise UserError(f"{field}: no images in {folder} ({len(classes)} class folders, {holding})")
+    if empty:
+        shown = listed([repr(name) for name in empty])
+        raise UserError(
+            f"{field}: {len(empty)} class folder(s) of {folder} without an image: {shown}; fill or remove them"
+        )
+    return classes
+
+
+def _types(files: Sequence[str]) -> str:
+    """Return the endings of files with their numbers: "6 files of other types (.dcm 4, .npy 2)"."""
+    endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files)  # noqa: PTH122
+    return f"{len(files)} files of other types ({listed([f'{end} {n}' for end, n in endings.most_common()])})"
+
+
+def _images_below(class_folder: Path, base: Path, others: list[str], skipped: list[str]) -> list[str]:
+    images = []
+    prefix = len(os.path.join(base, ""))  # noqa: PTH118 - Path objects for a million files take seconds
+    for at, folders, files in _walk(class_folder):
+        _list_system_folders(at, skipped, folders)
+        folders[:] = [name for name in folders if not is_system_folder(name)]
+        for name in files:
+            path = f"{at}{os.sep}{name}"
+            if _is_image(name):
+                images.append(path[prefix:])
+            elif not name.startswith("."):
+                others.append(path)
+    return images
+
+
+def _list_system_folders(at: str | Path, skipped: list[str], names: Sequence[str] | None = None) -> None:
+    """Add the hidden and system folders in a folder that hold images to what is left out."""
+    if names is None:
+        with os.scandir(at) as entries:
+            names = [entry.name for entry in entries if is_system_folder(entry.name) and entry.is_dir()]
+    for name in sorted(filter(is_system_folder, names)):
+        path = os.path.join(at, name)  # noqa: PTH118
+        count = sum(_is_image(file) for _, _, files in os.walk(path) for file in files)
+        if count:
+            kind = "hidden" if name.startswith(".") else "system"
+            skipped.append(f"{one_line(path)}{os.sep} ({kind} folder, {count:,} image{'s' if count > 1 else ''})")
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk as os.walk does; links are followed (downloaded data sets are often links into a cache), but not round in
+    circles. Raises OSError for what may not be read."""
+    for at, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
+        real, parent = os.path.realpath(at), os.path.realpath(os.path.dirname(at))  # noqa: PTH120
+        if f"{parent}/".startswith(f"{real}/"):
+            folders.clear()
+        else:
+            yield at, folders, files
+
+
+def _fail(error: OSError) -> None:
+    raise error  # os.walk alone would leave out what it may not read
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+
+
+def _split(folder: Path, names: tuple[str, ...], classes: dict[str, list[str]]) -> Split:
+    counts = [len(classes.get(name, ())) for name in names]
+    paths = [path for name in names for path in classes.get(name, ())]
+    return Split(images=FileImages(folder, paths), targets=np.repeat(np.arange(len(names), dtype=np.int64), counts))

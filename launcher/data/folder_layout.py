@@ -1,0 +1,78 @@
+"""Folders that look like classes and are none: splits, folds, copies of the data set inside itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.data.decoding import SUFFIXES
+from launcher.data.names import is_system_folder, nfc, split_named
+from launcher.errors import UserError
+from launcher.text import listed, one_line
+
+_FOLD = re.compile(r"(fold|split|subset|part|batch|set)[ _-]*\d+", re.IGNORECASE)
+
+
+def copies_inside(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders that hold nothing but folders of the others' names, as archives that were unpacked twice
+    leave them: beside "cat" and "dog" a folder "pets" with "cat" and "dog" in it."""
+    copies = []
+    for folder in folders:
+        others = {nfc(other.name) for other in folders if other != folder}
+        if len(others) > 1 and others <= _folders_alone(folder):
+            copies.append(folder)
+    return copies
+
+
+def check_layout(field: str, folder: Path, class_folders: Sequence[Path], notes: list[str]) -> None:
+    """Raise UserError where the class folders are splits, folds or a wrapping of them; add a note where they may be."""
+    names = [one_line(sub.name) for sub in class_folders]
+    splits = [name for name in names if split_named(name)]
+    if len({split_named(name) for name in splits}) > 1 or len(splits) == len(names) == 1:
+        raise UserError(
+            f"{field}: {folder} has {listed([repr(name) for name in splits])}, by their names splits and not classes, "
+            f"but without class folders in them; expected {splits[0]}/<class>/<image>, or a CSV file that gives each "
+            "image its class (data.CsvImages)"
+        )
+    inner = {sub: _folders_alone(sub) for sub in class_folders}
+    for sub, inside in inner.items():
+        inside_splits = sorted(name for name in inside if split_named(name))
+        if len({split_named(name) for name in inside_splits}) > 1:
+            raise UserError(
+                f"{field}: {sub} holds the splits {listed([repr(name) for name in inside_splits])}; "
+                + (f"give that folder: {field}={sub}" if len(names) == 1 else "expected train/<class>/<image>")
+            )
+    first = sorted(inner[class_folders[0]]) if class_folders else []
+    if len(first) < 2 or any(set(first) != inside for inside in inner.values()):
+        return
+    shown = listed([repr(one_line(name)) for name in first])
+    if len(names) == 1:
+        raise UserError(
+            f"{field}: {folder} has one class folder, {names[0]!r}, which holds {len(first)} folders ({shown}); if "
+            f"these are the classes, give {field}={class_folders[0]}"
+        )
+    if all(map(_FOLD.fullmatch, names)):
+        raise UserError(
+            f"{field}: {listed([repr(name) for name in names])} in {folder} are parts of a data set, not classes: each "
+            f"holds the folders {shown}; give one of them ({field}={class_folders[0]}), or name two of them train and "
+            "val"
+        )
+    notes.append(
+        f"each of the {len(names)} class folders of {one_line(str(folder))} holds the same folders {shown}; if these "
+        f"are the classes, give one folder: {field}={one_line(str(class_folders[0]))}"
+    )
+
+
+def _folders_alone(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder that has no images of its own; else nothing."""
+    names = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not is_system_folder(entry.name):
+                    names.add(nfc(entry.name))
+            elif not entry.name.startswith(".") and Path(entry.name).suffix.lower() in SUFFIXES:
+                return set()
+    return names

@@ -1,0 +1,260 @@
+"""Every image is decoded once before training: a broken one must not end a run after hours, nor be left out unseen.
+
+The main process finds (`find_broken`) and tells the others what; all of them do the same with it (`verified`):
+
+    broken = find_broken(splits, workers=8) if is_main_process else None
+    broken = broadcast_object_list([broken])[0]
+    splits = verified(splits, broken, on_bad_image_of(recipe.data))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TextIO
+
+import numpy as np
+
+from launcher.data.decoding import (
+    BrokenImageError,
+    can_tell_damage,
+    encoded_image,
+    open_image,
+    plain_jpeg,
+    to_rgb,
+    too_narrow,
+)
+from launcher.data.duplicates import digest, repeat_notes
+from launcher.data.sources import Subset
+from launcher.errors import UserError
+from launcher.recipe.protocols import Data, ImageSource, Split, Splits
+from launcher.text import listed, one_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """Indices of the images that cannot be decoded, and why. Picklable."""
+
+    train: tuple[tuple[int, str], ...] = ()
+    val: tuple[tuple[int, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is to be said of images that can be decoded, one line each."""
+
+
+def on_bad_image_of(data: Data) -> Literal["stop", "skip"]:
+    """What a data part wants done; a part that does not say so stops."""
+    return "skip" if getattr(data, "on_bad_image", "stop") == "skip" else "stop"
+
+
+@dataclasses.dataclass
+class Looked:
+    """What was seen of a source's images."""
+
+    broken: list[tuple[int, str]]
+    """Index and why, of those that cannot be decoded."""
+    digests: list[bytes | None]
+    """Of every image that can be read, what tells it apart from all others."""
+    remarks: dict[str, list[int]]
+    """Indices of images that are read and yet not as they should be, by what is to be said of them."""
+
+
+def broken_images(
+    images: ImageSource,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+    resize_size: int | None = None,
+) -> list[tuple[int, str]]:
+    """Return index and why of the images that cannot be decoded, as `look_at_all` finds them."""
+    return look_at_all(images, workers, progress, resize_size).broken
+
+
+def look_at_all(
+    images: ImageSource,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+    resize_size: int | None = None,
+) -> Looked:
+    """Decode every image in `workers` threads (decoders hold no interpreter lock).
+
+    With `resize_size`, images too narrow to be resized to that shorter side count as broken. `progress` is called with
+    the number of images done, from this thread, as they are done, in order.
+    """
+    looked = Looked([], [], {})
+    with _kept_warnings() as warned, ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+
+        def look(index: int) -> tuple[str | None, bytes | None, list[str]]:
+            warned().clear()
+            try:
+                key, remark = _decoded(images, index, resize_size)
+            except MemoryError:
+                raise
+            except Exception as error:  # a user's own source may raise anything
+                text = error.reason if isinstance(error, BrokenImageError) else str(error)
+                return " ".join(text.split()) or type(error).__name__, None, []
+            return None, key, [*([remark] if remark else []), *dict.fromkeys(warned())]
+
+        # In pieces: `map` takes all of its input at once, and a million futures are gigabytes.
+        for start in range(0, len(images), 4096):
+            part = range(start, min(start + 4096, len(images)))
+            for index, (why, key, remarks) in zip(part, pool.map(look, part), strict=True):
+                if why is not None:
+                    looked.broken.append((index, why))
+                looked.digests.append(key)
+                for remark in remarks:
+                    looked.remarks.setdefault(remark, []).append(index)
+                if progress:
+                    progress(index + 1)
+    return looked
+
+
+def _decoded(images: ImageSource, index: int, resize_size: int | None) -> tuple[bytes | None, str | None]:
+    """Return an image's digest and what is to be said of it. Raises what its decoder raises, ValueError if narrow."""
+    content = encoded_image(images, index)
+    jpeg = plain_jpeg(images, index) if content else None
+    repaired = None
+    if jpeg is not None:
+        _check_shape(jpeg.width, jpeg.height, resize_size)
+        if can_tell_damage():
+            try:
+                jpeg.pixels()
+                return digest(content), None
+            except MemoryError:
+                raise
+            except Exception:  # Pillow's word decides: it may be able to repair it
+                repaired = DAMAGED_JPEG
+    image = open_image(content, images.name(index)) if content else images.read(index)
+    _check_shape(*image.size, resize_size)
+    to_rgb(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        largest = int(np.asarray(image).max(initial=0))
+        repaired = FEW_BITS if 0 < largest < 4096 else repaired
+    return digest(content or None, image), repaired
+
+
+DAMAGED_JPEG = "JPEG data that is damaged and was repaired by the decoder"
+FEW_BITS = "16-bit pixels of which only 12 bits or fewer are used, so that the image is almost black; scale them up"
+
+
+def _check_shape(width: int, height: int, resize_size: int | None) -> None:
+    if resize_size is not None and (why := too_narrow(width, height, resize_size)):
+        raise ValueError(why)
+
+
+@contextlib.contextmanager
+def _kept_warnings() -> Iterator[Callable[[], list[str]]]:
+    """Keep what Pillow warns of, for each thread on its own, so that the image is known; other warnings pass."""
+    local = threading.local()
+
+    def of_this_thread() -> list[str]:
+        if not hasattr(local, "texts"):
+            local.texts = []
+        texts: list[str] = local.texts
+        return texts
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"PIL\.")
+        show = warnings.showwarning
+
+        def keep(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if "PIL" in Path(filename).parts:
+                text = " ".join(str(message).split())
+                of_this_thread().append(f"a warning of Pillow: {re.sub(r'[0-9]+', 'N', text)}")
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = keep
+        yield of_this_thread
+
+
+def find_broken(
+    splits: Splits,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+    resize_size: int | None = None,
+) -> Broken:
+    """The broken images of both splits, and what is to be said of the others; `progress` counts over both."""
+    train = look_at_all(splits.train.images, workers, progress, resize_size)
+    done = len(splits.train)
+    counted = (lambda count: progress(done + count)) if progress else None
+    val = look_at_all(splits.val.images, workers, counted, resize_size)
+    notes = repeat_notes(splits, train.digests, val.digests)
+    for remark in dict.fromkeys([*train.remarks, *val.remarks]):
+        names = [
+            one_line(split.images.name(index))
+            for split, looked in ((splits.train, train), (splits.val, val))
+            for index in looked.remarks.get(remark, ())
+        ]
+        notes.append(f"{len(names):,} image{'s' if len(names) > 1 else ''} with {remark}: {listed(names)}")
+    return Broken(tuple(train.broken), tuple(val.broken), tuple(notes))
+
+
+def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip"]) -> Splits:
+    """Splits without the broken images, which `skipped` then lists, and with what is noted of the others.
+
+    Raises UserError with "stop" for any broken image, and with "skip" where a split or a class of the training images
+    would be left empty.
+    """
+    lines = [
+        f"{one_line(split.images.name(index))} ({reason})"
+        for split, found in ((splits.train, broken.train), (splits.val, broken.val))
+        for index, reason in found
+    ]
+    if broken.notes:
+        splits = dataclasses.replace(splits, notes=(*splits.notes, *broken.notes))
+    if not lines:
+        return splits
+    total = len(splits.train) + len(splits.val)
+    if on_bad_image == "stop":
+        raise UserError(
+            f"data: {len(lines)} of {total} images cannot be read: {listed(lines, most=5)}; "
+            "repair or remove them, or leave them out with data.on_bad_image=skip"
+        )
+    train, val = _without(splits.train, broken.train), _without(splits.val, broken.val)
+    for name, split in (("training", train), ("validation", val)):
+        if not len(split):
+            raise UserError(f"data: no {name} image can be read: {listed(lines, most=5)}")
+    if train.targets.ndim == 1:
+        before, after = set(splits.train.targets.tolist()), set(train.targets.tolist())
+        lost = [repr(splits.names[index]) for index in sorted(before - after)]
+        if lost:
+            raise UserError(
+                f"data: no training image of {listed(lost)} can be read: {listed(lines, most=5)}; "
+                "repair or remove the class"
+            )
+    return dataclasses.replace(splits, train=train, val=val, skipped=(*splits.skipped, *lines))
+
+
+def whole(
+    field: str, split: Split, broken: list[tuple[int, str]], on_bad_image: Literal["stop", "skip"]
+) -> tuple[Split, list[str]]:
+    """A split of its own without the broken images, and a line for each of them. Raises UserError with "stop" for any,
+    and where none is left."""
+    lines = [f"{one_line(split.images.name(index))} ({reason})" for index, reason in broken]
+    if lines and (on_bad_image == "stop" or len(lines) == len(split)):
+        raise UserError(
+            f"{field}: {len(lines)} of {len(split)} images cannot be read: {listed(lines, most=5)}; "
+            "repair or remove them"
+        )
+    return _without(split, tuple(broken)), lines
+
+
+def _without(split: Split, found: tuple[tuple[int, str], ...]) -> Split:
+    if not found:
+        return split
+    keep = np.ones(len(split), dtype=bool)
+    keep[[index for index, _ in found]] = False
+    indices = np.flatnonzero(keep)
+    return Split(Subset(split.images, indices), split.targets[indices])

@@ -1,0 +1,289 @@
+"""A smaller copy of a data set's images as plain pixels: what is in its folder, and whether it fits a recipe.
+
+    manifest.json                      how large the images are kept, how many there are, which could not be read
+    train.pixels  val.pixels           RGB, 8 bits: rows of one image after another, and one image after another
+    train.index.npy  val.index.npy     for each sample: where its pixels begin, their size, and what they were made of
+    train.targets.npy  val.targets.npy
+    train.names.json  val.names.json
+
+Plain pixels take 281 kB where a JPEG of quality 95 takes 41 kB (500x375 photographs, shorter side 259 px); that one
+would be 2.2 of 256 levels away in the mean, and its decoding alone as slow as all that is done to plain pixels.
+
+Nothing is read from a copy that was made of other files than those that the data part names now, so it is never stale:
+a file whose size and time of change are as they were is taken for the same, of any other the content is compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from launcher.data.digests import Digests, image_digest
+from launcher.data.duplicates import repeat_notes
+from launcher.data.image_check import Broken, on_bad_image_of, verified
+from launcher.errors import UserError
+from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
+from launcher.recipe.recipe import Recipe
+from launcher.text import listed, one_line
+
+FORMAT = 1
+NAMES = ("train", "val")
+HASH_BYTES = 16
+ROW = np.dtype(
+    [
+        ("begin", "<i8"),
+        ("height", "<i4"),
+        ("width", "<i4"),
+        ("file_bytes", "<i8"),
+        ("file_changed_ns", "<i8"),
+        ("source_hash", "u1", (HASH_BYTES,)),
+        ("pixels_hash", "u1", (HASH_BYTES,)),
+    ]
+)
+"""A sample: its pixels (height 0 where it could not be read), and the file or the content they were made of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Lengths of the shorter side, in pixels, that a recipe's transforms need."""
+
+    train: int
+    val: int
+
+    def __str__(self) -> str:
+        return f"{self.train} px for training and {self.val} px for validation"
+
+
+def need_of(recipe: Recipe, preprocessing: Preprocessing) -> Need:
+    """What the evaluation transform resizes to; for training, what the augmentation says (`short_side`), if it does."""
+    short_side = getattr(recipe.augment, "short_side", None)
+    val = preprocessing.resize_size
+    return Need(int(short_side(preprocessing)) if short_side else max(val, preprocessing.image_size), val)
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """A prepared copy as its manifest tells it."""
+
+    folder: Path
+    kept: Need
+    """Length of the shorter side of what is stored; smaller images are stored as they are."""
+    enough_for: Need
+    """What the recipe that it was made for needs."""
+    samples: tuple[int, int]
+    size_bytes: int
+    broken: Broken
+    index_hashes: tuple[str, str]
+
+    def __str__(self) -> str:
+        train, val = self.samples
+        return f"{train:,} training and {val:,} validation images, {gigabytes(self.size_bytes)} in {self.folder}"
+
+    @property
+    def id(self) -> str:
+        """Changes with anything that is stored."""
+        return hashlib.blake2b(repr((self.kept, self.index_hashes)).encode(), digest_size=8).hexdigest()
+
+    def rows(self, name: str) -> npt.NDArray[Any]:
+        """The index of "train" or "val". Raises UserError where the folder's files are not those of the manifest."""
+        file = self.folder / f"{name}.index.npy"
+        try:
+            rows: npt.NDArray[Any] = np.load(file, allow_pickle=False)
+            size = (self.folder / f"{name}.pixels").stat().st_size
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder}: the prepared copy is damaged ({error}); prepare it again") from error
+        expected = bytes_of(rows) if rows.dtype == ROW else -1
+        if hash_of(rows.tobytes()).hex() not in self.index_hashes or size != expected:
+            raise UserError(f"{self.folder}: the prepared copy is damaged ({name}.*); prepare it again")
+        return rows
+
+
+def bytes_of(rows: npt.NDArray[Any]) -> int:
+    return int(3 * (rows["height"].astype(np.int64) * rows["width"]).sum())
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def hash_of(content: Any) -> bytes:
+    return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
+
+
+def read_copy(folder: Path) -> Copy:
+    """Raises UserError where there is no prepared copy."""
+    folder = folder.expanduser().absolute()
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{folder}: a prepared copy of another version of this package; prepare it again")
+        parts = [manifest["train"], manifest["val"]]
+        return Copy(
+            folder=folder,
+            kept=Need(*(part["short_side"] for part in parts)),
+            enough_for=Need(*(part["enough_for"] for part in parts)),
+            samples=(parts[0]["samples"], parts[1]["samples"]),
+            size_bytes=parts[0]["bytes"] + parts[1]["bytes"],
+            broken=Broken(_pairs(parts[0]["broken"]), _pairs(parts[1]["broken"])),
+            index_hashes=(parts[0]["index_hash"], parts[1]["index_hash"]),
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder}: no prepared copy there; make one: python -m launcher prepare RECIPE --to DIR"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the manifest of the prepared copy cannot be read ({error})") from error
+
+
+def _pairs(broken: Any) -> tuple[tuple[int, str], ...]:
+    return tuple((int(index), str(why)) for index, why in broken)
+
+
+def check_fits(copy: Copy, recipe: Recipe, preprocessing: Preprocessing) -> None:
+    """Raises UserError where the recipe's transforms need larger images than the copy has."""
+    need = need_of(recipe, preprocessing)
+    problems = [
+        f"{copy.folder}: {what} images are prepared for transforms that need a shorter side of {has} px, this recipe "
+        f"needs {needs} px; prepare them again into another folder"
+        for what, has, needs in (
+            ("training", copy.enough_for.train, need.train),
+            ("validation", copy.enough_for.val, need.val),
+        )
+        if needs > has
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def check_current(copy: Copy, splits: Splits) -> None:
+    """Raises UserError where the copy was made of other samples, or of files that have changed since."""
+    problems = []
+    for name, split in (("train", splits.train), ("val", splits.val)):
+        rows = copy.rows(name)
+        names = json.loads((copy.folder / f"{name}.names.json").read_text(encoding="utf-8"))
+        if len(split) != len(rows):
+            problems.append(f"{copy.folder}: made of {len(rows)} {name} images, the recipe has {len(split)}")
+            continue
+        changed = [split.images.name(i) for i in range(len(split)) if _tail(split.images.name(i)) != _tail(names[i])]
+        what = "are others than it was made of (another seed?)"
+        if not changed:
+            changed = [split.images.name(index) for index in _changed(split.images, rows)]
+            what = "changed after it was made"
+        if changed:
+            shown = listed([one_line(name) for name in changed], most=3)
+            problems.append(f"{copy.folder}: {len(changed)} {name} image(s) {what}: {shown}")
+    if problems:
+        raise UserError(*(f"{problem}; prepare it again" for problem in problems))
+
+
+def _tail(name: str) -> tuple[str, ...]:
+    """A data set may be moved as a whole: the last two parts of a path tell its samples apart."""
+    return Path(name).parts[-2:]
+
+
+def _changed(images: ImageSource, rows: npt.NDArray[Any]) -> Iterator[int]:
+    for index, row in enumerate(rows):
+        file_bytes, changed_ns = stamp_of(images, index)
+        same_file = file_bytes >= 0 and (file_bytes, changed_ns) == (row["file_bytes"], row["file_changed_ns"])
+        if not same_file and source_hash(images, index) != row["source_hash"].tobytes():
+            yield index
+
+
+def stamp_of(images: ImageSource, index: int) -> tuple[int, int]:
+    """Size and time of change of the file that an image is named after; (-1, -1) where there is none."""
+    path = Path(images.name(index))
+    if path.is_absolute():
+        try:
+            found = path.stat()
+            return found.st_size, found.st_mtime_ns
+        except OSError:
+            pass
+    return -1, -1
+
+
+def source_hash(images: ImageSource, index: int) -> bytes:
+    """Return the image's digest; zeros where it cannot be read."""
+    try:
+        return image_digest(images, index)
+    except MemoryError:
+        raise
+    except Exception:  # a user's own source may raise anything
+        return bytes(HASH_BYTES)
+
+
+def with_copy(copy: Copy, recipe: Recipe, splits: Splits) -> Splits:
+    """The splits with their images taken from the copy, and without those that could not be read.
+
+    Raises UserError as `verified` does.
+    """
+    digests = [[row.tobytes() if row.any() else None for row in copy.rows(name)["source_hash"]] for name in NAMES]
+    broken = dataclasses.replace(copy.broken, notes=tuple(repeat_notes(splits, *digests)))
+    whole = verified(splits, broken, on_bad_image_of(recipe.data))
+    return dataclasses.replace(
+        whole, train=_prepared(copy, "train", whole.train), val=_prepared(copy, "val", whole.val)
+    )
+
+
+def _prepared(copy: Copy, name: str, split: Split) -> Split:
+    rows = copy.rows(name)
+    return Split(PreparedImages(split.images, copy, name, rows[rows["height"] > 0]), split.targets)
+
+
+class PreparedImages:
+    """The images of a copy; the names are those of the source."""
+
+    def __init__(self, source: ImageSource, copy: Copy, name: str, rows: npt.NDArray[Any]) -> None:
+        self.copy_id = copy.id
+        self._source, self._file, self._rows = source, copy.folder / f"{name}.pixels", rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+    @property
+    def source_digests(self) -> Digests:
+        """uint8 (N, 16): of the images that the copy was made of."""
+        return np.ascontiguousarray(self._rows["source_hash"])
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(self.stored_pixels(index))
+
+    def stored_pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        """uint8 (height, width, 3), not yet read from the disk."""
+        row = self._rows[index]
+        begin, height, width = int(row["begin"]), int(row["height"]), int(row["width"])
+        pixels = self._mapped[begin : begin + 3 * height * width]
+        # Once for each process, as the 281 kB of an image take half a millisecond: a copy that the disk has damaged
+        # would train silently.
+        if not self._compared[index]:
+            if hash_of(pixels) != row["pixels_hash"].tobytes():
+                raise UserError(
+                    f"{self._file.parent}: the prepared copy is damaged (the pixels of {one_line(self.name(index))}); "
+                    "prepare it again"
+                )
+            self._compared[index] = True
+        return pixels.reshape(height, width, 3)
+
+    @functools.cached_property
+    def _compared(self) -> npt.NDArray[np.bool_]:
+        """bool (N,): whose pixels this process has found to be as they were written."""
+        return np.zeros(len(self._rows), dtype=bool)
+
+    @functools.cached_property
+    def _mapped(self) -> npt.NDArray[np.uint8]:
+        # "c": the file stays as it is; torch wants no arrays that cannot be written.
+        return np.asarray(np.memmap(self._file, dtype=np.uint8, mode="c"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_mapped", "_compared")}

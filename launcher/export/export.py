@@ -1,0 +1,168 @@
+"""`export`: write, run, compare, and only then give the file its name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from torch import nn
+
+from launcher.errors import UserError
+from launcher.export import hub_folder, onnx, safetensors, torch_export
+from launcher.export.description import as_strings, description
+from launcher.export.graph import Exported, Pixels, capture, names_of_axes
+from launcher.export.output_check import Difference, Runs, compare
+from launcher.export.plain_network import plain_of
+from launcher.export.sample_images import Pictures
+from launcher.export.target import Wanted, input_name, output_name
+from launcher.files import draft_folder
+from launcher.inference.finished_run import FinishedRun
+from launcher.inference.loaded_model import LoadedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What was written, and what it was found to be."""
+
+    path: Path
+    files: list[Path]
+    """All of it, where that is more than `path` itself."""
+    size: int
+    """Bytes."""
+    opset: int | None
+    ran_by: str
+    difference: Difference
+
+
+def export(
+    finished: FinishedRun,
+    model: LoadedModel,
+    wanted: Wanted,
+    pictures: Pictures,
+    license_name: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Export:
+    """Raises UserError where the network cannot be written so, or what was written is not the model; then nothing is
+    left, and what was there stays."""
+    with _draft(wanted.out) as folder:
+        draft = folder / wanted.out.name
+        tell(f"writing {wanted.form}")
+        if wanted.form == "onnx":
+            opset, run, pixels = _onnx(finished, model, wanted, draft)
+            ran_by = f"ONNX Runtime {metadata.version('onnxruntime')}"
+        elif wanted.form == "torch-export":
+            opset, (run, pixels) = None, _program(finished, model, wanted, draft)
+            ran_by = f"torch {metadata.version('torch')} from the file"
+        else:
+            opset, pixels = None, None
+            run, ran_by = _weights(finished, model, wanted, draft, license_name)
+        tell(f"comparing on {pictures.what}")
+        difference = compare(run, model, wanted, pictures, pixels)
+        shutil.rmtree(folder / "pixels", ignore_errors=True)
+        files = _move(folder, wanted.out)
+    size = sum(file.stat().st_size for file in files)
+    return Export(wanted.out, files, size, opset, ran_by, difference)
+
+
+def _onnx(finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path) -> tuple[int, Runs, Runs | None]:
+    about = model.preprocessing.about
+    name, axes = input_name(wanted), names_of_axes(wanted)
+    texts = as_strings(description(finished, model, wanted))
+
+    def write(module: nn.Module, file: Path, output: str, metadata: dict[str, str]) -> int:
+        program = capture(module, wanted, about)
+        return onnx.write(
+            program,
+            file,
+            input_name=name,
+            axes=axes,
+            output_name=output,
+            opset=wanted.opset,
+            metadata=metadata,
+        )
+
+    opset = write(Exported(model, wanted), draft, output_name(model, wanted), texts)
+    pixels = None
+    if wanted.preprocess:
+        alone = _beside(draft)
+        write(Pixels(about), alone, "pixels", {})
+        pixels = onnx.runs(alone)
+    return opset, onnx.runs(draft), pixels
+
+
+def _program(finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path) -> tuple[Runs, Runs | None]:
+    about = model.preprocessing.about
+    torch_export.write(capture(Exported(model, wanted), wanted, about), draft, description(finished, model, wanted))
+    pixels = None
+    if wanted.preprocess:
+        alone = _beside(draft)
+        torch_export.write(capture(Pixels(about), wanted, about), alone, {})
+        pixels = torch_export.runs(alone)
+    return torch_export.runs(draft), pixels
+
+
+def _weights(
+    finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path, license_name: str | None
+) -> tuple[Runs, str]:
+    plain, described = plain_of(finished, model), description(finished, model, wanted)
+    library = f"{plain.library} {metadata.version(plain.library)}" if plain is not None else ""
+    if wanted.form == "safetensors":
+        safetensors.write(finished, draft, as_strings(described))
+        how = f"loaded into {plain.name} of {library}" if plain else "loaded into the run's own parts"
+        return safetensors.runs(finished, model, plain, draft), how
+    hub_folder.write(finished, model, wanted, plain, draft, described, license_name)
+    if plain is None:
+        how = f"{hub_folder.PROGRAM} run by torch"
+    elif hub_folder.is_timm(plain):
+        how = f"timm.create_model of {library}, from the folder"
+    else:
+        how = f"loaded into {plain.name} of {library}"
+    return hub_folder.runs(finished, model, plain, draft), how
+
+
+def _beside(draft: Path) -> Path:
+    """For what is written only to be compared with."""
+    folder = draft.parent / "pixels"
+    folder.mkdir()
+    return folder / draft.name
+
+
+@contextlib.contextmanager
+def _draft(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, on the same disk; gone at the end, with the folders above it that it needed and that hold
+    nothing. Raises UserError where nothing can be written."""
+    new = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with draft_folder(out) as folder:
+            yield folder
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        for parent in new:
+            with contextlib.suppress(OSError):  # not empty: something was written
+                parent.rmdir()
+
+
+def _move(folder: Path, out: Path) -> list[Path]:
+    """All that is in the draft, to where it belongs; the file that was asked for last, for it needs the others."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    moved = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == out.name):
+        target = out.parent / path.name
+        if target.is_dir() and not target.is_symlink():
+            old = folder / ".old"
+            target.rename(old)
+            path.rename(target)
+        else:
+            path.replace(target)
+        moved.append(target)
+    return sorted(file for path in moved for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())

@@ -1,0 +1,115 @@
+"""The computation that is exported: the network, and around it what was asked for; captured with free sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from launcher.errors import UserError
+from launcher.export.quiet import quiet
+from launcher.export.target import Wanted, output_dtype
+from launcher.inference.loaded_model import LoadedModel
+from launcher.recipe.protocols import Preprocessing
+
+
+class Pixels(nn.Module):
+    """uint8 pictures (N, height, width, 3) of any one size to uint8 (N, 3, S, S): the shorter side resized, the centre
+    cropped, as in validation. Integers all the way: the sizes are those that torchvision computes in floating point."""
+
+    def __init__(self, about: Preprocessing) -> None:
+        super().__init__()
+        self.resize_size, self.image_size, self.interpolation = about.resize_size, about.image_size, about.interpolation
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        pixels = pictures.permute(0, 3, 1, 2)
+        height, width = pixels.shape[2], pixels.shape[3]
+        shorter = torch.sym_min(height, width)
+        size: Any = (self.resize_size * height // shorter, self.resize_size * width // shorter)
+        if self.interpolation == "nearest":  # Pillow's nearest is torch's nearest-exact
+            pixels = F.interpolate(pixels, size=size, mode="nearest-exact")
+        else:
+            pixels = F.interpolate(pixels, size=size, mode=self.interpolation, align_corners=False, antialias=True)
+        # Not views: whether one is contiguous depends on the size, and torch.export would allow one of the two cases.
+        pixels = pixels.index_select(2, self._middle(pixels.shape[2]))
+        return pixels.index_select(3, self._middle(pixels.shape[3]))
+
+    def _middle(self, side: int) -> torch.Tensor:
+        left = side - self.image_size
+        half = left // 2
+        start = half + (half % 2) * (left % 2)  # torchvision rounds a half to the even number
+        return torch.arange(self.image_size) + start
+
+
+class Exported(nn.Module):
+    """Images (N, 3, S, S) as the network takes them, or pictures as `Pixels` does, to outputs (N, num_outputs).
+
+    A regression's outputs are in the units of its targets.
+    """
+
+    image_mean: torch.Tensor
+    image_std: torch.Tensor
+    value_mean: torch.Tensor
+    value_std: torch.Tensor
+
+    def __init__(self, model: LoadedModel, wanted: Wanted) -> None:
+        super().__init__()
+        about = model.preprocessing.about
+        self.network = model
+        self.pixels = Pixels(about) if wanted.preprocess else None
+        self.kind = model.kind if wanted.probabilities else ""
+        self.temperature = model.temperature
+        self.in_units = model.mean is not None
+        for name, values in (("image_mean", about.mean), ("image_std", about.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        if model.mean is not None and model.std is not None:
+            self.register_buffer("value_mean", model.mean.to(output_dtype(model)), persistent=False)
+            self.register_buffer("value_std", model.std.to(output_dtype(model)), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.pixels is not None:
+            images = (self.pixels(images).to(torch.float32) / 255.0 - self.image_mean) / self.image_std
+        outputs: torch.Tensor = self.network(images)
+        if self.kind == "classification":
+            return (outputs / self.temperature).softmax(1)
+        if self.kind == "multi-label":
+            return outputs.sigmoid()
+        return outputs.to(self.value_std.dtype) * self.value_std + self.value_mean if self.in_units else outputs
+
+
+def capture(module: nn.Module, wanted: Wanted, about: Preprocessing) -> ExportedProgram:
+    """torch.export of a `Pixels` or an `Exported`, for a batch (and pictures) of any size.
+
+    Raises UserError where the network cannot be captured, or only for a batch of one size.
+    """
+    if wanted.preprocess:
+        # Three sizes that nothing else in the network has, so that none is taken for a constant.
+        example = torch.zeros(2, about.resize_size + 37, about.resize_size + 19, 3, dtype=torch.uint8)
+        dims = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    else:
+        example = torch.zeros(2, 3, about.image_size, about.image_size)
+        dims = {0: Dim.DYNAMIC}
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(module, (example,), dynamic_shapes=(dims,), strict=False)
+    except Exception as error:  # whatever a network of the user's own, or the exporter, raises
+        what = "with pictures of any size" if wanted.preprocess else "for batches of any size"
+        raise UserError(
+            f"--to {wanted.form}: torch.export cannot capture this network {what}: {_first_lines(error)}"
+        ) from error
+    for node in program.graph.nodes:  # paths of this machine, and half of the size of a small file
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def names_of_axes(wanted: Wanted) -> list[str]:
+    """Of the input's dimensions that are free, from the first on."""
+    return ["N", "height", "width"] if wanted.preprocess else ["N"]
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__

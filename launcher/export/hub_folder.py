@@ -1,0 +1,185 @@
+"""A folder that can be uploaded to the Hugging Face hub: weights, configuration, model card, report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from launcher.errors import UserError
+from launcher.export import safetensors, torch_export
+from launcher.export.card import card
+from launcher.export.graph import Exported, capture
+from launcher.export.output_check import Runs
+from launcher.export.plain_network import Plain
+from launcher.export.quiet import quiet
+from launcher.export.redaction import absolute_paths, page_without_paths, without_paths
+from launcher.export.target import Wanted
+from launcher.files import json_text, os_errors_of_safetensors, read_json
+from launcher.inference.finished_run import FinishedRun
+from launcher.inference.loaded_model import LoadedModel
+from launcher.recipe.protocols import Preprocessing
+from launcher.report.build import report
+from launcher.report.facts import read_facts
+
+PROGRAM = "model.pt2"
+
+
+def write(
+    finished: FinishedRun,
+    model: LoadedModel,
+    wanted: Wanted,
+    plain: Plain | None,
+    folder: Path,
+    described: dict[str, Any],
+    license_name: str | None,
+) -> None:
+    """Write the folder: with `wanted.with_images` the report and the recipe as they are in the run dir, else without
+    images and absolute paths of this machine.
+
+    A timm network with one classifying layer gets timm's own configuration. A network that no library builds is
+    there as a program, too. Raises UserError where that one cannot be captured."""
+    folder.mkdir()
+    if plain is not None and is_timm(plain):
+        _write_timm(finished, plain, folder, described)
+    else:
+        safetensors.write(finished, folder / "model.safetensors", {})
+        _write_json(folder / "config.json", described)
+    shutil.copyfile(finished.rundir.final / "preprocess.json", folder / "preprocess.json")
+    if plain is None:
+        program = capture(Exported(model, wanted), wanted, model.preprocessing.about)
+        torch_export.write(program, folder / PROGRAM, described)
+    if (finished.rundir.path / "recipe.py").is_file():
+        shutil.copyfile(finished.rundir.path / "recipe.py", folder / "recipe.py")
+    has_report = _write_report(finished.rundir.path, folder / "report.html", wanted.with_images)
+    text = card(finished, model, plain, described, license_name, has_report=has_report, with_images=wanted.with_images)
+    (folder / "README.md").write_bytes(text.encode("utf-8", "backslashreplace"))
+    if not wanted.with_images:
+        _remove_paths(finished, folder)
+
+
+def _write_report(run_dir: Path, to: Path, with_images: bool) -> bool:
+    """Write the report, where the run has one, and return whether it has."""
+    if not (run_dir / to.name).is_file():
+        return False
+    if with_images:
+        shutil.copyfile(run_dir / to.name, to)
+    else:
+        facts = read_facts(run_dir, without_pictures="Images are left out of what is published.")
+        to.write_text(report([dataclasses.replace(facts, shows_images=False)]), "utf-8", "backslashreplace")
+    return True
+
+
+def _remove_paths(finished: FinishedRun, folder: Path) -> None:
+    """Take the absolute paths of this machine out of all texts in the folder."""
+    run_dir = finished.rundir.path
+    known = {str(run_dir.absolute()), str(run_dir.absolute().parent), str(Path.cwd()), str(Path.home())}
+    for name in ("recipe.json", "environment.json"):
+        with contextlib.suppress(UserError):
+            known.update(absolute_paths(read_json(run_dir / name)))
+    known |= {str(Path(path).resolve()) for path in known}
+    for file in folder.iterdir():
+        if file.suffix in (".md", ".json", ".py", ".html"):
+            text = file.read_text(encoding="utf-8", errors="surrogateescape")
+            shorter = (page_without_paths if file.suffix == ".html" else without_paths)(text, known)
+            file.write_text(shorter, encoding="utf-8", errors="surrogateescape")
+
+
+def is_timm(plain: Plain | None) -> bool:
+    """Whether `timm.create_model` alone loads it."""
+    return plain is not None and plain.library == "timm" and plain.mlp is None
+
+
+def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, folder: Path) -> Runs:
+    """By what a reader of the folder would use: timm from the folder, the plain network, or the program."""
+    if plain is None:
+        return torch_export.runs(folder / PROGRAM)
+    if not is_timm(plain):
+        return safetensors.runs(finished, model, plain, folder / "model.safetensors")
+    import timm
+
+    try:
+        with quiet():
+            network = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True).eval()
+    except Exception as error:
+        raise UserError(f"--to hub: timm cannot load the folder: {error}") from error
+    _check_preprocessing(network, finished)
+    return safetensors.in_units(network, model)
+
+
+def _write_timm(finished: FinishedRun, plain: Plain, folder: Path, described: dict[str, Any]) -> None:
+    from timm.models import save_for_hf
+
+    about = finished.preprocessing
+    preset = {
+        "input_size": [3, about.image_size, about.image_size],
+        "interpolation": about.interpolation,
+        "crop_pct": _crop_share(about),
+        "crop_mode": "center",
+        "mean": list(about.mean),
+        "std": list(about.std),
+    }
+    network = plain.build(load_file(finished.weights))
+    with quiet(), os_errors_of_safetensors(folder):
+        save_for_hf(
+            network,
+            str(folder),
+            model_config={
+                "label_names": _texts(described["class_names"]),
+                "pretrained_cfg": preset,
+                "launcher": json.loads(_json(described)),
+            },
+            model_args=plain.kwargs,
+            safe_serialization=True,
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # What the weights began as, is not what they are: no tag, licence or address of theirs.
+    for key in (
+        *("tag", "url", "hf_hub_id", "license", "origin_url", "paper_name", "paper_ids", "notes", "description"),
+        *("test_input_size", "test_crop_pct"),  # nor are the sizes at which those would be tested
+    ):
+        config["pretrained_cfg"].pop(key, None)
+    _write_json(folder / "config.json", config)
+
+
+def _crop_share(about: Preprocessing) -> float:
+    """timm resizes to floor(size / share)."""
+    share = about.image_size / about.resize_size
+    while math.floor(about.image_size / share) < about.resize_size:
+        share = math.nextafter(share, 0)
+    return share
+
+
+def _check_preprocessing(network: Any, finished: FinishedRun) -> None:
+    """Raises UserError where timm would prepare pictures otherwise than the run did."""
+    from timm.data import resolve_data_config
+
+    found, about = resolve_data_config({}, model=network), finished.preprocessing
+    read = (
+        found["input_size"][-1],
+        math.floor(found["input_size"][-1] / found["crop_pct"]),
+        tuple(found["mean"]),
+        tuple(found["std"]),
+        found["interpolation"],
+    )
+    wanted = (about.image_size, about.resize_size, tuple(about.mean), tuple(about.std), about.interpolation)
+    if read != wanted:
+        raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {wanted}")
+
+
+def _texts(names: list[str]) -> list[str]:
+    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
+
+
+def _json(content: Any) -> str:
+    return json_text(content, indent=1).encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(_json(content), encoding="utf-8")

@@ -1,0 +1,110 @@
+"""The plain torchvision or timm network that exported weights load into, and the Python lines that build it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from launcher.inference.finished_run import FinishedRun
+from launcher.inference.loaded_model import LoadedModel
+from launcher.recipe import heads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain:
+    library: str
+    """"torchvision" or "timm"."""
+    name: str
+    kwargs: dict[str, Any]
+    num_outputs: int
+    classifier: str
+    mlp: tuple[int, int] | None
+    """Features and hidden width, where the classifier is a `heads.MLP` and no single layer."""
+
+    @property
+    def is_squeezenet(self) -> bool:
+        """torchvision's ends in a ReLU, which cuts negative outputs off."""
+        return self.library == "torchvision" and self.name.startswith("squeezenet")
+
+    @property
+    def is_mnasnet(self) -> bool:
+        """torchvision's asks for a version that safetensors files do not hold."""
+        return self.library == "torchvision" and self.name.startswith("mnasnet")
+
+    def build(self, state: dict[str, torch.Tensor]) -> nn.Module:
+        """In evaluation mode. Raises RuntimeError where the weights do not fit, all and exactly."""
+        network: nn.Module
+        if self.library == "timm":
+            import timm
+
+            network = timm.create_model(self.name, num_classes=self.num_outputs, **self.kwargs)
+        else:
+            import torchvision
+
+            network = torchvision.models.get_model(self.name, num_classes=self.num_outputs, **self.kwargs)
+        if self.mlp is not None:
+            features, hidden = self.mlp
+            layers = nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, self.num_outputs)
+            network.set_submodule(self.classifier, nn.Sequential(*layers))
+        if self.is_squeezenet:
+            network.set_submodule("classifier.2", nn.Identity())
+        if self.is_mnasnet:
+            state = OrderedDict(state)
+            state._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
+        network.load_state_dict(state)
+        return network.eval()
+
+    def code(self) -> str:
+        """The same in Python, from `model.safetensors` in the folder `folder`."""
+        kwargs = "".join(f", {key}={value!r}" for key, value in self.kwargs.items())
+        make = "timm.create_model" if self.library == "timm" else "torchvision.models.get_model"
+        lines = [f"network = {make}({self.name!r}, num_classes={self.num_outputs}{kwargs})"]
+        if self.mlp is not None:
+            features, hidden = self.mlp
+            layers = f"nn.Linear({features}, {hidden}), nn.GELU(), nn.Linear({hidden}, {self.num_outputs})"
+            lines.append(f"network.set_submodule({self.classifier!r}, nn.Sequential({layers}))")
+        if self.is_squeezenet:
+            lines.append('network.set_submodule("classifier.2", nn.Identity())  # it was trained without this ReLU')
+        lines.append('state = load_file(folder / "model.safetensors")')
+        if self.is_mnasnet:
+            lines += ["state = OrderedDict(state)", 'state._metadata = {"": {"version": 2}}']
+        return "\n".join([*lines, "network.load_state_dict(state)", "network.eval()"])
+
+    def imports(self) -> list[str]:
+        found = [f"import {self.library}", "from safetensors.torch import load_file"]
+        if self.mlp is not None or self.is_squeezenet:
+            found.append("from torch import nn")
+        if self.is_mnasnet:
+            found.append("from collections import OrderedDict")
+        return found
+
+
+def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:
+    """None where neither library builds the network: a backbone or a head of the user's own, or a network without one
+    single classifier."""
+    head, backbone = finished.recipe.head, model.backbone
+    # Asked of the recipe's part, which is checked: timm would take any argument from model.json, a file to load, too.
+    describe = getattr(finished.recipe.backbone, "plain", None)
+    described = describe() if describe else {}
+    classifier = getattr(backbone, "classifier_name", None)
+    if described.get("library") not in ("torchvision", "timm") or classifier is None:
+        return None
+    mlp = None
+    if isinstance(head, heads.MLP):
+        if getattr(backbone, "classifier_is_conv", False):  # what follows such a classifier is not the end
+            return None
+        mlp = (int(backbone.num_features), head.hidden)  # type: ignore[arg-type]
+    elif not isinstance(head, heads.Linear):
+        return None
+    return Plain(
+        library=described["library"],
+        name=described["name"],
+        kwargs=dict(described["kwargs"]),
+        num_outputs=int(finished.described["num_outputs"]),
+        classifier=str(classifier),
+        mlp=mlp,
+    )

@@ -1,0 +1,79 @@
+"""Python lines that use a hub folder, for its model card: they need no launcher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.export.plain_network import Plain
+from launcher.inference.loaded_model import LoadedModel
+
+_TRANSFORM = """\
+image = json.loads((folder / "preprocess.json").read_text())
+transform = v2.Compose(
+    [
+        v2.Resize(image["resize_size"], interpolation=InterpolationMode(image["interpolation"])),
+        v2.CenterCrop(image["image_size"]),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(image["mean"], image["std"]),
+    ]
+)"""
+
+
+def usage(model: LoadedModel, plain: Plain | None, described: dict[str, Any]) -> str:
+    """A program that reads `picture.jpg` and prints what the model says of it."""
+    imports = {"import json", "from pathlib import Path", "import torch", "from PIL import Image"}
+    imports |= {"from huggingface_hub import snapshot_download", "from torchvision.transforms import v2"}
+    imports.add("from torchvision.transforms import InterpolationMode")
+    if plain is None:
+        build = 'network = torch.export.load(folder / "model.pt2").module()'
+    elif plain.library == "timm" and plain.mlp is None:
+        imports.add("import timm")
+        build = 'network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()'
+    else:
+        imports |= set(plain.imports())
+        build = plain.code()
+    about = 'about = json.loads((folder / "config.json").read_text())'
+    if plain is not None and plain.library == "timm" and plain.mlp is None:
+        about += '["launcher"]'
+    return "\n".join(
+        [
+            *_sorted(imports),
+            "",
+            'folder = Path(snapshot_download("OWNER/NAME"))  # or the folder itself',
+            about,
+            build,
+            _TRANSFORM,
+            "with torch.no_grad():",
+            '    outputs = network(transform(Image.open("picture.jpg").convert("RGB"))[None])[0]',
+            *_reading(model, in_units=plain is None and "units" in described),
+            "",
+        ]
+    )
+
+
+def _reading(model: LoadedModel, in_units: bool) -> list[str]:
+    names = 'about["class_names"]'
+    if model.kind == "classification":
+        return [
+            'probabilities = (outputs / about["temperature"]).softmax(0)',
+            f"print({names}[probabilities.argmax()], float(probabilities.max()))",
+        ]
+    if model.kind == "multi-label":
+        return [
+            "probabilities = outputs.sigmoid().tolist()",
+            f'given = zip({names}, probabilities, about["thresholds"])',
+            "print([name for name, probability, threshold in given if probability >= threshold])",
+        ]
+    lines = []
+    if model.mean is not None and not in_units:
+        lines = [
+            'std, mean = (torch.tensor(about["units"][name], dtype=torch.float64) for name in ("std", "mean"))',
+            "outputs = outputs * std + mean",
+        ]
+    return [*lines, f"print(dict(zip({names}, outputs.tolist())))"]
+
+
+def _sorted(imports: set[str]) -> list[str]:
+    """Plain ones first, as in any file."""
+    return sorted(imports, key=lambda line: (line.startswith("from"), line.lower()))

@@ -1,0 +1,211 @@
+"""`average`: judges means of a run's weights on its validation images, and writes the best as a run dir of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from launcher.backbones.plain_names import plain_state_dict
+from launcher.errors import Problems, UserError
+from launcher.files import json_text, save_tensors
+from launcher.inference.finished_run import FinishedRun, build_data, build_network, check_data, read_finished
+from launcher.inference.soup import (
+    Candidate,
+    Ingredient,
+    Judge,
+    Weights,
+    check_alike,
+    greedy_soup,
+    ingredients_of,
+    interpolations,
+    statistics_differ,
+)
+from launcher.recipe.protocols import Split
+from launcher.recipe.transforms import evaluation
+from launcher.recipe.type_names import Types
+from launcher.training.accelerator import start_accelerator
+from launcher.training.batch_arithmetic import batching_for
+from launcher.training.best import mode_of
+from launcher.training.checked_images import checked_together
+from launcher.training.evaluation import metrics_of, outputs_of
+from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.launch import Launch
+from launcher.training.setup import workers_of
+
+COPIED = ("recipe.json", "recipe.py", "environment.json", "data.npz", "plan.json", "skipped.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    metric: str
+    before: dict[str, float]
+    """Of the first run's `final/`."""
+    candidates: list[Candidate]
+    """In the order in which they were tried."""
+    best: Candidate | None
+    """None: nothing was better than `final/`."""
+    recomputed: bool
+    """BatchNorm's statistics, of each mean."""
+
+
+def average(
+    paths: Sequence[Path],
+    to: Path,
+    points: int,
+    launch: Launch,
+    *,
+    tell: Callable[[str], None],
+    overwrite: bool,
+    own: Types | None = None,
+) -> Averaged:
+    """Raises UserError, with all that is wrong."""
+    problems = Problems()
+    runs: list[FinishedRun] = []
+    for path in paths:
+        with problems.collected():
+            runs.append(read_finished(path, own))
+    if to.exists() and not overwrite:
+        problems.found.append(f"--to {to}: is there already; give another folder, or --overwrite")
+    if to.exists() and overwrite and not (to / "averaged.json").is_file():
+        problems.found.append(f"--to {to}: is no average, and is not overwritten; give another folder")
+    if to.absolute() in {path.absolute() for path in paths}:
+        problems.found.append(f"--to {to}: is one of the runs; give another folder")
+    problems.raise_if_any()
+    first = runs[0]
+    if others := [run for run in runs[1:] if run.names != first.names or run.preprocessing != first.preprocessing]:
+        raise UserError(
+            *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
+        )
+    accelerator = start_accelerator(first.recipe, launch, first.rundir.path)
+    splits = check_data(first, build_data(first), checked_together(accelerator, tell))
+    task = first.recipe.task.build(splits)
+    ingredients: list[Ingredient] = []
+    for run in runs:
+        final = build_network(run, task.num_outputs).state_dict()
+        ingredients += ingredients_of(run, final) if len(runs) == 1 else [Ingredient(f"{run.rundir.path} final", final)]
+    check_alike(ingredients)
+    model = build_network(first, task.num_outputs)
+    recomputes = statistics_differ(ingredients, model)
+    known = {id(ingredient.weights) for ingredient in ingredients}
+    batch_size = batching_for(first.recipe.batch_size, 1, None).micro_batch_size
+    placed: Any = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
+
+    def loader_of(split: Split) -> Any:
+        return evaluation_loader(
+            split,
+            evaluation(first.preprocessing),
+            batch_size=batch_size,
+            process_index=0,
+            num_processes=1,
+            num_workers=workers_of(launch),
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    val = loader_of(splits.val)
+
+    def evaluate(weights: Weights) -> dict[str, float]:
+        placed.load_state_dict(dict(weights))
+        if recomputes and id(weights) not in known:
+            _recompute_statistics(placed, loader_of(splits.train), accelerator.device)
+            assert isinstance(weights, dict)
+            weights |= {name: value.cpu().clone() for name, value in placed.state_dict().items()}
+        outputs = outputs_of(accelerator, placed, val, len(splits.val), task.num_outputs, batch_size, lambda: None)
+        return metrics_of(task, outputs, splits.val)
+
+    metric = first.recipe.freeze_plan[-1].monitor or task.monitor
+    judge = Judge(evaluate, metric, mode_of(metric, task.monitor, task.monitor_mode))
+    try:
+        candidates = greedy_soup(ingredients, judge, tell)
+        probe = next((one for one in ingredients if one.is_head_alone), None)
+        if probe is not None and len(runs) == 1 and probe is not ingredients[0]:
+            candidates += interpolations(probe, ingredients[0], points, judge, tell)
+        elif len(runs) == 1:
+            tell(f"{paths[0]}: holds no weights of a head alone beside fine-tuned ones: nothing to interpolate")
+    finally:
+        end_workers(val)
+    before = next(one.metrics for one in candidates if one.name == ingredients[0].name)
+    best = candidates[0]
+    for candidate in candidates[1:]:
+        if judge.rank(candidate.metrics) > judge.rank(best.metrics):
+            best = candidate
+    better = best if judge.rank(best.metrics) > judge.rank(before) else None
+    found = Averaged(metric, before, candidates, better, recomputes)
+    if found.best is not None:
+        _write(first, found, found.best, model, to, paths)
+    return found
+
+
+@torch.no_grad()
+def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -> None:
+    """Of all training images, in the evaluation view, each batch by its size."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    model.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    try:
+        for batch in loader:
+            model(batch.to(device).images)
+    finally:
+        end_workers(loader)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+
+
+def _write(
+    run: FinishedRun, found: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
+) -> None:
+    """A run dir that evaluate, predict, export and report take; written aside and renamed."""
+    draft = to.with_name(f".writing-{to.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        shutil.copytree(run.rundir.final, draft / "final")
+        for name in COPIED:
+            if (run.rundir.path / name).exists():
+                shutil.copy2(run.rundir.path / name, draft / name)
+        (draft / "final/calibration.json").unlink(missing_ok=True)  # of other weights
+        parts: dict[str, dict[str, torch.Tensor]] = {"backbone": {}, "head": {}}
+        for name, tensor in best.weights.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        backbone = model.backbone
+        assert isinstance(backbone, nn.Module)
+        plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
+        save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors")
+        (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
+        told = {
+            "best": best.name,
+            "of": best.of,
+            "metric": found.metric,
+            "before": found.before,
+            "statistics_recomputed": found.recomputed,
+            "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in found.candidates],
+            "runs": [str(path) for path in paths],
+        }
+        (draft / "averaged.json").write_text(json_text(told, indent=1))
+        shutil.rmtree(to, ignore_errors=True)
+        draft.rename(to)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise UserError(f"--to {to}: cannot be written ({_reason(error)})") from error
+
+
+def _reason(error: OSError) -> str:
+    """Return why a file, or, in copying a folder, the first of its files, could not be written."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        message = str(error.args[0][0][2])
+        number = re.match(r"\[Errno (\d+)\]", message)
+        return os.strerror(int(number[1])) if number else message
+    return error.strerror or str(error)

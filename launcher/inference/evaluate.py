@@ -1,0 +1,187 @@
+"""`evaluate`: the metrics of a finished run's model on a split of its data, each sample once, on any processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from torch.utils.data import DataLoader
+
+from launcher.assets.bundle import verify_assets
+from launcher.data.image_check import broken_images, on_bad_image_of, whole
+from launcher.data.target_precision import as_taken
+from launcher.errors import Problems, UserError
+from launcher.inference.evaluation import Evaluation as Evaluation
+from launcher.inference.evaluation import Subject, judged
+from launcher.inference.finished_run import FinishedRun, build_data, build_network, build_task_alone, check_data
+from launcher.inference.labelled_data import read_other, test_split
+from launcher.recipe.protocols import BuiltTask, Split
+from launcher.recipe.transforms import evaluation as evaluation_transform
+from launcher.training.accelerator import start_accelerator
+from launcher.training.batch_arithmetic import batching_for
+from launcher.training.checked_images import checked_together
+from launcher.training.collectives import agreed
+from launcher.training.data_identity import DataIdentity, seen_before
+from launcher.training.evaluation import outputs_of
+from launcher.training.feature_cache.directory import cache_folder
+from launcher.training.images import Batch, end_workers, evaluation_loader
+from launcher.training.launch import Launch, usable_cpus
+from launcher.training.setup import workers_of
+
+
+def evaluate(
+    finished: FinishedRun,
+    launch: Launch,
+    *,
+    split_name: str = "val",
+    data: Path | None = None,
+    flips: bool = False,
+    micro_batch_size: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Evaluation | None:
+    """Called by every process; the evaluation on the main one, None on the others.
+
+    `split_name` is "val", "train" or "test". `data`, in the place of a split of the run's own, is a folder with a
+    folder for each class, or a table with the run's own columns. With `flips` the outputs are the means over each image
+    and its mirror image. `micro_batch_size` is how many images a device computes at a time, as in training on one
+    process unless given.
+
+    Raises UserError for what the user can put right.
+    """
+    accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
+    try:
+        say = tell if accelerator.is_main_process else lambda _: None
+        if data is None and split_name != "test":
+            split, task, names = _own_data(accelerator, finished, split_name, say)
+        else:
+            split, task, names = _unseen_data(accelerator, finished, data, say)
+        with _one_at_a_time(accelerator):
+            model: nn.Module = build_network(finished, task.num_outputs)
+        subject = Subject(split_name=split_name, data=data, flips=flips)
+        say(f"{finished.rundir.path}: the weights of step {finished.step} on {len(split):,} images ({subject})")
+        batch_size = micro_batch_size or batching_for(finished.recipe.batch_size, 1, None).micro_batch_size
+        loader = evaluation_loader(
+            split,
+            evaluation_transform(finished.preprocessing),
+            batch_size=batch_size,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=workers_of(launch),
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        if flips:
+            model = WithFlips(model)
+        outputs = _outputs(accelerator, model, loader, len(split), task.num_outputs, batch_size)
+        if not accelerator.is_main_process:
+            return None
+        return judged(
+            finished, subject, split, names, task, outputs, accelerator.num_processes, accelerator.device.type
+        )
+    finally:
+        accelerator.end_training()
+
+
+class WithFlips(nn.Module):
+    """A network that sees each image and its mirror image, and gives the mean of the two outputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean: torch.Tensor = (self.model(images).float() + self.model(images.flip(3)).float()) / 2
+        return mean
+
+
+def _own_data(
+    accelerator: Accelerator, finished: FinishedRun, split_name: str, say: Callable[[str], None]
+) -> tuple[Split, BuiltTask, tuple[str, ...]]:
+    with agreed(accelerator):
+        if accelerator.is_local_main_process:
+            verify_assets(finished.recipe, say)
+    with _one_at_a_time(accelerator):
+        splits = build_data(finished)
+    with agreed(accelerator):
+        splits = check_data(finished, splits, checked_together(accelerator, say))
+        task = finished.recipe.task.build(splits)
+    return getattr(splits, split_name), task, splits.names
+
+
+def _unseen_data(
+    accelerator: Accelerator, finished: FinishedRun, data: Path | None, say: Callable[[str], None]
+) -> tuple[Split, BuiltTask, tuple[str, ...]]:
+    """The test split of the run's own data, or the `data` that are named; the task as the training images made it."""
+    recipe, field = finished.recipe, "--split test" if data is None else "--data"
+    left_out: list[str] = []
+    with agreed(accelerator):
+        if data is None and accelerator.is_local_main_process:
+            verify_assets(recipe, say)
+    with _one_at_a_time(accelerator):
+        if data is None:
+            split = _own_test(finished)
+        else:
+            split, left_out = read_other(recipe.data, recipe.task.target_kind, finished.names, data)
+    with agreed(accelerator):
+        split = as_taken(recipe.task, split)
+        task = build_task_alone(finished, split)
+    if left_out:
+        say(f"{field}: {len(left_out)} files left out: {'; '.join(left_out)}")
+    with agreed(accelerator):
+        short_side = recipe.backbone.preprocessing().resize_size
+        looked_at = accelerator.is_main_process
+        found = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
+        broadcast_object_list(found)
+        split, lines = whole(field, split, found[0], on_bad_image_of(recipe.data))
+    if lines:
+        say(f"{field}: {len(lines)} images that cannot be read are left out: {'; '.join(lines)}")
+    if accelerator.is_main_process:
+        with contextlib.suppress(UserError):  # older runs have not kept what their images are made of
+            then = DataIdentity.load(finished.rundir.path)
+            if line := seen_before(then, split, cache_folder() / "digests", usable_cpus(), say):
+                say(f"{field}: {line}")
+    return split, task, finished.names
+
+
+def _own_test(finished: FinishedRun) -> Split:
+    """Raises UserError where there is none."""
+    splits = build_data(finished)
+    if splits.names != finished.names:
+        raise UserError(f"{finished.rundir.path}: the data are not those of the run (its classes or targets differ)")
+    split = test_split(finished.recipe.data, finished.recipe.task.target_kind, splits)
+    if split is None:
+        raise UserError(
+            f"--split test: the data of {finished.rundir.path} have no test split; give the images with --data: a "
+            "folder with a folder for each class, or a CSV or parquet file with the run's own columns"
+        )
+    return split
+
+
+def _outputs(
+    accelerator: Accelerator,
+    model: nn.Module,
+    loader: DataLoader[Batch],
+    num_samples: int,
+    num_outputs: int,
+    batch_size: int,
+) -> torch.Tensor:
+    # As in training: the same layout in memory, and the same precision around each forward.
+    placed = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
+    try:
+        return outputs_of(accelerator, placed, loader, num_samples, num_outputs, batch_size, lambda: None)
+    finally:
+        end_workers(loader)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(accelerator: Accelerator) -> Iterator[None]:
+    """For what may download: the first process of each machine before its others. A UserError is raised by all."""
+    problems = Problems()
+    with agreed(accelerator):
+        with accelerator.local_main_process_first(), problems.collected():
+            yield
+        problems.raise_if_any()

@@ -1,0 +1,139 @@
+"""What the outputs of an evaluation say beyond its metrics: which classes are taken for which, how far probabilities
+can be trusted, where the largest errors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from launcher.metrics.calibration import best_threshold, calibration, temperature_of
+from launcher.metrics.formulas import kind_of
+from launcher.recipe.protocols import BuiltTask
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LARGEST = 10
+WHOLE_MATRIX = 100
+"""Classes up to which the confusion matrix is written in full; of more, the pairs that occur."""
+
+Ints = npt.NDArray[np.int64]
+
+
+def details_of(
+    task: BuiltTask,
+    outputs: torch.Tensor,
+    targets: torch.Tensor,
+    names: Sequence[str],
+    name_of: Callable[[int], str],
+    stored: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """JSON. `stored` is the calibration of the model to be judged, {} where it has none; None: it is fitted here."""
+    kind = kind_of(task)
+    outputs = outputs.float()
+    if kind == "classification":
+        return _classes(outputs, targets, names) | {"calibration": _calibration(outputs, targets, stored)}
+    if kind == "multi-label":
+        return {"labels": _labels(outputs.double().sigmoid().numpy(), targets.numpy() > 0.5, names, stored)}
+    if kind == "regression" and hasattr(task, "values"):
+        errors = (task.values(outputs).double() - targets.double()).numpy()
+        return {"residuals": {name: _residuals(errors[:, i], name_of) for i, name in enumerate(names)}}
+    return {}
+
+
+def calibration_to_store(details: dict[str, Any]) -> dict[str, Any] | None:
+    """What goes with the model, of details that were fitted."""
+    if "calibration" in details:
+        found = details["calibration"]
+        kept = {when: {name: found[when][name] for name in ("nll", "ece")} for when in ("before", "after")}
+        # A reason says why there is none, so that nothing else that reads the file takes 1 for a fitted one.
+        reason = {"reason": found["reason"]} if found["reason"] else {}
+        return {"temperature": found["temperature"], **reason, **kept}
+    if "labels" in details:
+        labels = details["labels"].values()
+        return {
+            "thresholds": [label["threshold"] for label in labels],
+            "positives": [label["support"] for label in labels],
+        }
+    return None
+
+
+def confusion_matrix(predicted: Ints, targets: Ints, count: int) -> Ints:
+    """[target, prediction]: how many samples."""
+    return np.bincount(targets * count + predicted, minlength=count * count).reshape(count, count)
+
+
+def _classes(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, Any]:
+    matrix = confusion_matrix(outputs.argmax(1).numpy(), targets.numpy(), len(names))
+    if len(names) <= WHOLE_MATRIX:
+        confusion: dict[str, Any] = {"rows": "target", "columns": "prediction", "matrix": matrix.tolist()}
+    else:
+        pairs = [(int(matrix[i, j]), names[i], names[j]) for i, j in np.argwhere(matrix) if i != j]
+        confusion = {
+            "mistaken": [{"target": a, "prediction": b, "samples": n} for n, a, b in sorted(pairs, key=lambda p: -p[0])]
+        }
+    right, given, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+    classes = {name: _scores(right[i], given[i], support[i]) for i, name in enumerate(names)}
+    return {"classes": classes, "confusion": confusion}
+
+
+def _scores(right: int, given: int, support: int) -> dict[str, Any]:
+    """None where a number is not defined: the precision of a class that was never given."""
+    return {
+        "precision": float(right / given) if given else None,
+        "recall": float(right / support) if support else None,
+        "f1": float(2 * right / (given + support)) if given + support else None,
+        "support": int(support),
+    }
+
+
+def _calibration(outputs: torch.Tensor, targets: torch.Tensor, stored: dict[str, Any] | None) -> dict[str, Any]:
+    """The key "fitted" says on what. "never" has its reason, but where the validation images were never evaluated."""
+    if stored is None:
+        fitted = temperature_of(outputs, targets)
+        temperature, reason, where = fitted.value, fitted.reason, "on these samples"
+    else:
+        temperature, reason = float(stored.get("temperature", 1.0)), str(stored.get("reason", ""))
+        where = "on the validation images"
+    return {
+        "temperature": temperature,
+        "fitted": "never" if reason or stored == {} else where,
+        "reason": reason,
+        "in_table": True,
+        "before": calibration(outputs, targets),
+        "after": calibration(outputs, targets, temperature),
+    }
+
+
+def _labels(
+    probabilities: npt.NDArray[np.float64],
+    positive: npt.NDArray[np.bool_],
+    names: Sequence[str],
+    stored: dict[str, Any] | None,
+) -> dict[str, Any]:
+    found = {}
+    for i, name in enumerate(names):
+        column, truth = probabilities[:, i], positive[:, i]
+        threshold = best_threshold(column, truth) if stored is None else stored.get("thresholds", [0.5] * len(names))[i]
+        at_half, at_threshold = column > 0.5, column >= threshold
+        found[name] = {
+            "support": int(truth.sum()),
+            "at_0.5": _scores((at_half & truth).sum(), at_half.sum(), truth.sum()),
+            "threshold": threshold,
+            "at_threshold": _scores((at_threshold & truth).sum(), at_threshold.sum(), truth.sum()),
+        }
+    return found
+
+
+def _residuals(errors: npt.NDArray[np.float64], name_of: Callable[[int], str]) -> dict[str, Any]:
+    """Of prediction - target, in the user's units."""
+    largest = np.argsort(-np.abs(errors), kind="stable")[:LARGEST]
+    quantiles = np.quantile(errors, QUANTILES).tolist()
+    return {
+        "mean": float(errors.mean()),
+        "standard_deviation": float(errors.std()),
+        "quantiles": {f"{share:g}": value for share, value in zip(QUANTILES, quantiles, strict=True)},
+        "largest": [{"index": int(i), "name": name_of(int(i)), "residual": float(errors[i])} for i in largest],
+    }

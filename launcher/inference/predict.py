@@ -1,0 +1,127 @@
+"""`predict`: what a finished run's model says of images, in batches on one device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from launcher.data.decoding import BrokenImageError, read_pixels, too_narrow
+from launcher.data.sources import FileImages
+from launcher.errors import UserError
+from launcher.inference.finished_run import FinishedRun
+from launcher.inference.loaded_model import LoadedModel
+from launcher.recipe.transforms import PixelSteps
+from launcher.training.accelerator import recorded_precision
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Of a batch."""
+
+    names: list[str]
+    results: torch.Tensor
+    """float32 (len(names), outputs) on the CPU; see `LoadedModel.interpret`."""
+    broken: list[tuple[str, str]]
+    """Images that could not be read, and why."""
+
+
+@torch.inference_mode()
+def predict(
+    model: LoadedModel,
+    paths: Sequence[str],
+    *,
+    device: torch.device,
+    precision: torch.dtype | None = None,
+    batch_size: int = 64,
+    num_threads: int = 1,
+) -> Iterator[Predictions]:
+    """In the order of `paths`. The next batch is read while the network computes.
+
+    Raises UserError where the device has too little memory for a batch.
+    """
+    steps, resize_size = model.preprocessing.steps, model.preprocessing.about.resize_size
+    images = FileImages("", paths)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    starts = range(0, len(paths), batch_size)
+    with ThreadPoolExecutor(max_workers=max(1, num_threads)) as pool:
+
+        def begin(start: int) -> list[Future[torch.Tensor | str]]:
+            return [
+                pool.submit(_read, images, i, steps, resize_size)
+                for i in range(start, min(start + batch_size, len(paths)))
+            ]
+
+        ahead = begin(0) if paths else []
+        for start in starts:
+            reading, ahead = ahead, begin(start + batch_size)
+            names, pixels, broken = [], [], []
+            for path, future in zip(paths[start : start + batch_size], reading, strict=True):
+                found = future.result()
+                if isinstance(found, str):
+                    broken.append((path, found))
+                else:
+                    names.append(path)
+                    pixels.append(found)
+            yield Predictions(names, _results(model, pixels, steps, device, precision), broken)
+
+
+def _read(images: FileImages, index: int, steps: PixelSteps, resize_size: int) -> torch.Tensor | str:
+    """Pixels as the network has them, or why not."""
+    try:
+        pixels = read_pixels(images, index)
+        height, width = pixels.shape[1:]
+        if why := too_narrow(width, height, resize_size):
+            return why
+        return steps.pixels(pixels)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, ...
+        text = error.reason if isinstance(error, BrokenImageError) else str(error)
+        return " ".join(text.split()) or type(error).__name__
+
+
+def _results(
+    model: LoadedModel,
+    pixels: list[torch.Tensor],
+    steps: PixelSteps,
+    device: torch.device,
+    precision: torch.dtype | None,
+) -> torch.Tensor:
+    if not pixels:
+        return model.interpret(torch.zeros(0, len(model.classes)))
+    batch = torch.stack([image.permute(1, 2, 0) for image in pixels]).permute(0, 3, 1, 2)
+    lower = torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
+    try:
+        with lower:
+            outputs = model(steps.normalise(batch.to(device)))
+        return model.interpret(outputs).cpu()
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{device}: too little memory for {len(pixels)} images; give a smaller --batch") from error
+
+
+def device_named(name: str | None) -> torch.device:
+    """The accelerator that is here, or the CPU, unless named. Raises UserError for one that is not here."""
+    here = ["cpu"]
+    if torch.cuda.is_available():
+        here += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    if name is None:
+        return torch.device(here[1] if len(here) > 1 else "cpu")
+    if (f"{name}:0" if name == "cuda" else name) not in here:
+        raise UserError(f"--device {name}: no such device here; there is {', '.join(here)}")
+    return torch.device(name)
+
+
+def precision_on(device: torch.device, finished: FinishedRun) -> torch.dtype | None:
+    """Of the forward pass, as in training; None is float32. fp16 is for GPUs only."""
+    precision: str | None = finished.recipe.mixed_precision
+    if precision == "auto":
+        precision = recorded_precision(finished.rundir.path)
+    if precision == "bf16" and device.type in ("cpu", "cuda"):
+        return torch.bfloat16
+    return torch.float16 if precision == "fp16" and device.type == "cuda" else None

@@ -1,0 +1,218 @@
+"""Predictions as rows: a table for people, CSV, JSON lines, or parquet.
+
+Names of files need not be valid text. CSV keeps their bytes as they are, but for a terminal, and text that a
+spreadsheet would take for a formula gets an apostrophe before it. JSON has such bytes as \\udc80 to \\udcff, which
+Python reads as the file's name; parquet has the text with escapes, and the bytes in a column of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+import torch
+from rich.console import Console
+
+from launcher.console import show_table
+from launcher.errors import UserError
+from launcher.files import json_text
+from launcher.inference.loaded_model import LoadedModel
+from launcher.inference.prediction_columns import as_text, name_columns
+from launcher.text import inert_cell, level, one_line, without_controls
+
+FileFormat = Literal["csv", "jsonl", "parquet"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    name: str
+    values: list[Any]
+    type: Literal["string", "float", "value", "int8"]
+
+
+class Rows(Protocol):
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None: ...
+
+    def close(self) -> None:
+        """All rows have been added."""
+        ...
+
+
+def columns_of(model: LoadedModel, results: torch.Tensor, top: int) -> list[Column]:
+    """Classification: class_1, probability_1, and so on to `top`, the likeliest first. Multi-label: for each label
+    prediction/LABEL, 1 from its threshold on, and probability/LABEL. Else prediction/NAME."""
+    names = model.classes
+    if model.kind == "classification":
+        values, indices = results.topk(min(top, results.shape[1]), dim=1)
+        found = []
+        for place in range(values.shape[1]):
+            found.append(Column(f"class_{place + 1}", [names[i] for i in indices[:, place].tolist()], "string"))
+            found.append(Column(f"probability_{place + 1}", values[:, place].tolist(), "float"))
+        return found
+    found = []
+    for i, name in enumerate(names if len(names) == results.shape[1] else map(str, range(results.shape[1]))):
+        column = results[:, i]
+        if model.kind == "multi-label":
+            given = column.double() >= model.thresholds[i]
+            found.append(Column(f"prediction/{name}", given.to(torch.int8).tolist(), "int8"))
+            found.append(Column(f"probability/{name}", column.tolist(), "float"))
+        else:
+            kind: Literal["float", "value"] = "value" if column.dtype == torch.float64 else "float"
+            found.append(Column(f"prediction/{name}", column.tolist(), kind))
+    return found
+
+
+class TextRows:
+    """CSV or JSON lines, written as they come."""
+
+    def __init__(self, form: Literal["csv", "jsonl"], model: LoadedModel, top: int, stream: BinaryIO) -> None:
+        self._form, self._model, self._top, self._stream = form, model, top, stream
+        self._on_terminal = stream.isatty()
+        if form == "csv":
+            empty = model.interpret(torch.zeros(0, len(model.classes)))
+            self._write_csv([["name", *(column.name for column in columns_of(model, empty, top))]])
+
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None:
+        columns = columns_of(self._model, results, self._top)
+        rows = zip(names, *(column.values for column in columns), strict=True)
+        if self._form == "csv":
+            self._write_csv([list(row) for row in rows])
+        else:
+            keys = ["name", *(column.name for column in columns)]
+            lines = [_CONTROLS.sub(_escaped, json_text(dict(zip(keys, row, strict=True)))) + "\n" for row in rows]
+            self._stream.write("".join(lines).encode("utf-8", "backslashreplace"))
+        self._stream.flush()
+
+    def _write_csv(self, rows: Sequence[Sequence[Any]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([[inert_cell(cell) for cell in row] for row in rows])
+        if self._on_terminal:
+            self._stream.write(without_controls(text.getvalue()).encode("utf-8", "backslashreplace"))
+        else:
+            self._stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+_CONTROLS = re.compile("[\x7f-\x9f]")
+"""JSON lets these stand as they are; a terminal obeys some."""
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return f"\\u{ord(control[0]):04x}"
+
+
+class ParquetRows:
+    def __init__(self, model: LoadedModel, top: int, stream: BinaryIO) -> None:
+        import pyarrow.parquet as pq
+
+        self._model, self._top = model, top
+        empty = self._table([], model.interpret(torch.zeros(0, len(model.classes))))
+        self._writer: Any = pq.ParquetWriter(stream, empty.schema, compression="zstd")
+
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None:
+        self._writer.write_table(self._table(names, results))
+
+    def _table(self, names: Sequence[str], results: torch.Tensor) -> Any:
+        import pyarrow as pa
+
+        types = {"string": pa.string(), "float": pa.float32(), "value": pa.float64(), "int8": pa.int8()}
+        columns = name_columns(names)
+        for column in columns_of(self._model, results, self._top):
+            values = [as_text(value) for value in column.values] if column.type == "string" else column.values
+            columns[as_text(column.name)] = pa.array(values, types[column.type])
+        return pa.table(columns)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class TableRows:
+    """For people: printed when all are there, as wide as it needs to be."""
+
+    def __init__(self, model: LoadedModel, top: int, console: Console) -> None:
+        self._model, self._top, self._console = model, top, console
+        if model.kind == "classification":
+            names = ["prediction", *(f"{place + 1}." for place in range(1, min(top, len(model.classes))))]
+        elif model.kind == "multi-label":
+            names = ["labels"]
+        else:
+            names = [one_line(name) for name in model.classes]
+        self._rows = [["image", *names]]
+
+    def add(self, names: Sequence[str], results: torch.Tensor) -> None:
+        columns = columns_of(self._model, results, self._top)
+        for row, name in enumerate(names):
+            cells = self._cells([(column.name, column.values[row]) for column in columns])
+            self._rows.append([one_line(name), *cells])
+
+    def _cells(self, row: list[tuple[str, Any]]) -> list[str]:
+        pairs = [(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
+        if self._model.kind == "classification":
+            return [f"{one_line(name[1])} {probability[1]:.1%}" for name, probability in pairs]
+        if self._model.kind == "multi-label":
+            given = [
+                f"{one_line(label[0].partition('/')[2])} {probability[1]:.1%}"
+                for label, probability in pairs
+                if label[1]
+            ]
+            return [", ".join(given) or "none"]
+        spreads = [1.0] * len(row) if self._model.std is None else self._model.std.tolist()
+        return [level(value, spread) for (_, value), spread in zip(row, spreads, strict=True)]
+
+    def close(self) -> None:
+        is_named = self._model.kind in ("classification", "multi-label")
+        show_table(self._rows, self._console, left=range(len(self._rows[0])) if is_named else (0,))
+
+
+class Output:
+    """A file that appears when it is whole; or a stream, which is used as it is."""
+
+    def __init__(self, to: Path | None, stream: BinaryIO) -> None:
+        """Raises UserError where the file cannot be written."""
+        self._to, self._draft = to, to.with_name(f".{to.name}.writing") if to else None
+        with self.told():
+            self.stream = self._draft.open("wb") if self._draft else stream
+
+    def finish(self) -> None:
+        if self._to is not None and self._draft is not None:
+            with self.told():
+                self.stream.close()
+                self._draft.replace(self._to)
+
+    def abandon(self) -> None:
+        if self._draft is not None:
+            with contextlib.suppress(OSError):  # on a full disk, of what is still to be written
+                self.stream.close()
+            self._draft.unlink(missing_ok=True)
+
+    def told(self) -> Any:
+        """Return a context that turns an OSError of what writes to `stream` into a UserError."""
+        return _Told(self._to)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """What the operating system refuses is a mistake of the user's."""
+
+    file: Path | None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, OSError) and self.file is not None:
+            raise UserError(f"--to {self.file}: cannot be written ({error.strerror or error})") from error
+
+
+def rows_in(form: FileFormat, model: LoadedModel, top: int) -> Callable[[BinaryIO], Rows]:
+    """What makes the rows of a stream."""
+    if form == "parquet":
+        return lambda stream: ParquetRows(model, top, stream)
+    return lambda stream: TextRows(form, model, top, stream)

@@ -1,0 +1,157 @@
+"""Averages of weights that were trained: what a few sums may add to a run, at the cost of evaluations.
+
+Greedy soup (https://arxiv.org/abs/2203.05482): ingredients in the order of their validation metric, each taken into
+the mean where that makes it no worse. Interpolation (https://arxiv.org/abs/2109.01903): between the network whose head
+alone was trained and the one that was fine-tuned, which often keeps more of what the pretrained weights knew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from launcher.errors import UserError
+from launcher.inference.finished_run import FinishedRun
+from launcher.text import number
+from launcher.training.best import Mode, rank_of
+from launcher.training.checkpoint import Checkpoints
+
+Weights = Mapping[str, torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingredient:
+    name: str
+    """Such as "runs/pets step 120"."""
+    weights: Weights
+    """Under the names of TransferModel's state."""
+    is_head_alone: bool = False
+    """Its backbone is as it was before training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    name: str
+    weights: Weights
+    metrics: dict[str, float]
+    of: tuple[str, ...]
+    """Ingredients."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """How weights are judged."""
+
+    evaluate: Callable[[Weights], dict[str, float]]
+    metric: str
+    mode: Mode
+
+    def rank(self, metrics: dict[str, float]) -> tuple[float, float]:
+        """The better of two is the larger: by the metric, then by the loss."""
+        return rank_of(metrics, self.metric, self.mode)
+
+    def shown(self, metrics: dict[str, float]) -> str:
+        return shown_result(metrics, self.metric)
+
+
+def shown_result(metrics: Mapping[str, float], metric: str) -> str:
+    """Return what decides between two results: "accuracy 0.9542, loss 0.1210"."""
+    loss = f", loss {number(metrics['loss'])}" if "loss" in metrics and metric != "loss" else ""
+    return f"{metric} {number(metrics[metric])}{loss}"
+
+
+def ingredients_of(finished: FinishedRun, final: Weights) -> list[Ingredient]:
+    """The weights of `final/`, given under the names of the run's own network, and those of its checkpoints that are
+    complete; each state once."""
+    path, checkpoints = finished.rundir.path, finished.rundir.checkpoints
+    found = [Ingredient(f"{path} final", final)]
+    for folder in sorted(checkpoints.folder.glob("step-*")):
+        try:
+            state = Checkpoints(checkpoints.folder).load(folder, only_model=True)
+        except UserError:
+            continue
+        weights = state.model | (state.ema or {})
+        if not any(_same(weights, other.weights) for other in found):
+            head_alone = state.progress.head_step == state.progress.step
+            found.append(Ingredient(f"{path} step {state.progress.step}", weights, head_alone))
+    return found
+
+
+def check_alike(ingredients: Sequence[Ingredient]) -> None:
+    """Raises UserError where weights are of different networks."""
+    first = ingredients[0]
+    problems = []
+    for other in ingredients[1:]:
+        names = first.weights.keys() ^ other.weights.keys()
+        names |= {
+            name
+            for name in first.weights.keys() & other.weights.keys()
+            if first.weights[name].shape != other.weights[name].shape
+        }
+        if names:
+            problems.append(f"{other.name}: another network than {first.name} ({sorted(names)[0]} differs)")
+    if problems:
+        raise UserError(*problems)
+
+
+def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, tell: Callable[[str], None]) -> list[Candidate]:
+    """Each ingredient alone, the best first, and last the soup, where it has more than one ingredient."""
+    alone = [Candidate(i.name, i.weights, judge.evaluate(i.weights), (i.name,)) for i in ingredients]
+    alone.sort(key=lambda candidate: judge.rank(candidate.metrics), reverse=True)
+    for candidate in alone:
+        tell(f"{candidate.name}: {judge.shown(candidate.metrics)}")
+    soup, taken = alone[0], [alone[0]]
+    for candidate in alone[1:]:
+        weights = mean_of([part.weights for part in (*taken, candidate)])
+        metrics = judge.evaluate(weights)
+        keeps = judge.rank(metrics) >= judge.rank(soup.metrics)
+        tell(f"soup with {candidate.name}: {judge.shown(metrics)}{'' if keeps else ', left out'}")
+        if keeps:
+            taken.append(candidate)
+            soup = Candidate(f"soup of {len(taken)}", weights, metrics, tuple(part.name for part in taken))
+    return [*alone, soup] if len(taken) > 1 else alone
+
+
+def interpolations(
+    probe: Ingredient, tuned: Ingredient, points: int, judge: Judge, tell: Callable[[str], None]
+) -> list[Candidate]:
+    """Between the two, without the ends."""
+    found = []
+    for point in range(1, points):
+        share = point / points
+        weights = mean_of([probe.weights, tuned.weights], [1 - share, share])
+        metrics = judge.evaluate(weights)
+        name = f"{share:.2f} of the way from {probe.name} to {tuned.name}"
+        tell(f"{name}: {judge.shown(metrics)}")
+        found.append(Candidate(name, weights, metrics, (probe.name, tuned.name)))
+    return found
+
+
+def mean_of(weights: Sequence[Weights], shares: Sequence[float] | None = None) -> dict[str, torch.Tensor]:
+    """In float64; whole numbers (the batches that a norm has seen) are the first's."""
+    shares = shares or [1 / len(weights)] * len(weights)
+    mixed = {}
+    for name, first in weights[0].items():
+        if first.is_floating_point():
+            total = sum(share * part[name].double() for share, part in zip(shares, weights, strict=True))
+            assert isinstance(total, torch.Tensor)
+            mixed[name] = total.to(first.dtype)
+        else:
+            mixed[name] = first.clone()
+    return mixed
+
+
+def statistics_differ(ingredients: Sequence[Ingredient], model: nn.Module) -> bool:
+    """Whether BatchNorm has seen other data in some of them: the mean of statistics is not that of the mean weights."""
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    names = [f"{norm}.{what}" for norm in norms for what in ("running_mean", "running_var")]
+    first = ingredients[0].weights
+    return any(not other.weights[name].equal(first[name]) for other in ingredients for name in names if name in first)
+
+
+def _same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(value.equal(other[name]) for name, value in one.items())

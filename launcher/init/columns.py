@@ -1,0 +1,189 @@
+"""Which columns of a table are targets, and of which kind. The same rules for text files and for typed tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from launcher.data.names import in_list
+from launcher.errors import UserError, did_you_mean
+from launcher.recipe.protocols import TargetKind
+
+LABEL_NAMES = ("label", "labels", "class", "classes", "target", "targets", "category", "class_name", "tags", "y")
+"""A column of such a name decides, whatever the others hold; the first of these goes before the rest."""
+NO_TARGETS = {"id", "idx", "index", "image_id", "img_id", "filename", "file_name", "width", "height", "fold", ""}
+"""Names of columns that say which image it is, not what it shows."""
+
+FEW_NUMBERS = 20
+"""Integers with so many different values are classes; with more they are measured numbers, such as ages."""
+IMAGES_OF_A_WORD = 2
+"""A text that, on average, stands at fewer images than this is no class, but a caption or a name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    name: str
+    kind: Literal["names", "text", "int", "float", "list", "other"]
+    """"names": its type lists the classes; "list": a list of labels for each image; "other": none of these."""
+    rows: int
+    distinct: int
+    """Different values."""
+    binary: bool
+    """Nothing but 0 and 1."""
+
+    @property
+    def is_class(self) -> bool:
+        """Whether each value can be a class: few of them, and of each several images."""
+        few = self.distinct <= FEW_NUMBERS if self.kind == "int" else self.distinct * IMAGES_OF_A_WORD <= self.rows
+        return self.kind == "names" or (self.kind in ("text", "int") and self.distinct >= 2 and few)
+
+    def __str__(self) -> str:
+        kind = {"names": "classes", "text": "texts", "int": "whole numbers", "float": "numbers", "list": "lists"}
+        what = "0 and 1" if self.binary else kind.get(self.kind, "other")
+        return f"{self.name} ({what}, {self.distinct:,} different)" if self.distinct else f"{self.name} ({what})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    kind: TargetKind
+    columns: tuple[str, ...]
+    remark: str = ""
+    """What else could have been meant."""
+
+
+def text_column(name: str, cells: Sequence[str]) -> Column:
+    """A column of a text file, by what its cells read as. Empty cells decide nothing."""
+    values = {cell for cell in cells if cell}
+    lowered = {value.lower() for value in values}
+    kind: Literal["text", "int", "float", "list", "other"] = "text"
+    if not values:
+        kind = "other"
+    elif all(re.fullmatch(r"[+-]?\d+", value) for value in values):
+        kind = "int"
+    elif len(values) <= FEW_NUMBERS and all(re.fullmatch(r"[+-]?\d+(\.0*)?", value) for value in values):
+        kind = "int"  # "1.0": pandas writes classes so where a cell of the column is empty
+    elif all(map(_is_number, values)):
+        kind = "float"
+    elif looks_like_lists(values):
+        kind = "list"
+    binary = lowered in ({"0", "1"}, {"0.0", "1.0"}, {"true", "false"})
+    return Column(name, kind, len(cells), len(values), binary)
+
+
+def typed_column(name: str, values: Sequence[Any], kind: Literal["names", "text", "int", "float", "list"]) -> Column:
+    """A column of a table with types."""
+    if kind == "list":
+        return Column(name, kind, len(values), 0, False)
+    different = {value for value in values if value is not None}
+    return Column(name, kind, len(values), len(different), different == {0, 1})
+
+
+def targets_in(
+    columns: Sequence[Column], where: str, label: Sequence[str] = (), kind: TargetKind | None = None
+) -> Targets:
+    """The targets of a table. `label` names columns and `kind` says how targets are read, where the user does.
+
+    1. A column named like a label ("label", "class", "target", ...) decides by what it holds.
+    2. Else several columns of 0 and 1 are labels; or one column of lists.
+    3. Else a column of few different texts or whole numbers is the class.
+    4. Else columns of numbers are the numbers to predict.
+
+    Raises UserError where there is none.
+    """
+    if label:
+        columns = _named(columns, label, where)
+        if len(label) > 1 or kind is not None:
+            return Targets(kind or _kind_of(columns), tuple(column.name for column in columns))
+    usable = [column for column in columns if column.kind != "other"]
+    if not label:
+        usable = _allowed([column for column in usable if column.name.lower() not in NO_TARGETS], kind)
+    if kind == "values" and usable:
+        named_so = [column for column in usable if column.name.lower() in LABEL_NAMES]
+        chosen = named_so[:1] or [column for column in usable if column.kind == "float"] or usable
+        return Targets("values", tuple(column.name for column in chosen))
+    if kind == "labels" and usable and usable[0].binary and len([c for c in usable if c.binary]) == 1:
+        return Targets("labels", (usable[0].name,))
+    by_name = {column.name.lower(): column for column in reversed(usable)}
+    named = usable if label else [by_name[name] for name in LABEL_NAMES if name in by_name]
+    for column in named:
+        if column.kind == "list":
+            return Targets("labels", (column.name,), _others(usable, column))
+        if column.is_class:
+            return Targets("class", (column.name,), _others(usable, column))
+        if column.kind in ("int", "float") and column.distinct > 1:
+            return Targets("values", (column.name,), _others(usable, column))
+    binary = [column.name for column in usable if column.binary]
+    if len(binary) > 1:
+        return Targets("labels", tuple(binary))
+    lists = [column for column in usable if column.kind == "list"]
+    if lists:
+        return Targets("labels", (lists[0].name,), _others(usable, lists[0]))
+    classes = [column for column in usable if column.is_class]
+    classes.sort(key=lambda column: ("names", "text", "int").index(column.kind))
+    if classes:
+        return Targets("class", (classes[0].name,), _others(usable, classes[0]))
+    numbers = [column for column in usable if column.kind in ("float", "int") and column.distinct > 1]
+    measured = [column for column in numbers if column.kind == "float"] or numbers
+    if measured:
+        return Targets("values", tuple(column.name for column in measured))
+    raise UserError(
+        f"{where}: no column looks like a target: one column of classes (two or more, several images of each), several "
+        f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}; to say which: "
+        "--label COLUMN --task classification, multilabel or regression"
+    )
+
+
+def looks_like_lists(values: set[str]) -> bool:
+    """Whether cells of a text file hold several labels each: "['cat', 'dog']", or "cat|dog" where "cat" and "dog" come
+    again in others (in "tench, Tinca tinca" no piece does)."""
+    if all(value.startswith("[") and value.endswith("]") for value in values):
+        return True
+    return any(
+        len({piece.strip() for value in values for piece in value.split(mark)}) < len(values)
+        for mark in "|;,"
+        if any(mark in value for value in values)
+    )
+
+
+def _named(columns: Sequence[Column], label: Sequence[str], where: str) -> list[Column]:
+    """Return the columns that the user names. Raises UserError for names that are not among them."""
+    names = [column.name for column in columns]
+    problems = [
+        f"--label {name}: {where} has no such column{did_you_mean(name, names)}"
+        for name in label
+        if in_list(name, names) is None
+    ]
+    if problems:
+        raise UserError(*problems)
+    return [columns[names.index(in_list(name, names) or name)] for name in label]
+
+
+def _kind_of(columns: Sequence[Column]) -> TargetKind:
+    return "labels" if all(column.binary for column in columns) else "values"
+
+
+def _allowed(columns: list[Column], kind: TargetKind | None) -> list[Column]:
+    """Return the columns that can be targets of a kind."""
+    if kind is None:
+        return columns
+    fits: dict[TargetKind, Callable[[Column], bool]] = {
+        "class": lambda column: column.is_class,
+        "labels": lambda column: column.binary or column.kind == "list",
+        "values": lambda column: column.kind in ("int", "float") and column.distinct > 1,
+    }
+    return [column for column in columns if fits[kind](column)]
+
+
+def _others(usable: Sequence[Column], chosen: Column) -> str:
+    rest = [str(column) for column in usable if column is not chosen and (column.kind != "text" or column.is_class)]
+    return f"not used: {', '.join(rest[:4])}{' ...' if len(rest) > 4 else ''}" if rest else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

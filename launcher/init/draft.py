@@ -1,0 +1,119 @@
+"""From what the user names to a recipe file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from launcher.data.names import notes_of_names
+from launcher.errors import Problems, UserError
+from launcher.init.decision import Decision
+from launcher.init.findings import Found
+from launcher.init.folders import folder
+from launcher.init.hub import data_set
+from launcher.init.images import Pictures, look_at
+from launcher.init.machine import Machine, machine
+from launcher.init.recipe_text import check_target, recipe_text, write
+from launcher.init.rules import counts_of_classes, decide
+from launcher.init.tables import table
+from launcher.recipe.protocols import TargetKind
+from launcher.text import one_line
+
+KINDS: dict[str, TargetKind] = {"classification": "class", "multilabel": "labels", "regression": "values"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What was found and decided, and the recipe file that says so."""
+
+    found: Found
+    pictures: Pictures
+    machine: Machine
+    decisions: list[Decision]
+    path: Path
+
+
+def make_recipe(
+    source: str,
+    to: Path,
+    *,
+    overwrite: bool,
+    name: str | None = None,
+    label: Sequence[str] = (),
+    task: Literal["classification", "multilabel", "regression"] | None = None,
+    hardware: Literal["here", "cpu", "gpu"] = "here",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Made:
+    """Look at `source` (a folder, a table, or a data set's name on the hub) and write a recipe for it to `to`.
+
+    `name` is the configuration of a data set of the hub that has several; `label` names the columns of targets and
+    `task` what they are, where that is not to be found out; `hardware` is what to choose for. Raises
+    UserError, and then nothing is written.
+    """
+    problems = Problems()
+    path = to
+    with problems.collected():
+        path = check_target(to, overwrite)
+    with problems.collected():
+        found = look_for(source, name, tell, label, KINDS[task] if task else None)
+    problems.raise_if_any()
+    pictures = look_at(found.splits)
+    remarks = (*found.remarks, *found.splits.notes, *pictures.notes)
+    if found.target_kind != "values":
+        remarks = (*remarks, *notes_of_names(found.splits.names))
+    found = dataclasses.replace(found, remarks=remarks)
+    here = machine(hardware)
+    decisions = decide(found, pictures, here)
+    file = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    words = [source, *(["--name", name] if name else [])]
+    words += [word for column in label for word in ("--label", column)] + (["--task", task] if task else [])
+    words += ["--for", hardware] if hardware != "here" else []
+    write(recipe_text(decisions, summary(found, here), file, words, here.start()), path, overwrite)
+    return Made(found, pictures, here, decisions, Path(file))
+
+
+def look_for(
+    source: str,
+    name: str | None,
+    tell: Callable[[str], None],
+    label: Sequence[str] = (),
+    kind: TargetKind | None = None,
+) -> Found:
+    """The data that `source` names. Raises UserError where it is neither on this disk nor a data set's name."""
+    path = Path(source).expanduser()
+    if not source.strip():
+        raise UserError("init: no data named; give a folder of images, a table, or the name of a data set (owner/name)")
+    if path.exists():
+        if name is not None:
+            raise UserError(f"--name {name}: is for data sets of the Hugging Face hub; {source} is on this disk")
+        return folder(path, label, kind) if path.is_dir() else table(path, None, label, kind)
+    looks_like_path = (
+        source.startswith(("/", ".", "~")) or source.count("/") != 1 or path.suffix or source.endswith("/")
+    )
+    if looks_like_path:
+        raise UserError(
+            f"{source}: no such folder or file in {Path.cwd()}; data sets of the Hugging Face hub are named owner/name"
+        )
+    tell(f"{source}: loading the data set, as training would (from the hub, or from this machine's cache)")
+    return data_set(source, f"data set {source} of the Hugging Face hub", name, label, kind)
+
+
+def summary(found: Found, here: Machine) -> str:
+    """One sentence on what the recipe was written for."""
+    return (
+        f"For the {found.title}: {len(found.splits.train):,} training and {len(found.splits.val):,} validation images, "
+        f"{targets_shown(found)}; chosen for a machine with {here}."
+    )
+
+
+def targets_shown(found: Found, most: int = 6) -> str:
+    """The outputs with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
+    names = [one_line(name) for name in found.splits.names]
+    what = {"class": "class", "labels": "label", "values": "number"}[found.target_kind]
+    many = f"{what}{'' if len(names) == 1 else 'es' if what == 'class' else 's'}"
+    if found.target_kind != "values":
+        names = [f"{name}: {count:,}" for name, count in zip(names, counts_of_classes(found), strict=True)]
+    return f"{len(names):,} {many} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"

@@ -1,0 +1,87 @@
+"""What was found: the data part that reads the data, and what it gave."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pydantic
+
+from launcher import data
+from launcher.errors import UserError
+from launcher.recipe.part import problems_in
+from launcher.recipe.protocols import Splits, TargetKind
+
+PartName: TypeAlias = Literal["ImageFolder", "CsvImages", "HuggingFace"]
+
+RARELY_SO_MANY = 20_000
+"""Images from which on a tenth is enough for validation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """Data with targets, as a part of a recipe reads them."""
+
+    title: str
+    """For people: "image folder data/pets"."""
+    part: PartName
+    fields: Mapping[str, Any]
+    """What the part is told; the rest is its defaults."""
+    target_kind: TargetKind
+    splits: Splits
+    validation: str | None
+    """Where the validation images come from: "val/". None: a random part of the training images."""
+    remarks: tuple[str, ...] = ()
+    """What a person should know of the choice of files and columns."""
+
+    @property
+    def given_images(self) -> int:
+        """Images before a part of them is set aside for validation."""
+        return len(self.splits.train) + (0 if self.validation else len(self.splits.val))
+
+
+def find(
+    title: str,
+    part: PartName,
+    fields: Mapping[str, Any],
+    target_kind: TargetKind,
+    validation: str | None,
+    remarks: tuple[str, ...] = (),
+) -> Found:
+    """Build the part, as training will. Raises UserError for whatever it refuses."""
+    fields = dict(fields)
+    try:
+        splits = getattr(data, part)(**fields).build(target_kind, seed=0)
+        if validation is None:
+            count = len(splits.train) + len(splits.val)
+            fields["val_fraction"] = 0.1 if count >= RARELY_SO_MANY else 0.2
+            splits = getattr(data, part)(**fields).build(target_kind, seed=0)
+    except pydantic.ValidationError as error:
+        raise UserError(*problems_in(error, at="data")) from error
+    return Found(
+        title=title,
+        part=part,
+        fields=fields,
+        target_kind=target_kind,
+        splits=splits,
+        validation=validation,
+        remarks=remarks,
+    )
+
+
+def path_text(path: Path) -> str:
+    """A path as a recipe says it: relative where it is below the current folder, else absolute.
+
+    Raises UserError for a name that is no text: a recipe is stored as JSON.
+    """
+    whole = os.path.abspath(path.expanduser())  # noqa: PTH100 - links stay as they are
+    here = str(Path.cwd())
+    text = os.path.relpath(whole, here) if f"{whole}/".startswith(f"{here.rstrip('/')}/") else whole
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{text!r}: the name is not text in UTF-8, which a recipe needs; rename it") from None
+    return text

@@ -1,0 +1,117 @@
+"""A sample of the images, opened: how large they are, and how many cannot be read."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from launcher.data.decoding import BrokenImageError, encoded_image, to_rgb
+from launcher.data.duplicates import digest, repeat_notes
+from launcher.errors import UserError
+from launcher.recipe.protocols import ImageSource, Splits
+from launcher.text import listed, one_line
+from launcher.training.launch import usable_cpus
+
+MOST = 200
+"""Images to open at most: the median of their sizes is then known to a few per cent."""
+SECONDS = 3.0
+"""No more are begun after so long; photographs of 12 megapixels take a tenth of a second each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    looked_at: int
+    broken: tuple[str, ...]
+    """Names of those that cannot be read, and why."""
+    width: int
+    height: int
+    """Medians, in pixels, of those that can be read."""
+    shortest: int
+    """The median of their shorter sides."""
+    same_size: bool
+    notes: tuple[str, ...] = ()
+    """What is the same in training and validation, one line each."""
+
+
+def look_at(splits: Splits) -> Pictures:
+    """Open some images of both splits, the same ones each time. Raises UserError where none can be read."""
+    chosen = _chosen(splits)
+    sizes: list[tuple[int, int]] = []
+    broken: list[str] = []
+    looked_at, begin, cpus = 0, time.monotonic(), usable_cpus()
+    with ThreadPoolExecutor(cpus) as pool:
+        for start in range(0, len(chosen), 4 * cpus):
+            if time.monotonic() - begin > SECONDS:
+                break
+            part = chosen[start : start + 4 * cpus]
+            looked_at += len(part)
+            for size, why in pool.map(_opened, part):
+                if size:
+                    sizes.append(size)
+                else:
+                    broken.append(why)
+    if not sizes:
+        raise UserError(f"data: none of the {looked_at} images looked at can be read: {listed(broken)}")
+    return Pictures(
+        looked_at=looked_at,
+        broken=tuple(broken),
+        width=round(statistics.median(width for width, _ in sizes)),
+        height=round(statistics.median(height for _, height in sizes)),
+        shortest=round(statistics.median(min(size) for size in sizes)),
+        same_size=len(set(sizes)) == 1,
+        notes=tuple(_repeats(splits, cpus)),
+    )
+
+
+def _repeats(splits: Splits, cpus: int) -> list[str]:
+    """Return lines on images that come twice, as far as all can be read in SECONDS."""
+    begin = time.monotonic()
+
+    def digest_of(place: tuple[ImageSource, int]) -> bytes | None:
+        images, index = place
+        try:
+            content = encoded_image(images, index)
+            return digest(content, None if content is not None else images.read(index))
+        except MemoryError:
+            raise
+        except Exception:  # a broken image is told by the check of all
+            return None
+
+    digests: list[list[bytes | None]] = []
+    with ThreadPoolExecutor(cpus) as pool:
+        for split in (splits.val, splits.train):
+            places = [(split.images, index) for index in range(len(split))]
+            keys: list[bytes | None] = []
+            for start in range(0, len(places), 256):
+                if time.monotonic() - begin > SECONDS:
+                    return []  # `plan` and the start of a run compare all of them
+                keys += pool.map(digest_of, places[start : start + 256])
+            digests.append(keys)
+    return repeat_notes(splits, digests[1], digests[0])
+
+
+def _chosen(splits: Splits) -> list[tuple[ImageSource, int]]:
+    every = len(splits.train) + len(splits.val)
+    drawn = np.random.PCG64(0).random_raw(every)  # its stream is the same in all versions of numpy
+    return [
+        (splits.train.images, int(index))
+        if index < len(splits.train)
+        else (splits.val.images, int(index) - len(splits.train))
+        for index in np.argsort(drawn, kind="stable")[:MOST]
+    ]
+
+
+def _opened(place: tuple[ImageSource, int]) -> tuple[tuple[int, int] | None, str]:
+    """Width and height, or why it cannot be read."""
+    images, index = place
+    try:
+        return to_rgb(images.read(index)).size, ""
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like, as in `verifying.broken_images`
+        reason = error.reason if isinstance(error, BrokenImageError) else str(error) or type(error).__name__
+        return None, f"{one_line(images.name(index))} ({reason})"

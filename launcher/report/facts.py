@@ -1,0 +1,237 @@
+"""What the files of a run dir say, for the sections of a report. What is missing is empty, and told in `notes`."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import UserError
+from launcher.files import metrics_from_json, read_metrics, refuse_endless
+from launcher.inference.run_records import (
+    epochs_of,
+    proofs_of,
+    read_evaluation,
+    read_lines,
+    read_rows,
+    sound_cache,
+    sound_environment,
+    sound_plan,
+    sound_precision,
+    steps_of,
+    timing_of,
+)
+from launcher.recipe.protocols import Splits
+from launcher.report.samples import Kind, Samples, read_samples
+from launcher.report.thumbnails import Pictures
+from launcher.training.best import Mode
+
+KINDS: tuple[Kind, ...] = ("classification", "multi-label", "regression")
+USUAL = {"classification": ("accuracy", "max"), "multi-label": ("map", "max"), "regression": ("mae", "min")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """An epoch that was evaluated; they are counted over the run, from 1."""
+
+    count: int
+    number: int
+    """Of its phase, from 0."""
+    phase: str
+    in_phase: int
+    step: int
+    """Optimizer steps until its end, over the run."""
+    train_loss: float
+    val: dict[str, float]
+    best: bool
+    """Of its phase, when it was evaluated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    at: float
+    """In epochs since the beginning."""
+    lr: float
+    loss: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    path: Path
+    kind: Kind
+    names: tuple[str, ...]
+    """Of classes, labels or targets."""
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    plan: dict[str, Any]
+    model: dict[str, Any]
+    """`final/model.json`"""
+    metrics: dict[str, float]
+    """Of the weights that were kept, on the validation images."""
+    epochs: tuple[Epoch, ...]
+    steps: tuple[Step, ...]
+    timing: tuple[dict[str, Any], ...]
+    proofs: tuple[dict[str, Any], ...]
+    cache: dict[str, Any]
+    precision: dict[str, Any]
+    skipped: tuple[str, ...]
+    evaluation: dict[str, Any]
+    test: dict[str, Any]
+    """The evaluation of the test images with these weights; empty where there was none."""
+    samples: Samples | None
+    splits: Splits | None
+    """The data themselves, where they could be had."""
+    pictures: Pictures
+    notes: tuple[str, ...]
+    """What could not be had, and why."""
+    shows_images: bool = True
+    """Images that are kept in the run dir are shown as well."""
+
+    @property
+    def monitor(self) -> str:
+        """The metric that the run went by."""
+        phases = self.plan.get("phases") or [{}]
+        named = phases[-1].get("monitor") or USUAL.get(self.kind, ("", ""))[0]
+        return named if named in self.metrics else next(iter(self.metrics), "")
+
+    @property
+    def mode(self) -> Mode:
+        phases = self.plan.get("phases") or [{}]
+        return "min" if (phases[-1].get("mode") or USUAL.get(self.kind, ("", "max"))[1]) == "min" else "max"
+
+    @property
+    def averaged(self) -> bool:
+        return self.recipe.get("ema_decay") is not None
+
+    def validated(self, epoch: Epoch, metric: str) -> float | None:
+        """A metric of an epoch's weights: of their average where that is what is kept."""
+        return epoch.val.get(f"ema_{metric}" if self.averaged else metric)
+
+    @property
+    def kept(self) -> Epoch | None:
+        """The epoch whose weights are in `final/`."""
+        step = self.model.get("step")
+        return next((epoch for epoch in self.epochs if epoch.step == step), None)
+
+    @property
+    def seconds(self) -> float:
+        """That training took: what comes before the first steps, training and validation; of an epoch that was trained
+        again, the last time."""
+        last = {(row.get("number"), row.get("phase"), row.get("epoch")): row for row in self.timing if "epoch" in row}
+        before = sum(row["seconds"] for row in self.timing if "epoch" not in row)
+        return float(before + sum(row["seconds"] for row in last.values()))
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        found = self.evaluation.get("intervals", {}).get("of", {}).get(metric)
+        return (float(found[0]), float(found[1])) if found else None
+
+
+def read_facts(
+    path: Path, splits: Splits | None = None, without_pictures: str = "", notes: tuple[str, ...] = ()
+) -> Facts:
+    """`without_pictures` says why `splits` are missing. Raises UserError where `path` is no finished run's."""
+    refuse_endless(path)
+    recipe = _json(path / "recipe.json")
+    model = _json(path / "final/model.json")
+    if not recipe or not model:
+        raise UserError(f"{path}: no finished run (it lacks {'final/model.json' if recipe else 'recipe.json'})")
+    task = model.get("task")
+    named = task.get("kind") if isinstance(task, dict) else None
+    kind: Kind = next((kind for kind in KINDS if kind == named), "other")
+    evaluation, told = {}, list(notes)
+    if (path / "evaluation.json").exists():
+        try:
+            evaluation = read_evaluation(path / "evaluation.json")
+        except UserError as error:
+            told += [f"{error.problems[0]}: nothing of it is shown; evaluate writes it again."]
+    samples = None
+    try:
+        samples = read_samples(path / "evaluation.parquet", kind)
+    except FileNotFoundError:
+        told.append("There are no predictions for each image: nothing can be said of single images.")
+    except (OSError, ValueError, KeyError) as error:
+        told.append(f"evaluation.parquet cannot be read ({error}): nothing can be said of single images.")
+    rows = read_rows(path / "metrics.jsonl")
+    epochs = _epochs(rows)
+    return Facts(
+        path=path,
+        kind=samples.kind if samples else kind,
+        names=tuple(_json(path / "final/classes.json", [])),
+        recipe=recipe,
+        environment=sound_environment(_json(path / "environment.json")),
+        plan=sound_plan(_json(path / "plan.json")),
+        model=model,
+        metrics=metrics_from_json(evaluation.get("metrics") or {}) or _metrics(path / "final/metrics.json"),
+        epochs=epochs,
+        steps=_steps(rows, epochs),
+        timing=tuple(timing_of(read_rows(path / "timing.jsonl"))),
+        proofs=tuple(proofs_of(read_rows(path / "proofs.jsonl"))),
+        cache=sound_cache(_json(path / "cache.json")),
+        precision=sound_precision(_json(path / "precision.json")),
+        skipped=read_lines(path / "skipped.txt"),
+        evaluation=evaluation,
+        test=_test(path / "evaluation-test.json", model.get("step")),
+        samples=samples,
+        splits=splits,
+        pictures=Pictures(splits.val.images if splits else None, samples, without_pictures),
+        notes=tuple(told),
+    )
+
+
+def _test(file: Path, step: Any) -> dict[str, Any]:
+    """The evaluation of the test images by the weights of this step; nothing where there is none that is sound."""
+    try:
+        evaluation = read_evaluation(file)
+    except UserError:
+        return {}
+    return evaluation if evaluation.get("weights", {}).get("step") == step else {}
+
+
+def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
+    found: list[Epoch] = []
+    for row in epochs_of(rows):
+        # Two phases may have one name: epochs are counted from 1 in each.
+        begins = bool(found) and (row["phase"] != found[-1].phase or row["epoch"] <= found[-1].in_phase)
+        number = found[-1].number + begins if found else 0
+        found.append(
+            Epoch(
+                len(found) + 1,
+                number,
+                row["phase"],
+                row["epoch"],
+                row["step"],
+                metrics_from_json({"loss": row["train_loss"]})["loss"],
+                metrics_from_json(row["val"]),
+                bool(row["best"]),
+            )
+        )
+    return tuple(found)
+
+
+def _steps(rows: list[dict[str, Any]], epochs: tuple[Epoch, ...]) -> tuple[Step, ...]:
+    ends = [epoch.step for epoch in epochs]
+    found = []
+    for row in steps_of(rows):
+        if (place := bisect.bisect_left(ends, row["step"])) < len(ends):
+            begin = ends[place - 1] if place else 0
+            found.append(Step(place + (row["step"] - begin) / (ends[place] - begin), row["lr"], row["loss"]))
+    return tuple(found)
+
+
+def _metrics(file: Path) -> dict[str, float]:
+    try:
+        return read_metrics(file)
+    except UserError:
+        return {}
+
+
+def _json(file: Path, otherwise: Any = None) -> Any:
+    """A file that is missing or broken is as empty: a report says what it can."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    empty = {} if otherwise is None else otherwise
+    return content if isinstance(content, type(empty)) else empty

@@ -1,0 +1,175 @@
+"""`report --explain`: writes explanation/ into a run dir, for the report and for people.
+
+suspicious_labels.csv    the training images (of labels: each label of each image), the most suspicious first
+near_duplicates.csv      validation images that are among the training images
+map.csv                  a place for each validation image
+attention.json           heat maps of the images that the report shows
+explanation.json         of which weights, and what was found
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from launcher.errors import UserError
+from launcher.files import json_text
+from launcher.inference.finished_run import FinishedRun, build_data, build_network, check_data
+from launcher.recipe.protocols import Split, Splits
+from launcher.recipe.transforms import evaluation
+from launcher.report.inspect.features import Features, features_of
+from launcher.report.inspect.grad_cam import check_installed, heat_maps
+from launcher.report.inspect.label_issues import Suspicion, suspicious_classes, suspicious_labels
+from launcher.report.inspect.near_duplicates import near_duplicates
+from launcher.report.inspect.pca_map import plane
+from launcher.report.samples import Samples
+from launcher.report.sections.gallery import shown
+from launcher.report.sections.grad_cam import overlay
+from launcher.text import inert_cell
+from launcher.training.accelerator import start_accelerator
+from launcher.training.checked_images import checked_together
+from launcher.training.images import EvaluationImages, collate
+from launcher.training.launch import Launch
+from launcher.training.setup import workers_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FOLDER = "explanation"
+BATCH = 8
+
+
+def explain(finished: FinishedRun, samples: Samples, launch: Launch, tell: Callable[[str], None]) -> Path:
+    """The folder that was written. Raises UserError where data, weights or grad-cam are missing."""
+    check_installed()
+    begin = time.perf_counter()
+    accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
+    splits = check_data(finished, build_data(finished), checked_together(accelerator, tell))
+    draft, target = finished.rundir.path / f".writing-{FOLDER}", finished.rundir.path / FOLDER
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        found = features_of(accelerator, finished, splits, workers_of(launch), tell)
+        told: dict[str, Any] = {"step": finished.step, "features": found.weights, "train": len(found.train)}
+        told |= _labels(finished, splits, found, draft)
+        told |= _duplicates(splits, found, draft)
+        told |= _map(splits, found, draft)
+        told |= _attention(accelerator, finished, splits, samples, draft)
+        told["seconds"] = time.perf_counter() - begin
+        (draft / "explanation.json").write_text(json_text(told, indent=1))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if not (draft / "explanation.json").exists():
+            shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    return target
+
+
+def _labels(finished: FinishedRun, splits: Splits, found: Features, folder: Path) -> dict[str, Any]:
+    kind = finished.recipe.task.target_kind
+    targets = torch.as_tensor(splits.train.targets[found.of_training.numpy()])
+    rows: list[Suspicion]
+    if kind == "class":
+        rows = suspicious_classes(found.train, targets, splits.names)
+    elif kind == "labels":
+        rows = suspicious_labels(found.train, targets, splits.names)
+    else:
+        return {"suspicious": None}
+    header = ("rank", "image", "label", "suggested", "probability of label", "probability of suggested", "index")
+    places = found.of_training.tolist()
+    _write(
+        folder / "suspicious_labels.csv",
+        header,
+        (
+            (
+                number,
+                splits.train.images.name(places[row.index]),
+                row.given,
+                row.suggested,
+                f"{row.probability_of_given:.6f}",
+                f"{row.probability_of_suggested:.6f}",
+                places[row.index],
+            )
+            for number, row in enumerate(rows, start=1)
+        ),
+    )
+    return {"suspicious": sum(row.margin < 0 for row in rows)}
+
+
+def _duplicates(splits: Splits, found: Features, folder: Path) -> dict[str, Any]:
+    train, val = splits.train, splits.val
+    places = found.of_training.tolist()
+    pairs = near_duplicates(found.train, found.val, train.images, val.images, places)
+    header = ("validation image", "training image", "similarity of features", "of pixels", "mirrored", "same target")
+    _write(
+        folder / "near_duplicates.csv",
+        (*header, "validation index", "training index"),
+        (
+            (
+                val.images.name(pair.val),
+                train.images.name(places[pair.train]),
+                f"{pair.similarity:.4f}",
+                f"{pair.pixels:.4f}",
+                "yes" if pair.mirrored else "no",
+                "yes" if (val.targets[pair.val] == train.targets[places[pair.train]]).all() else "no",
+                pair.val,
+                places[pair.train],
+            )
+            for pair in pairs
+        ),
+    )
+    return {"duplicates": len(pairs), "leaked": len({pair.val for pair in pairs}), "val": len(val)}
+
+
+def _map(splits: Splits, found: Features, folder: Path) -> dict[str, Any]:
+    places, share = plane(found.val_now)
+    rows = ((splits.val.images.name(i), f"{x:.5g}", f"{y:.5g}") for i, (x, y) in enumerate(places.tolist()))
+    _write(folder / "map.csv", ("image", "x", "y"), rows)
+    return {"variance_shown": share}
+
+
+def _attention(
+    accelerator: Accelerator, finished: FinishedRun, splits: Splits, samples: Samples, folder: Path
+) -> dict[str, Any]:
+    """Of the images in the report's gallery, for the class that was found."""
+    if samples.kind != "classification" or len(samples) != len(splits.val):
+        return {"attention": None}
+    model = build_network(finished, len(splits.names)).to(accelerator.device)
+    wanted = [index for index in shown(samples) if splits.val.images.name(index) == samples.exact[index]]
+    found: list[dict[str, Any]] = []
+    for begin in range(0, len(wanted), BATCH):
+        some = wanted[begin : begin + BATCH]
+        images = _images(splits.val, some, finished).to(accelerator.device)
+        maps = heat_maps(model, images, [int(samples.predictions[index]) for index in some])
+        if maps is None:
+            return {"attention": None}
+        for index, image, heat in zip(some, images.cpu(), maps, strict=True):
+            mean, std = (torch.tensor(given).view(3, 1, 1) for given in _mean_and_std(finished))
+            pixels = ((image * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+            found.append({"sample": index, **overlay(pixels, heat)})
+    (folder / "attention.json").write_text(json_text(found))
+    return {"attention": len(found)}
+
+
+def _mean_and_std(finished: FinishedRun) -> tuple[Sequence[float], Sequence[float]]:
+    return finished.preprocessing.mean, finished.preprocessing.std
+
+
+def _images(split: Split, indices: Sequence[int], finished: FinishedRun) -> torch.Tensor:
+    dataset = EvaluationImages(split, evaluation(finished.preprocessing))
+    return collate([dataset[index] for index in indices], dataset.transform).to(torch.device("cpu")).images
+
+
+def _write(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows([inert_cell(cell) for cell in row] for row in rows)

@@ -1,0 +1,47 @@
+"""The files of explanation/, which `report --explain` writes, where they are of the weights that the run ended with."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from launcher.report.facts import Facts
+from launcher.text import active_cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    told: dict[str, Any]
+    labels: list[dict[str, str]]
+    duplicates: list[dict[str, str]]
+    places: list[dict[str, str]]
+    attention: list[dict[str, Any]]
+
+
+def read_explanation(facts: Facts) -> Explanation | None:
+    """None where there is none, or one of other weights."""
+    folder = facts.path / "explanation"
+    try:
+        told = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
+        if told["step"] != facts.model.get("step"):
+            return None
+        attention = folder / "attention.json"
+        return Explanation(
+            told,
+            _rows(folder / "suspicious_labels.csv"),
+            _rows(folder / "near_duplicates.csv"),
+            _rows(folder / "map.csv"),
+            json.loads(attention.read_text(encoding="utf-8")) if attention.exists() else [],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as stream:
+        return [{name: active_cell(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]

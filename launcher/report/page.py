@@ -1,0 +1,72 @@
+"""The page: one file with all that it shows, from the sections of one run or of several."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of a report: its template is `templates/NAME.html.j2`, which is given `values`."""
+
+    name: str
+    title: str
+    values: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPage:
+    """What is shown of one run."""
+
+    title: str
+    sections: Sequence[Section]
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader("launcher.report"), jinja2.PackageLoader("launcher.tuning.sweep")]
+        ),
+        autoescape=True,  # names of files and classes are their owners' text
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["n"] = lambda value: f"{value:,}"
+    return environment
+
+
+def _asset(name: str) -> str:
+    return resources.files("launcher.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def page(title: str, runs: Sequence[RunPage], above: Sequence[Section] = ()) -> str:
+    """The HTML. `above` comes before the runs: what is said of several of them."""
+    environment = _environment()
+    script = _asset("script.js")
+    # The browser itself sees to it that nothing is loaded, and that no other script runs.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    render: Callable[[Section, str], Markup] = lambda section, prefix: Markup(  # noqa: E731, S704 - rendered with autoescape
+        environment.get_template(f"{section.name}.html.j2").render(
+            section=section, prefix=prefix, several=len(runs) > 1, **section.values
+        )
+    )
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        runs=runs,
+        above=above,
+        render=render,
+        style=Markup(_asset("style.css")),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704
+        script_hash=digest,
+    )

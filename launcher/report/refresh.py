@@ -1,0 +1,122 @@
+"""Facts of runs that have ended before: evaluated where need be, with their data where these can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from accelerate.state import AcceleratorState, GradientState
+
+from launcher.errors import Problems, UserError
+from launcher.inference.evaluate import evaluate
+from launcher.inference.evaluation import write
+from launcher.inference.finished_run import FinishedRun, build_data, read_finished
+from launcher.recipe.protocols import Splits
+from launcher.recipe.type_names import Types
+from launcher.report.facts import Facts, read_facts
+from launcher.report.inspect.grad_cam import check_installed
+from launcher.report.inspect.inspect import explain
+from launcher.training.launch import Launch
+
+
+def facts_again(
+    run_dirs: Sequence[Path],
+    launch: Launch,
+    *,
+    tell: Callable[[str], None],
+    explains: bool = False,
+    own: Types | None = None,
+) -> list[Facts]:
+    """Raises UserError, with a line for each, where folders are no finished runs; with `explains`, where one cannot be
+    explained, too."""
+    problems = Problems()
+    if explains:
+        with problems.collected():
+            check_installed()
+    runs: list[tuple[Path, FinishedRun | None, str]] = []
+    for path in run_dirs:
+        with problems.collected():
+            runs.append(_opened(path, own))
+    problems.raise_if_any()
+    found = [_facts(path, finished, why_not, launch, tell) for path, finished, why_not in runs]
+    if explains:
+        for facts, (_, finished, _) in zip(found, runs, strict=True):
+            with problems.collected():
+                _explain(facts, finished, launch, tell)
+        problems.raise_if_any()
+    return found
+
+
+def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, tell: Callable[[str], None]) -> None:
+    if finished is None or facts.samples is None:
+        raise UserError(f"{facts.path}: cannot be explained: {'; '.join(facts.notes) or facts.pictures.reason}")
+    _forget_precision()
+    folder = explain(finished, facts.samples, launch, tell)
+    tell(f"written to {folder}: suspicious_labels.csv, near_duplicates.csv, map.csv")
+
+
+def _opened(path: Path, own: Types | None) -> tuple[Path, FinishedRun | None, str]:
+    """A run whose recipe can no longer be read, parts of the user's own for instance, still has its files."""
+    try:
+        return path, read_finished(path, own), ""
+    except UserError as error:
+        if not (path / "recipe.json").is_file() or not (path / "final/metrics.json").is_file():
+            raise
+        return path, None, "; ".join(error.problems)
+
+
+def _facts(
+    path: Path, finished: FinishedRun | None, why_not: str, launch: Launch, tell: Callable[[str], None]
+) -> Facts:
+    notes: list[str] = []
+    if is_stale(path):
+        if finished is not None:
+            why_not = _evaluate(finished, launch, tell)
+        if why_not:
+            there = (path / "evaluation.parquet").is_file()
+            notes.append(f"The run could not be evaluated{' again' if there else ''}: {why_not}")
+            if there:
+                notes.append("What is said of single images and classes is of an evaluation of other weights.")
+    splits: Splits | None = None
+    if finished is not None:
+        splits, why_not = _data(finished)
+    without = f"Without pictures: {why_not}" if splits is None else ""
+    for line in (*notes, without):
+        if line:
+            tell(f"{path}: {line}")
+    return read_facts(path, splits, without, tuple(notes))
+
+
+def is_stale(path: Path) -> bool:
+    """Whether the evaluation is missing or older than the weights."""
+    try:
+        return (path / "evaluation.parquet").stat().st_mtime_ns < (path / "final/model.safetensors").stat().st_mtime_ns
+    except OSError:
+        return True
+
+
+def _evaluate(finished: FinishedRun, launch: Launch, tell: Callable[[str], None]) -> str:
+    """Why it could not be done; empty where it was."""
+    _forget_precision()
+    try:
+        found = evaluate(finished, launch, tell=tell)
+        if found is not None:
+            write(found)
+    except (UserError, OSError) as error:
+        return "; ".join(error.problems) if isinstance(error, UserError) else str(error)
+    return ""
+
+
+def _forget_precision() -> None:
+    """Each run may have another one, which Accelerate takes once for a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def _data(finished: FinishedRun) -> tuple[Splits | None, str]:
+    try:
+        return build_data(finished), ""
+    except UserError as error:
+        return None, "; ".join(error.problems)
+    except Exception as error:  # a data part of the user's own may raise anything
+        return None, " ".join(f"{type(error).__name__}: {error}".split())

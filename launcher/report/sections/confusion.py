@@ -1,0 +1,118 @@
+"""Which classes are taken for which, and the images in each cell."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from launcher.report.facts import Facts
+from launcher.report.formats import count, percent
+from launcher.report.page import Section
+
+LARGEST_MATRIX = 30
+"""Classes up to which the matrix is drawn; of more, the pairs that are confused most."""
+PAIRS = 24
+IN_CELL = 8
+"""Small pictures of a cell."""
+PICTURES = 360
+"""Of all cells together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    key: str
+    count: int
+    shade: float
+    """0 to 1, by the share of the row's images; of mistakes its root, so that few are seen."""
+    right: bool
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    key: str
+    target: str
+    prediction: str
+    count: int
+    share: str
+
+
+def section(facts: Facts) -> Section | None:
+    samples = facts.samples
+    if samples is None or samples.kind != "classification":
+        return None
+    classes, size = samples.classes, len(samples.classes)
+    members: dict[tuple[int, int], list[int]] = {}
+    confidence = samples.probabilities.max(1)
+    # Mistakes from the most confident; what is right from the least.
+    right = samples.targets == samples.predictions
+    for index in np.argsort(np.where(right, confidence, -confidence), kind="stable").tolist():
+        members.setdefault((int(samples.targets[index]), int(samples.predictions[index])), []).append(index)
+    support = np.bincount(samples.targets, minlength=size)
+    wrong = sorted((pair for pair in members if pair[0] != pair[1]), key=lambda pair: (-len(members[pair]), pair))
+    pairs = [
+        Pair(
+            f"{t}-{p}",
+            classes[t],
+            classes[p],
+            len(members[t, p]),
+            f"{percent(len(members[t, p]) / support[t])} % of {classes[t]}",
+        )
+        for t, p in wrong[:PAIRS]
+    ]
+    whole = size <= LARGEST_MATRIX
+    rows = [[_cell(t, p, members, support, classes) for p in range(size)] for t in range(size)] if whole else []
+    open_cells = [*wrong, *(pair for pair in members if pair[0] == pair[1])] if whole else wrong[:PAIRS]
+    return Section(
+        "confusion",
+        "Confusion",
+        {
+            "classes": classes,
+            "rows": rows,
+            "pairs": pairs,
+            "all_pairs": len(wrong),
+            "mistakes": int((~right).sum()),
+            "data": _data(facts, open_cells, members, confidence),
+            "starts_at": pairs[0].key if pairs else "",
+        },
+    )
+
+
+def _cell(t: int, p: int, members: dict[tuple[int, int], list[int]], support: Any, classes: tuple[str, ...]) -> Cell:
+    number = len(members.get((t, p), ()))
+    label = f"{classes[t]} taken for {classes[p]}" if t != p else f"{classes[t]}, right"
+    share = number / max(1, int(support[t]))
+    shade = round(share if t == p else share**0.5, 3)
+    return Cell(f"{t}-{p}", number, shade, t == p, f"{label}: {count(number, 'image')}")
+
+
+def _data(
+    facts: Facts, cells: list[tuple[int, int]], members: dict[tuple[int, int], list[int]], confidence: Any
+) -> dict[str, Any]:
+    """For the script: of each cell the images that are shown, and of each image its name and small picture."""
+    samples = facts.samples
+    assert samples is not None
+    chosen: dict[tuple[int, int], list[int]] = {cell: [] for cell in cells}
+    taken = 0
+    for place in range(IN_CELL):  # each cell has its first image before any has its second
+        for cell in cells:
+            if place < len(members[cell]) and taken < PICTURES:
+                chosen[cell].append(members[cell][place])
+                taken += 1
+    images = {}
+    for indices in chosen.values():
+        for index in indices:
+            picture = facts.pictures.of(index)
+            images[index] = [
+                samples.short(index),
+                f"{percent(float(confidence[index]))} %",
+                picture.uri if picture else "",
+                int(bool(picture and picture.is_small)),
+            ]
+    told = {}
+    for (t, p), indices in chosen.items():
+        said = f"{samples.classes[t]} taken for {samples.classes[p]}" if t != p else f"{samples.classes[t]}, right"
+        told[f"{t}-{p}"] = {"title": said, "total": len(members[t, p]), "images": indices}
+    return {"cells": told, "images": images, "folder": samples.folder}

@@ -1,0 +1,63 @@
+"""What it takes to have the same again: the command, the recipe, the versions, the machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from launcher.recipe.dotted import flat
+from launcher.report.facts import Facts
+from launcher.report.page import Section
+from launcher.training.command import PYTHON, Command
+
+
+def section(facts: Facts) -> Section:
+    told, machine = facts.environment, facts.plan.get("machine", {})
+    lines = []
+    if machine:
+        lines.append(("machine", f"{machine['processes']} × {machine['device_name'] or machine['device']}"))
+        lines.append(("precision", _precision(facts, machine)))
+        lines.append(
+            (
+                "batch",
+                f"{facts.recipe.get('batch_size')} = {machine['processes']} × {machine['micro_batch_size']} × "
+                f"{machine['accumulation_steps']} (processes × micro-batch × accumulation)",
+            )
+        )
+        lines.append(("data workers", f"{machine['data_workers']} per process"))
+    lines.append(("platform", told.get("platform", "–")))
+    versions = {"python": told.get("python", "–")} | told.get("packages", {})
+    lines.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return Section(
+        "environment",
+        "To repeat it",
+        {
+            "folder": told.get("folder", ""),
+            "command": command(facts, again=True),
+            "was": command(facts, again=False),
+            "seed": facts.recipe.get("seed", 0),
+            "lines": lines,
+            "settings": [(name, json.dumps(value, ensure_ascii=False)) for name, value in _settings(facts.recipe)],
+        },
+    )
+
+
+def command(facts: Facts, *, again: bool) -> str:
+    """As it was started; with `again` into a run dir that is free: the same one would say that it is finished."""
+    words = tuple(str(word) for word in facts.environment.get("command", []))
+    starter = tuple(str(word) for word in facts.environment.get("starter", PYTHON))
+    started = Command(words, starter)
+    return str(started.into(f"{facts.path}-again") if again else started)
+
+
+def _precision(facts: Facts, machine: dict[str, Any]) -> str:
+    said = {"no": "float32"}.get(str(machine["mixed_precision"]), str(machine["mixed_precision"]))
+    measured = facts.precision.get("seconds_of_a_micro_step")
+    if measured:
+        told = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items())
+        return f"{said}, the fastest here (a micro-step takes: {told})"
+    return said
+
+
+def _settings(recipe: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in flat(recipe).items() if name != "type"]

@@ -1,0 +1,219 @@
+"""Single images worth a look: the most confident mistakes, and those of which the network is least certain."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from launcher.report.facts import Facts
+from launcher.report.formats import count, percent
+from launcher.report.page import Section
+from launcher.report.samples import Ints, Samples
+from launcher.report.thumbnails import Picture
+from launcher.text import level
+
+MISTAKES, UNCERTAIN = 24, 12
+LABELS_NAMED = 3
+"""In a caption."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    name: str
+    short: str
+    picture: Picture | None
+    truth: str
+    said: str
+    how: str
+    right: bool
+    faults: tuple[tuple[str, str], ...] = ()
+    """Of labels: what kind of mistake, and which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shelf:
+    title: str
+    explained: str
+    cards: list[Card]
+    more: str
+
+
+def section(facts: Facts) -> Section | None:
+    samples = facts.samples
+    if samples is None or len(samples) == 0:
+        return None
+    shelves = {
+        "classification": _of_classes,
+        "multi-label": _of_labels,
+        "regression": _of_losses,
+        "other": _of_losses,
+    }[samples.kind](facts, samples)
+    return Section(
+        "gallery",
+        "Images worth a look",
+        {"shelves": shelves, "pictures": facts.pictures, "note": _probabilities(facts)},
+    )
+
+
+def _probabilities(facts: Facts) -> str:
+    """Say what the probabilities in this section are."""
+    found = facts.evaluation.get("calibration")
+    if not found and facts.kind != "multi-label":
+        return ""
+    if not found or found["fitted"] == "never" or not found.get("in_table"):  # older tables have them as they come
+        return "Probabilities are not calibrated."
+    return f"Probabilities are calibrated with temperature {found['temperature']:.4g}, as those of predict and exports."
+
+
+def shown(samples: Samples) -> list[int]:
+    """Which samples the gallery of a classification shows."""
+    wrong, unsure = _wrong_and_unsure(samples)
+    return sorted({*wrong[:MISTAKES].tolist(), *unsure.tolist()})
+
+
+def _wrong_and_unsure(samples: Samples) -> tuple[Ints, Ints]:
+    """All mistakes, the most confident first; and the least certain."""
+    confidence = samples.probabilities.max(1)
+    wrong = np.flatnonzero(samples.targets != samples.predictions)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    two = -np.partition(-samples.probabilities, 1, axis=1)[:, :2]
+    margin = two[:, 0] - two[:, 1]
+    return wrong, np.argsort(margin, kind="stable")[:UNCERTAIN]
+
+
+def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
+    confidence = samples.probabilities.max(1)
+    wrong, unsure = _wrong_and_unsure(samples)
+
+    def card(index: int, how: str) -> Card:
+        target, given = int(samples.targets[index]), int(samples.predictions[index])
+        return Card(
+            samples.names[index],
+            samples.short(index),
+            facts.pictures.of(index),
+            samples.classes[target],
+            samples.classes[given],
+            how,
+            target == given,
+        )
+
+    def second(index: int) -> str:
+        order = np.argsort(-samples.probabilities[index], kind="stable")[:2]
+        return " or ".join(f"{samples.classes[i]} {percent(samples.probabilities[index, i])} %" for i in order)
+
+    shelves = []
+    if len(wrong):
+        shelves.append(
+            Shelf(
+                "Most confident mistakes",
+                "Wrong, with the highest probability for the wrong class: the place to look for wrong labels.",
+                [card(int(i), f"{percent(confidence[i])} %") for i in wrong[:MISTAKES]],
+                _more(len(wrong), MISTAKES, "mistake"),
+            )
+        )
+    shelves.append(
+        Shelf(
+            "Least certain",
+            "The two likeliest classes are nearly equal.",
+            [card(int(i), second(int(i))) for i in unsure],
+            "",
+        )
+    )
+    return shelves
+
+
+def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
+    thresholds = thresholds_of(facts, samples)
+    given = samples.probabilities >= thresholds
+    wrong = given != samples.targets
+    # How far beyond the threshold, as a share of the way to 0 or 1.
+    far = np.where(given, (samples.probabilities - thresholds) / (1 - thresholds + 1e-9), 0.0)
+    far = np.where(~given, (thresholds - samples.probabilities) / (thresholds + 1e-9), far)
+    worst = np.where(wrong, far, -1).max(1)
+    order = [int(i) for i in np.argsort(-worst, kind="stable") if worst[i] >= 0]
+    least = far.min(1)
+    unsure = [int(i) for i in np.argsort(least, kind="stable")[:UNCERTAIN]]
+
+    def named(index: int, which: Sequence[int]) -> str:
+        """The farthest from their thresholds first."""
+        order = sorted(which, key=lambda i: -far[index, i])
+        told = [f"{samples.classes[i]} {percent(samples.probabilities[index, i], 0)} %" for i in order[:LABELS_NAMED]]
+        return ", ".join(told) + (f" and {len(order) - LABELS_NAMED} more" if len(order) > LABELS_NAMED else "")
+
+    def card(index: int, how: str = "") -> Card:
+        truth = samples.targets[index]
+        has = ", ".join(samples.classes[i] for i in np.flatnonzero(truth)) or "no label"
+        missed, extra = np.flatnonzero(truth & ~given[index]).tolist(), np.flatnonzero(~truth & given[index]).tolist()
+        faults = [("missed", named(index, missed))] if missed else []
+        faults += [("wrongly given", named(index, extra))] if extra else []
+        picture = facts.pictures.of(index)
+        return Card(samples.names[index], samples.short(index), picture, has, has, how, not faults, tuple(faults))
+
+    def nearest(index: int) -> str:
+        i = int(far[index].argmin())
+        return f"{samples.classes[i]}: {samples.probabilities[index, i]:.3f}, given from {thresholds[i]:.3f}"
+
+    shelves = []
+    if order:
+        shelves.append(
+            Shelf(
+                "Most confident mistakes",
+                "Images with a label that is given or missed wrongly, the farthest beyond its threshold first.",
+                [card(i) for i in order[:MISTAKES]],
+                _more(len(order), MISTAKES, "image with a mistake", "images with a mistake"),
+            )
+        )
+    shelves.append(
+        Shelf(
+            "Least certain",
+            "A label is nearest to its threshold.",
+            [dataclasses.replace(card(i, nearest(i)), faults=()) for i in unsure],
+            "",
+        )
+    )
+    return shelves
+
+
+def thresholds_of(facts: Facts, samples: Samples) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """From which probability each label is given."""
+    labels = list(facts.evaluation.get("labels", {}).values())
+    found = [label["threshold"] for label in labels]
+    return np.array(found if len(found) == len(samples.classes) else [0.5] * len(samples.classes))
+
+
+def _of_losses(facts: Facts, samples: Samples) -> list[Shelf]:
+    order = np.argsort(-samples.loss, kind="stable")[:MISTAKES]
+
+    def card(index: int) -> Card:
+        truth = said = ""
+        if samples.kind == "regression":
+            names = samples.classes if len(samples.classes) > 1 else ("",)
+            spreads = samples.targets.std(axis=0)
+            truth, said = (
+                ", ".join(f"{n} {level(v, s)}".strip() for n, v, s in zip(names, values[index], spreads, strict=True))
+                for values in (samples.targets, samples.predictions)
+            )
+        return Card(
+            samples.names[index],
+            samples.short(index),
+            facts.pictures.of(index),
+            truth,
+            said,
+            f"loss {samples.loss[index]:.3g}",
+            False,
+        )
+
+    return [
+        Shelf(
+            "Largest losses",
+            "Where the prediction is farthest from the truth.",
+            [card(int(i)) for i in order],
+            _more(len(samples), MISTAKES, "image"),
+        )
+    ]
+
+
+def _more(total: int, shown: int, one: str, many: str | None = None) -> str:
+    return f"{shown} of {count(total, one, many)}" if total > shown else count(total, one, many)

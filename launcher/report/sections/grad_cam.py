@@ -1,0 +1,44 @@
+"""What in an image speaks for the class that was found; from explanation/, which `report --explain` writes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from launcher.report.facts import Facts
+from launcher.report.inspection import read_explanation
+from launcher.report.page import Section
+
+SIDE = 132
+
+
+def section(facts: Facts) -> Section | None:
+    samples, explanation = facts.samples, read_explanation(facts)
+    if not facts.shows_images or samples is None or explanation is None or not explanation.attention:
+        return None
+    cards = [
+        {
+            "name": samples.names[row["sample"]],
+            "short": samples.short(row["sample"]),
+            "picture": row["uri"],
+            "truth": samples.classes[int(samples.targets[row["sample"]])],
+            "said": samples.classes[int(samples.predictions[row["sample"]])],
+        }
+        for row in explanation.attention
+    ]
+    return Section("grad_cam", "What it looked at", {"cards": cards})
+
+
+def overlay(pixels: np.ndarray[Any, Any], heat: np.ndarray[Any, Any]) -> dict[str, str]:
+    """A picture, uint8 (S, S, 3), as the network sees it: what counts in full light, the rest darkened to grey."""
+    light = np.clip(heat, 0, 1)[..., None]
+    grey = pixels.mean(axis=2, keepdims=True) * 0.45
+    mixed = PIL.Image.fromarray((pixels * light + grey * (1 - light)).round().astype(np.uint8))
+    mixed.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    mixed.save(stream, "WEBP", quality=75, method=2)
+    return {"uri": "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")}

@@ -1,0 +1,73 @@
+"""Training images whose label the others contradict, and validation images that are among the training images."""
+
+from __future__ import annotations
+
+from launcher.recipe.protocols import ImageSource
+from launcher.report.facts import Facts
+from launcher.report.formats import count, percent
+from launcher.report.inspection import read_explanation
+from launcher.report.page import Section
+from launcher.report.samples import common_folder
+from launcher.report.thumbnails import Picture, small
+
+LABELS, PAIRS = 24, 12
+
+
+def section(facts: Facts) -> Section | None:
+    found = read_explanation(facts)
+    if found is None:
+        return None
+    rows = [row for row in found.labels[:LABELS] if _margin(row) < 0]
+    folder = common_folder([row["image"] for row in found.labels])
+    labels = [
+        {
+            "picture": _picture(facts, "train", row["index"]),
+            "name": row["image"],
+            "short": row["image"].removeprefix(folder),
+            "truth": row["label"],
+            "said": row["suggested"],
+            "how": f"{percent(float(row['probability of suggested']), 0)} % against "
+            f"{percent(float(row['probability of label']), 0)} %",
+        }
+        for row in rows
+    ]
+    pairs = [
+        {
+            "val": (_picture(facts, "val", row["validation index"]), row["validation image"]),
+            "train": (_picture(facts, "train", row["training index"]), row["training image"]),
+            "alike": percent(float(row["of pixels"]), 0),
+            "mirrored": row["mirrored"] == "yes",
+            "differs": row["same target"] == "no",
+        }
+        for row in found.duplicates[:PAIRS]
+    ]
+    total = found.told.get("suspicious") or 0
+    return Section(
+        "label_issues",
+        "Data to check",
+        {
+            "labels": labels,
+            "labels_count": f"{len(labels)} of {total:,}" if total > len(labels) else count(total, "image"),
+            "looked": count(int(found.told.get("train", 0)), "training image"),
+            "weights": found.told.get("features", ""),
+            "with_labels": found.told.get("suspicious") is not None,
+            "pairs": pairs,
+            "leaked": int(found.told.get("leaked", 0)),
+            "share": percent(found.told.get("leaked", 0) / max(1, found.told.get("val", 1))),
+            "pairs_count": count(int(found.told.get("duplicates", 0)), "pair"),
+        },
+    )
+
+
+def _margin(row: dict[str, str]) -> float:
+    return float(row["probability of label"]) - float(row["probability of suggested"])
+
+
+def _picture(facts: Facts, split: str, index: str) -> Picture | None:
+    if facts.splits is None:
+        return None
+    source: ImageSource = getattr(facts.splits, split).images
+    try:
+        return small(source, int(index))
+    except Exception:  # moved or broken since, or a source of the user's own that raises anything
+        return None

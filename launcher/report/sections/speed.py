@@ -1,0 +1,86 @@
+"""Where the time went, and how fast each phase was."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from typing import Any
+
+from launcher.report.facts import Facts
+from launcher.report.page import Section
+from launcher.text import duration
+
+PARTS = ("before the first step", "training", "waiting for images", "validation and saving")
+
+
+@dataclasses.dataclass
+class Spent:
+    """Seconds of a phase."""
+
+    name: str
+    epochs: int = 0
+    before: float = 0.0
+    training: float = 0.0
+    waiting: float = 0.0
+    rest: float = 0.0
+    rates: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return self.before + self.training + self.waiting + self.rest
+
+
+def section(facts: Facts) -> Section | None:
+    spent = spent_in(facts)
+    total = sum(phase.seconds for phase in spent)
+    if not total:
+        return None
+    parts = [sum(values) for values in zip(*((p.before, p.training, p.waiting, p.rest) for p in spent), strict=True)]
+    return Section(
+        "speed",
+        "Where the time went",
+        {
+            "total": duration(total),
+            "before": any(phase.before for phase in spent),
+            "parts": [
+                {"name": name, "share": round(100 * part / total, 2), "seconds": duration(part), "look": f"part-{i}"}
+                for i, (name, part) in enumerate(zip(PARTS, parts, strict=True))
+                if part / total > 0.0005
+            ],
+            "rows": [
+                {
+                    "name": phase.name,
+                    "epochs": phase.epochs,
+                    "time": duration(phase.seconds),
+                    "rate": f"{statistics.median(phase.rates):,.0f}" if phase.rates else "–",
+                    "wait": f"{100 * phase.waiting / max(1e-9, phase.training + phase.waiting):.0f} %",
+                    "before": duration(phase.before) if phase.before else "–",
+                }
+                for phase in spent
+            ],
+        },
+    )
+
+
+def spent_in(facts: Facts) -> list[Spent]:
+    trained = facts.environment.get("data", {}).get("train_samples", 0)
+    found: dict[Any, Spent] = {}
+    last: dict[Any, dict[str, Any]] = {}
+    for row in facts.timing:
+        key = row.get("number", row.get("phase"))
+        phase = found.setdefault(key, Spent(str(row.get("phase", ""))))
+        if "epoch" in row:
+            last[key, row["epoch"]] = row
+        else:  # features of what is frozen, a head in closed form
+            phase.before += row["seconds"]
+    for (key, _), row in last.items():
+        phase, rate = found[key], row.get("images_per_second", 0.0)
+        phase.epochs += 1
+        stepping = min(row["seconds"], trained / rate) if rate else 0.0
+        waiting = stepping * row.get("waited_share", 0.0)
+        phase.waiting += waiting
+        phase.training += stepping - waiting
+        phase.rest += row["seconds"] - stepping
+        if rate:
+            phase.rates.append(rate)
+    return list(found.values())

@@ -1,0 +1,112 @@
+"""Small pictures of samples, as data URIs: few, and only as many as time and size allow."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import time
+
+import PIL.Image
+
+from launcher.data.decoding import encoded_image, to_rgb
+from launcher.recipe.protocols import ImageSource
+from launcher.report.samples import Samples
+
+SIDE = 144
+"""Pixels of the longer side."""
+QUALITY = 78
+MOST_BYTES = 4_000_000
+"""Of all small pictures of one run, as they stand in the file."""
+MOST_SECONDS = 20.0
+"""A picture of 12 megapixels takes a tenth of a second to read."""
+SMALL = 40
+"""Pictures of so few pixels a side are kept as they are, and shown with sharp pixels."""
+
+
+@dataclasses.dataclass
+class Picture:
+    uri: str
+    width: int
+    height: int
+
+    @property
+    def is_small(self) -> bool:
+        return max(self.width, self.height) <= SMALL
+
+
+class Pictures:
+    """Of the samples of an evaluation, each made once. `reason` says why there are none, if so."""
+
+    def __init__(self, source: ImageSource | None, samples: Samples | None, reason: str = "") -> None:
+        self.reason = reason
+        self.unread: list[str] = []
+        """Names of those that could not be read."""
+        self.left_out = 0
+        """Asked for after the time or the bytes were used up."""
+        self._source = source
+        self._made: dict[int, Picture | None] = {}
+        self._bytes, self._seconds = 0, 0.0
+        self._samples = samples
+        self._places: dict[str, int] | None = None
+
+    def of(self, sample: int) -> Picture | None:
+        if self._source is None or self._samples is None:
+            return None
+        if sample not in self._made:
+            if self._bytes > MOST_BYTES or self._seconds > MOST_SECONDS:
+                self.left_out += 1
+                return None
+            begin = time.monotonic()
+            self._made[sample] = self._make(self._source, self._samples.exact[sample], sample)
+            self._seconds += time.monotonic() - begin
+        return self._made[sample]
+
+    def _make(self, source: ImageSource, name: str, sample: int) -> Picture | None:
+        try:
+            index = self._index(source, name, sample)
+            picture = small(source, index) if index is not None else None
+        except Exception:  # a source of the user's own may raise anything; the report says how many are missing
+            picture = None
+        if picture is None:
+            self.unread.append(name)
+        else:
+            self._bytes += len(picture.uri)
+        return picture
+
+    def _index(self, source: ImageSource, name: str, sample: int) -> int | None:
+        """Broken images may have been left out, so that others have moved up."""
+        if sample < len(source) and source.name(sample) == name:
+            return sample
+        if self._places is None:
+            self._places = {source.name(index): index for index in range(len(source))}
+        return self._places.get(name)
+
+
+def small(source: ImageSource, index: int) -> Picture:
+    """Raises what the source raises."""
+    content = encoded_image(source, index)
+    if content:
+        image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content))
+        image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
+    else:
+        image = source.read(index)
+    image = to_rgb(image)
+    image.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
+    stream = io.BytesIO()
+    # Few pixels are smaller without loss, and should be seen as they are.
+    lossless = max(image.size) <= SMALL
+    image.save(stream, "WEBP", quality=100 if lossless else QUALITY, lossless=lossless, method=2)
+    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return Picture(uri, *image.size)
+
+
+def size_of(source: ImageSource, index: int) -> tuple[int, int]:
+    """Width and height as stored, without decoding where that can be had. Raises what the source raises."""
+    content = encoded_image(source, index)
+    if content:
+        with PIL.Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    else:
+        width, height = source.read(index).size
+    return width, height

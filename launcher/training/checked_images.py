@@ -1,0 +1,92 @@
+"""Looking at every image once before training, or at the prepared copy that stands for them: the main process reads,
+all processes act alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.data.image_check import Broken, find_broken, on_bad_image_of, verified
+from launcher.data.prepared import Copy, check_current, check_fits, read_copy, with_copy
+from launcher.errors import Problems, UserError
+from launcher.recipe.protocols import Splits
+from launcher.recipe.recipe import Recipe
+from launcher.training.launch import usable_cpus
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+TOLD_EVERY_SECONDS = 5.0
+
+
+def without_broken_images(
+    recipe: Recipe, splits: Splits, tell: Callable[[str], None], prepared: Path | None = None
+) -> Splits:
+    """Splits whose every image can be decoded; `tell` hears how far it is. Raises UserError as `verified` does.
+
+    With `prepared`, their images come from the prepared copy in that folder: raises UserError where it is of other
+    images, or too small for the recipe.
+    """
+    if prepared is None:
+        return verified(splits, _look(recipe, splits, tell), on_bad_image_of(recipe.data))
+    copy = _open(prepared, recipe, tell)
+    check_current(copy, splits)
+    return with_copy(copy, recipe, splits)
+
+
+def checked_together(
+    accelerator: Accelerator, tell: Callable[[str], None], prepared: Path | None = None
+) -> Callable[[Recipe, Splits], Splits]:
+    """`without_broken_images` for several processes: one of them reads, all get the same verdict."""
+    from accelerate.utils import broadcast_object_list
+
+    def check(recipe: Recipe, splits: Splits) -> Splits:
+        found: list[Broken | None] = [_look(recipe, splits, tell) if accelerator.is_main_process else None]
+        broadcast_object_list(found)
+        assert found[0] is not None
+        return verified(splits, found[0], on_bad_image_of(recipe.data))
+
+    def check_prepared(recipe: Recipe, splits: Splits) -> Splits:
+        assert prepared is not None
+        found = Problems()
+        with found.collected():
+            copy = _open(prepared, recipe, tell)
+            if accelerator.is_main_process:
+                check_current(copy, splits)
+        told = [found.found]
+        broadcast_object_list(told)
+        if told[0] or found.found:
+            raise UserError(*dict.fromkeys([*told[0], *found.found]))
+        return with_copy(copy, recipe, splits)
+
+    return check if prepared is None else check_prepared
+
+
+def _open(folder: Path, recipe: Recipe, tell: Callable[[str], None]) -> Copy:
+    copy = read_copy(folder)
+    check_fits(copy, recipe, recipe.backbone.preprocessing())
+    tell(
+        f"images from the prepared copy {copy.folder}, with shorter sides of {copy.kept}: training images are "
+        "resized once more than without it and cropped elsewhere, so what is learned differs slightly"
+    )
+    return copy
+
+
+def _look(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> Broken:
+    total = len(splits.train) + len(splits.val)
+    begin = told = time.monotonic()
+
+    def progress(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TOLD_EVERY_SECONDS:
+            told = time.monotonic()
+            left = (told - begin) / done * (total - done)
+            tell(f"looking at every image once: {done:,} of {total:,}, {left:.0f} s left")
+
+    try:
+        resize_size = recipe.backbone.preprocessing().resize_size
+    except UserError:  # told by whoever builds the backbone
+        resize_size = None
+    return find_broken(splits, usable_cpus(), progress, resize_size)

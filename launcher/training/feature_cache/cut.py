@@ -1,0 +1,278 @@
+"""Cutting a network at the end of what is frozen: images -> prefix -> what crosses -> tail -> outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from launcher.recipe.phases import NormStatistics
+from launcher.training.feature_cache.tracing import frozen_nodes, hooked, traced
+from launcher.training.model import TransferModel, set_train_mode
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossing:
+    """A tensor that goes from the prefix to the tail, for each image."""
+
+    name: str
+    """Of the operation that gives it."""
+    shape: tuple[int, ...]
+    """Without the dimension of the batch."""
+
+    @property
+    def values(self) -> int:
+        return int(torch.Size(self.shape).numel())
+
+
+class Tail(nn.Module):
+    """What trains, and what follows from it: crossing tensors (N, ...) to outputs (N, num_outputs).
+
+    Holds the whole network, under its own parameter names; computes the part of it that its graphs say. Which of the
+    two graphs runs goes by the network's mode.
+    """
+
+    def __init__(self, model: TransferModel, training: fx.GraphModule, evaluation: fx.GraphModule) -> None:
+        super().__init__()
+        self.model = model
+        # Not registered: they hold the very parameters of `model`, which have one name each.
+        self._graphs = (training, evaluation)
+
+    @property
+    def of_training(self) -> fx.GraphModule:
+        """What is computed in training."""
+        return self._graphs[0]
+
+    def forward(self, *crossing: torch.Tensor) -> torch.Tensor:
+        training, evaluation = self._graphs
+        outputs: torch.Tensor = (training if self.model.training else evaluation)(*crossing)
+        return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A network in two parts; the prefix holds the very modules of the network."""
+
+    prefix: nn.Module
+    """Images (N, 3, S, S) to a tuple of what crosses."""
+    tail: Tail
+    crossing: tuple[Crossing, ...]
+    operations: str
+    """What the prefix computes, in words that stay the same as long as that does; of its weights it says nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncut:
+    """A network that stays in one part, and why; nothing of it may be frozen."""
+
+    reason: str | None
+
+
+@torch.no_grad()
+def cut(model: TransferModel, norm_statistics: NormStatistics, image_size: int) -> Cut | Uncut:
+    """Cut `model`, whose parameters are frozen or not and which is where it will stay, at the end of what is frozen.
+
+    Its modes are changed. The two parts give the outputs of the whole, to the bit: this is tried on two images.
+    """
+    if next(iter(model.parameters())).requires_grad and all(p.requires_grad for p in model.parameters()):
+        return Uncut(None)
+    if (name := hooked(model)) is not None:
+        return _at_features(model, f"{name} has hooks")
+    set_train_mode(model, norm_statistics)
+    try:
+        training = traced(model)
+        in_training = {name for name, module in model.named_modules() if module.training}
+        model.eval()
+        evaluation = traced(model)
+        frozen = frozen_nodes(training, evaluation, model, in_training)
+    except Exception as error:  # tracing runs the network's own code on values that are not there
+        return _at_features(model, " ".join(f"{type(error).__name__}: {error}".split())[:200])
+    two = _images(2, model, image_size)
+    try:
+        values = _values(evaluation, two[:1]), _values(evaluation, two)
+        found = _cut(model, training, evaluation, frozen, values)
+    except _NoCutError as error:
+        return Uncut(str(error) or None)
+    model.eval()
+    whole: torch.Tensor = model(two)
+    if not torch.equal(found.tail(*found.prefix(two)), whole):
+        return _at_features(model, "its two parts give other outputs than the whole")
+    return found
+
+
+class _NoCutError(Exception):
+    pass
+
+
+def _cut(
+    model: TransferModel,
+    training: fx.GraphModule,
+    evaluation: fx.GraphModule,
+    frozen: set[str],
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> Cut:
+    nodes = {node.name: node for node in evaluation.graph.nodes}
+    kinds = {name: _kind(values[0][name], values[1][name]) for name in frozen}
+    known = {name: values[0][name] for name in frozen if kinds[name] == "number"}
+    # Both tails take the same tensors, though one may need fewer.
+    needed = [_needed(whole.graph, kinds) for whole in (training, evaluation)]
+    crossing = sorted(needed[0][1] | needed[1][1], key=list(nodes).index)
+    images = next(node.name for node in nodes.values() if node.op == "placeholder")
+    if images in crossing:
+        raise _NoCutError  # the first layer trains
+    modules = dict(model.named_modules())
+    for name in reversed(crossing[1:]):
+        if _is_cheap(nodes[name], modules, [*crossing, *known]):
+            crossing.remove(name)
+            for names, _ in needed:
+                names.add(name)
+    batch = [name for name, value in known.items() if value != values[1][name]]
+    prefix = _graph_of_prefix(evaluation.graph, crossing)
+    tails = [
+        _graph_of_tail(whole.graph, crossing, names, known, batch)
+        for whole, (names, _) in zip((training, evaluation), needed, strict=True)
+    ]
+    return Cut(
+        prefix=fx.GraphModule(evaluation, prefix),
+        tail=Tail(model, fx.GraphModule(training, tails[0]), fx.GraphModule(evaluation, tails[1])),
+        crossing=tuple(Crossing(name, tuple(values[0][name].shape[1:])) for name in crossing),
+        operations=_in_words(prefix, model),
+    )
+
+
+def _needed(graph: fx.Graph, kinds: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """Nodes that the tail computes: what is not frozen, and what is no tensor of each image; and what crosses."""
+    needed, crossing = {node.name for node in graph.nodes if node.name not in kinds}, set[str]()
+    to_visit = [node for node in graph.nodes if node.name in needed]
+    while to_visit:
+        for before in to_visit.pop().all_input_nodes:
+            if before.name in needed or before.name in crossing or kinds[before.name] == "number":
+                continue
+            if kinds[before.name] == "batched":
+                crossing.add(before.name)
+            else:
+                needed.add(before.name)
+                to_visit.append(before)
+    return needed, crossing
+
+
+def _kind(of_one: Any, of_two: Any) -> str:
+    """What a value of the graph is, seen with one image and with two."""
+    if isinstance(of_one, torch.Tensor):
+        shapes = of_one.shape, of_two.shape
+        batched = len(shapes[0]) > 0 and shapes[0][0] == 1 and shapes[1] == (2, *shapes[0][1:])
+        return "batched" if batched and of_one.is_floating_point() else "other"
+    if isinstance(of_one, int) and (of_one == of_two or (of_one, of_two) == (1, 2)):
+        return "number"
+    return "other"
+
+
+def _is_cheap(node: fx.Node, modules: Mapping[str, nn.Module], given: Sequence[str]) -> bool:
+    """Whether a crossing tensor follows from others without a parameter, and need not cross itself.
+
+    DenseNet's concatenation of one tensor, Inception's pooling of the tensor that its other branches convolve.
+    """
+    has_parameters = node.op == "call_module" and next(modules[str(node.target)].parameters(), None) is not None
+    return not has_parameters and all(before.name in given for before in node.all_input_nodes)
+
+
+def _graph_of_prefix(whole: fx.Graph, crossing: Sequence[str]) -> fx.Graph:
+    wanted = dict.fromkeys(crossing, True)
+    for node in reversed(whole.nodes):
+        if wanted.get(node.name):
+            wanted |= {before.name: True for before in node.all_input_nodes}
+    graph, copies = fx.Graph(), dict[str, fx.Node]()
+    for node in whole.nodes:
+        if node.op == "placeholder" or wanted.get(node.name):
+            copies[node.name] = graph.node_copy(node, lambda before: copies[before.name])
+    graph.output(tuple(copies[name] for name in crossing))
+    return graph
+
+
+def _graph_of_tail(
+    whole: fx.Graph, crossing: Sequence[str], needed: set[str], known: Mapping[str, Any], batch: Sequence[str]
+) -> fx.Graph:
+    graph, copies = fx.Graph(), dict[str, Any](known)
+    for name in crossing:
+        copies[name] = graph.placeholder(name)
+    used = {before.name for node in whole.nodes if node.name in needed for before in node.all_input_nodes}
+    if used.intersection(batch):
+        shape = graph.call_function(getattr, (copies[crossing[0]], "shape"))
+        copies |= dict.fromkeys(batch, graph.call_function(operator.getitem, (shape, 0)))
+    for node in whole.nodes:
+        if node.name in needed:
+            # `map_arg` would leave a number where a node was out of slices and dictionaries it does not know; it knows
+            # all that a graph may hold.
+            arguments, keywords = fx.map_arg((node.args, node.kwargs), lambda before: copies[before.name])
+            if node.op == "output":
+                graph.output(arguments[0])
+            else:
+                copies[node.name] = graph.create_node(node.op, node.target, arguments, keywords, node.name)
+    return graph
+
+
+def _in_words(graph: fx.Graph, model: nn.Module) -> str:
+    modules = dict(model.named_modules())
+    lines = []
+    for node in graph.nodes:
+        of = node.target
+        target = of if isinstance(of, str) else getattr(of, "__qualname__", repr(of))
+        what = repr(modules[str(node.target)]) if node.op == "call_module" else ""
+        lines.append(f"{node.name} = {node.op} {target} {node.args} {node.kwargs} {what}")
+    return "\n".join(lines)
+
+
+class _Features(nn.Module):
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.backbone(images),)
+
+
+def _at_features(model: TransferModel, reason: str) -> Cut | Uncut:
+    """Between backbone and head, where the backbone is frozen; there no graph is needed."""
+    if any(parameter.requires_grad for parameter in model.backbone.parameters()):
+        return Uncut(f"{type(model.backbone).__name__} cannot be cut where it is frozen: {reason}")
+    if any(module.training for module in model.backbone.modules()):
+        model.backbone.eval()
+    graph = fx.Graph()
+    features = graph.placeholder("features")
+    graph.output(graph.call_module("head", (features,)))
+    width = int(model.backbone.num_features)  # type: ignore[arg-type]
+    return Cut(
+        prefix=_Features(model.backbone),
+        tail=Tail(model, fx.GraphModule(model, graph), fx.GraphModule(model, graph)),
+        crossing=(Crossing("features", (width,)),),
+        operations=repr(model.backbone),
+    )
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.seen: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        # Of a tensor only the shape is asked. (Tensors without content, "fake" ones, take longer than real images.)
+        self.seen[n.name] = torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
+        return value
+
+
+def _values(graph: fx.GraphModule, images: torch.Tensor) -> Mapping[str, Any]:
+    recorder = _Recorder(graph)
+    recorder.run(images)
+    return recorder.seen
+
+
+def _images(count: int, model: nn.Module, image_size: int) -> torch.Tensor:
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, image_size, image_size, generator=generator)
+    return images.to(device, memory_format=torch.channels_last)

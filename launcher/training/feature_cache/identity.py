@@ -1,0 +1,83 @@
+"""What stored features depend on, as one hash: whatever changes them gives another name, so a stale hit cannot be."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from launcher.data.decoding import PIXELS_VERSION
+from launcher.data.digests import Digests, content_digest
+from launcher.recipe.own_code import code_of_types, is_own
+from launcher.recipe.protocols import Split
+from launcher.recipe.serialization import to_json
+from launcher.recipe.transforms import VIEWS_VERSION
+from launcher.training.feature_cache.cut import Cut
+from launcher.training.feature_cache.rows import Layout
+from launcher.training.frozen_proof import fingerprints
+
+FORMAT = 1
+"""To be raised when the same inputs give other rows."""
+
+
+def prefix_identity(cut: Cut, layout: Layout, precision: str, device: str) -> str:
+    """What turns pictures into rows: operations, weights, precision, and the versions of the libraries."""
+    kinds = {type(module) for module in cut.prefix.modules()}
+    facts = {
+        "format": FORMAT,
+        "operations": cut.operations,
+        "weights": fingerprints(cut.prefix),
+        "crossing": [(tensor.shape, str(given)) for tensor, given in zip(cut.crossing, layout.given, strict=True)],
+        "stored": str(layout.dtype),
+        "computed": [precision, device],
+        "code": _sources(kinds),
+        "versions": _versions("torch", "torchvision", "timm"),
+    }
+    return _hash(facts)
+
+
+def features_name(prefix: str, split: Split, digests: Digests, transform: str) -> str:
+    """The name of the rows of a split, seen through a transform (`transform_identity`)."""
+    facts = [prefix, transform, len(split), hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest()]
+    return _hash(facts)
+
+
+def transform_identity(preprocessing: Any, augment: Any | None, seed: int, view: int) -> str:
+    """A transform that draws from (seed, view, sample); of None for the evaluation transform, which draws nothing."""
+    facts: dict[str, Any] = {
+        "preprocessing": repr(preprocessing),
+        "decoding": [PIXELS_VERSION, VIEWS_VERSION],
+        "versions": _versions("torch", "torchvision", "pillow"),
+    }
+    if augment is not None:
+        facts |= {"augment": to_json(augment), "code": _sources([type(augment)]), "drawn": [seed, view]}
+    return _hash(facts)
+
+
+def _sources(kinds: Iterable[type]) -> list[str]:
+    """Return hashes of what classes do: of the user's own by their code and what it imports, of other libraries by
+    their files. Launcher's go by version constants, and torch's, torchvision's and timm's by the versions of these."""
+    known = ("launcher", "torch", "torchvision", "timm")
+    foreign = {kind for kind in kinds if kind.__module__.partition(".")[0] not in known}
+    own = {kind for kind in foreign if is_own(kind)}
+    files = {Path(inspect.getfile(kind)) for kind in foreign - own if kind.__module__ in sys.modules}
+    return sorted([*code_of_types(own), *(content_digest(file).hex() for file in files)])
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hash(facts: Any) -> str:
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

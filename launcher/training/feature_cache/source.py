@@ -1,0 +1,48 @@
+"""Where a phase's batches come from: pictures, or stored features in place of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from launcher.recipe.transforms import evaluation
+from launcher.training.feature_cache.frozen_part import Frozen
+from launcher.training.feature_cache.loader import FeatureLoader, Rows, Source
+from launcher.training.feature_cache.views import FixedViews
+from launcher.training.images import TrainingImages, loader_of
+
+if TYPE_CHECKING:
+    from launcher.training.preflight import ResolvedPhase
+    from launcher.training.run import Run
+
+
+def pictures(run: Run, resolved: ResolvedPhase) -> Source:
+    """Batches of pictures: fresh ones, or the phase's views, each to be computed whenever it is asked for."""
+    if resolved.fixed_views is None:
+        return Source(None, run.train_loader, run.val_loader)
+    views = views_of(run, resolved.fixed_views)
+    loader = loader_of(
+        views, views.transform, run.keys, num_workers=run.num_workers, pin_memory=run.accelerator.device.type == "cuda"
+    )
+    return Source(resolved.fixed_views, loader, run.val_loader, loader)
+
+
+def views_of(run: Run, views: int) -> FixedViews:
+    prepared, recipe = run.prepared, run.recipe
+    augmented = TrainingImages(prepared.splits.train, recipe.augment.build(prepared.preprocessing), recipe.seed)
+    return FixedViews(augmented, evaluation(prepared.preprocessing), views)
+
+
+def stored(run: Run, frozen: Frozen, source: Source, train: tuple[Rows, ...], val: Rows) -> Source:
+    """Batches of stored features, in place of those of pictures."""
+    pin_memory = run.accelerator.device.type == "cuda"
+    accelerator, splits = run.accelerator, run.prepared.splits
+    size = run.val_batch_size
+    share = range(accelerator.process_index, len(splits.val), accelerator.num_processes)
+    shares = [[(0, index) for index in share[begin : begin + size]] for begin in range(0, len(share), size)]
+    val_batches = FeatureLoader(shares, (val,), frozen.layout, splits.val.targets, pin_memory=pin_memory)
+    if not train:
+        return dataclasses.replace(source, val=val_batches)
+    source.close()
+    train_batches = FeatureLoader(run.keys, train, frozen.layout, splits.train.targets, pin_memory=pin_memory)
+    return Source(source.fixed_views, train_batches, val_batches)

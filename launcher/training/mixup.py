@@ -1,0 +1,65 @@
+"""MixUp (arXiv 1710.09412) and CutMix (arXiv 1905.04899) that give the same pictures on any split of the batch.
+
+Each sample is mixed with its neighbour in the global batch (positions 2i and 2i+1), and what is drawn for a sample
+depends on (seed, epoch, sample) alone. Micro-batches start at even positions, so a pair is never split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from launcher.recipe.protocols import Augmentation
+from launcher.training.data_order import seed_for
+
+
+def mixes(augment: Augmentation) -> bool:
+    """Whether a recipe's augmentation has MixUp or CutMix."""
+    return any(getattr(augment, name, None) is not None for name in ("mixup_alpha", "cutmix_alpha"))
+
+
+def mix(
+    tensors: Sequence[torch.Tensor],
+    indices: torch.Tensor,
+    encoded: torch.Tensor,
+    *,
+    mixup_alpha: float | None,
+    cutmix_alpha: float | None,
+    seed: int,
+    epoch: int,
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Mixed tensors, (n, ...) each, and float targets (n, num_outputs). A last sample without a neighbour stays.
+
+    `tensors` are images (n, 3, S, S), or for MixUp what is computed from them; `indices` say which samples they are of.
+    With both alphas each sample takes one of the two by a fair draw.
+    """
+    mixed, targets = tuple(tensor.clone() for tensor in tensors), encoded.clone()
+    paired = len(targets) - len(targets) % 2
+    for place in range(paired):
+        partner = place ^ 1
+        draw = np.random.Generator(np.random.PCG64(seed_for("mix", seed, epoch, int(indices[place]))))
+        use_cutmix = cutmix_alpha is not None and (mixup_alpha is None or draw.random() < 0.5)
+        alpha = (cutmix_alpha if use_cutmix else mixup_alpha) or 0.0
+        share = float(draw.beta(alpha, alpha))  # of the sample itself
+        for tensor, before in zip(mixed, tensors, strict=True):
+            if use_cutmix:
+                share = _paste(tensor[place], before[partner], share, draw)
+            else:
+                tensor[place] = share * before[place] + (1 - share) * before[partner]
+        targets[place] = share * encoded[place] + (1 - share) * encoded[partner]
+    return mixed, targets
+
+
+def _paste(image: torch.Tensor, other: torch.Tensor, share: float, draw: np.random.Generator) -> float:
+    """Paste a box of `other` over `image` in place; returns the share of the picture that stays."""
+    height, width = image.shape[-2:]
+    ratio = math.sqrt(1 - share)
+    y, x = int(draw.integers(height)), int(draw.integers(width))
+    half_y, half_x = int(height * ratio / 2), int(width * ratio / 2)
+    top, bottom = max(0, y - half_y), min(height, y + half_y)
+    left, right = max(0, x - half_x), min(width, x + half_x)
+    image[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+    return 1 - (bottom - top) * (right - left) / (height * width)

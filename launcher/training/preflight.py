@@ -1,0 +1,308 @@
+"""Everything that can fail fails here, on one screen, before any training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from launcher.data.target_precision import build_splits
+from launcher.errors import Problems, UserError, pip_install
+from launcher.recipe.phases import Phase, resolve_rules
+from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
+from launcher.recipe.recipe import Recipe
+from launcher.training.batch_arithmetic import Batching, batching_for
+from launcher.training.dry_run import try_one_batch, try_smallest_batch
+from launcher.training.failures import part_at_work
+from launcher.training.feature_cache.cut import Uncut, cut
+from launcher.training.feature_cache.views import check_cache, fixed_views, in_words
+from launcher.training.mixup import mixes
+from launcher.training.model import (
+    TransferModel,
+    build_model,
+    changing_tensors,
+    freeze,
+    in_closed_form,
+    norm_layers_that_train,
+)
+
+LARGEST_LR = 3.4e38
+"""The largest number of float32."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters of a phase with one lr_scale."""
+
+    lr_scale: float
+    lr: float
+    parameters: int
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResolvedPhase:
+    """A phase whose rules were applied to the network."""
+
+    phase: Phase
+    number: int
+    lr_scales: Mapping[str, float]
+    groups: tuple[Group, ...]
+    """What trains, from the highest rate to the lowest."""
+    trainable_parameters: int
+    total_parameters: int
+    norm_layers: int
+    """BatchNorm layers that train."""
+    changing: frozenset[str]
+    """Parameters and buffers that the phase may change."""
+    fixed_views: int | None
+    """How many views of each image the phase trains on: 0 the evaluation view alone, None fresh ones in each epoch."""
+    pictures: str | None
+    """In words, where the views stay that the recipe would draw afresh."""
+    first_epoch: int
+    """Number of planned epochs before this phase: epochs are counted over the run, so no order is used twice."""
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        return self.phase.epochs * self.steps_per_epoch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A recipe that was found sound on this data, network and number of processes."""
+
+    recipe: Recipe
+    preprocessing: Preprocessing
+    splits: Splits
+    task: BuiltTask
+    model: TransferModel
+    batching: Batching
+    phases: tuple[ResolvedPhase, ...]
+
+    @property
+    def base_lr(self) -> float:
+        return self.recipe.optim.base_lr(self.recipe.batch_size)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Findings:
+    """What could be built and checked of a recipe, and everything that is wrong with it."""
+
+    recipe: Recipe
+    preprocessing: Preprocessing | None = None
+    splits: Splits | None = None
+    task: BuiltTask | None = None
+    model: TransferModel | None = None
+    batching: Batching | None = None
+    phases: tuple[ResolvedPhase, ...] = ()
+    """Those whose rules fit."""
+    problems: Problems = dataclasses.field(default_factory=Problems)
+
+    def prepared(self) -> Prepared:
+        """Raises UserError with every problem."""
+        self.problems.raise_if_any()
+        assert self.preprocessing is not None
+        assert self.splits is not None
+        assert self.task is not None
+        assert self.model is not None
+        assert self.batching is not None
+        return Prepared(
+            recipe=self.recipe,
+            preprocessing=self.preprocessing,
+            splits=self.splits,
+            task=self.task,
+            model=self.model,
+            batching=self.batching,
+            phases=self.phases,
+        )
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    num_processes: int,
+    micro_batch_size: int | Literal["auto"] | None,
+    on_cpu: bool,
+    one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
+) -> Prepared:
+    """Build and check everything. Raises UserError with all that is wrong.
+
+    `one_at_a_time` wraps what may download (the first process of a machine goes before the others); `check_images`
+    finds broken images.
+    """
+    return examine(
+        recipe,
+        num_processes=num_processes,
+        micro_batch_size=micro_batch_size,
+        on_cpu=on_cpu,
+        one_at_a_time=one_at_a_time,
+        check_images=check_images,
+    ).prepared()
+
+
+def examine(
+    recipe: Recipe,
+    *,
+    num_processes: int,
+    micro_batch_size: int | Literal["auto"] | None,
+    on_cpu: bool,
+    one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
+) -> Findings:
+    """As `prepare`, but what is wrong is told beside what is right."""
+    found = Findings(recipe=recipe)
+    problems = found.problems
+
+    with problems.collected():
+        _check_machine(recipe, on_cpu)
+    with problems.collected():
+        check_cache(recipe)
+    with problems.collected():
+        found.batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
+        if mixes(recipe.augment) and found.batching.micro_batch_size % 2:
+            raise UserError(
+                f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
+                f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
+            )
+    with one_at_a_time(), problems.collected(), part_at_work("data"):
+        built = build_splits(recipe)
+        _check_splits(built)
+        found.splits = built
+    if found.splits is not None:
+        with problems.collected():
+            found.splits = check_images(recipe, found.splits)
+            with part_at_work("task"):
+                found.task = recipe.task.build(found.splits)
+    with one_at_a_time(), problems.collected():
+        with part_at_work("backbone"):
+            getattr(recipe.backbone, "check", lambda: None)()
+            found.preprocessing = recipe.backbone.preprocessing()
+        num_outputs = found.task.num_outputs if found.task else 2
+        found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+        found.model.contiguous = recipe.memory_format == "contiguous"
+    if found.model is not None:
+        # Without data the number of steps is unknown, but the rules can still be checked.
+        batching, splits = found.batching, found.splits
+        steps_per_epoch = batching.steps_per_epoch(len(splits.train)) if batching and splits else 1
+        found.phases = tuple(resolve_phases(recipe, found.model, steps_per_epoch, problems))
+        with problems.collected():
+            _check_head(recipe, found.phases)
+    if not problems.found:
+        with problems.collected():
+            _try(found.prepared())
+    return found
+
+
+def _try(prepared: Prepared) -> None:
+    recipe, model, phases = prepared.recipe, prepared.model, prepared.phases
+    try_one_batch(recipe, prepared.splits, prepared.task, model, phases[-1].lr_scales)
+    updating = [p for p in phases if p.phase.norm_statistics == "update" and p.norm_layers]
+    if updating:
+        freeze(model, updating[-1].lr_scales)
+        at, samples = f"freeze_plan.{updating[-1].number}", len(prepared.splits.train)
+        try_smallest_batch(model, prepared.batching, samples, prepared.preprocessing, at)
+    _check_cuts(prepared)
+
+
+def _check_cuts(prepared: Prepared) -> None:
+    """Raises UserError where stored features are asked for and a network cannot be cut where a phase freezes it."""
+    if prepared.recipe.cache not in ("memory", "disk"):
+        return
+    problems = []
+    for resolved in prepared.phases:
+        if 0 < resolved.trainable_parameters < resolved.total_parameters:
+            freeze(prepared.model, resolved.lr_scales)
+            found = cut(prepared.model, resolved.phase.norm_statistics, prepared.preprocessing.image_size)
+            if isinstance(found, Uncut) and found.reason is not None:
+                problems.append(
+                    f"cache={prepared.recipe.cache!r}: nothing can be stored for freeze_plan.{resolved.number} "
+                    f"({resolved.phase.name}): {found.reason}; use cache='auto'"
+                )
+    if problems:
+        raise UserError(*problems)
+
+
+def resolve_phases(
+    recipe: Recipe, model: TransferModel, steps_per_epoch: int, problems: Problems
+) -> list[ResolvedPhase]:
+    """Apply each phase's rules to the network; what is wrong goes to `problems`."""
+    parameters = dict(model.named_parameters())
+    base_lr = 0.0
+    with problems.collected(), part_at_work("optim"):
+        base_lr = recipe.optim.base_lr(recipe.batch_size)
+    resolved = []
+    first_epoch = 0
+    for number, phase in enumerate(recipe.freeze_plan):
+        with problems.collected():
+            scales = resolve_rules(phase, parameters, f"freeze_plan.{number}")
+            if base_lr * max(scales.values()) > LARGEST_LR:
+                raise UserError(
+                    f"freeze_plan.{number}: a learning rate of {base_lr * max(scales.values()):.3g} (optim.lr for this "
+                    f"batch_size, times lr_scale); float32 ends at {LARGEST_LR:.3g}"
+                )
+            freeze(model, scales)
+            groups = [
+                Group(
+                    lr_scale=scale,
+                    lr=base_lr * scale,
+                    parameters=sum(parameters[name].numel() for name, s in scales.items() if s == scale),
+                    names=tuple(name for name, s in scales.items() if s == scale),
+                )
+                for scale in sorted({scale for scale in scales.values() if scale > 0}, reverse=True)
+            ]
+            views = fixed_views(recipe, scales)
+            resolved.append(
+                ResolvedPhase(
+                    phase=phase,
+                    number=number,
+                    lr_scales=scales,
+                    groups=tuple(groups),
+                    trainable_parameters=sum(group.parameters for group in groups),
+                    total_parameters=sum(parameter.numel() for parameter in parameters.values()),
+                    norm_layers=len(norm_layers_that_train(model)),
+                    changing=frozenset(changing_tensors(model, phase.norm_statistics)),
+                    fixed_views=views,
+                    pictures=in_words(recipe, views),
+                    first_epoch=first_epoch,
+                    steps_per_epoch=steps_per_epoch,
+                )
+            )
+        first_epoch += phase.epochs
+    return resolved
+
+
+def _check_head(recipe: Recipe, phases: tuple[ResolvedPhase, ...]) -> None:
+    """Raises UserError where the first phase does not train a head in closed form: checkpoints would not hold it."""
+    if not in_closed_form(recipe.head) or not phases or phases[0].number != 0:
+        return
+    if all(scale == 0 for name, scale in phases[0].lr_scales.items() if name.startswith("head.")):
+        raise UserError(
+            f"head.init='ridge': freeze_plan.0 ({phases[0].phase.name}) does not train the head; give it a rate there, "
+            "or use init='normal'"
+        )
+
+
+def _check_machine(recipe: Recipe, on_cpu: bool) -> None:
+    problems = []
+    if recipe.mixed_precision == "fp16" and on_cpu:
+        problems.append(
+            "mixed_precision='fp16': there is no GPU, and on a CPU fp16 would silently be float32; "
+            "use mixed_precision=bf16 or mixed_precision=no"
+        )
+    if recipe.sync_batchnorm and on_cpu:
+        problems.append("sync_batchnorm=True: PyTorch's SyncBatchNorm needs GPUs; use sync_batchnorm=false")
+    # Accelerate would leave a tracker that is not installed out without a word.
+    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
+    problems += [f"trackers: {name!r} is not installed; {pip_install(name)}" for name in missing]
+    if problems:
+        raise UserError(*problems)
+
+
+def _check_splits(splits: Splits) -> None:
+    for name, split in (("training", splits.train), ("validation", splits.val)):
+        if len(split) == 0:
+            raise UserError(f"data: there are no {name} images")

@@ -1,0 +1,391 @@
+"""The folder of one run: whose it is, what is in it, and the row-by-row record of its metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from launcher.errors import DISTRIBUTION, UserError
+from launcher.files import json_text, read_json, refuse_endless, remove_drafts, write_atomic, write_json
+from launcher.recipe.own_code import Code, changed_code, own_code
+from launcher.recipe.protocols import Split, Splits
+from launcher.recipe.recipe import Recipe
+from launcher.recipe.serialization import to_json
+from launcher.text import one_line
+from launcher.training.checkpoint import Checkpoints
+from launcher.training.command import Command
+from launcher.training.continuation import Differences, differences_from, same_images
+from launcher.training.data_identity import FILE as DATA_FILE
+from launcher.training.data_identity import DataIdentity, changes, identify
+from launcher.training.feature_cache.directory import cache_folder
+from launcher.training.launch import usable_cpus
+
+FILES = (
+    "recipe.json",
+    "recipe.py",
+    "environment.json",
+    "data.npz",
+    "skipped.txt",
+    "plan.json",
+    "precision.json",
+    "cache.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "proofs.jsonl",
+    "log.txt",
+    "evaluation.json",
+    "evaluation.parquet",
+    "report.html",
+    "STOPPED.json",
+    "LIVES.jsonl",
+    "trackers.json",
+)
+"""What a run keeps beside `checkpoints/` and `final/`."""
+FINAL_FILES = (
+    "model.safetensors",
+    "model.json",
+    "classes.json",
+    "preprocess.json",
+    "metrics.json",
+    "calibration.json",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a start of a run brings with it."""
+
+    recipe: Recipe
+    recipe_source: str
+    """The text of the recipe's file."""
+    command: Command
+    splits: Splits
+    lr_scales_of_phases: tuple[Mapping[str, float], ...]
+    """By parameter name."""
+    accepts_changed_code: bool = False
+
+
+class RunDir:
+    """Paths of a run. The main process writes, the others only read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_json = path / "recipe.json"
+        self.environment_json = path / "environment.json"
+        self.metrics_jsonl = path / "metrics.jsonl"
+        self.log_txt = path / "log.txt"
+        self.final = path / "final"
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @property
+    def finished(self) -> bool:
+        return (self.final / "metrics.json").is_file()
+
+    def damage_of_final(self) -> str | None:
+        """Return what is wrong with the files of `final/`, or None; the weights are looked at, not read."""
+        try:
+            metrics, model = read_json(self.final / "metrics.json"), read_json(self.final / "model.json")
+            classes, preprocess = read_json(self.final / "classes.json"), read_json(self.final / "preprocess.json")
+            whole = {
+                "metrics.json": isinstance(metrics, dict)
+                and all(value is None or isinstance(value, int | float) for value in metrics.values()),
+                "model.json": isinstance(model, dict) and isinstance(model.get("step"), int),
+                "classes.json": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
+                "preprocess.json": isinstance(preprocess, dict) and "image_size" in preprocess,
+            }
+            for name, is_whole in whole.items():
+                if not is_whole:
+                    return f"{self.final / name}: holds something else"
+            with safe_open(self.final / "model.safetensors", "pt"):
+                return None
+        except UserError as error:
+            return str(error)
+        except (OSError, SafetensorError) as error:
+            return f"{self.final / 'model.safetensors'}: cannot be read ({error})"
+
+    def check(self, recipe: Recipe, resume: Literal["auto", "must", "never"]) -> None:
+        """Raises UserError where this run dir cannot be used: not writable, another recipe's, or against `resume`."""
+        if self.path.is_file():
+            raise UserError(f"--run-dir {self.path}: is a file; give a folder, or a name that is free")
+        try:
+            str(self.path.absolute()).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"--run-dir {one_line(str(self.path))}: is no text in UTF-8, and weights can only be written to paths "
+                "that are; give another name"
+            ) from None
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()  # without a name, so that a kill leaves nothing
+            for folder in new:  # A recipe that turns out to be wrong leaves nothing behind.
+                folder.rmdir()
+        except OSError as error:
+            raise UserError(
+                f"--run-dir {self.path}: cannot write there ({error.strerror}); choose a folder that is writable"
+            ) from error
+        self._check_files()
+        begun = self.recipe_json.is_file()
+        if resume == "never" and begun:
+            raise UserError(
+                f"--resume never: {self.path} already holds a run; give another --run-dir, or --resume auto to "
+                "continue it"
+            )
+        if resume == "must" and not any((self.path / "checkpoints").glob("step-*")):
+            raise UserError(f"--resume must: {self.path} holds no checkpoint to continue from")
+        self._refuse_another(self.differences(recipe))
+
+    def _check_files(self) -> None:
+        """Raise UserError where a folder or a link stands in the place of a file, or a file in that of a folder. Told
+        in the middle of a run, if at all, it would be written over; and a link may name any file of the user's."""
+        refuse_endless(self.path)
+        problems = []
+        for name in (*FILES, *(f"final/{name}" for name in FINAL_FILES), "LOCK"):
+            path = self.path / name
+            if path.is_dir():
+                problems.append(f"{path}: is a folder, where the run keeps a file; remove it")
+            elif path.is_symlink():
+                problems.append(f"{path}: is a link, where the run keeps a file; remove it")
+        for name in ("checkpoints", "final"):
+            path = self.path / name
+            if (path.exists() or path.is_symlink()) and not path.is_dir():
+                problems.append(f"{path}: is no folder, where the run keeps one; remove it")
+        if self.final.is_dir() and self.final.is_symlink():
+            problems.append(f"{self.final}: is a link, where the run keeps a folder; remove it")
+        if problems:
+            raise UserError(*problems)
+
+    def differences(self, recipe: Recipe) -> Differences:
+        """Compare a recipe with that of the run, where one has begun. JSON is compared with JSON: what a run dir names
+        is not imported. Raises UserError where the run's cannot be read."""
+        if not self.recipe_json.is_file():
+            if self._has_trained() and (self._environment() or {}).get("recipe") != digest_of(recipe):
+                raise UserError(
+                    f"{self.recipe_json}: missing, so that it cannot be told whether the run is of this recipe; bring "
+                    "it back, or give another --run-dir"
+                )
+            return Differences()
+        try:
+            there = read_json(self.recipe_json)
+        except UserError as error:
+            raise UserError(f"{error}; give another --run-dir, or bring the file back") from error
+        if not isinstance(there, dict):
+            raise UserError(f"{self.recipe_json}: holds no recipe; give another --run-dir, or bring the file back")
+        return differences_from(there, recipe)
+
+    def _refuse_another(self, found: Differences, more: tuple[str, ...] = ()) -> None:
+        refused = [*found.refused, *more]
+        if self.finished:  # its weights were chosen
+            refused += [line for line in found.accepted if line.startswith("final_weights:")]
+        if refused:
+            raise UserError(
+                f"--run-dir {self.path}: holds a run of another recipe ({'; '.join(refused[:6])}"
+                f"{'; ...' if len(refused) > 6 else ''}); give another --run-dir, or undo the change"
+            )
+
+    def begin(self, start: Start, tell: Callable[[str], None]) -> list[str]:
+        """Write down what runs, each file that is not there yet, environment.json last. Called with the run's lock.
+
+        Return one line for each difference to the run that is accepted, as it changes no weights. Raises UserError
+        where the run dir is another recipe's, where the data or the code of its parts are not those that the run began
+        with, and where a file cannot be written.
+        """
+        self.clear_away()
+        recipe = start.recipe
+        found = self.differences(recipe)  # again: another start may have begun the run since it was looked at
+        same = not found.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
+        self._refuse_another(found, () if same else found.cache)
+        has_environment = self.environment_json.is_file() and (self._has_trained() or self._environment() is not None)
+        identity = identify(start.splits, cache_folder() / "digests", usable_cpus(), tell)
+        if has_environment:
+            self._check_data(start.splits, identity, found)
+        code = own_code(recipe)
+        changed = changed_code((self._environment() or {}).get("code", code), code)
+        if changed and not start.accepts_changed_code:
+            raise UserError(
+                f"--run-dir {self.path}: code of the recipe's own parts is not what the run began with "
+                f"({'; '.join(changed)}); undo the change, give another --run-dir, or continue with it: --accept-code"
+            )
+        lines = [f"{line}: it changes no weights" for line in (*found.accepted, *found.cache)]
+        lines += [f"{line}: the data are the same" for line in found.data]
+        lines += [f"continuing with code that has changed since the run began: {line}" for line in changed]
+        try:
+            self._write_what_lacks(start, identity, code, anew=bool(lines))
+        except OSError as error:
+            if not self.path.is_dir():
+                raise  # removed meanwhile, and told as such
+            raise UserError(
+                f"--run-dir {self.path}: cannot be written ({error.strerror or error}); make room, and give the same "
+                "command again"
+            ) from error
+        return lines
+
+    def _write_what_lacks(self, start: Start, identity: DataIdentity, code: Code, *, anew: bool) -> None:
+        recipe, skipped = start.recipe, start.splits.skipped
+        if anew or not self.recipe_json.is_file():
+            write_json(self.recipe_json, to_json(recipe))
+        if anew or not (self.path / "recipe.py").is_file():
+            write_atomic(self.path / "recipe.py", start.recipe_source)
+        if skipped and not (self.path / "skipped.txt").is_file():
+            write_atomic(self.path / "skipped.txt", "\n".join(skipped) + "\n")
+        if not (self.path / DATA_FILE).is_file():
+            identity.save(self.path)
+        if anew or self._environment() is None:
+            told = {"data": data_summary(start.splits), "command": start.command.words, "folder": str(Path.cwd())}
+            told |= {"starter": start.command.starter, "code": code, "recipe": digest_of(recipe)}
+            write_json(self.environment_json, {**told, **environment()})
+
+    def _check_data(self, splits: Splits, identity: DataIdentity, found: Differences) -> None:
+        changed = self._changes(splits, identity)
+        if found.data and not (self.path / DATA_FILE).is_file():  # of an earlier version: names alone are compared
+            changed = [*found.data, *changed]
+        if changed:
+            raise UserError(
+                f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "
+                "bring them back, or give another --run-dir"
+            )
+
+    def clear_away(self) -> None:
+        """Remove what starts that were killed were about to write."""
+        for folder in (self.path, self.final):
+            remove_drafts(folder)
+        self.checkpoints.remove_drafts()
+        shutil.rmtree(self.path / ".writing-final", ignore_errors=True)
+
+    def _environment(self) -> dict[str, Any] | None:
+        """Return what environment.json says; None where it is missing or damaged."""
+        try:
+            content = read_json(self.environment_json)
+        except UserError:
+            return None
+        return content if isinstance(content, dict) and isinstance(content.get("data"), dict) else None
+
+    def lacks(self) -> list[str]:
+        """Name what `begin` would write again, or refuse to: what tells whose the run is."""
+        missing = [] if self.recipe_json.is_file() else [self.recipe_json.name]
+        return missing + ([] if self._environment() else [self.environment_json.name])
+
+    def _has_trained(self) -> bool:
+        return self.finished or any((self.path / "checkpoints").glob("step-*"))
+
+    def add_timing(self, row: Mapping[str, Any]) -> None:
+        """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,
+        which holds none, does not."""
+        self._append("timing.jsonl", row)
+
+    def add_proof(self, row: Mapping[str, Any]) -> None:
+        """Append to proofs.jsonl: what was hashed of the frozen weights, when a phase began and at each checkpoint."""
+        self._append("proofs.jsonl", row)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json_text(row) + "\n")
+
+    def changes_of_data(self, splits: Splits) -> list[str]:
+        """Return what of the data is not as it was when the run began; empty where all is. Raises UserError where that
+        cannot be told."""
+        return self._changes(splits, identify(splits, cache_folder() / "digests", usable_cpus(), lambda line: None))
+
+    def _changes(self, splits: Splits, identity: DataIdentity) -> list[str]:
+        if (self.path / DATA_FILE).is_file():
+            return changes(DataIdentity.load(self.path), identity)
+        there = self._environment()
+        if there is None:
+            raise UserError(
+                f"{self.environment_json}: cannot be read, so that it cannot be told whether the data are those of the "
+                "run; bring it back, or remove it where you know that they are"
+            )
+        before, data = there["data"], data_summary(splits)
+        return [
+            f"{key}: {before.get(key)} then, {data.get(key)} now"
+            for key in {**before, **data}
+            if before.get(key) != data.get(key)
+        ]
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a row. Holds no times, so that a resumed run writes the very same rows."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        """Open for appending after the first `rows` rows; later ones (written after the last checkpoint) are cut."""
+        self.rows = rows
+        kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
+        if len(kept) < rows:
+            raise UserError(f"{path}: has {len(kept)} rows, the checkpoint was saved after {rows}; bring the file back")
+        for number, row in enumerate(kept):
+            if not _is_row(row):
+                raise UserError(f"{path}: row {number + 1} is damaged; bring the file back")
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.truncate(sum(map(len, kept)))
+        self._file.seek(0, os.SEEK_END)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        # A class may be a folder whose name is not valid text; escaped, it still is JSON.
+        self._file.write(json_text(row).encode("utf-8", "backslashreplace") + b"\n")
+        self.rows += 1
+
+    def sync(self) -> None:
+        """The rows so far are on the disk when this returns."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and "event" in row and "step" in row
+
+
+def digest_of(recipe: Recipe) -> str:
+    """Return a digest of a recipe's JSON."""
+    text = json_text(to_json(recipe))
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+
+def data_summary(splits: Splits) -> dict[str, Any]:
+    """Return the names and numbers of the data, hashes of the names and targets of their samples, and the id of the
+    prepared copy that the pixels are taken from, if they are. Reads no image."""
+    copy_id = getattr(splits.train.images, "copy_id", None)
+    return ({"prepared_copy": copy_id} if copy_id else {}) | {
+        "names": list(splits.names),
+        "train_samples": len(splits.train),
+        "val_samples": len(splits.val),
+        "train_hash": _split_hash(splits.train),
+        "val_hash": _split_hash(splits.val),
+    }
+
+
+def _split_hash(split: Split) -> str:
+    digest = hashlib.blake2b(np.ascontiguousarray(split.targets).tobytes(), digest_size=16)
+    for index in range(len(split)):
+        # A data set may be moved as a whole: the last two parts of a path tell its samples apart.
+        digest.update("/".join(Path(split.images.name(index)).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    packages = {}
+    for name in (DISTRIBUTION, "torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "packages": packages}

@@ -1,0 +1,205 @@
+"""One run, one owner: a lock on the run dir that also holds between machines on a shared file system."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from launcher.errors import UserError
+from launcher.files import hold
+from launcher.training.attempt import life_number, this_life
+from launcher.training.stop_request import ask_to_stop
+
+BEAT_EVERY_SECONDS = 10.0
+STALE_AFTER_SECONDS = 90.0
+"""A holder on another machine that gave no sign of life for so long is dead."""
+EARLIER_LIFE_MAY_TAKE_SECONDS = 30.0
+"""For a step and a save, when it is asked to stop."""
+TAKE_OVER_MAY_TAKE_SECONDS = 10.0
+
+
+class RunLock:
+    """A file that names its holder and is touched while the holder lives.
+
+    The kernel's locks alone would not do: on many cluster file systems they hold on one machine only, without a word.
+    """
+
+    def __init__(self, run_dir: Path, name: str = "LOCK") -> None:
+        self.path = run_dir / name
+        self._token = uuid.uuid4().hex
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self, tell: Callable[[str], None]) -> None:
+        """Take the lock, or raise UserError that names who holds it. A dead holder's is taken over; `tell` hears so."""
+        content = json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "process_started": psutil.Process().create_time(),
+                **this_life(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "token": self._token,
+            }
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".{self.path.name}.{self._token}")
+        with draft.open("w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a lock that is empty after a power failure would name no holder
+        try:
+            self._outlive_earlier_life(tell, draft)
+            with self._alone():
+                try:
+                    os.link(draft, self.path)  # as a whole or not at all, on network file systems too
+                except FileExistsError:
+                    self._take_over(draft, tell)
+                self._remove_dead_drafts()
+        finally:
+            draft.unlink(missing_ok=True)
+        self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one start at a time look at the lock and change it, by the kernel's lock on the run dir.
+
+        It ends with the process, so that it needs no taking over; file systems without such locks go on without.
+        """
+        handle = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            end = time.monotonic() + TAKE_OVER_MAY_TAKE_SECONDS
+            while not hold(handle):
+                if time.monotonic() > end:
+                    raise UserError(f"{self.path.parent}: another start is looking at its lock; try again")
+                time.sleep(0.02)
+            yield
+        finally:
+            os.close(handle)
+
+    def _take_over(self, draft: Path, tell: Callable[[str], None]) -> None:
+        """Put `draft` in the place of a dead holder's lock. Raises UserError where the holder may be alive."""
+        holder = self._read()
+        silence = draft.stat().st_mtime - self.path.lstat().st_mtime  # both by the clock of the file system
+        if not holder:
+            # A holder writes it as a whole, and touches it: damaged and still for so long, it is nobody's.
+            wait = 3 * BEAT_EVERY_SECONDS - silence
+            if wait > 0:
+                raise UserError(
+                    f"{self.path}: does not say who holds it (it is empty or damaged), and was written just now; if no "
+                    f"other run is at work in {self.path.parent}, remove it, or give the same command again in "
+                    f"{wait:.0f} s"
+                )
+            tell(f"taking over a lock that does not say who holds it ({self.path})")
+        else:
+            who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+            if _lives(holder, silence):
+                raise UserError(
+                    f"{self.path.parent}: another run is at work in it ({who}); wait for it, stop it "
+                    f"(touch {shlex.quote(str(self.path.parent / 'STOP'))}), or give another --run-dir"
+                )
+            tell(f"taking over the lock of a dead run ({who})")
+        draft.replace(self.path)
+        time.sleep(0.1)  # where the kernel's lock does not reach: of two that take over at once, the later one has it
+        if self._read().get("token") != self._token:
+            raise UserError(f"{self.path.parent}: another run took the lock over at the same time")
+
+    def _remove_dead_drafts(self) -> None:
+        """Remove what starts that were killed while they wanted the lock have left."""
+        for draft in self.path.parent.glob(f".{self.path.name}.*"):
+            if draft.name == f".{self.path.name}.{self._token}":
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                silence = time.time() - draft.stat().st_mtime
+                holder = json.loads(draft.read_text() or "{}")
+                if silence > STALE_AFTER_SECONDS or (holder and not _process_lives(holder)):
+                    draft.unlink(missing_ok=True)
+
+    def has_owner(self) -> bool:
+        """Whether a living run holds the lock, as far as can be seen from here."""
+        try:
+            silence = time.time() - self.path.stat().st_mtime
+        except OSError:
+            return False
+        return _lives(self._read(), silence)
+
+    def is_held(self) -> bool:
+        """Whether the lock is still this run's. Another may have taken it over while this one was thought dead."""
+        return self._read().get("token") == self._token
+
+    def _outlive_earlier_life(self, tell: Callable[[str], None], draft: Path) -> None:
+        """A job that Slurm has started again, because a node was lost, may find its own earlier life still at work on
+        that node: ask it to stop, and wait. It can save nothing more once the lock is taken over."""
+        holder = self._read()
+        if not _is_earlier_life(holder) or not _process_lives(holder):
+            return
+        if draft.stat().st_mtime - self.path.stat().st_mtime > 3 * BEAT_EVERY_SECONDS:
+            return
+        tell(f"an earlier start of this job is still at work on {holder.get('host')}; asking it to stop")
+        end = time.monotonic() + EARLIER_LIFE_MAY_TAKE_SECONDS
+        while time.monotonic() < end and self._read().get("token") == holder.get("token") and _process_lives(holder):
+            ask_to_stop(self.path.parent, "preempted")
+            time.sleep(0.5)
+
+    def release(self) -> None:
+        """Give the lock back; nothing where it is not held."""
+        if self._thread is None:
+            return
+        self._ended.set()
+        self._thread.join()
+        self._thread = None
+        with contextlib.suppress(OSError, UserError), self._alone():
+            if self.is_held():
+                self.path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_EVERY_SECONDS):
+            try:
+                os.utime(self.path)
+            except OSError:
+                continue  # a file system that is away for a moment; the run itself notices if it stays away
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def _is_earlier_life(holder: dict[str, Any]) -> bool:
+    """Whether the holder is this very Slurm job, before it was started again."""
+    job, life = os.environ.get("SLURM_JOB_ID"), holder.get("life")
+    return job is not None and holder.get("job") == job and isinstance(life, int) and life < life_number()
+
+
+def _process_lives(holder: dict[str, Any]) -> bool:
+    """Whether the holder's process is alive, as far as can be seen: True for one on another machine."""
+    if holder.get("host") != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(int(holder["pid"]))
+        same = abs(process.create_time() - float(holder["process_started"])) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except (psutil.Error, KeyError, ValueError, TypeError, OverflowError):
+        return False
+
+
+def _lives(holder: dict[str, Any], silence_seconds: float) -> bool:
+    if _is_earlier_life(holder):
+        return False
+    return _process_lives(holder) and (
+        holder.get("host") == socket.gethostname() or silence_seconds < STALE_AFTER_SECONDS
+    )

@@ -1,0 +1,113 @@
+"""The gradient: what one forward and backward adds to it; before it is used, clipped, and finite or not used at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from launcher.errors import UserError
+from launcher.training.feature_cache.loader import FeatureBatch
+from launcher.training.images import Batch
+from launcher.training.mixup import mix, mixes
+from launcher.training.nonfinite import NonFiniteGradientError, where
+from launcher.training.run import PhaseState, Run
+
+SKIPS_OF_THE_SCALER = 30
+"""Steps in a row that fp16's gradient scaler may skip while it looks for its scale; it halves it each time."""
+
+
+def inputs_of(
+    run: Run, state: PhaseState, batch: Batch | FeatureBatch
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """What a step calls `state.wrapped` with for this batch, and its targets.
+
+    Pictures; or what the frozen prefix makes of them, read or computed. MixUp and CutMix, where the recipe has them,
+    mix fresh pictures. Where the pictures stay the same, MixUp mixes what crosses, as mixed pictures are not stored.
+    """
+    device, epoch = run.accelerator.device, state.resolved.first_epoch + run.progress.epoch
+    if isinstance(batch, FeatureBatch):
+        batch = batch.to(device)
+        return _mixed(run, batch.features, batch.indices, batch.targets, epoch)
+    fixed = state.source.fixed_views is not None
+    if state.prefix is not None and (fixed or not mixes(run.recipe.augment)):
+        batch = batch.to(device, normalised=False)
+        crossing = state.prefix.of(batch)
+        return _mixed(run, crossing, batch.indices, batch.targets, epoch) if fixed else (crossing, batch.targets)
+    batch = batch.to(device)
+    (images,), targets = _mixed(run, (batch.images,), batch.indices, batch.targets, epoch)
+    return (images,) if state.prefix is None else state.prefix.of(dataclasses.replace(batch, images=images)), targets
+
+
+def _mixed(
+    run: Run, tensors: tuple[torch.Tensor, ...], indices: torch.Tensor, targets: torch.Tensor, epoch: int
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """After MixUp or CutMix where the recipe has them."""
+    if not mixes(run.recipe.augment):
+        return tensors, targets
+    mixup_alpha = getattr(run.recipe.augment, "mixup_alpha", None)
+    cutmix_alpha = getattr(run.recipe.augment, "cutmix_alpha", None)
+    encoded, seed = run.prepared.task.encode(targets), run.recipe.seed
+    return mix(tensors, indices, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=seed, epoch=epoch)
+
+
+def forward_backward(
+    run: Run, state: PhaseState, inputs: Sequence[torch.Tensor], targets: torch.Tensor, taken: int, *, is_empty: bool
+) -> torch.Tensor:
+    """Add to the gradient what these samples give, of the `taken` of the global batch. Returns their sum of losses."""
+    losses = run.prepared.task.loss(state.wrapped(*inputs), targets)
+    # An empty micro-batch holds one sample, so that the processes stay in step; it weighs nothing.
+    loss = losses.sum() * (0.0 if is_empty else 1.0)
+    # DDP gives the mean over the processes of what is a sum over them; hence the factor.
+    run.accelerator.backward(loss * (run.accelerator.num_processes / taken))
+    return loss.detach()
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """On a gradient: the step may be taken; and where that is asked of the device later, its answer."""
+
+    sound: bool
+    finite: torch.Tensor | None = None
+    """bool (), on the device."""
+
+
+def clipped(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
+    """Clip the averaged gradient, and say whether the step may be taken.
+
+    After DDP has averaged it the gradient is the same on all processes, so all come to the same answer without asking
+    each other. Where a gradient that is not finite ends the run, the device is not waited for: its answer is read
+    together with the losses, and so before anything is evaluated or saved. Raises UserError that names the step and its
+    samples where too many steps were skipped.
+    """
+    accelerator, recipe, progress = run.accelerator, run.recipe, run.progress
+    if accelerator.scaler is not None:
+        return _clipped_and_scaled(run, state, step_in_epoch)
+    gradients = [p.grad for p in state.wrapped.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    finite = norm.isfinite()
+    if recipe.on_nonfinite == "skip" and not bool(finite):
+        progress.skipped_steps += 1
+        told = where(run, state.resolved, progress.step + 1, step_in_epoch)
+        if progress.skipped_steps > recipe.max_skipped_steps:
+            raise UserError(
+                f"{told}; {recipe.max_skipped_steps} steps were skipped before it, which is all that max_skipped_steps "
+                "allows"
+            )
+        run.screen.line(f"{told}; skipped ({progress.skipped_steps})", style="yellow")
+        return Verdict(sound=False)
+    if recipe.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(state.wrapped.parameters(), recipe.clip_norm, norm)
+    return Verdict(sound=True, finite=finite if recipe.on_nonfinite == "stop" else None)
+
+
+def _clipped_and_scaled(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
+    # The scaler looks for infinities itself and leaves the step out; only a row of them means that the loss is broken.
+    state.scaler_skips = state.scaler_skips + 1 if state.optimizer.step_was_skipped else 0
+    if state.scaler_skips > SKIPS_OF_THE_SCALER:
+        told = where(run, state.resolved, run.progress.step + 1, step_in_epoch)
+        raise NonFiniteGradientError(f"{told} at any scale of fp16; try mixed_precision=bf16")
+    if run.recipe.clip_norm is not None:
+        run.accelerator.clip_grad_norm_(state.wrapped.parameters(), run.recipe.clip_norm)
+    return Verdict(sound=True)

@@ -1,0 +1,150 @@
+"""Being asked to stop: signals, a file, a deadline, a launcher that died. All processes stop after the same step."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from launcher.files import write_json
+from launcher.training.attempt import this_life
+from launcher.training.stop_request import REASONS, STOP_FILE, Reason, asked_by_file
+
+STOPPED_EXIT_CODE = 85
+"""Saved and stopped before the end; the same command continues. Unused by shells, Python, and torch's launchers."""
+INTERRUPTED_EXIT_CODE = 130
+"""The same after Ctrl-C."""
+NOT_SAVED_EXIT_CODE = 1
+"""After a second Ctrl-C."""
+FIRST_CTRL_C = "Ctrl-C: stopping after this step, and saving; once more ends at once, without saving"
+SECOND_CTRL_C = "Ctrl-C again: ended at once, without saving; the same command continues from the last checkpoint"
+MARKER = "STOPPED.json"
+STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
+SECONDS_TO_LEAVE = 5.0
+"""Kept free before a deadline, beside the time of a step and a save."""
+
+_SIGNALS = {signal.SIGTERM: 3, signal.SIGUSR1: 3, signal.SIGUSR2: 3, signal.SIGINT: 4}
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, and its state is saved."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+        self.exit_code = INTERRUPTED_EXIT_CODE if reason == "interrupted" else STOPPED_EXIT_CODE
+        super().__init__(reason)
+
+
+@dataclasses.dataclass
+class Interruption:
+    """Watches for reasons to stop while it is entered. Handlers only take note; the loop looks at `agreed`."""
+
+    run_dir: Path
+    is_main_process: bool
+    num_processes: int
+    stop_at: float | None = None
+    """Unix time by which the state must be saved, in seconds."""
+    leave_with_parent: bool = False
+    """Stop when the parent dies: launchers that do not forward a signal die of it and leave their children running."""
+    seconds_of_a_step: float = 0.0
+    """The longest lately."""
+    seconds_of_a_save: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.signal_name: str | None = None
+        self.asked_at: float | None = None
+        """When SIGTERM or Ctrl-C came, by `time.monotonic`; other signals are warnings that come earlier."""
+        self._noted = 0
+        self._pid = os.getpid()
+        self._parent = os.getppid()
+        self._before: dict[int, Any] = {}
+        self._next_look = 0.0
+        self._group: Any = None
+
+    def __enter__(self) -> Interruption:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        if self.num_processes > 1 and dist.get_backend() != "gloo":
+            # The agreement goes over the CPUs: over the GPUs it would make every step wait for the device.
+            self._group = dist.new_group(backend="gloo")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            # A scheduler repeats its signal; Python puts the default handlers back while it ends, and would be killed.
+            signal.signal(number, signal.SIG_IGN if self._noted else handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a data worker, forked with this handler
+            return
+        if number == signal.SIGINT and self._noted == _SIGNALS[signal.SIGINT]:
+            _write_at_once(f"{SECOND_CTRL_C}\n", self.is_main_process)
+            os._exit(NOT_SAVED_EXIT_CODE)  # a second Ctrl-C: leave at once
+        if number == signal.SIGINT and self._noted < _SIGNALS[signal.SIGINT]:
+            _write_at_once(f"\n{FIRST_CTRL_C}\n", self.is_main_process)
+        if self.asked_at is None and number in (signal.SIGTERM, signal.SIGINT):
+            self.asked_at = time.monotonic()
+        self._noted = max(self._noted, _SIGNALS[signal.Signals(number)])
+        self.signal_name = signal.Signals(number).name
+
+    def agreed(self, save_is_due: bool = False) -> tuple[Reason | None, bool]:
+        """Why to stop (or None), and whether a save is due on any process.
+
+        The same on all processes, which must all call this at the same point.
+        """
+        mine, due = self._reason(), save_is_due
+        if self.num_processes > 1:
+            shared = torch.tensor([mine, int(due)])
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
+            mine, due = int(shared[0]), bool(shared[1])
+        return REASONS[mine], due
+
+    def anywhere(self, happened: bool) -> bool:
+        """Whether it happened on any process. They must all call this at the same point."""
+        if self.num_processes == 1:
+            return happened
+        shared = torch.tensor([int(happened)])
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(shared[0])
+
+    def _reason(self) -> int:
+        now = time.monotonic()
+        if self.leave_with_parent and os.getppid() != self._parent:
+            self._noted = max(self._noted, 3)
+            self.signal_name = self.signal_name or "the launcher died"
+        if self.is_main_process and now >= self._next_look:
+            self._next_look = now + STOP_FILE_LOOKED_FOR_EVERY_SECONDS
+            self._noted = max(self._noted, asked_by_file(self.run_dir / STOP_FILE))
+        if self.stop_at is not None:
+            needed = self.seconds_of_a_step + 2 * self.seconds_of_a_save + SECONDS_TO_LEAVE
+            if time.time() + needed >= self.stop_at:
+                return max(self._noted, 2)
+        return self._noted
+
+
+def _write_at_once(line: str, speaks: bool) -> None:
+    """Write to the standard error output from within a signal handler, where Python's own files may be at work."""
+    if speaks:
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())
+
+
+def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: int) -> None:
+    """Say in the run dir why the run stopped, for scripts that cannot see its exit code (launchers turn it into 1)."""
+    told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    told |= this_life()
+    write_json(run_dir / MARKER, told)
+
+
+def clear_markers(run_dir: Path) -> None:
+    """A run that goes on is not stopped, and what asked it to stop was heard."""
+    for name in (MARKER, STOP_FILE):
+        (run_dir / name).unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""What data workers need to hand batches over: shared memory and open files, looked at before training."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from launcher.errors import UserError
+from launcher.text import readable_size
+from launcher.training.failures import OPEN_FILES_CURE, SHARED_MEMORY, SHARED_MEMORY_CURE
+from launcher.training.images import TrainingImages
+from launcher.training.preflight import Prepared
+
+READ_AHEAD = 2
+"""Batches that torch lets each data worker be ahead (`prefetch_factor`)."""
+FILES_OF_WORKER = 4
+"""Open files of the training process for a data worker: two ends of its queue, its sentinel, and one to spare."""
+FILES_OF_BATCH = 3
+"""Images, targets and indices are handed over by a file each."""
+FILES_OF_RUN = 32
+"""What a run opens beside that, with some to spare: checkpoints, logs, results, sockets."""
+
+
+def shared_memory_needed(prepared: Prepared, num_workers: int, num_local_processes: int = 1) -> int:
+    """Return the bytes of batches that lie in shared memory at once, on one machine: those that the workers have read
+    ahead, and the one at work."""
+    if num_workers == 0:
+        return 0
+    recipe, train = prepared.recipe, prepared.splits.train
+    images = TrainingImages(train, recipe.augment.build(prepared.preprocessing), recipe.seed)
+    batches = min(READ_AHEAD * num_workers + 1, -(-len(train) // prepared.batching.micro_batch_size))
+    size = min(prepared.batching.micro_batch_size, len(train))
+    return images[0, 0][0].nbytes * size * batches * num_local_processes
+
+
+def shared_memory_problem(prepared: Prepared, num_workers: int, num_local_processes: int = 1) -> str | None:
+    """Return why /dev/shm is too small for the data workers, and what would help; None where it is not."""
+    try:
+        there = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    free, needed = there.f_bavail * there.f_frsize, shared_memory_needed(prepared, num_workers, num_local_processes)
+    if needed <= free:
+        return None
+    workers = f"{num_workers} data worker{'s' if num_workers > 1 else ''}"
+    each = f" in each of {num_local_processes} processes" if num_local_processes > 1 else ""
+    return (
+        f"{SHARED_MEMORY}: {readable_size(free)} are free, and {workers}{each} need {readable_size(needed)} to hand "
+        f"their batches over; {SHARED_MEMORY_CURE}"
+    )
+
+
+def check_handover(prepared: Prepared, num_workers: int, num_local_processes: int) -> None:
+    """Raise the limit of open files to what the data workers need. Raises UserError where that, or the shared memory,
+    is not enough."""
+    if num_workers == 0:
+        return
+    problems = []
+    if problem := shared_memory_problem(prepared, num_workers, num_local_processes):
+        problems.append(problem)
+    needed = _open_files() + FILES_OF_RUN + 2 * FILES_OF_WORKER * num_workers  # loaders of training and of validation
+    needed += FILES_OF_BATCH * (READ_AHEAD * num_workers + 1)
+    allowed = _raised_limit(needed)
+    if allowed is not None and allowed < needed:
+        problems.append(
+            f"ulimit -n: {allowed} files may be open, and {num_workers} data workers need {needed}; {OPEN_FILES_CURE}"
+        )
+    if problems:
+        raise UserError(*problems)
+
+
+def _open_files() -> int:
+    with contextlib.suppress(OSError):
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    return 0
+
+
+def _raised_limit(needed: int) -> int | None:
+    """Return how many files may be open, after raising the soft limit where it is too low and the hard one allows it;
+    None where there is no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return None
+    if hard == resource.RLIM_INFINITY or hard > soft:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            return raised
+    return soft

@@ -1,0 +1,199 @@
+"""One look at the data for each backbone: probes at its boundaries, what training from there costs, a proposal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from launcher.backbones import Timm, Torchvision
+from launcher.data.target_precision import build_splits
+from launcher.errors import Problems, UserError
+from launcher.recipe.protocols import Splits, TargetKind
+from launcher.recipe.recipe import Recipe
+from launcher.training.accelerator import start_accelerator
+from launcher.training.checked_images import checked_together
+from launcher.training.launch import Launch
+from launcher.training.preflight import Prepared, prepare
+from launcher.training.setup import workers_of
+from launcher.tuning.advise.costs import StageCost, costs_of, gradients_of
+from launcher.tuning.advise.probes import FINAL, Probe, features_at, probe, some_of
+from launcher.tuning.advise.proposal import Proposal, propose
+from launcher.tuning.advise.stages import Stage, stages_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """Of one backbone."""
+
+    name: str
+    parameters: int
+    image_size: int
+    stages: list[Stage]
+    """The last stands for the backbone's own output."""
+    probes: list[Probe]
+    costs: list[StageCost]
+    gradients: list[float] | None
+    """Of each stage but the last."""
+    proposal: Proposal
+    metric: str
+    mode: str
+    trained_on: int
+    measured_on: int
+    findings: tuple[str, ...]
+
+    @property
+    def best(self) -> tuple[Stage, Probe]:
+        """Of equals, the last."""
+        sign = 1 if self.mode == "max" else -1
+        number = max(range(len(self.probes)), key=lambda index: (sign * self.probes[index].value, index))
+        return self.stages[number], self.probes[number]
+
+
+def recipes_for(recipe: Recipe, backbones: Sequence[str]) -> list[Recipe]:
+    """The recipe with each backbone in turn: "resnet50", "timm:vit_small_patch16_224", "resnet18:none" (random
+    weights), "resnet50:IMAGENET1K_V1", "recipe" (its own); at the image size that the recipe asks for, if it does.
+    Raises UserError for those that cannot be."""
+    if not backbones:
+        return [recipe]
+    problems, found = Problems(), []
+    for word in backbones:
+        with problems.collected():
+            side = getattr(recipe.backbone, "image_size", None)
+            found.append(recipe if word == "recipe" else dataclasses.replace(recipe, backbone=_backbone(word, side)))
+    problems.raise_if_any()
+    return found
+
+
+def _backbone(word: str, image_size: int | None) -> Timm | Torchvision:
+    library, _, rest = word.rpartition("timm:")
+    timm = word.startswith("timm:")
+    name, _, weights = (rest if timm else word).partition(":")
+    if not name or library:
+        raise UserError(f"--backbones {word!r}: write NAME, NAME:WEIGHTS or timm:NAME")
+    given: str | None = None if weights.lower() == "none" else weights or "DEFAULT"
+    settings: dict[str, Any] = {"name": name, "weights": given, "image_size": image_size}
+    made: Timm | Torchvision = Timm(**settings) if timm else Torchvision(**settings)
+    made.check()
+    return made
+
+
+def advise(
+    recipes: Sequence[Recipe], most_images: int, launch: Launch, tell: Callable[[str], None], *, costs: bool = True
+) -> list[Advice]:
+    """The best backbone first, by the best of its boundaries: the last ones may be made for the images that it was
+    trained on, and are what fine-tuning changes most."""
+    first = recipes[0]
+    splits = build_splits(first)
+    splits = checked_together(_accelerator(first, launch), tell)(first, splits)
+    looked_at = [dataclasses.replace(recipe, data=Looked(splits)) for recipe in recipes]
+    found = [_of_one(recipe, most_images, launch, tell, costs=costs) for recipe in looked_at]
+    sign = -1 if found[0].mode == "max" else 1
+    return sorted(found, key=lambda advice: sign * advice.best[1].value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """A data part whose images are known to be readable: looked at once, for all backbones."""
+
+    splits: Splits
+
+    def build(self, target_kind: TargetKind, seed: int) -> Splits:
+        return self.splits
+
+
+def _accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
+    # There is no run dir, in which "auto" would have been recorded.
+    precision = "no" if recipe.mixed_precision == "auto" else recipe.mixed_precision
+    return start_accelerator(recipe, launch, Path(), precision)
+
+
+def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[str], None], *, costs: bool) -> Advice:
+    accelerator = _accelerator(recipe, launch)
+    on_cpu = accelerator.device.type == "cpu"
+    prepared = prepare(recipe, num_processes=1, micro_batch_size=None, on_cpu=on_cpu)
+    backbone = prepared.model.backbone
+    assert isinstance(backbone, nn.Module)
+    name = str(getattr(recipe.backbone, "name", type(recipe.backbone).__name__))
+    if getattr(recipe.backbone, "weights", "") is None:
+        name += " (random weights)"
+    stages = stages_of(backbone)
+    if not stages or stages[-1].behind:
+        stages.append(Stage(FINAL, (), 0))
+    else:  # behind the last stage is nothing that trains: it is the backbone's own output, pooled
+        stages[-1] = Stage(FINAL, (), 0)
+    train, val = (some_of(split, most_images, recipe.seed) for split in (prepared.splits.train, prepared.splits.val))
+    tell(f"{name}: {len(train):,} training and {len(val):,} validation images at {len(stages)} boundaries")
+    names = [stage.name for stage in stages if stage.name != FINAL]
+    features = [features_at(accelerator, backbone, names, split, prepared.preprocessing) for split in (train, val)]
+    kind = recipe.task.target_kind
+    probes = [
+        probe((features[0][stage.name], train), (features[1][stage.name], val), prepared.task, kind, recipe.seed)
+        for stage in stages
+    ]
+    gradients, measured = gradients_of(accelerator, prepared, [s for s in stages if s.name != FINAL], probes[-1]), []
+    if costs:
+        tell(f"{name}: a few steps from each boundary, timed")
+        measured = costs_of(accelerator, recipe, stages, on_cpu, workers_of(launch))
+    else:
+        measured = [StageCost(0, float("nan"), float("nan"), float("nan"), float("nan"))] * len(stages)
+    task = prepared.task
+    return Advice(
+        name=name,
+        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
+        image_size=prepared.preprocessing.image_size,
+        stages=stages,
+        probes=probes,
+        costs=measured,
+        gradients=gradients,
+        proposal=propose(stages, probes, measured, _of_each(prepared), task.monitor_mode, task.monitor),
+        metric=task.monitor,
+        mode=task.monitor_mode,
+        trained_on=len(train),
+        measured_on=len(val),
+        findings=tuple(_findings(prepared, prepared.splits)),
+    )
+
+
+def _of_each(prepared: Prepared) -> float:
+    targets = prepared.splits.train.targets
+    kind = prepared.recipe.task.target_kind
+    if kind == "class":
+        return float(np.median(np.bincount(targets, minlength=len(prepared.splits.names))))
+    if kind == "labels":
+        return float(np.median(targets.sum(axis=0)))
+    return len(targets) / 10
+
+
+def _findings(prepared: Prepared, splits: Splits) -> list[str]:
+    """What of the data changes the plan."""
+    found, train = [], splits.train
+    if prepared.recipe.task.target_kind == "class":
+        counts = np.bincount(train.targets, minlength=len(splits.names))
+        if counts.min() * 3 < counts.max():
+            least, most = splits.names[int(counts.argmin())], splits.names[int(counts.argmax())]
+            found.append(
+                f"classes are uneven: {most} has {counts.max():,} images, {least} {counts.min():,}; consider "
+                "task.class_weights=balanced and monitor='macro_f1'"
+            )
+        if (few := int((counts < 10).sum())) > 0:
+            found.append(f"{few} of {len(counts)} classes have fewer than 10 training images")
+    if len(splits.val) < 200:
+        found.append(
+            f"{len(splits.val):,} validation images: the intervals are wide, and small differences mean nothing"
+        )
+    sides = []
+    for index in range(0, len(train), max(1, len(train) // 50)):
+        sides.append(min(train.images.read(index).size))
+    side, wanted = int(np.median(sides)), prepared.preprocessing.image_size
+    if side < wanted / 2:
+        found.append(
+            f"the images have {side} pixels, and the network sees {wanted}: backbone.image_size={max(32, 2 * side)} "
+            "costs less, and may be as good"
+        )
+    return found

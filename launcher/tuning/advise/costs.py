@@ -1,0 +1,134 @@
+"""What training from a boundary on costs: seconds and memory of a few real steps, and where the gradient is."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from launcher.planning.costs import measure
+from launcher.recipe.phases import Phase
+from launcher.recipe.recipe import Recipe
+from launcher.recipe.transforms import evaluation
+from launcher.training.folding import fold_whole
+from launcher.training.images import EvaluationImages, collate
+from launcher.training.model import TransferModel, freeze, place
+from launcher.training.preflight import Prepared, prepare
+from launcher.tuning.advise.probes import Probe
+from launcher.tuning.advise.stages import Stage
+
+BATCH = 8
+"""Images of a measured step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCost:
+    trained: int
+    """Parameters that train."""
+    epoch: float
+    """Seconds of an epoch with fresh pictures, its validation included."""
+    first: float
+    """Seconds to compute the features, once."""
+    stored: float
+    """Seconds of an epoch on stored features."""
+    bytes_per_image: float
+    """Kept for the backward pass."""
+
+
+def plan_of(stages: Sequence[Stage]) -> tuple[Phase, ...]:
+    """A phase of one epoch for each boundary: all behind it trains. The last trains the head alone."""
+    plan = []
+    for number, stage in enumerate(stages):
+        trains = tuple((f"backbone.{name}", 1.0) for name in stage.behind)
+        plan.append(Phase(name=f"from_{number}", rules=(("head", 1.0), *trains, ("backbone", 0.0)), epochs=1))
+    return tuple(plan)
+
+
+def costs_of(
+    accelerator: Accelerator, recipe: Recipe, stages: Sequence[Stage], on_cpu: bool, num_workers: int
+) -> list[StageCost]:
+    """For each boundary, on this machine and one process."""
+    found = {}
+    for cache in ("off", "disk"):
+        tried = dataclasses.replace(
+            recipe, freeze_plan=plan_of(stages), batch_size=BATCH, cache=cache, cache_views=None, cache_precision=None
+        )
+        prepared = prepare(tried, num_processes=1, micro_batch_size=None, on_cpu=on_cpu)
+        found[cache] = prepared, measure(accelerator, prepared, num_workers)
+    (prepared, fresh), (_, stored) = found["off"], found["disk"]
+    costs = []
+    for phase, one, other in zip(prepared.phases, fresh.phases, stored.phases, strict=True):
+        costs.append(
+            StageCost(
+                trained=phase.trainable_parameters,
+                epoch=one.seconds,
+                first=other.features,
+                stored=other.seconds - other.features,
+                bytes_per_image=_kept(accelerator, prepared, phase.lr_scales) / BATCH,
+            )
+        )
+    return costs
+
+
+def _kept(accelerator: Accelerator, prepared: Prepared, lr_scales: object) -> int:
+    """Bytes of the tensors that a forward pass keeps for the backward pass, parameters left out."""
+    model = place(copy.deepcopy(prepared.model), accelerator.device)
+    assert isinstance(lr_scales, dict)
+    freeze(model, lr_scales)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    sizes: dict[int, int] = {}
+    alive = []  # an address is only one tensor's as long as that lives
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    side = prepared.preprocessing.image_size
+    images = torch.zeros(BATCH, 3, side, side, device=accelerator.device).to(memory_format=torch.channels_last)
+    model.eval()
+    fold_whole(model, BATCH, side)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), accelerator.autocast():
+        model(images)
+    return sum(sizes.values())
+
+
+def gradients_of(
+    accelerator: Accelerator, prepared: Prepared, stages: Sequence[Stage], probe: Probe
+) -> list[float] | None:
+    """Of each stage, with the closed-form head: the norm of the loss's gradient over the norm of its weights. None for
+    a head that is not one linear layer."""
+    model: TransferModel = copy.deepcopy(prepared.model)
+    head = model.head
+    if not isinstance(head, nn.Linear) or head.weight.shape != probe.weight.shape:
+        return None
+    with torch.no_grad():
+        head.weight.copy_(probe.weight)
+        if head.bias is not None:
+            head.bias.copy_(probe.bias)
+    model = model.to(accelerator.device).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    dataset = EvaluationImages(prepared.splits.train, evaluation(prepared.preprocessing))
+    count = min(4 * BATCH, len(dataset))
+    step = len(dataset) / count
+    rows = [dataset[int(number * step)] for number in range(count)]
+    batch = collate(rows, dataset.transform).to(accelerator.device)
+    with accelerator.autocast():
+        outputs = model(batch.images)
+    torch.autograd.backward(prepared.task.loss(outputs, batch.targets).mean())
+    backbone = model.backbone
+    assert isinstance(backbone, nn.Module)
+    found = []
+    for stage in stages:
+        parameters = list(backbone.get_submodule(stage.name).parameters())
+        gradient = sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)
+        weight = sum(float(p.detach().square().sum()) for p in parameters)
+        found.append((gradient / max(weight, 1e-30)) ** 0.5)
+    return found

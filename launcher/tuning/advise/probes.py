@@ -1,0 +1,120 @@
+"""Closed-form probes: how well ridge regression on the features of a boundary does on the validation images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from launcher.data.sources import Subset
+from launcher.errors import UserError
+from launcher.metrics.bootstrap import intervals
+from launcher.recipe.protocols import BuiltTask, Preprocessing, Split
+from launcher.recipe.transforms import evaluation
+from launcher.report.inspect.grad_cam import as_map
+from launcher.training.closed_form import HELD_OUT, RELATIVE_L2S, goals_of, losses_of, scales_for
+from launcher.training.data_order import epoch_order, seed_for
+from launcher.training.evaluation import metrics_of
+from launcher.training.images import EvaluationImages, collate
+from launcher.training.ridge import Moments, RidgeOfMoments, RidgeOfSamples
+
+BATCH = 16
+FINAL = ""
+"""The name of the last boundary: the backbone's own output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    width: int
+    """Of the features, pooled over places."""
+    value: float
+    low: float
+    high: float
+    """A 95 % interval over draws of the validation images."""
+    weight: torch.Tensor
+    """(outputs, width), with the scale that its loss liked best; so is the bias."""
+    bias: torch.Tensor
+
+
+def some_of(split: Split, most: int, seed: int) -> Split:
+    """At most so many images of a split, drawn from the seed."""
+    if len(split) <= most:
+        return split
+    chosen = np.sort(epoch_order(len(split), seed_for("advised", seed), 0)[:most])
+    return Split(Subset(split.images, chosen), split.targets[chosen])
+
+
+@torch.no_grad()
+def features_at(
+    accelerator: Accelerator, backbone: nn.Module, names: Sequence[str], split: Split, preprocessing: Preprocessing
+) -> dict[str, torch.Tensor]:
+    """Features (n, width) of each named module's output and of the backbone's own, in one pass over the images."""
+    backbone = backbone.to(accelerator.device).to(memory_format=torch.channels_last).eval()
+    dataset = EvaluationImages(split, evaluation(preprocessing))
+    seen: dict[str, torch.Tensor] = {}
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, FINAL)}
+
+    def keeper(name: str) -> Any:
+        return lambda _, __, output: seen.__setitem__(name, _pooled(output))
+
+    hooks = [backbone.get_submodule(name).register_forward_hook(keeper(name)) for name in names]
+    try:
+        for begin in range(0, len(split), BATCH):
+            rows = [dataset[index] for index in range(begin, min(begin + BATCH, len(split)))]
+            images = collate(rows, dataset.transform).to(accelerator.device).images
+            with accelerator.autocast():
+                seen[FINAL] = _pooled(backbone(images))
+            for name, values in found.items():
+                values.append(seen[name].float().cpu())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    made: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    to_map = as_map(made)
+    if to_map is not None:
+        return torch.as_tensor(to_map(made)).mean(dim=(2, 3))
+    return made.flatten(2).mean(dim=2) if made.ndim > 2 else made
+
+
+def probe(
+    train: tuple[torch.Tensor, Split], val: tuple[torch.Tensor, Split], task: BuiltTask, kind: str, seed: int
+) -> Probe:
+    """Fitted to `train` (features, split), its L2 and scale chosen on a fifth of it, and measured on `val`."""
+    features, split = train
+    targets = torch.as_tensor(split.targets)
+    goals = goals_of(task, kind, targets)
+    aside = torch.zeros(len(features), dtype=torch.bool)
+    count = max(1, int(HELD_OUT * len(features)))
+    aside[torch.from_numpy(epoch_order(len(features), seed_for("held out", seed), 0)[:count])] = True
+    fitted = _ridge(features[~aside], goals[~aside])
+    scales = scales_for(kind)
+    _, losses = losses_of(task, fitted, features[aside], targets[aside], scales)
+    best, column = divmod(int(losses.nan_to_num(nan=torch.inf).argmin()), len(scales))
+    whole = _ridge(features, goals)
+    weight, bias = whole.fit(float(RELATIVE_L2S[best]) * whole.mean_eigenvalue)
+    weight, bias = (weight * scales[column]).float(), (bias * scales[column]).float()
+    outputs = val[0] @ weight.T + bias
+    metrics = metrics_of(task, outputs, val[1])
+    name = task.monitor
+    if name not in metrics:
+        raise UserError(f"task: {name}, by which boundaries are compared, is not defined on this validation set")
+    found: Mapping[str, Any] = intervals(task, outputs, torch.as_tensor(val[1].targets), {name: metrics[name]}, seed)
+    low, high = (float(found[name].low), float(found[name].high)) if name in found else (float("nan"), float("nan"))
+    return Probe(features.shape[1], metrics[name], low, high, weight, bias)
+
+
+def _ridge(features: torch.Tensor, goals: torch.Tensor) -> RidgeOfSamples | RidgeOfMoments:
+    if len(features) <= features.shape[1]:
+        return RidgeOfSamples(features, goals)
+    moments = Moments(features.shape[1], goals.shape[1])
+    moments.add(features, goals)
+    return RidgeOfMoments(moments)

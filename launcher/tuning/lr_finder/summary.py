@@ -1,0 +1,87 @@
+"""What `find-lr` prints of its tests: curve, suggestions, and the override to use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from launcher.recipe.recipe import Recipe
+from launcher.tuning.lr_finder.curve import as_text
+from launcher.tuning.lr_finder.suggestions import Suggestions, rounded
+from launcher.tuning.lr_finder.trace import Trace
+
+STARTS = {
+    "recipe": "",
+    "closed form": "started from the pretrained backbone and a head in closed form, as the phases before it are not "
+    "trained here; it fits the training images better than a trained one, so the rate is a cautious one",
+    "new head": "started from the pretrained backbone and a new head, as the phases before it are not trained here: in "
+    "the run its rate may have to be lower",
+}
+SAME = 1.5
+"""Recommended rates whose ratio is smaller are not told apart."""
+
+
+def show(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe, console: Console) -> bool:
+    """Print it. Whether there is a rate to recommend for each phase."""
+    # Where output goes to a file or a pipe, or cannot show them, no characters beyond ASCII.
+    plain = not console.is_terminal or not console.encoding.lower().startswith("utf")
+    for trace, suggestions in found:
+        console.print()
+        console.print(f"phase {trace.number + 1} {trace.phase}", style="bold", markup=False)
+        for line in as_text(trace, suggestions, plain=plain):
+            console.print(line, markup=False)
+        for line in lines_of(trace, suggestions, recipe):
+            console.print(f"  {line}", markup=False)
+    console.print()
+    for line in overrides(found, recipe):
+        console.print(line, markup=False)
+    return all(suggestions.recommended is not None for _, suggestions in found)
+
+
+def lines_of(trace: Trace, suggestions: Suggestions, recipe: Recipe) -> list[str]:
+    factor = recipe.optim.base_lr(recipe.batch_size) / float(recipe.optim.lr)  # type: ignore[attr-defined]
+    groups = ", ".join(f"{scale * factor:.3g}" for scale in trace.lr_scales)
+    lines = []
+    if factor != 1 or trace.lr_scales != (1.0,):
+        batch = f" (batch_size {recipe.batch_size} makes {factor:.3g} of it)" if factor != 1 else ""
+        lines.append(f"what trains has optim.lr x {groups}{batch}")
+    if STARTS[trace.start]:
+        lines.append(STARTS[trace.start])
+    ended = "diverged" if trace.diverged else "did not diverge"
+    lines.append(f"{len(trace.lrs)} of {trace.steps} steps taken, the loss {ended}")
+    values = [(name, getattr(suggestions, name)) for name in ("steepest", "valley", "slide")]
+    if any(value is not None for _, value in values):
+        lines.append("  ".join(f"{name} {'-' if value is None else rounded(value)}" for name, value in values))
+    if suggestions.recommended is None:
+        lines.append(f"nothing to recommend: {suggestions.why}")
+    else:
+        lines.append(f"recommended: optim.lr={rounded(suggestions.recommended)} ({suggestions.why})")
+    if suggestions.is_bound:
+        lines.append("the loss still falls at the end; a higher --to may find a higher rate")
+    return lines
+
+
+def overrides(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe) -> list[str]:
+    """How the recommended rates are used: one for all phases, and where they differ each phase's own."""
+    rates = {trace.number: s.recommended for trace, s in found if s.recommended is not None}
+    if not rates:
+        return []
+    lowest, highest = min(rates.values()), max(rates.values())
+    alone = len(rates) == len(recipe.freeze_plan)
+    lines = [f"use optim.lr={rounded(lowest)}"]
+    if len(rates) > 1:
+        lines = [f"one rate for all these phases, the lowest: optim.lr={rounded(lowest)}"]
+    if highest / lowest < SAME:
+        return lines
+    words = [f"optim.lr={rounded(highest)}"]
+    for number, rate in sorted(rates.items()):
+        if rate == highest:
+            continue
+        for place, (_, scale) in enumerate(recipe.freeze_plan[number].rules):
+            if scale:
+                words.append(f"freeze_plan.{number}.rules.{place}.1={scale * rate / highest:.2g}")
+    lines.append(f"or each phase at its own: {' '.join(words)}")
+    if not alone:
+        lines.append("(the phases that were not tested train by optim.lr, too)")
+    return lines

@@ -1,0 +1,215 @@
+"""sweep.html: what a sweep came to, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from launcher.report.charts import Chart, Dot, Frame, Line, number, padded
+from launcher.report.formats import metric_name, shown, unit_of
+from launcher.report.page import RunPage, Section, page
+from launcher.text import number as measured
+from launcher.tuning.sweep.plan import SweepPlan
+from launcher.tuning.sweep.space import Choices, Dimension
+from launcher.tuning.sweep.study import best_of, ranked
+from launcher.tuning.sweep.table import Row, Table
+
+FILE = "sweep.html"
+WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 760, 300, 34, 24, 56
+MOST_LINES = 300
+"""Of trials in one chart; the better ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Of the parallel coordinates."""
+
+    x: float
+    name: str
+    labels: tuple[tuple[float, str], ...]
+    """(y, text)."""
+
+
+def page_of(
+    plan: SweepPlan,
+    table: Table,
+    trials: Sequence[FrozenTrial],
+    importances: Mapping[str, float],
+    command: str,
+    images: int,
+) -> str:
+    """The HTML. `trials` are those of the search, measured on so many validation images."""
+    title = f"Sweep of {plan.loaded.path.stem}"
+    metric = {"name": metric_name(plan.metric), "unit": unit_of(plan.metric)}
+    best = next((row for row in table.rows if row.state == "finished"), None)
+    counts = [(state, sum(row.state == state for row in table.rows)) for state in _states(table.rows)]
+    sections = [
+        Section(
+            "sweep_summary",
+            title,
+            {
+                "metric": metric,
+                "best": best,
+                "shown": _shown(plan.metric),
+                "counts": counts,
+                "command": command,
+                "spread": table.spread,
+                "certainty": table.certainty(images),
+                "direction": "the higher the better" if plan.mode == "max" else "the lower the better",
+            },
+        )
+    ]
+    charts = [chart for chart in (_history(plan, trials), _curves(plan, trials)) if chart is not None]
+    if charts:
+        values = {"charts": charts, "importances": [(name, round(100 * share)) for name, share in importances.items()]}
+        sections.append(Section("sweep_charts", "Course", values))
+    if len(plan.space.dimensions) > 1 and (coordinates := _coordinates(plan, trials)) is not None:
+        sections.append(Section("sweep_coordinates", "Settings and results", coordinates))
+    sections.append(
+        Section(
+            "sweep_trials",
+            "Trials" if table.rows else "Runs",
+            {"columns": table.columns, "rows": [[_cell(cell) for cell in row] for row in table.cells()]},
+        )
+    )
+    return page(title, [RunPage(title, sections)])
+
+
+def _states(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.state for row in rows))
+
+
+def _shown(metric: str) -> Any:
+    return lambda value: shown(metric, value)
+
+
+def _cell(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    return number(cell) if isinstance(cell, float) else str(cell)
+
+
+def _known(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.value is not None and trial.state != TrialState.FAIL]
+
+
+def _history(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
+    """The value of each trial, and the best up to it."""
+    known = _known(trials)
+    if not known:
+        return None
+    low, high = padded([trial.value or 0.0 for trial in known])
+    frame = Frame(x_low=0.0, x_high=max(1.0, float(len(trials) - 1)), y_low=low, y_high=high)
+    best_so_far: list[tuple[float, float]] = []
+    better = max if plan.mode == "max" else min
+    for trial in known:
+        if trial.state == TrialState.COMPLETE:
+            value = trial.value or 0.0
+            reached = better(value, best_so_far[-1][1]) if best_so_far else value
+            if best_so_far:
+                best_so_far.append((float(trial.number), best_so_far[-1][1]))
+            best_so_far.append((float(trial.number), reached))
+    lines = [
+        Line(
+            name,
+            look,
+            "",
+            tuple(
+                Dot(
+                    frame.x(trial.number), frame.y(trial.value or 0.0), f"trial {trial.number}: {measured(trial.value)}"
+                )
+                for trial in known
+                if trial.state == state
+            ),
+        )
+        for name, look, state in (("pruned", "train", TrialState.PRUNED), ("finished", "val", TrialState.COMPLETE))
+    ]
+    return frame.chart(
+        f"{metric_name(plan.metric)[:1].upper()}{metric_name(plan.metric)[1:]} of each trial",
+        f"{len(known)} trials; the line is the best up to each.",
+        "trial",
+        lines=[Line("best so far", "thin", frame.path(best_so_far)), *(line for line in lines if line.dots)],
+    )
+
+
+def _curves(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
+    """The validation metric over the epochs of each trial."""
+    with_epochs = [trial for trial in trials if trial.intermediate_values]
+    if not with_epochs:
+        return None
+    values = [value for trial in with_epochs for value in trial.intermediate_values.values()]
+    low, high = padded(values)
+    most = max(max(trial.intermediate_values) for trial in with_epochs)
+    frame = Frame(x_low=1.0, x_high=float(max(2, most)), y_low=low, y_high=high)
+    best = best_of(plan, trials)
+    lines = []
+    for trial in ranked(plan, with_epochs)[:MOST_LINES]:
+        is_best = best is not None and trial.number == best.number
+        look = "val" if is_best else "thin" if trial.state == TrialState.COMPLETE else "train thin"
+        points = [(float(epoch), value) for epoch, value in sorted(trial.intermediate_values.items())]
+        dots = (Dot(frame.x(points[0][0]), frame.y(points[0][1]), "", 1.5),) if len(points) == 1 else ()
+        lines.append(Line("best trial" if is_best else "", look, frame.path(points), dots))
+    return frame.chart(
+        f"Validation {metric_name(plan.metric)} by epoch",
+        f"{len(with_epochs)} trials over their epochs.",
+        "epoch",
+        lines=list(reversed(lines)),
+    )
+
+
+def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    """Parallel coordinates: an axis for each setting, and the metric's; a line for each trial."""
+    known = [trial for trial in ranked(plan, _known(trials)) if len(trial.params) == len(plan.space.dimensions)]
+    if len(known) < 2:
+        return None
+    dimensions = plan.space.dimensions
+    step = (WIDTH - 2 * SIDE) / len(dimensions)
+    values = [trial.value or 0.0 for trial in known]
+    low, high = min(values), max(values)
+    axes = [Axis(round(SIDE + index * step, 1), one.name, _labels(one)) for index, one in enumerate(dimensions)]
+    ends = ((_y(0.0), number(low)), (_y(1.0), number(high)))
+    axes.append(Axis(WIDTH - SIDE, metric_name(plan.metric), ends))
+    best = best_of(plan, trials)
+    lines = []
+    for place, trial in enumerate(known[:MOST_LINES]):
+        places = [_place(one, trial.params[one.name]) for one in dimensions]
+        places.append(((trial.value or 0.0) - low) / ((high - low) or 1.0))
+        path = "".join(
+            f"{'L' if index else 'M'}{axis.x:g} {_y(at):g}"
+            for index, (axis, at) in enumerate(zip(axes, places, strict=True))
+        )
+        is_best = best is not None and trial.number == best.number
+        look = "line" if is_best else "line thin" if trial.state == TrialState.COMPLETE else "line train thin"
+        strength = 1.0 if is_best else round(0.7 - 0.55 * place / len(known), 2)
+        lines.append((path, look, strength, f"trial {trial.number}: {measured(trial.value)}"))
+    return {
+        "axes": axes,
+        "lines": list(reversed(lines)),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
+    }
+
+
+def _place(one: Dimension, value: Any) -> float:
+    """From 0 at the foot of the axis to 1."""
+    if isinstance(one, Choices):
+        return (one.values.index(str(value)) + 0.5) / len(one.values)
+    if one.log:
+        return math.log(value / one.low) / math.log(one.high / one.low)
+    return (float(value) - one.low) / (one.high - one.low)
+
+
+def _labels(one: Dimension) -> tuple[tuple[float, str], ...]:
+    if isinstance(one, Choices):
+        return tuple((_y(_place(one, value)), value) for value in one.values)
+    return (_y(0.0), f"{one.low:g}"), (_y(1.0), f"{one.high:g}{' (log)' if one.log else ''}")
+
+
+def _y(place: float) -> float:
+    return round(HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM), 1)

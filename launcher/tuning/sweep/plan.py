@@ -1,0 +1,124 @@
+"""What a study is of: recipe, what varies, and the metric that decides. Written once, and the same for all workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher.errors import Problems, UserError
+from launcher.files import refuse_endless, remove_drafts, write_new
+from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.overrides import apply_overrides
+from launcher.recipe.recipe import Recipe
+from launcher.recipe.serialization import differences, to_json
+from launcher.tuning.sweep.space import Space, corners
+
+FILE = "sweep.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """A recipe with its fixed overrides, and what the trials are judged by."""
+
+    loaded: LoadedRecipe
+    spec: str
+    """The recipe as the user named it."""
+    space: Space
+    metric: str
+    mode: Literal["max", "min"]
+    most_epochs: int
+    """Of any trial."""
+
+    @property
+    def seed(self) -> int:
+        return int(self.loaded.recipe.seed)
+
+
+def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, tell: Callable[[str], None]) -> SweepPlan:
+    """The plan of the study in `folder`, which begins here where there is none yet: then all that `plan` checks is
+    checked of every choice and of the ends of every range.
+
+    `loaded` has the fixed overrides already. Raises UserError for a study of something else, a folder that cannot be
+    one, and all that is wrong with the choices.
+    """
+    file = folder / FILE
+    refuse_endless(folder)
+    told = {"recipe": to_json(loaded.recipe), "varied": dict(space.words)}
+    if not file.exists():
+        if folder.is_file() or (folder / "recipe.json").exists():
+            what = "a file" if folder.is_file() else "the run dir of a single run"
+            raise UserError(f"--study {folder}: is {what}; give a folder of its own")
+        tell(f"looking at the recipe{', with every choice and with the ends of every range' * bool(space.dimensions)}")
+        metric, mode = _examined(loaded.recipe, space)
+        _write_once(file, json.dumps({**told, "metric": metric, "mode": mode}, indent=1))
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        metric, mode = there["metric"], there["mode"]
+        found = differences(there["recipe"], told["recipe"]) + _other_words(there["varied"], space)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); give another --study") from error
+    if found:
+        raise UserError(
+            f"--study {folder}: holds a sweep of something else ({'; '.join(found[:6])}"
+            f"{'; ...' if len(found) > 6 else ''}); give another --study, or undo the change"
+        )
+    most = _most_epochs(loaded.recipe, space)
+    return SweepPlan(loaded=loaded, spec=spec, space=space, metric=metric, mode=mode, most_epochs=most)
+
+
+def _examined(recipe: Recipe, space: Space) -> tuple[str, Literal["max", "min"]]:
+    """The metric that decides, and its direction. Raises UserError with what is wrong with any of the choices."""
+    import torch
+
+    from launcher.assets.bundle import verify_assets
+    from launcher.training.best import mode_of
+    from launcher.training.preflight import examine
+
+    problems = Problems()
+    first: list[str] = []
+    metric: tuple[str, Literal["max", "min"]] | None = None
+    usual = corners(space)[0]
+    for overrides in corners(space):
+        one = apply_overrides(recipe, overrides)
+        verify_assets(one, lambda _: None)
+        found = examine(one, num_processes=1, micro_batch_size=None, on_cpu=not torch.cuda.is_available())
+        other = [word for word in overrides if word not in usual]
+        # What is wrong with all of them is told once, without the choice.
+        mine = [problem for problem in found.problems.found if problem not in first]
+        problems.found += [f"{' '.join(other)}: {problem}" if other else problem for problem in mine]
+        first = first or list(found.problems.found)
+        if metric is None and found.task is not None:
+            name = one.freeze_plan[-1].monitor or found.task.monitor
+            metric = name, mode_of(name, found.task.monitor, found.task.monitor_mode)
+    problems.raise_if_any()
+    assert metric is not None, "a recipe without problems has a task"
+    return metric
+
+
+def _most_epochs(recipe: Recipe, space: Space) -> int:
+    plans = [apply_overrides(recipe, overrides).freeze_plan for overrides in corners(space)]
+    return sum(max(plan[number].epochs for plan in plans) for number in range(len(recipe.freeze_plan)))
+
+
+def _other_words(there: dict[str, Any], space: Space) -> list[str]:
+    names = dict.fromkeys([*there, *space.words])
+    return [
+        f"{name}: {there.get(name, 'fixed')} there, {space.words.get(name, 'fixed')} now"
+        for name in names
+        if there.get(name) != space.words.get(name)
+    ]
+
+
+def _write_once(file: Path, text: str) -> None:
+    """Of several workers that begin a study, the first one's is kept."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts(file.parent, file.name)  # of workers that were killed
+        write_new(file, text)
+    except OSError as error:
+        raise UserError(
+            f"--study {file.parent}: cannot write there ({error.strerror}); choose a folder that is writable"
+        ) from error

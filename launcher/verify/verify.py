@@ -1,0 +1,203 @@
+"""`verify`: the promises, checked on a user's own recipe, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from launcher.console import show_table
+from launcher.errors import UserError
+from launcher.inference.run_records import read_rows
+from launcher.recipe.loading import LoadedRecipe
+from launcher.verify.kills import launch_command, run_until_killed
+from launcher.verify.weight_equality import TOLERANCE, Comparison, compare, furthest
+
+NAMED = 5
+"""Tensors that a line of the table names; the rest is counted."""
+
+RECIPE = """import json
+from launcher.recipe.serialization import from_json
+from launcher.recipe.loading import types_of
+from launcher.verify.short_recipe import shortened
+
+own = types_of({spec!r})  # parts of the user's own; their folder goes to sys.path
+recipe = shortened(from_json(json.loads({recipe!r}), own), {steps})
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One promise on one recipe."""
+
+    promise: str
+    holds: bool
+    found: str
+
+
+def verify(
+    loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, workers: int | None, tell: Callable[[str], None]
+) -> list[Check]:
+    """Train a shortened recipe on each split, kill one run and resume it, and compare."""
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        return Verification(loaded, Path(folder), list(processes), steps, tell, workers).checks()
+
+
+class Verification:
+    """The runs of one `verify`, in one folder."""
+
+    def __init__(
+        self,
+        loaded: LoadedRecipe,
+        folder: Path,
+        processes: list[int],
+        steps: int,
+        tell: Callable[[str], None],
+        workers: int | None = None,
+    ) -> None:
+        from launcher.recipe.serialization import to_json
+
+        self.loaded, self.folder, self.processes, self.steps, self.tell = loaded, folder, processes, steps, tell
+        self.workers = workers
+        self.recipe = folder / "recipe_to_verify.py"
+        text = json.dumps(to_json(loaded.recipe))
+        spec = f"{loaded.path}:{loaded.variable}"
+        self.recipe.write_text(RECIPE.format(spec=spec, recipe=text, steps=steps), encoding="utf-8")
+
+    def checks(self) -> list[Check]:
+        first = self.run("reference", self.processes[0])
+        if first is not None:
+            return [Check("the recipe trains", False, first)]
+        found = [self.parity(count) for count in self.processes[1:]]
+        share = self.loaded.recipe.batch_size // self.processes[0]
+        if share % 2 == 0:
+            found.append(self.parity(self.processes[0], "--micro-batch", str(share // 2)))
+        return [*found, self.resume(), self.frozen(), self.samples()]
+
+    def run(self, name: str, processes: int, *words: str) -> str | None:
+        """Train; None, or the last words of a run that failed."""
+        self.tell(f"training {self.steps} steps a phase on {_processes(processes)} {' '.join(words)}".rstrip())
+        command = self.command(name, processes, *words)
+        begin = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+        self.tell(f"  {time.monotonic() - begin:.0f} s")
+        if done.returncode == 0:
+            return None
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        return "; ".join(errors) or (done.stderr.strip().splitlines() or ["no output"])[-1]
+
+    def command(self, name: str, processes: int, *words: str) -> list[str]:
+        """Return the command that trains the run of this name."""
+        workers = [] if self.workers is None else ["--workers", str(self.workers)]
+        return launch_command(str(self.recipe), self.folder / name, *words, *workers, processes=processes)
+
+    def parity(self, processes: int, *words: str) -> Check:
+        promise = f"parity: {_processes(processes)}{' ' + ' '.join(words) if words else ''}"
+        name = f"split-{processes}-{len(words)}"
+        failed = self.run(name, processes, *words)
+        if failed is not None:
+            return Check(promise, False, failed)
+        comparison = compare(self.folder / "reference", self.folder / name, self.loaded.recipe)
+        text = told(comparison)
+        if comparison.broken and self.why():
+            text += f"; {self.why()}"
+        return Check(promise, not comparison.broken, text)
+
+    def resume(self) -> Check:
+        promise = "exact resume: kill -9, and the same command again"
+        self.tell("training, killing it, and starting it again")
+        processes = self.processes[0]
+        command = self.command("killed", processes)
+        steps = self.steps * len(self.loaded.recipe.freeze_plan)
+        at = random.randint(1, max(1, steps - 1))  # noqa: S311 - any step will do
+        killed = run_until_killed(command, self.folder / "killed", at_step=at, log=self.folder / "killed.txt")
+        failed = self.run("killed", processes)
+        if failed is not None:
+            return Check(promise, False, failed)
+        name, difference = furthest(self.folder / "reference", self.folder / "killed")
+        same_rows = self.file("reference", "metrics.jsonl") == self.file("killed", "metrics.jsonl")
+        if difference or not same_rows:
+            text = f"{name} differs by {difference:.1e}" if difference else "metrics.jsonl differs"
+            return Check(promise, False, f"{text}, killed at step {at} of {steps}")
+        when = f"killed at step {at} of {steps}" if killed else "it had ended before it could be killed"
+        return Check(promise, killed, f"weights and metrics.jsonl equal to the bit, {when}")
+
+    def frozen(self) -> Check:
+        # A run whose frozen tensors move, or whose processes disagree, stops with an error: these came to their end.
+        # A save follows each step; that of an epoch's last step follows its evaluation.
+        saves = sum(row["event"] == "step" for row in self.rows())
+        return Check("frozen is still, processes agree", True, f"proven by hashes at {saves} moments of each run")
+
+    def samples(self) -> Check:
+        promise = "every sample once an epoch"
+        rows = [row for row in self.rows() if row["event"] == "step"]
+        taken: dict[str, int] = {}
+        for row in rows:
+            taken[row["phase"]] = taken.get(row["phase"], 0) + row["samples"]
+        environment = json.loads(self.file("reference", "environment.json"))["data"]
+        total = environment["train_samples"]
+        holds = all(count == total for count in taken.values())
+        return Check(promise, holds, ", ".join(f"{phase}: {count} of {total}" for phase, count in taken.items()))
+
+    def rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.folder / "reference" / "metrics.jsonl")
+
+    def file(self, run: str, name: str) -> bytes:
+        return (self.folder / run / name).read_bytes()
+
+    def why(self) -> str:
+        if any(phase.norm_statistics == "update" for phase in self.loaded.recipe.freeze_plan):
+            return "norm_statistics='update' makes splits differ"
+        if getattr(self.loaded.recipe.head, "dropout", 0):
+            return "dropout makes splits differ"
+        if self.loaded.recipe.mixed_precision != "no":
+            return f"{self.loaded.recipe.mixed_precision} rounds more coarsely; try verify with mixed_precision=no"
+        return ""
+
+
+def told(comparison: Comparison) -> str:
+    """What two splits differ in, in words."""
+    first = comparison.differences[0]
+    if not first.largest:
+        return "equal to the bit"
+    text = f"largest difference {first.largest:.1e} in {first.tensor}"
+    if comparison.broken:
+        worst = max(comparison.broken, key=lambda found: found.largest)
+        others = len(comparison.broken) - 1
+        more = f", and {others} tensor{'s' if others > 1 else ''} more" if others else ""
+        return f"{text}; rounding does not explain {worst.tensor}{more}"
+    if comparison.noise:
+        named = [f"{found.tensor} ({found.over_tolerance:,} of {found.values:,})" for found in comparison.noise[:NAMED]]
+        others = len(comparison.noise) - len(named)
+        text += (
+            f"; over {TOLERANCE:.0e} where the gradient is rounding noise, which Adam scales up: {', '.join(named)}"
+            f"{f' and {others} tensors more' if others else ''}"
+        )
+    return text
+
+
+def show(checks: Sequence[Check], console: Console) -> bool:
+    """Print the table; whether all promises hold."""
+    rows = [[check.promise, "holds" if check.holds else "BROKEN", check.found] for check in checks]
+    show_table([["promise", "", "found"], *rows], console, left=range(3))
+    return all(check.holds for check in checks)
+
+
+def numbers_of(text: str) -> list[int]:
+    """Process counts from "1,2". Raises UserError for anything else."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"--processes {text!r}: write numbers of processes with commas: 1,2")
+    return [int(word) for word in words]
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"
