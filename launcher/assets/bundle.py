@@ -14,13 +14,11 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from launcher.errors import Problems, UserError
+from launcher.recipe.recipe import Recipe
 from launcher.text import readable_size
-
-if TYPE_CHECKING:
-    from launcher.recipe.recipe import Recipe
 
 VARIABLE = "LAUNCHER_ASSETS"
 MANIFEST = "MANIFEST.json"

@@ -8,7 +8,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -23,10 +23,8 @@ from launcher.training.feature_cache.prefix import dtype_of
 from launcher.training.folding import fold_whole
 from launcher.training.model import freeze, place, set_train_mode
 from launcher.training.preflight import Prepared
+from launcher.training.progress import Screen
 from launcher.training.run_dir import RunDir
-
-if TYPE_CHECKING:
-    from launcher.training.progress import Screen
 
 PRECISIONS = ("no", "bf16")
 """fp16 is not one: it needs a scaler, which may skip steps, and so is for those who ask for it."""

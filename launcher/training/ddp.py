@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.folding import fold_in_training, fold_whole
 from launcher.training.model import TransferModel, set_train_mode
-
-if TYPE_CHECKING:
-    from launcher.training.feature_cache.frozen_part import Frozen
-    from launcher.training.preflight import Prepared, ResolvedPhase
-    from launcher.training.run import Run
+from launcher.training.preflight import Prepared, ResolvedPhase
+from launcher.training.run import Run
 
 
 def wrap(run: Run, model: TransferModel, resolved: ResolvedPhase, prefix: Frozen | None) -> nn.Module:

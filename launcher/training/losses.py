@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from launcher.training.nonfinite import NonFiniteGradientError, where
+from launcher.training.run import PhaseState, Run
 from launcher.training.trackers import log_step
-
-if TYPE_CHECKING:
-    from launcher.training.run import PhaseState, Run
 
 
 def read_losses(run: Run, state: PhaseState) -> float:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from launcher.errors import UserError
 from launcher.training.data_order import epoch_order
-
-if TYPE_CHECKING:
-    from launcher.training.preflight import ResolvedPhase
-    from launcher.training.run import PhaseState, Run
+from launcher.training.preflight import ResolvedPhase
+from launcher.training.run import PhaseState, Run
 
 SAMPLES_NAMED = 8
 

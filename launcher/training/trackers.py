@@ -7,7 +7,7 @@ import shlex
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -16,11 +16,9 @@ from launcher.files import read_json, write_json
 from launcher.recipe.dotted import flat
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
-
-if TYPE_CHECKING:
-    from launcher.training.preflight import ResolvedPhase
-    from launcher.training.progress import Speed
-    from launcher.training.run import Run
+from launcher.training.preflight import ResolvedPhase
+from launcher.training.progress import Speed
+from launcher.training.run import Run
 
 FILE = "trackers.json"
 """In the run dir: the ids by which trackers know the run when it continues."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.utils import gather_object
@@ -14,10 +14,8 @@ from launcher.training.feature_cache.rows import Layout
 from launcher.training.feature_cache.shards import BLOCK, InMemory, Shards
 from launcher.training.feature_cache.views import FixedViews
 from launcher.training.images import EvaluationImages, collate, loader_of
+from launcher.training.run import Run
 from launcher.training.stop import StoppedError
-
-if TYPE_CHECKING:
-    from launcher.training.run import Run
 
 Views: TypeAlias = FixedViews | EvaluationImages
 """Images by (view, index), or by index."""

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 
@@ -18,10 +18,8 @@ from launcher.training.feature_cache.directory import ABOUT
 from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.parts import Part, shards_of
 from launcher.training.feature_cache.shards import Shards, blocks_in
+from launcher.training.run import Run
 from launcher.training.stop import StoppedError
-
-if TYPE_CHECKING:
-    from launcher.training.run import Run
 
 
 def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from launcher.recipe.recipe import Recipe
 from launcher.training.feature_cache.cut import Tail, Uncut, cut
 from launcher.training.feature_cache.identity import prefix_identity
 from launcher.training.feature_cache.prefix import Prefix, dtype_of, engine
@@ -16,13 +17,11 @@ from launcher.training.feature_cache.rows import Layout
 from launcher.training.feature_cache.views import draws_nothing
 from launcher.training.frozen_proof import fingerprints
 from launcher.training.images import Batch
+from launcher.training.model import TransferModel
+from launcher.training.preflight import ResolvedPhase
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from launcher.recipe.recipe import Recipe
-    from launcher.training.model import TransferModel
-    from launcher.training.preflight import ResolvedPhase
 
 
 @dataclasses.dataclass

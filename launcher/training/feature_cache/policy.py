@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 from accelerate.utils import broadcast_object_list
@@ -23,10 +23,8 @@ from launcher.training.feature_cache.choice import Estimate, Store, choose
 from launcher.training.feature_cache.directory import limit_bytes, make_room
 from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.parts import Part, shards_of
-
-if TYPE_CHECKING:
-    from launcher.training.preflight import ResolvedPhase
-    from launcher.training.run import Run
+from launcher.training.preflight import ResolvedPhase
+from launcher.training.run import Run
 
 LOOKED_AT_DISK_BYTES = 16 << 20
 MEASURED_IMAGES = 8

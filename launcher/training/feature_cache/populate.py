@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from launcher.data.digests import Digests, content_digests
 from launcher.errors import Problems, UserError
@@ -24,11 +24,9 @@ from launcher.training.feature_cache.policy import by_main, decided, record
 from launcher.training.feature_cache.shards import InMemory, Shards, blocks_in
 from launcher.training.feature_cache.source import stored, views_of
 from launcher.training.images import EvaluationImages
+from launcher.training.preflight import ResolvedPhase
+from launcher.training.run import Run
 from launcher.training.stop import StoppedError
-
-if TYPE_CHECKING:
-    from launcher.training.preflight import ResolvedPhase
-    from launcher.training.run import Run
 
 SECONDS_BETWEEN_LOOKS = 1.0
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from launcher.recipe.transforms import evaluation
 from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.loader import FeatureLoader, Rows, Source
 from launcher.training.feature_cache.views import FixedViews
 from launcher.training.images import TrainingImages, loader_of
-
-if TYPE_CHECKING:
-    from launcher.training.preflight import ResolvedPhase
-    from launcher.training.run import Run
+from launcher.training.preflight import ResolvedPhase
+from launcher.training.run import Run
 
 
 def pictures(run: Run, resolved: ResolvedPhase) -> Source:
