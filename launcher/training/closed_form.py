@@ -26,7 +26,6 @@ from launcher.training.feature_cache.loader import FeatureLoader
 from launcher.training.images import end_workers, evaluation_loader
 from launcher.training.ridge import Moments, Ridge, RidgeOfMoments, RidgeOfSamples
 from launcher.training.run import PhaseState, Run
-from launcher.training.stop import StoppedError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -263,10 +262,7 @@ def _in_step(run: Run, batches: Any, total: int) -> Iterator[Any]:
     iterator = iter(batches)
     largest_share = -(-total // run.accelerator.num_processes)
     for _ in range(-(-largest_share // run.val_batch_size)):
-        run.watchdog.beat("fitting the head in closed form")
-        reason, _ = run.interruption.agreed()
-        if reason:
-            raise StoppedError(reason)
+        run.check_in("fitting the head in closed form")
         batch = next(iterator, None)
         if batch is not None:
             yield batch

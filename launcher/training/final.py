@@ -73,16 +73,12 @@ def final_outputs(run: Run) -> torch.Tensor | None:
     load_state(model, state.model | (state.ema or {}))
     placed = run.accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
 
-    def between_batches() -> None:
-        run.watchdog.beat("evaluation of the final weights")
-        reason, _ = run.interruption.agreed()
-        if reason:
-            raise StoppedError(reason)
-
     sizes = len(run.prepared.splits.val), run.prepared.task.num_outputs, run.val_batch_size
     try:
         batches = run.watchdog.reading(run.val_loader)
-        return outputs_of(run.accelerator, placed, batches, *sizes, between_batches)
+        return outputs_of(
+            run.accelerator, placed, batches, *sizes, lambda: run.check_in("evaluation of the final weights")
+        )
     except StoppedError:
         return None
 

@@ -251,12 +251,6 @@ def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tenso
     epoch's training is what is to be saved.
     """
 
-    def between_batches() -> None:
-        run.watchdog.beat("evaluation")
-        reason, _ = run.interruption.agreed()
-        if reason:
-            raise StoppedError(reason)
-
     task, val = run.prepared.task, run.prepared.splits.val
     model = run.accelerator.unwrap_model(state.wrapped, keep_fp32_wrapper=True)
     average_norm_statistics(run, state)
@@ -265,7 +259,7 @@ def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tenso
     def outputs_now() -> torch.Tensor:
         sizes = len(val), task.num_outputs, run.val_batch_size
         batches = run.watchdog.reading(state.source.val)
-        return outputs_of(run.accelerator, model, batches, *sizes, between_batches, prefix)
+        return outputs_of(run.accelerator, model, batches, *sizes, lambda: run.check_in("evaluation"), prefix)
 
     outputs = outputs_now()
     broken = broken_epoch(run, state, outputs)

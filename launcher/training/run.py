@@ -29,7 +29,7 @@ from launcher.training.preflight import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
 from launcher.training.run_dir import MetricsLog, RunDir
 from launcher.training.run_lock import RunLock
-from launcher.training.stop import Interruption
+from launcher.training.stop import Interruption, StoppedError
 from launcher.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -87,6 +87,16 @@ class Run:
             if self.metrics:
                 rest.callback(_close, self.metrics.close)
             rest.callback(self.writer.join)
+
+    def check_in(self, doing: str) -> None:
+        """Tell the watchdog what this process is doing, and ask whether the run is to stop. Called by all processes.
+
+        Raises StoppedError, on all of them, where one was asked to.
+        """
+        self.watchdog.beat(doing)
+        reason, _ = self.interruption.agreed()
+        if reason:
+            raise StoppedError(reason)
 
     def save_is_due(self) -> bool:
         """Whether checkpoint_every_minutes have passed; on the main process, whose clock counts."""

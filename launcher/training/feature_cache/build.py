@@ -15,7 +15,6 @@ from launcher.training.feature_cache.shards import BLOCK, InMemory, Shards
 from launcher.training.feature_cache.views import FixedViews
 from launcher.training.images import EvaluationImages, collate, loader_of
 from launcher.training.run import Run
-from launcher.training.stop import StoppedError
 
 Views: TypeAlias = FixedViews | EvaluationImages
 """Images by (view, index), or by index."""
@@ -87,10 +86,7 @@ class Builder:
 
     def _look_around(self, blocks: int) -> None:
         run = self._run
-        run.watchdog.beat("computing features")
-        reason, _ = run.interruption.agreed()
-        if reason:
-            raise StoppedError(reason)
+        run.check_in("computing features")
         self._done = min(self._total, self._done + blocks)
         run.screen.step(self._title, self._done, self._total, "")
 

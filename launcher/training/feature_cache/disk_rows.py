@@ -19,7 +19,6 @@ from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.parts import Part, shards_of
 from launcher.training.feature_cache.shards import Shards, blocks_in
 from launcher.training.run import Run
-from launcher.training.stop import StoppedError
 
 
 def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:
@@ -115,10 +114,7 @@ def _one_run(run: Run, lock: Path) -> Iterator[None]:
         if not told:
             run.screen.line("another run is computing these features; waiting for it")
             told = True
-        run.watchdog.beat("waiting for another run's features")
-        reason, _ = run.interruption.agreed()
-        if reason:
-            raise StoppedError(reason)
+        run.check_in("waiting for another run's features")
         time.sleep(0.5)
     try:
         yield

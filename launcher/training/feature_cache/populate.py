@@ -26,7 +26,6 @@ from launcher.training.feature_cache.source import stored, views_of
 from launcher.training.images import EvaluationImages
 from launcher.training.preflight import ResolvedPhase
 from launcher.training.run import Run
-from launcher.training.stop import StoppedError
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -140,10 +139,7 @@ def _digests(run: Run, splits: Mapping[int, Split], folder: Path) -> dict[int, D
     reading = read()
     problems = Problems()
     while True:
-        run.watchdog.beat("reading the content of the images")
-        reason, _ = run.interruption.agreed()
-        if reason:
-            raise StoppedError(reason)
+        run.check_in("reading the content of the images")
         finished = False
         if run.accelerator.is_main_process:
             until = time.monotonic() + SECONDS_BETWEEN_LOOKS
