@@ -13,11 +13,14 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from launcher.errors import UserError
+
+POLL_SECONDS = 0.2
+"""Between two tries for a lock that another process has."""
 
 NEW_SECONDS = 5.0
 """An empty draft that is younger may be one whose writer has yet to take its lock."""
@@ -78,6 +81,62 @@ def hold(handle: int, *, wait: bool = False) -> bool:
     except OSError:  # some network file systems
         return True
     return True
+
+
+def try_lock(path: Path) -> Callable[[], None] | None:
+    """Take the lock at `path`, and return what gives it back; None where another process has it.
+
+    Where the file system has no locks, as if it were free. Raises OSError where the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except NotImplementedError:
+        return lambda: None
+    return lock.release
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let one process of those that ask for the lock at `path` go on, and the others after it.
+
+    Where the file system has no locks, all go on: what they do must then be done twice without harm. Raises OSError.
+    """
+    if (release := try_lock(path)) is None:
+        before_waiting()
+        while (release := try_lock(path)) is None:
+            time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        release()
+
+
+@contextlib.contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder to write into, which stands at `target`, whole and on the disk, once the block has ended.
+
+    What stood there is gone then. Where the block fails, nothing is left of the new one: on a full disk half a folder
+    is in the way of a whole one. One writer at a time.
+    """
+    draft = target.with_name(f".writing-{target.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in (*draft.rglob("*"), draft):
+            sync(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    if target.exists():
+        shutil.rmtree(target)
+    draft.rename(target)
+    sync(target.parent)
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:

@@ -48,25 +48,6 @@ def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def one_process(lock: Path) -> Iterator[None]:
-    """Let one process of those that ask for the same `lock` go on, and the others after it. Raises OSError."""
-    from filelock import FileLock
-
-    held = FileLock(lock)
-    try:
-        held.acquire()
-    except NotImplementedError:
-        # A file system without locks. Files are renamed into their places, so two processes do the work twice, and
-        # neither harms the other.
-        yield
-        return
-    try:
-        yield
-    finally:
-        held.release()
-
-
-@contextlib.contextmanager
 def shown(title: str, taken: Callable[[], int], total: int | None = None) -> Iterator[None]:
     """Show on stderr how many bytes are `taken`: as a bar on a terminal, elsewhere as a line now and then.
 

@@ -39,7 +39,7 @@ from launcher.assets.bundle import (
 )
 from launcher.assets.download import shown, size_of
 from launcher.errors import Problems, UserError
-from launcher.files import remove_drafts, write_json
+from launcher.files import file_lock, remove_drafts, write_json
 from launcher.recipe.recipe import Recipe
 from launcher.text import readable_size
 
@@ -182,18 +182,7 @@ def _make(folder: Path) -> None:
 @contextlib.contextmanager
 def _alone(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Of the processes that fetch into `folder`, one is inside; the others wait. There is a manifest then."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK)
-    with contextlib.ExitStack() as held:
-        try:
-            try:
-                held.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                tell(f"waiting: another fetch into {folder} is at work")
-                held.enter_context(lock.acquire())
-        except NotImplementedError:
-            tell(f"{folder} is on a file system without locks: run one fetch into it at a time")
+    with file_lock(folder / LOCK, lambda: tell(f"waiting: another fetch into {folder} is at work")):
         if not (folder / MANIFEST).exists():
             _write_manifest(folder, {})
         yield

@@ -14,8 +14,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from launcher.assets.bundle import Asset, assets_folder, fetch_command, sha256_of
-from launcher.assets.download import download, one_process, shown, size_of
+from launcher.assets.download import download, shown, size_of
 from launcher.errors import UserError
+from launcher.files import file_lock
 
 REACH_SECONDS = 8
 """How long to wait for a server's first answer. A machine without network must say so at once, not after retries."""
@@ -124,7 +125,7 @@ def fetch(weights: str, url: str) -> Path:
     arriving = shown(file.name, lambda: size_of(file.parent, f".{file.name}.*"), size)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with one_process(file.with_name(f".{file.name}.lock")), arriving if looked_at else contextlib.nullcontext():
+        with file_lock(file.with_name(f".{file.name}.lock")), arriving if looked_at else contextlib.nullcontext():
             if not file.is_file():
                 download(url, file, _hash_in(file))
     except (OSError, RuntimeError) as error:

@@ -16,6 +16,7 @@ from launcher.data.sources import ArrayImages, FileImages
 from launcher.data.split import set_aside
 from launcher.data.targets import refuse
 from launcher.errors import UserError, did_you_mean
+from launcher.files import file_lock
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 
@@ -152,7 +153,6 @@ class Torchvision:
 
     def _dataset(self, split: str, root: Path, download: bool) -> Any:
         import torchvision.datasets
-        from filelock import FileLock
 
         style = SETS[self.name]
         arguments: dict[str, Any] = {"root": str(root), "download": download}
@@ -166,7 +166,7 @@ class Torchvision:
         try:
             if download:
                 root.mkdir(parents=True, exist_ok=True)
-                with FileLock(root / f".{self.name}.lock"):  # one process downloads, the others find it there
+                with file_lock(root / f".{self.name}.lock"):  # one process downloads, the others find it there
                     return make(**arguments)
             return make(**arguments)
         except (RuntimeError, OSError, ImportError, ValueError) as error:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.backbones.plain_names import plain_state_dict
 from launcher.errors import Problems, UserError
-from launcher.files import json_text, save_tensors
+from launcher.files import json_text, replaced_folder, save_tensors
 from launcher.inference.finished_run import FinishedRun, build_data, build_network, check_data, read_finished
 from launcher.inference.soup import (
     Candidate,
@@ -168,37 +168,35 @@ def _write(
     run: FinishedRun, found: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
 ) -> None:
     """A run dir that evaluate, predict, export and report take; written aside and renamed."""
-    draft = to.with_name(f".writing-{to.name}")
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        shutil.copytree(run.rundir.final, draft / "final")
-        for name in COPIED:
-            if (run.rundir.path / name).exists():
-                shutil.copy2(run.rundir.path / name, draft / name)
-        (draft / "final/calibration.json").unlink(missing_ok=True)  # of other weights
-        parts: dict[str, dict[str, torch.Tensor]] = {"backbone": {}, "head": {}}
-        for name, tensor in best.weights.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        backbone = model.backbone
-        assert isinstance(backbone, nn.Module)
-        plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
-        save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors")
-        (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
-        told = {
-            "best": best.name,
-            "of": best.of,
-            "metric": found.metric,
-            "before": found.before,
-            "statistics_recomputed": found.recomputed,
-            "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in found.candidates],
-            "runs": [str(path) for path in paths],
-        }
-        (draft / "averaged.json").write_text(json_text(told, indent=1))
-        shutil.rmtree(to, ignore_errors=True)
-        draft.rename(to)
+        with replaced_folder(to) as draft:
+            shutil.copytree(run.rundir.final, draft / "final")
+            for name in COPIED:
+                if (run.rundir.path / name).exists():
+                    shutil.copy2(run.rundir.path / name, draft / name)
+            (draft / "final/calibration.json").unlink(missing_ok=True)  # of other weights
+            parts: dict[str, dict[str, torch.Tensor]] = {"backbone": {}, "head": {}}
+            for name, tensor in best.weights.items():
+                part, _, rest = name.partition(".")
+                parts[part][rest] = tensor
+            backbone = model.backbone
+            assert isinstance(backbone, nn.Module)
+            plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
+            save_tensors(
+                {name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors"
+            )
+            (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
+            told = {
+                "best": best.name,
+                "of": best.of,
+                "metric": found.metric,
+                "before": found.before,
+                "statistics_recomputed": found.recomputed,
+                "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in found.candidates],
+                "runs": [str(path) for path in paths],
+            }
+            (draft / "averaged.json").write_text(json_text(told, indent=1))
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise UserError(f"--to {to}: cannot be written ({_reason(error)})") from error
 
 

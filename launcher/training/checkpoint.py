@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from launcher.errors import UserError
-from launcher.files import read_json, save_tensors, sync
+from launcher.files import read_json, replaced_folder, save_tensors
 from launcher.training.best import Best
 
 MANIFEST = "MANIFEST.json"
@@ -94,7 +94,7 @@ class Checkpoints:
         """Checkpoints that are incomplete or damaged, each with the reason."""
 
     def save_base(self, model: Mapping[str, torch.Tensor]) -> None:
-        _write_folder(self.folder / "base", {"model.safetensors": dict(model)})
+        self._write(self.folder / "base", {"model.safetensors": dict(model)})
 
     def load_base(self) -> dict[str, torch.Tensor]:
         """The network before training. Raises UserError where it is missing or damaged."""
@@ -121,7 +121,7 @@ class Checkpoints:
         # complete.
         taken = [_order(folder)[1] for folder in self._of_step(step)]
         folder = self.folder / (f"step-{step:06d}" + (f"-{max(taken) + 1}" if taken else ""))
-        _write_folder(folder, contents)
+        self._write(folder, contents)
         keep = {best.step for best in (state.progress.phase_best, state.progress.run_best) if best}
         keep |= set() if state.progress.head_step is None else {state.progress.head_step}
         self._prune({folder, *(self.of_step(best) for best in keep if best != step)})
@@ -196,6 +196,10 @@ class Checkpoints:
         for folder in self.folder.glob(".writing-*"):
             shutil.rmtree(folder)
 
+    def _write(self, target: Path, contents: Mapping[str, Any]) -> None:
+        with replaced_folder(target) as draft:
+            _fill(draft, contents)
+
     def _prune(self, keep: Collection[Path]) -> None:
         for folder in self._all():
             if folder not in keep:
@@ -209,25 +213,8 @@ def _order(folder: Path) -> tuple[int, int]:
     return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
 
-def _write_folder(target: Path, contents: Mapping[str, Any]) -> None:
-    """Write files into a folder beside `target`, sync them, add the manifest, and rename the folder to `target`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.parent / f".writing-{target.name}"
-    if draft.exists():
-        shutil.rmtree(draft)
-    draft.mkdir()
-    try:
-        _fill(draft, contents)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)  # on a full disk, half a checkpoint is in the way of a whole one
-        raise
-    if target.exists():
-        shutil.rmtree(target)
-    draft.rename(target)
-    sync(target.parent)
-
-
 def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
+    """Write files, and a manifest of them."""
     manifest = {}
     for name, content in contents.items():
         path = folder / name
@@ -241,11 +228,8 @@ def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
                 torch.save(content, path)
         except (SafetensorError, RuntimeError) as error:  # the latter is how torch tells of a full disk
             raise OSError(f"{path.name}: {error}") from error
-        sync(path)
         manifest[name] = {"bytes": path.stat().st_size, "blake2b": _hash(path)}
     (folder / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1))
-    sync(folder / MANIFEST)
-    sync(folder)
 
 
 def _hash(path: Path) -> str:

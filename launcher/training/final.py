@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from launcher.backbones.plain_names import plain_state_dict
 from launcher.errors import UserError
-from launcher.files import json_text, metrics_from_json, save_tensors, sync
+from launcher.files import json_text, metrics_from_json, replaced_folder, save_tensors
 from launcher.recipe.serialization import to_json
 from launcher.text import duration, number
 from launcher.training.collectives import agreed
@@ -97,21 +96,8 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     metrics.json. Written aside and renamed, so that `final/` is whole or absent.
     """
     rundir = run.rundir
-    draft = rundir.path / ".writing-final"
-    if draft.exists():
-        shutil.rmtree(draft)
-    draft.mkdir()
-    try:
+    with replaced_folder(rundir.final) as draft:
         _write_files(run, step, metrics, draft)
-        for path in (*draft.iterdir(), draft):
-            sync(path)
-    except BaseException:  # on a full disk half a model would be in the way
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    if rundir.final.exists():
-        shutil.rmtree(rundir.final)
-    draft.rename(rundir.final)
-    sync(rundir.path)
 
 
 def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) -> None:

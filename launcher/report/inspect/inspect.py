@@ -10,7 +10,6 @@ explanation.json         of which weights, and what was found
 from __future__ import annotations
 
 import csv
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from launcher.errors import UserError
-from launcher.files import json_text
+from launcher.files import json_text, replaced_folder
 from launcher.inference.finished_run import FinishedRun, build_data, build_network, check_data
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.transforms import evaluation
@@ -51,25 +50,19 @@ def explain(finished: FinishedRun, samples: Samples, launch: Launch, tell: Calla
     begin = time.perf_counter()
     accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
     splits = check_data(finished, build_data(finished), checked_together(accelerator, tell))
-    draft, target = finished.rundir.path / f".writing-{FOLDER}", finished.rundir.path / FOLDER
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
+    target = finished.rundir.path / FOLDER
     try:
         found = features_of(accelerator, finished, splits, workers_of(launch), tell)
         told: dict[str, Any] = {"step": finished.step, "features": found.weights, "train": len(found.train)}
-        told |= _labels(finished, splits, found, draft)
-        told |= _duplicates(splits, found, draft)
-        told |= _map(splits, found, draft)
-        told |= _attention(accelerator, finished, splits, samples, draft)
-        told["seconds"] = time.perf_counter() - begin
-        (draft / "explanation.json").write_text(json_text(told, indent=1))
+        with replaced_folder(target) as draft:
+            told |= _labels(finished, splits, found, draft)
+            told |= _duplicates(splits, found, draft)
+            told |= _map(splits, found, draft)
+            told |= _attention(accelerator, finished, splits, samples, draft)
+            told["seconds"] = time.perf_counter() - begin
+            (draft / "explanation.json").write_text(json_text(told, indent=1))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if not (draft / "explanation.json").exists():
-            shutil.rmtree(draft, ignore_errors=True)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
     return target
 
 

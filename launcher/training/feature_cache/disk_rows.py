@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 
-from launcher.files import remove_drafts, write_json
+from launcher.files import POLL_SECONDS, remove_drafts, try_lock, write_json
 from launcher.training.feature_cache.build import Builder
 from launcher.training.feature_cache.directory import ABOUT
 from launcher.training.feature_cache.frozen_part import Frozen
@@ -94,30 +94,15 @@ def _discard_damaged(run: Run, shards: Shards, mine: int, group: int) -> None:
 @contextlib.contextmanager
 def _one_run(run: Run, lock: Path) -> Iterator[None]:
     """Let one run compute what several want. Raises StoppedError where this one is asked to stop while it waits."""
-    from filelock import FileLock, Timeout
-
-    held = FileLock(lock) if run.accelerator.is_main_process else None
-
-    def is_free() -> bool:
-        if held is None:
-            return True
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            return False
-        except NotImplementedError:  # a file system without locks: the work is done twice, and is the same
-            return True
-        return True
-
-    told = False
-    while run.interruption.anywhere(not is_free()):
+    is_main, release, told = run.accelerator.is_main_process, None, False
+    while run.interruption.anywhere(is_main and (release := try_lock(lock)) is None):
         if not told:
             run.screen.line("another run is computing these features; waiting for it")
             told = True
         run.check_in("waiting for another run's features")
-        time.sleep(0.5)
+        time.sleep(POLL_SECONDS)
     try:
         yield
     finally:
-        if held is not None:
-            held.release()
+        if release is not None:
+            release()
