@@ -3,12 +3,12 @@
     python benchmarks/kill.py --kills 50
     python benchmarks/kill.py --events
 
-Trains the recipe of tests/slow.py (dropout, AdamW, averaged weights, two phases, saves in mid-epoch, a data worker) on
-one process and on two; kills all its processes at random moments and starts it again until the kills are used up.
-Prints a line for each run, and ends with exit code 1 at the first difference.
+Trains the recipe of tests/support/slow_steps.py (dropout, AdamW, averaged weights, two phases, saves in mid-epoch, a
+data worker) on one process and on two; kills all its processes at random moments and starts it again until the kills
+are used up. Prints a line for each run, and ends with exit code 1 at the first difference.
 
 With --events a run is killed at each of its file events instead, on one process and on two, with the feature cache off
-and on the disk, and the whole run dir is compared (tests/crashing.py); --every 5 takes each fifth.
+and on the disk, and the whole run dir is compared (tests/support/kill_server.py); --every 5 takes each fifth.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from safetensors.torch import load_file
 from launcher.verify.kills import launch_command, run_with_kills
 
 ROOT = Path(__file__).parents[1]
-RECIPE = str(ROOT / "tests/slow.py")
+SUPPORT = ROOT / "tests/support"
+RECIPE = str(SUPPORT / "slow_steps.py")
 KILLS_OF_A_RUN = 5
 SECONDS_OF_A_RUN = 3.5
 
@@ -49,7 +50,7 @@ def at_events(every: int) -> int:
         for cache in ("off", "disk"):
             with tempfile.TemporaryDirectory() as folder:
                 print(f"processes: {processes}, cache={cache}", flush=True)
-                words = [str(ROOT / "tests/crashing.py"), folder, str(ROOT / "tests/tiny.py"), str(every)]
+                words = [str(SUPPORT / "kill_server.py"), folder, str(SUPPORT / "tiny.py"), str(every)]
                 command = [sys.executable, *words, str(processes), f"cache={cache}"]
                 failed |= subprocess.run(command, check=False).returncode
     return failed
@@ -62,7 +63,7 @@ def main() -> int:
     parser.add_argument("--events", action="store_true", help="at each file event, not at random moments")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of the events, between beginning and end")
     options = parser.parse_args()
-    os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+    os.environ["PYTHONPATH"] = f"{ROOT}:{SUPPORT}"
     if options.events:
         return at_events(options.every)
     draw = random.Random(options.seed)

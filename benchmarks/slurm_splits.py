@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/slurm")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
-from cluster import cluster  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
-from stories import Job  # noqa: E402
+from slurm_cluster import cluster  # noqa: E402
+from slurm_stories import Job  # noqa: E402
 
 from launcher.recipe.loading import load_recipe  # noqa: E402
 from launcher.verify.verify import told  # noqa: E402

@@ -10,15 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-TINY = ("--recipe", str(ROOT / "tests/tiny.py"))
-"""What commands need for a run whose parts are those of tests/tiny.py, or lie beside it."""
+from commands import CliResult, RunCli, run_python
+from process_state import forget_processes
 
 # A shell that starts the suite in the background (pytest &, nohup) has it ignore SIGINT, which all processes that it
 # starts inherit: those that are interrupted by a test would wait for ever.
@@ -62,7 +59,7 @@ def nothing_left_behind() -> Iterator[None]:
     before, settings = dict(os.environ), _settings_of_torch()
     _seed()
     yield
-    _forget_processes()
+    forget_processes()
     left = _set_torch_back(settings)
     after = dict(os.environ)
     os.environ.clear()
@@ -112,20 +109,6 @@ def _set_torch_back(before: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in after.items() if value != before[name]}
 
 
-def _forget_processes() -> None:
-    """Only what has been imported already: most tests need no torch."""
-    if "torch.distributed" in sys.modules:
-        import torch.distributed
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    if "accelerate.state" in sys.modules:
-        from accelerate.state import AcceleratorState, GradientState
-
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder of a file system that has room for 8 kB."""
@@ -140,15 +123,6 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-class CliResult(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-RunCli = Callable[..., CliResult]
-
-
 @pytest.fixture
 def run_cli(tmp_path: Path) -> RunCli:
     """`run_cli("plan", "x.py", cwd=..., env={...})` runs `python -m launcher plan x.py` in a process of its own, in
@@ -158,26 +132,3 @@ def run_cli(tmp_path: Path) -> RunCli:
         return run_python("-m", "launcher", *arguments, cwd=cwd or tmp_path, env=env)
 
     return run
-
-
-def run_python(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> CliResult:
-    """Run Python with the launcher of this checkout, as no process of any launcher."""
-    told = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "SLURM_", "PMI_", "OMPI_", "TORCHELASTIC_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(told)}
-    environ = clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | dict(env or {})
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=540)  # only against a hang; just under pytest's own limit
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)  # with its DataLoader workers
-        process.wait()
-        raise
-    return CliResult(process.returncode, out, err)

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import typer.main
-from conftest import ROOT, RunCli, run_python
+from commands import ROOT, SUPPORT, RunCli, run_python
 
 from launcher.cli.app import app
 
@@ -103,7 +103,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for number in range(count):
                     pixels = np.clip(draw.normal(level, 40, (24, 24, 3)), 0, 255).astype(np.uint8)
                     PIL.Image.fromarray(pixels).save(inner / f"{number}.png")
-    shutil.copy(ROOT / "tests/tiny.py", folder)
+    shutil.copy(SUPPORT / "tiny.py", folder)
     (folder / "own.py").write_text(RECIPE)
     return folder
 
@@ -184,15 +184,15 @@ ADVISED = {
     ),
 }
 ELSEWHERE = {
-    "launcher/assets/timm_hub.py: fetch": "cluster/test_fetch.py",
-    "launcher/assets/torch_hub.py: fetch": "cluster/test_fetch.py",
-    "launcher/data/hub.py: fetch": "cluster/test_fetch.py",
+    "launcher/assets/timm_hub.py: fetch": "assets/test_fetch.py",
+    "launcher/assets/torch_hub.py: fetch": "assets/test_fetch.py",
+    "launcher/data/hub.py: fetch": "assets/test_fetch.py",
     "launcher/cli/submit.py: status": "slurm/test_jobs.py",
     "launcher/cli/submit.py: logs": "slurm/test_jobs.py",
     "launcher/cli/submit.py: cancel": "slurm/test_jobs.py",
-    "launcher/report/end_of_run.py: report": "test_report.py",
-    "launcher/cluster/processes.py: for": "cluster/test_world.py",
-    "launcher/cli/sweep.py: sweep": "test_sweep_study.py",
+    "launcher/report/end_of_run.py: report": "report/test_report.py",
+    "launcher/cluster/processes.py: for": "cluster/test_processes.py",
+    "launcher/cli/sweep.py: sweep": "tuning/test_sweep_study.py",
 }
 """Advice for surroundings that these tests set up: no network, Slurm, several processes."""
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import crashing
+import kill_server
 import pytest
-import reporting
+import report_runs
 import tiny
 
 from launcher.errors import UserError
@@ -62,7 +62,7 @@ RESULTS = ("final/", "evaluation.", "report.html", "recipe.json", "environment.j
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run that has ended, and one that was killed after the checkpoint of its first epoch."""
     base = tmp_path_factory.mktemp("runs")
-    reporting.train(RECIPE, base / "ended", left=left)
+    report_runs.train(RECIPE, base / "ended", left=left)
     shutil.copytree(base / "ended", base / "begun")
     for name in ("final", "evaluation.json", "evaluation.parquet", "report.html", "checkpoints/step-000006"):
         path = base / "begun" / name
@@ -79,13 +79,13 @@ def cases(run: Path) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("name", ["ended", "begun"])
 def test_a_damaged_file(runs: dict[str, Path], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, unlike, refused = tmp_path / "run", [], 0
-    whole = crashing.picture(runs["ended"])
+    whole = kill_server.picture(runs["ended"])
     for file, kind in cases(runs[name]):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(runs[name], run)
         KINDS[kind](run / file)
         try:
-            reporting.train(RECIPE, run, left=left)
+            report_runs.train(RECIPE, run, left=left)
         except UserError as error:
             refused += 1
             if len(error.problems) != 1 or str(run) not in str(error):
@@ -100,7 +100,7 @@ def test_a_damaged_file(runs: dict[str, Path], name: str, tmp_path: Path, capsys
         if file in APPENDED | KEPT or (name == "ended" and not file.startswith(RESULTS)):
             shutil.rmtree(run / file) if (run / file).is_dir() else (run / file).unlink(missing_ok=True)
             shutil.copy(runs["ended"] / file, run / file)
-        there = crashing.picture(run)
+        there = kill_server.picture(run)
         differing = [key for key in {*whole, *there} if whole.get(key) != there.get(key)]
         if differing:
             unlike.append((file, kind, differing))
@@ -129,8 +129,8 @@ def test_a_run_without_its_recipe_lets_no_other_in(runs: dict[str, Path], tmp_pa
     (run / "final/metrics.json").unlink()
     other = dataclasses.replace(RECIPE, seed=1)
     with pytest.raises(UserError, match="cannot be told whether the run is of this recipe"):
-        reporting.train(other, run, left=left)
-    reporting.train(RECIPE, run, left=left)
+        report_runs.train(other, run, left=left)
+    report_runs.train(RECIPE, run, left=left)
     assert (run / "recipe.json").read_bytes() == (runs["ended"] / "recipe.json").read_bytes()
     assert json.loads((run / "final/metrics.json").read_text())
 

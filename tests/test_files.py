@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from commands import ROOT
 
 from launcher import files, text
 from launcher.errors import UserError
@@ -44,7 +44,7 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_content_and_a_draft_th
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "files.write_atomic(pathlib.Path(sys.argv[1]), 'new')"
     )
-    done = subprocess.run([sys.executable, "-c", source, file], cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", source, file], cwd=ROOT)
     assert done.returncode == -9
     assert file.read_text() == "old"
     assert len(names(tmp_path)) == 2

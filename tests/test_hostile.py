@@ -12,11 +12,10 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
-from conftest import RunCli
+from commands import ROOT, SUPPORT, RunCli
 from mistakes import VARIANT
 
-TESTS = Path(__file__).parent
-PATHS = f"{TESTS.parent}:{TESTS}"
+PATHS = f"{ROOT}:{SUPPORT}"
 
 
 def test_names_with_spaces_and_of_other_scripts(tmp_path: Path, run_cli: RunCli) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, RunCli
+from commands import ROOT, RunCli
 
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "hymenoptera"
 

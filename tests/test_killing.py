@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from conftest import ROOT, run_python
+from commands import ROOT, SUPPORT, run_python
+from live_runs import start
+from runs import train
 from safetensors.torch import load_file
-from test_interruption import start
-from test_run import train
 
 from launcher.verify.kills import launch_command, run_with_kills
 
-PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+PATHS = {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
 
 
 def assert_the_same(cut: Path, whole: Path) -> None:
@@ -57,7 +57,16 @@ def test_killed_in_the_middle_of_a_file(
     unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str, continues_at: int | None
 ) -> None:
     run_dir = tmp_path / "run"
-    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--no-report", "--run-dir", str(run_dir))
+    words = (
+        "-m",
+        "launcher",
+        str(SUPPORT / "killed_in_save.py"),
+        "--workers",
+        "0",
+        "--no-report",
+        "--run-dir",
+        str(run_dir),
+    )
     died = run_python(*words, cwd=tmp_path, env=PATHS | {"DIES_AT": at})
     assert died.code == -signal.SIGKILL, died.err
     folder, _, file = at.partition(" ")
@@ -72,7 +81,7 @@ def test_killed_in_the_middle_of_a_file(
 
 def test_killed_at_a_file_event_the_whole_run_dir_ends_like_the_unbroken_one(tmp_path: Path) -> None:
     """At all events of the beginning and of the end, and some between; crashing.py says what is compared."""
-    words = (str(ROOT / "tests/crashing.py"), str(tmp_path), str(ROOT / "tests/tiny.py"), "25", "1")
+    words = (str(SUPPORT / "kill_server.py"), str(tmp_path), str(SUPPORT / "tiny.py"), "25", "1")
     done = run_python(*words, cwd=tmp_path, env=PATHS)
     summary = json.loads(done.out.splitlines()[-1])
     assert (done.code, summary["differences"]) == (0, 0), done.out
@@ -80,7 +89,7 @@ def test_killed_at_a_file_event_the_whole_run_dir_ends_like_the_unbroken_one(tmp
 
 
 def test_killed_and_given_the_same_command_again(unbroken: Path, tmp_path: Path) -> None:
-    words = ("-m", "launcher", str(ROOT / "tests/dying.py"), "--workers", "0", "--no-report", "--run-dir", "run")
+    words = ("-m", "launcher", str(SUPPORT / "killed_in_save.py"), "--workers", "0", "--no-report", "--run-dir", "run")
     died = run_python(*words, cwd=tmp_path, env=PATHS | {"DIES_AT": "step-000008 optimizer.pt"})
     assert died.code == -signal.SIGKILL, died.err
     done = run_python(*words, cwd=tmp_path, env=PATHS)
@@ -92,7 +101,7 @@ def test_killed_and_given_the_same_command_again(unbroken: Path, tmp_path: Path)
 def test_a_run_that_is_killed_ends_to_the_bit_like_the_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{SUPPORT}")
     monkeypatch.setenv("SECONDS_OF_A_STEP", "0.5")  # 12 steps: too long to end between four kills
     whole, cut = tmp_path / "whole" / "run", tmp_path / "cut" / "run"
     whole.parent.mkdir()
@@ -102,7 +111,7 @@ def test_a_run_that_is_killed_ends_to_the_bit_like_the_unbroken_one(
     else:
         assert start("torchrun, 2 processes", whole).wait(timeout=400) == 0
     words = ("--workers", "1")
-    command = launch_command(str(ROOT / "tests/slow.py"), cut, *words, processes=processes)
+    command = launch_command(str(SUPPORT / "slow_steps.py"), cut, *words, processes=processes)
     kills = run_with_kills(
         command, cut, kills=4, longest_seconds=2.5, draw=random.Random(processes), log=tmp_path / "log.txt"
     )

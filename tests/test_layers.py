@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "launcher"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import PIL.Image
 import pytest
 import sklearn.datasets  # noqa: F401 - sets environment variables when it is imported first; here, not in a test
+from commands import ROOT
 
 from launcher.cli import main
 from launcher.recipe.loading import load_recipe
 from launcher.tuning.sweep.space import read_space
 
-ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 BOTH = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["english", "chinese"])
 MADE_BY_THE_READER = {"my_recipe.py", "recipes/probe_only.py", "recipes/parity.py"}

@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import sklearn.datasets  # noqa: F401 - sets environment variables when it is imported first; here, not in a test
 import torch
+from commands import ROOT
 
 from launcher.cli import main
 from launcher.errors import Problems
@@ -27,7 +28,6 @@ from launcher.recipe.type_names import types_in
 from launcher.training.model import build_model
 from launcher.training.preflight import ResolvedPhase, resolve_phases
 
-ROOT = Path(__file__).parents[1]
 FILES = sorted(file for file in (ROOT / "recipes").glob("*.py") if file.name != "__init__.py")
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 """A proxy that is not there: no network, wherever the test runs."""

@@ -14,8 +14,8 @@ from typing import Any
 import PIL.Image
 import pytest
 import tiny
-from conftest import run_python
-from test_run import train
+from commands import run_python
+from runs import train
 
 import launcher
 from launcher import Recipe, backbones, data, phases, transforms

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import RunCli
+from commands import ROOT, SUPPORT, RunCli
 from mistakes import VARIANT, Mistake, folders, plans, recipes, surroundings
 
 from launcher.cli import main
@@ -70,7 +70,7 @@ def test_a_process_of_its_own_tells_the_same(mistake: Mistake, run_cli: RunCli) 
     check_told(mistake, done.code, done.err)
 
 
-PATHS = f"{Path(__file__).parents[1]}:{Path(__file__).parent}"
+PATHS = f"{ROOT}:{SUPPORT}"
 
 FOLDER_RECIPE = VARIANT.format(
     changes="data=data.ImageFolder(root='pets'), freeze_plan=phases.linear_probe(epochs=1), batch_size=2"

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import tiny
-from conftest import RunCli
-from test_run import train
+from commands import RunCli
+from runs import train
 
 from launcher.cluster.status import status_of
 from launcher.training.attempt import planned_steps

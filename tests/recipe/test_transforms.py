@@ -17,6 +17,7 @@ import pydantic
 import pytest
 import torch
 import torchvision
+from commands import ROOT
 from PIL import Image
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
@@ -70,7 +71,7 @@ def test_evaluation_equals_the_weights_own_transform(
 
 @pytest.mark.parametrize(("interpolation", "most"), [("bilinear", 1), ("bicubic", 2)])
 def test_evaluation_of_photographs(interpolation: str, most: int) -> None:
-    folder = Path(__file__).parents[3] / "shared" / "data" / "hymenoptera" / "val"
+    folder = ROOT.parent / "shared" / "data" / "hymenoptera" / "val"
     if not folder.is_dir():
         pytest.skip(f"no photographs in {folder}")
     mode = InterpolationMode(interpolation)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from cluster import Cluster, cluster
-from stories import STORIES, Job
+from slurm_cluster import Cluster, cluster
+from slurm_stories import STORIES, Job
 
 
 @pytest.fixture(scope="session")

@@ -14,18 +14,18 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny
-from cluster import Cluster, cluster
-from conftest import ROOT, TINY, RunCli, run_python
+from commands import ROOT, SUPPORT, TINY, RunCli, run_python
+from runs import train
 from safetensors.torch import load_file
-from stories import ENVIRON, SCRIPT, Job
-from test_run import train
+from slurm_cluster import Cluster, cluster
+from slurm_stories import ENVIRON, SCRIPT, Job
 
 from launcher.cluster.slurm import sbatch
 from launcher.errors import UserError
 
 SPLIT = dataclasses.replace(tiny.parity, batch_size=24)
 """For 1 to 6 processes; the last batch is smaller."""
-WORDS = (f"{ROOT}/tests/tiny.py:parity", "batch_size=24", "--workers", "0", "--no-report")
+WORDS = (f"{SUPPORT}/tiny.py:parity", "batch_size=24", "--workers", "0", "--no-report")
 
 
 pytestmark = pytest.mark.timeout(1200)
@@ -134,7 +134,7 @@ STRANGE = "a b  'c' \"d\" $(touch x) `touch x` ; touch x & \\ * \n 新 é %j"
 
 def test_words_arrive_as_typed(slurm: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "a b 'c' $(touch x) 新"
-    words = (f"{ROOT}/tests/slurm/worded.py", f"data.title={STRANGE}", "--workers", "0", "--no-report")
+    words = (f"{SUPPORT}/free_text.py", f"data.title={STRANGE}", "--workers", "0", "--no-report")
     job = Job(slurm, folder, words=words)
     assert job.end()["JobState"] == "COMPLETED", job.log
     told = json.loads((folder / "run/recipe.json").read_text())
@@ -153,7 +153,7 @@ def test_jobs_on_the_same_node_do_not_meet(slurm: Cluster, tmp_path: Path) -> No
         "--nodelist=n2",
         "--output=third.log",
         str(SCRIPT),
-        str(ROOT / "tests/slow.py"),
+        str(SUPPORT / "slow_steps.py"),
         "--run-dir",
         str(first.run_dir),
         cwd=tmp_path,
@@ -205,16 +205,16 @@ def submit_like(slurm: Cluster, folder: Path, *words: str) -> str:
 
 def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path) -> None:
     before = slurm.run("squeue", "--noheader", "--states=all", "--format=%i").stdout
-    done = submit(slurm, tmp_path, f"{ROOT}/tests/tiny.py", "optim.lrr=1", "--nodes=2", "--time=soon", "mem")
+    done = submit(slurm, tmp_path, f"{SUPPORT}/tiny.py", "optim.lrr=1", "--nodes=2", "--time=soon", "mem")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: --time 'soon': write minutes, hours:minutes:seconds, or days-hours:minutes",
         "error: 'mem': neither name=value nor an option; options of sbatch are written with =: --mem=64G",
         "error: optim.lrr: SGD has no field 'lrr'; did you mean 'lr'?",
     ]
-    done = submit(slurm, tmp_path, f"{ROOT}/tests/tiny.py", "--nodes=3")
+    done = submit(slurm, tmp_path, f"{SUPPORT}/tiny.py", "--nodes=3")
     assert (done.returncode, "batch_size" in done.stderr) == (2, True)
-    done = submit(slurm, tmp_path, f"{ROOT}/tests/tiny.py", "--partition=nowhere")
+    done = submit(slurm, tmp_path, f"{SUPPORT}/tiny.py", "--partition=nowhere")
     hint, error = done.stderr.splitlines()
     assert hint.startswith("no GPUs asked for: ")
     assert error.startswith("error: sbatch: ")
@@ -223,8 +223,8 @@ def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path)
     assets = tmp_path / "assets"
     assets.mkdir()
     (assets / "MANIFEST.json").write_text('{"format": 1, "assets": {}}')
-    done = submit(slurm, tmp_path, f"{ROOT}/tests/cluster/needing.py:both", f"--assets={assets}")
-    bring = f"bring it, where there is network: python -m launcher fetch {ROOT}/tests/cluster/needing.py:both"
+    done = submit(slurm, tmp_path, f"{SUPPORT}/remote_assets.py:both", f"--assets={assets}")
+    bring = f"bring it, where there is network: python -m launcher fetch {SUPPORT}/remote_assets.py:both"
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: backbone.weights='DEFAULT': ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1 is not among the assets in "
@@ -237,7 +237,7 @@ def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path)
 
 
 def test_a_chain_where_slurm_does_not_requeue(slurm: Cluster, tmp_path: Path) -> None:
-    words = (f"{ROOT}/tests/slow.py:parity", "--run-dir=run", "--chain=3", "--workers=0", "--no-report")
+    words = (f"{SUPPORT}/slow_steps.py:parity", "--run-dir=run", "--chain=3", "--workers=0", "--no-report")
     done = submit(slurm, tmp_path, *words)
     assert done.returncode == 0, done.stderr
     first, second, third = done.stdout.split(";")[0].removeprefix("job ").split(" -> ")
@@ -263,7 +263,7 @@ def test_cancel_saves_first(slurm: Cluster, tmp_path: Path) -> None:
 
 def test_a_sweep_of_six_two_at_a_time_with_one_task_preempted(slurm: Cluster, tmp_path: Path) -> None:
     words = (
-        f"{ROOT}/tests/slow.py:parity",
+        f"{SUPPORT}/slow_steps.py:parity",
         "optim.lr=0.03,0.1,0.3",
         "seed=0,1",
         "--run-dir=sweep",
@@ -301,8 +301,8 @@ def test_submit_where_no_controller_answers(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_submit_without_slurm(run_cli: RunCli, tmp_path: Path) -> None:
-    words = (f"{ROOT}/tests/tiny.py", "seed=1", "--nodes=2", "--gpus-per-node=4", "--mem=64G", "--dry-run")
-    environ = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": str(tmp_path)}
+    words = (f"{SUPPORT}/tiny.py", "seed=1", "--nodes=2", "--gpus-per-node=4", "--mem=64G", "--dry-run")
+    environ = {"PYTHONPATH": f"{ROOT}:{SUPPORT}", "PATH": str(tmp_path)}
     done = run_cli("submit", *words, env=environ)
     assert done.code == 0, done.err
     assert done.out.splitlines()[0].startswith(
@@ -324,7 +324,7 @@ def test_submit_without_slurm(run_cli: RunCli, tmp_path: Path) -> None:
 
 GROUP_KILLED = """
 import os, signal, subprocess, sys
-from cluster import cluster
+from slurm_cluster import cluster
 
 with cluster("--nodes", "1") as slurm:
     slurm.sbatch("--wrap", "setsid sleep 987654 & sleep 987654", cwd="/")
@@ -338,7 +338,7 @@ with cluster("--nodes", "1") as slurm:
 def test_no_cluster_outlives_its_tests(slurm: Cluster, number: signal.Signals) -> None:
     """Nor does a job that has left its session."""
     words = [sys.executable, "-c", GROUP_KILLED, str(int(number))]
-    environ = slurm.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environ = slurm.environ | {"PYTHONPATH": str(SUPPORT)}
     done = subprocess.run(words, env=environ, capture_output=True, text=True, start_new_session=True, check=False)
     assert done.returncode == -number, done.stderr
     folder = Path(done.stdout.strip())

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
-from conftest import ROOT, run_python
-from stories import BIN, ENVIRON
+from commands import ROOT, SUPPORT, run_python
+from slurm_cluster import Cluster
+from slurm_stories import BIN, ENVIRON
 
 pytestmark = pytest.mark.timeout(1200)
 """Only against a hang."""
 
-WORDS = (f"{ROOT}/tests/swept.py", "optim.lr=1e-2..1 (log)", "--trials", "4", "--study", "study", "--workers", "0")
+WORDS = (f"{SUPPORT}/sweep_recipe.py", "optim.lr=1e-2..1 (log)", "--trials", "4", "--study", "study", "--workers", "0")
 
 
 def test_two_tasks_share_four_trials_and_one_is_requeued(slurm: Cluster, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from processes import start
+from runs import rows, train
 from safetensors.torch import load_file
 from sklearn.linear_model import Ridge as TheirRidge
-from test_distributed import start
-from test_run import rows, train
 
 from launcher import Phase, Recipe, heads, optim, phases, tasks, transforms
 from launcher.errors import UserError

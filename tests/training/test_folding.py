@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from networks import built
+from runs import train
 from safetensors.torch import load_file
-from test_cut import built
-from test_run import train
 from torch import nn
 
 from launcher import backbones

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_run import train
+from runs import train
 
 from launcher import transforms
 from launcher.data.decoding import to_rgb

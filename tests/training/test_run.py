@@ -13,30 +13,18 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from runs import rows, train
 from safetensors.torch import load_file
 
-from launcher import Recipe, optim, phases, tasks, transforms
+from launcher import optim, phases, tasks, transforms
 from launcher.errors import UserError
-from launcher.recipe.loading import LoadedRecipe
 from launcher.training import loop, trackers
 from launcher.training.best import Best
 from launcher.training.command import Command
 from launcher.training.final import longer
-from launcher.training.launch import Launch, World
 from launcher.training.progress import BEST, BEST_OF_PHASE
 
 FINAL = {"model.safetensors", "model.json", "classes.json", "preprocess.json", "metrics.json"}
-
-
-def train(recipe: Recipe, run_dir: Path, **launch: Any) -> None:
-    world = World(use_cpu=True, num_cpus=1)
-    loaded = LoadedRecipe(recipe, "tiny", Path(tiny.__file__))
-    loop.run(loaded, Launch(run_dir=run_dir, world=world, **launch))
-
-
-def rows(run_dir: Path, event: str) -> list[dict[str, Any]]:
-    told = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    return [row for row in told if row["event"] == event]
 
 
 def final(run_dir: Path, name: str) -> Any:

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from live_runs import processes_of, start, steps_told, wait_for
+from runs import rows, train
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from test_interruption import processes_of, start, steps_told, wait_for
-from test_run import rows, train
 
 from launcher import backbones, phases
 from launcher.errors import UserError
@@ -330,7 +330,7 @@ def test_a_checkpoint_of_a_resnet_50_whose_head_trains_is_under_a_megabyte(tmp_p
 def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path) -> None:
     """Not after hang_limit_seconds, which is 300; schedulers kill after 30."""
     run_dir = tmp_path / "run"
-    process = start("python", run_dir, recipe="tests/faulty.py:blocks")
+    process = start("python", run_dir, recipe="tests/support/failing_process.py:blocks")
     output = tmp_path / "output.txt"
     wait_for(lambda: "phase 1/1" in output.read_text(), "training", process)
     time.sleep(2)
@@ -347,7 +347,7 @@ def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path
 @pytest.mark.parametrize("fault", ["dies", "sleeps"])
 def test_a_process_that_dies_or_sleeps_ends_the_others(tmp_path: Path, fault: str) -> None:
     run_dir = tmp_path / "run"
-    process = start("torchrun, 2 processes", run_dir, recipe=f"tests/faulty.py:{fault}")
+    process = start("torchrun, 2 processes", run_dir, recipe=f"tests/support/failing_process.py:{fault}")
     begin = time.monotonic()
     wait_for(lambda: process.poll() is not None, "the end of all processes", process)
     wait_for(lambda: not processes_of(run_dir), "the last process to leave", process, seconds=60)

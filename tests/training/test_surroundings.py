@@ -18,8 +18,8 @@ import PIL.Image
 import pytest
 import tiny
 import torch
-from conftest import ROOT
-from test_run import train
+from commands import ROOT, SUPPORT
+from runs import train
 
 from launcher import Split, Splits, heads, optim, phases
 from launcher.errors import UserError
@@ -138,7 +138,7 @@ def test_a_small_shared_memory_and_few_open_files_are_told_before_training(tmp_p
     """1 MB of shared memory, in a mount namespace of its own, and a hard limit of 40 files."""
     script = tmp_path / "start.sh"
     words = "batch_size=1200 data.train=2400 --workers 4 --micro-batch 1200"
-    command = f"{sys.executable} -m launcher {ROOT / 'tests/tiny.py'} {words}"
+    command = f"{sys.executable} -m launcher {ROOT / 'tests/support/tiny.py'} {words}"
     script.write_text(f"mount -t tmpfs -o size=1m tmpfs /dev/shm && ulimit -n 40 && exec {command}")
     tried = subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True)
     if tried.returncode:
@@ -161,7 +161,7 @@ def test_a_small_shared_memory_and_few_open_files_are_told_before_training(tmp_p
 def test_a_shared_memory_that_is_full_in_mid_run_is_one_line(tmp_path: Path) -> None:
     """It was large enough when it was looked at; other programs fill it, too."""
     overrides = ["batch_size=1200", "data.train=2400", "cache=off"]
-    words = [str(ROOT / "tests/tiny.py"), *overrides, "--workers", "1", "--micro-batch", "1200"]
+    words = [str(SUPPORT / "tiny.py"), *overrides, "--workers", "1", "--micro-batch", "1200"]
     program = tmp_path / "start.py"
     program.write_text(
         "import sys\nfrom launcher.cli import main\nfrom launcher.training import start\n"
