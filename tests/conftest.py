@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from commands import CliResult, RunCli, run_python
+from disks import small_disk
 from process_state import forget_processes
 
 # A shell that starts the suite in the background (pytest &, nohup) has it ignore SIGINT, which all processes that it
@@ -112,15 +112,8 @@ def _set_torch_back(before: dict[str, object]) -> dict[str, object]:
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder of a file system that has room for 8 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk cannot be made here: mount is not permitted")
-    try:
+    with small_disk(tmp_path / "disk", "8k") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.fixture

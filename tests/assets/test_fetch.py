@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from disks import small_disk
 from machines import RECIPE, Machine, contents, manifest
 from safetensors.torch import load_file
 from weight_server import Server
@@ -130,12 +131,7 @@ def test_paths_of_ones_own_stay_where_they_are(login: Machine, tmp_path: Path) -
 
 
 def test_a_full_disk(login: Machine, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk cannot be made here: mount is not permitted")
-    try:
+    with small_disk(tmp_path / "disk", "3m") as disk:
         refused = login.run("fetch", f"{RECIPE}:weights", "--to", str(disk))
         assert (refused.code, refused.err) == (
             2,
@@ -149,8 +145,6 @@ def test_a_full_disk(login: Machine, tmp_path: Path) -> None:
         assert line.startswith(f"error: --to {disk}: cannot write ")
         assert "(No space left on device); make room, or give another folder" in line
         assert manifest(disk) == {}
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(login: Machine, server: Server, tmp_path: Path) -> None:
