@@ -46,12 +46,25 @@ def write_new(path: Path, content: str) -> None:
         file.write(content.encode())
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with its "~" or "~name" replaced; as it is where there is no such user, as shells leave it."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @contextlib.contextmanager
 def draft_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that is found at `path`, whole and on the disk, once the block has ended without an error.
 
-    Raises OSError where it cannot be written, and, without `replace`, FileExistsError where `path` exists by then.
+    A device or a named pipe at `path` is written to, as by any other program, and not replaced. Raises OSError where it
+    cannot be written, and, without `replace`, FileExistsError where `path` exists by then.
     """
+    if path.exists() and kind_of(path.stat()) not in ("a file", "a folder"):
+        with path.open("wb") as file:
+            yield file
+        return
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
     try:
         with draft.open("wb") as file:
@@ -123,8 +136,9 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     What stood there is gone then. Where the block fails, nothing is left of the new one: on a full disk half a folder
     is in the way of a whole one. One writer at a time.
     """
-    draft = target.with_name(f".writing-{target.name}")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft, old = (target.with_name(f".{what}-{target.name}") for what in ("writing", "writing-over"))
+    for left in (draft, old):  # by a writer that was killed
+        shutil.rmtree(left, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         yield draft
@@ -134,9 +148,10 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     if target.exists():
-        shutil.rmtree(target)
+        target.rename(old)
     draft.rename(target)
     sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -184,6 +199,14 @@ def kind_of(status: os.stat_result) -> str:
         stat.S_IFSOCK: "a socket",
     }
     return kinds.get(stat.S_IFMT(status.st_mode), "a device")
+
+
+def check_file(path: str | os.PathLike[str]) -> os.stat_result:
+    """Return the status of a file. Raises OSError for what has no end, or never answers: a named pipe, a device."""
+    status = os.stat(path)  # noqa: PTH116
+    if (kind := kind_of(status)) != "a file":
+        raise OSError(f"{kind}, not a file")
+    return status
 
 
 def refuse_endless(folder: Path) -> None:

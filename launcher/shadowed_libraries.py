@@ -78,7 +78,14 @@ def end_if_shadowed() -> None:
 
     Called while the package is imported: later would be too late, as what follows imports libraries.
     """
-    if sys.argv[:1] != ["-m"] or getattr(sys.flags, "safe_path", False):
+    if sys.argv[:1] != ["-m"]:
+        return
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        sys.stderr.write("error: the current folder is gone; change to one that is there (cd)\n")
+        sys.exit(2)
+    if getattr(sys.flags, "safe_path", False):
         return
     lines = [f"error: {line_of(path)}\n" for path in shadowing("")]
     if lines:

@@ -6,6 +6,7 @@ import doctest
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from commands import ROOT
 
 from launcher import files, text
 from launcher.errors import UserError
-from launcher.files import remove_drafts, save_tensors
+from launcher.files import expanded, remove_drafts, save_tensors, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -149,3 +150,21 @@ def test_tensors_on_a_full_disk_raise_what_the_system_says(full_disk: Path) -> N
     with pytest.raises(OSError, match="No space left on device") as caught:
         save_tensors({"weight": torch.zeros(10_000)}, file)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
+
+
+def test_a_home_of_nobody_is_a_name() -> None:
+    assert expanded("~") == Path.home()
+    assert expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+def test_a_device_and_a_pipe_are_written_to_and_stay(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True) as reader:
+        write_atomic(tmp_path / "pipe", "whole")
+        assert reader.communicate()[0] == "whole"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    if os.getuid() == 0:
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        write_atomic(tmp_path / "null", "gone")
+        assert stat.S_ISCHR((tmp_path / "null").stat().st_mode)
+    assert {path.name for path in tmp_path.iterdir()} <= {"pipe", "null"}

@@ -331,3 +331,39 @@ def test_numbers_of_a_lock_may_be_too_large(hostile: Path, capsys: pytest.Captur
     (hostile / "checkpoints/step-000002").mkdir(parents=True)
     (hostile / "checkpoints/step-000002/progress.json").write_text('{"run_best": "x"}')
     assert main(["compare", "evil"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("final/calibration.json", '{"temperature": 1, "positives": 5}', "positives must be whole numbers"),
+        ("final/calibration.json", f'{{"temperature": {"9" * 400}}}', "must be positive numbers"),
+        ("final/calibration.json", "[" * 100_000, "cannot be read"),
+        ("final/preprocess.json", {"std": [1e-320] * 3}, "std must be at least 1e-06"),
+        (
+            "final/model.json",
+            {"task": {"kind": "regression"}},
+            "task.kind is 'regression', but the recipe's task gives",
+        ),
+        ("final/model.json", {"task": {"kind": "classification", "mean": [[0, 1]], "std": [[1]]}}, "numbers each"),
+        ("environment.json", '{"command": 5}', None),
+        ("environment.json", '{"packages": 5}', None),
+        ("environment.json", "[" * 100_000, None),
+    ],
+)
+def test_a_model_of_a_damaged_file_is_no_traceback(
+    hostile: Path, name: str, content: Any, told: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(content, dict):
+        change(hostile / name, **content)
+    else:
+        (hostile / name).write_text(content)
+    picture = hostile.parent / "one.png"
+    tiny.picture(tiny.Stripes(31, 1), 0).save(picture)
+    capsys.readouterr()
+    if told is None:
+        assert main(["export", "evil", "--to", "hub", "--out", "folder"]) == 0
+        return
+    assert main(["predict", "evil", str(picture)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert told in line

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from launcher.errors import Problems, UserError
+from launcher.files import expanded
 from launcher.recipe.recipe import Recipe
 from launcher.text import readable_size
 
@@ -82,7 +83,7 @@ def use_assets(folder: Path) -> None:
     To be called before torch, timm or datasets are imported: parts of the user's own may call these libraries, and some
     read their settings once. Raises UserError where nothing was ever fetched into `folder`.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     Assets(folder)
     os.environ.update(
         {

@@ -39,7 +39,7 @@ from launcher.assets.bundle import (
 )
 from launcher.assets.download import shown, size_of
 from launcher.errors import Problems, UserError
-from launcher.files import file_lock, remove_drafts, write_json
+from launcher.files import expanded, file_lock, remove_drafts, write_json
 from launcher.recipe.recipe import Recipe
 from launcher.text import readable_size
 
@@ -56,7 +56,7 @@ def missing_assets(recipe: Recipe, assets: Path, command: str | None = None) -> 
     Looks at names and sizes only, so that it may be asked before every job; a run itself reads and compares all bytes.
     `command` is the command that brings what is missing.
     """
-    assets = assets.expanduser().absolute()
+    assets = expanded(assets).absolute()
     command = command or fetch_command(assets)
     try:
         store, wanted = Assets(assets), needed(recipe)
@@ -87,7 +87,7 @@ def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
     Of several that fetch into one folder, one is at work at a time. Raises UserError with all that could not be had;
     the rest is there then.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     os.environ.pop(VARIABLE, None)  # what is to be fetched is not to be taken from where it is fetched to
     wanted = needed(recipe)
     own = tuple(thing for thing in wanted if isinstance(thing, OwnPath))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.assets.bundle import Asset, OwnPath, assets_folder
 from launcher.assets.git_lfs import LFS_POINTER, is_lfs_pointer
 from launcher.errors import UserError
+from launcher.files import expanded
 from launcher.recipe.protocols import Preprocessing
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def find_weights(weights: str) -> StoredWeights:
 
     Raises UserError for a file that is not there, a folder that is no run dir, and a run that has not ended.
     """
-    path = _in_package(weights) if weights.startswith(PACKAGE) else Path(weights).expanduser()
+    path = _in_package(weights) if weights.startswith(PACKAGE) else expanded(weights)
     if path.is_dir():
         return _run_weights(path)
     if not path.is_file():
@@ -86,7 +87,7 @@ def stored_assets(weights: str) -> list[Asset | OwnPath]:
     """What the path `weights` needs to be there: what a package ships is an asset, all else is the user's own."""
     field = f"backbone.weights={weights!r}"
     if not weights.startswith(PACKAGE):
-        return [OwnPath(field=field, path=Path(weights).expanduser().absolute())]
+        return [OwnPath(field=field, path=expanded(weights).absolute())]
 
     package = weights.removeprefix(PACKAGE).partition("/")[0]
 

@@ -12,6 +12,9 @@ SECONDS_FOR_MAIN_PROCESS = 10.0
 """How long a process that found a problem leaves the word to the main one, which is likely to find the same."""
 
 
+FIELDS = ("overrides", "varied")
+"""What commands call the arguments that set fields of the recipe."""
+
 LONGEST_LINE = 3_000
 """Characters of a problem; of a longer one the middle, most often a value that was given, is left out."""
 
@@ -20,7 +23,11 @@ def usage_problem(error: Exception) -> str:
     message = str(error.format_message()).replace("Value error, ", "")  # type: ignore[attr-defined]
     if message.startswith("No such option"):
         message = message.partition(" (Possible")[0].rstrip(".")
-        return f"{message}; fields of the recipe are set without dashes: optim.lr=3e-4 (all options: train --help)"
+        context = getattr(error, "ctx", None)
+        name = str(context.info_name) if context is not None and context.parent is not None else "train"
+        takes_fields = context is None or any(one.name in FIELDS for one in context.command.params)
+        hint = "fields of the recipe are set without dashes: optim.lr=3e-4; " if takes_fields else ""
+        return f"{message}; {hint}all options: python -m launcher {name} --help"
     return message
 
 

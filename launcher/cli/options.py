@@ -13,6 +13,7 @@ import typer
 
 from launcher.cli.app import command_names
 from launcher.errors import UserError, did_you_mean
+from launcher.files import expanded
 
 if TYPE_CHECKING:
     from launcher.recipe.loading import LoadedRecipe
@@ -112,7 +113,7 @@ def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrid
         return
     from launcher.assets.fetch import missing_assets
 
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     command = shlex.join(["python", "-m", "launcher", "fetch", recipe, *(overrides or []), "--to", str(folder)])
     if missing := missing_assets(loaded.recipe, folder, command):
         raise UserError(*missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import io
 import shlex
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def predict(
         on = device_named(device)
     problems.raise_if_any()
     model = model_of(finished)
-    output = Output(to, sys.stdout.buffer)
+    output = Output(to, sys.stdout.buffer if sys.stdout else io.BytesIO())  # it may be closed
     try:
         rows: Rows
         if form is As.table:
@@ -112,8 +113,8 @@ def predict(
     except BrokenPipeError as error:  # `... | head`: who reads has seen enough
         lost_output(error)
         raise typer.Exit(BROKEN_PIPE) from None
-    except BaseException:
-        output.abandon()
+    except BaseException as error:
+        output.abandon(error)
         raise
     teller.end(to)
     if teller.broken:

@@ -56,7 +56,7 @@ def sweep(
     recipe: RecipeName,
     varied: Varied = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="in all, over all workers of the study")
+        int | None, typer.Option(min=1, max=100_000, metavar="N", help="in all, over all workers of the study")
     ] = None,
     study: Annotated[
         Path | None, typer.Option(metavar="DIR", help="shared by all workers; runs/<recipe>-sweep unless given")

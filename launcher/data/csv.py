@@ -21,8 +21,9 @@ from launcher.data.label_lists import LabelLists, cells_are_lists, lists_in_cell
 from launcher.data.names import nfc, split_named
 from launcher.data.sources import FileImages, Subset, missing_files
 from launcher.data.split import set_aside
-from launcher.data.targets import class_indices, class_names, numbers
+from launcher.data.targets import Columns, class_indices, class_names, numbers
 from launcher.errors import Problems, UserError, did_you_mean
+from launcher.files import expanded
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 from launcher.text import listed, one_line
@@ -41,7 +42,7 @@ class CsvImages:
 
     path: PathText
     image_column: str = "path"
-    label_column: str | tuple[str, ...] = "label"
+    label_column: Columns = "label"
     root: PathText | None = None
     """Folder that the paths start from; None: the folder of the CSV file."""
     val_path: PathText | None = None
@@ -161,8 +162,8 @@ class _Table:
         target_kind: TargetKind,
     ) -> None:
         self._field = field
-        self._file = Path(path).expanduser().absolute()
-        self._root = Path(root).expanduser().absolute() if root else self._file.parent
+        self._file = expanded(path).absolute()
+        self._root = expanded(root).absolute() if root else self._file.parent
         self._image_column, self._label_columns, self._split_column = image_column, label_columns, split_column
         self._group_column = group_column
         may_be_lists = target_kind == "labels" and len(label_columns) == 1
@@ -291,7 +292,7 @@ class _Table:
 
 
 def _same_file(one: str, other: str) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return expanded(one).resolve() == expanded(other).resolve()
 
 
 def _names_an_image(root: Path, cell: str) -> bool:

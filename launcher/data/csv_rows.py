@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launcher.data.names import nfc
 from launcher.errors import UserError
+from launcher.files import check_file
 
 
 def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list[str]]]:
@@ -19,6 +20,7 @@ def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list
     said = f"{field}: " if field else ""
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
+        check_file(file)
         with file.open(newline="", encoding="utf-8-sig") as stream:
             # Strict: a quote that is never closed would otherwise take the lines below it into its cell.
             reader = csv.reader(stream, delimiter=delimiter, strict=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from launcher.assets.git_lfs import LFS_POINTER, is_lfs_pointer
-from launcher.files import kind_of
+from launcher.files import check_file
 from launcher.recipe.protocols import ImageSource
 from launcher.recipe.transforms import PixelSteps, RandomCrop, pixels_of
 
@@ -108,9 +107,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
 
 def check_regular(path: str | Path) -> None:
     """Raise OSError for what is no file with an end: a named pipe or a device is read for ever, or never answers."""
-    status = os.stat(path)  # noqa: PTH116
-    if (kind := kind_of(status)) != "a file":
-        raise OSError(f"{kind}, not a file")
+    status = check_file(path)
     if status.st_size > MOST_BYTES:
         raise OSError(f"{status.st_size:,} bytes are too many for an image; at most {MOST_BYTES:,} are read")
 

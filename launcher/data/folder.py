@@ -14,12 +14,13 @@ from pydantic import BeforeValidator, Field
 
 from launcher.assets.bundle import OwnPath
 from launcher.data.decoding import SUFFIXES
-from launcher.data.folder_layout import check_layout, copies_inside
+from launcher.data.folder_layout import OF_A_RUN, check_layout, copies_inside, made_by_launcher
 from launcher.data.names import SplitName, is_system_folder, nfc, split_named
 from launcher.data.sources import FileImages
 from launcher.data.split import set_aside
 from launcher.data.targets import refuse
 from launcher.errors import Problems, UserError
+from launcher.files import expanded
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 from launcher.text import listed, one_line
@@ -69,7 +70,7 @@ class ImageFolder:
         UserError as `build`, and for a class that is not among these names."""
         if self.test is not None:
             return read_labelled("data.test", self.test, names)[0]
-        return read_test_folder("data.root", Path(self.root).expanduser().absolute(), None, names)
+        return read_test_folder("data.root", expanded(self.root).absolute(), None, names)
 
     def assets(self) -> list[OwnPath]:
         """The folders of images: the user's own, which stay where they are."""
@@ -79,7 +80,7 @@ class ImageFolder:
 def own_paths(**paths: str | None) -> list[OwnPath]:
     """Return the user's own files and folders by the fields of a data part that name them."""
     return [
-        OwnPath(field=f"data.{name}={path!r}", path=Path(path).expanduser().absolute())
+        OwnPath(field=f"data.{name}={path!r}", path=expanded(path).absolute())
         for name, path in paths.items()
         if path is not None
     ]
@@ -96,12 +97,12 @@ def read_folders(
 ) -> Splits:
     """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it (the same
     one: a fraction of it is for validation), and `test` is the folder of the test images, where that is named."""
-    folder = Path(root).expanduser().absolute()
+    folder = expanded(root).absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
         raise UserError(f"{field}: {folder} {what}; it should hold one folder of images per class")
     try:
-        return _read(field, folder, val_fraction, seed, train, val, test and test.expanduser().absolute())
+        return _read(field, folder, val_fraction, seed, train, val, test and expanded(test).absolute())
     except OSError as error:
         raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
 
@@ -118,7 +119,7 @@ def read_test_folder(field: str, folder: Path, named: str | None, names: tuple[s
 def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split, list[str]]:
     """Images in a folder for each class, of which some may be absent, with the places of the classes in `names`; and
     what was left out. Raises UserError for a class that is not among them."""
-    folder = Path(root).expanduser().absolute()
+    folder = expanded(root).absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
         raise UserError(f"{field}: {folder} {what}; it should hold one folder of images per class")
@@ -228,7 +229,13 @@ def _read_classes(field: str, folder: Path, skipped: list[str], notes: list[str]
     With `notes`, for classes that are to be learned, the layout is looked at first.
     """
     _list_system_folders(folder, skipped)
-    subfolders = _subfolders(folder)
+    subfolders = []
+    is_run = made_by_launcher(folder) == "a run dir"
+    for sub in _subfolders(folder):
+        if own := f"of the run in {folder.name}" if is_run and sub.name in OF_A_RUN else made_by_launcher(sub):
+            skipped.append(f"{one_line(str(sub))}{os.sep} ({own})")
+        else:
+            subfolders.append(sub)
     if notes is not None:
         copies = copies_inside(subfolders)
         skipped.extend(f"{one_line(str(sub))}{os.sep} (holds the class folders once more)" for sub in copies)

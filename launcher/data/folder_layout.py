@@ -12,6 +12,16 @@ from launcher.data.names import is_system_folder, nfc, split_named
 from launcher.errors import UserError
 from launcher.text import listed, one_line
 
+_RUN = ("recipe.json", "environment.json")
+_OWN = {
+    _RUN: "a run dir",
+    ("sweep.json", "journal.log"): "a sweep",
+    ("manifest.json", "train.index.npy"): "a prepared copy",
+}
+"""The files by which launcher's own folders are known."""
+OF_A_RUN = ("checkpoints", "explanation", "final")
+"""The folders in a run dir."""
+
 _FOLD = re.compile(r"(fold|split|subset|part|batch|set)[ _-]*\d+", re.IGNORECASE)
 
 
@@ -24,6 +34,19 @@ def copies_inside(folders: Sequence[Path]) -> list[Path]:
         if len(others) > 1 and others <= _folders_alone(folder):
             copies.append(folder)
     return copies
+
+
+def made_by_launcher(folder: Path) -> str | None:
+    """Say what of launcher's own a folder is, which is nobody's class: runs are often kept beside the images."""
+    with os.scandir(folder) as entries:
+        kinds = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    for names, what in _OWN.items():
+        if set(names) <= kinds.keys():
+            return what
+    inner = [folder / name for name, is_folder in kinds.items() if is_folder]
+    if inner and all(all(name in os.listdir(sub) for name in _RUN) for sub in inner):  # noqa: PTH208
+        return "run dirs"
+    return None
 
 
 def check_layout(field: str, folder: Path, class_folders: Sequence[Path], notes: list[str]) -> None:

@@ -19,8 +19,9 @@ from launcher.data.folder import PathText, read_folders, read_test_folder
 from launcher.data.local_tables import is_for_datasets, read_file, read_folder, unused_tables
 from launcher.data.names import split_named
 from launcher.data.split import set_aside
-from launcher.data.targets import refuse
+from launcher.data.targets import Columns, refuse
 from launcher.errors import UserError, did_you_mean
+from launcher.files import expanded
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 from launcher.text import listed, one_line
@@ -54,7 +55,7 @@ class HuggingFace:
     """None: "test" where there is one. Read by `evaluate --split test` alone."""
     image_column: str | None = None
     """None: the only column of images. It may hold images, bytes, structs of bytes and path, or paths."""
-    label_column: str | tuple[str, ...] | None = None
+    label_column: Columns | None = None
     """Column of classes; of lists of labels (as a list, or in text as in `CsvImages`), or one column of 0 and 1 per
     label; or of numbers, one per target. None: the only column that can be meant."""
     root: PathText | None = None
@@ -69,7 +70,7 @@ class HuggingFace:
 
         Without network that takes a second (8 s where nothing answers at all); `datasets` alone retries for 23 s.
         """
-        local = Path(self.path).expanduser().absolute()
+        local = expanded(self.path).absolute()
         if local.is_dir() and not is_for_datasets(local):
             refuse("a folder of class folders", "class", target_kind)
             train = None if self.train_split == "train" else self.train_split
@@ -108,12 +109,12 @@ class HuggingFace:
     def tables(self) -> Mapping[str, datasets.Dataset]:
         """All splits as `datasets` reads them, for whoever wants to see the columns first. Raises UserError as `build`;
         a folder of class folders is not for `datasets`, and has none."""
-        return self._load(Path(self.path).expanduser().absolute())
+        return self._load(expanded(self.path).absolute())
 
     def test_images(self, target_kind: TargetKind, names: tuple[str, ...]) -> Split | None:
         """Return the test split (None where there is none), for the names that the training split gave. Raises
         UserError as `build`, and for targets that are not among these names."""
-        local = Path(self.path).expanduser().absolute()
+        local = expanded(self.path).absolute()
         if local.is_dir() and not is_for_datasets(local):
             return read_test_folder("data.path", local, self.test_split, names)
         tables = self.tables()
@@ -133,15 +134,15 @@ class HuggingFace:
         other = dataclasses.replace(self, path=str(path), train_split="train", root=self.root or str(path.parent))
         table = other._table(other.tables(), "train", target_kind)
         like = None
-        if target_kind == "labels" and (Path(self.path).expanduser().exists() or assets_folder() is not None):
+        if target_kind == "labels" and (expanded(self.path).exists() or assets_folder() is not None):
             with contextlib.suppress(UserError):  # the training images need not be here to evaluate on others
                 like = self._table(self.tables(), self.train_split, target_kind)
         return Split(table.images, table.targets(names, like))
 
     def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
         columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
-        local = Path(self.path).expanduser().absolute()
-        root = Path(self.root).expanduser().absolute() if self.root else local if local.is_dir() else local.parent
+        local = expanded(self.path).absolute()
+        root = expanded(self.root).absolute() if self.root else local if local.is_dir() else local.parent
         on_disk = root if local.exists() or self.root else None
         return ImageTable(f"{self.path}:{split}", tables[split], target_kind, self.image_column, columns, on_disk)
 
@@ -204,7 +205,7 @@ class HuggingFace:
 
         Asks no network. Raises UserError.
         """
-        local = Path(self.path).expanduser().absolute()
+        local = expanded(self.path).absolute()
         if local.exists():
             return [OwnPath(field=f"data.path={self.path!r}", path=local)]
         self._check_hub_name(local)

@@ -40,9 +40,12 @@ class LabelLists:
         """Return the labels of these rows (all of them by default), or the positions: "0", "1", ..."""
         if self.form == "positions":
             return tuple(str(place) for place in range(len(self.rows[0])))
-        return class_names(
+        names = class_names(
             label for row in (range(len(self.rows)) if rows is None else rows) for label in self.rows[row]
         )
+        if not names:
+            raise UserError(f"{self.where}: no image has a label ({self.note})")
+        return names
 
     def matrix(self, names: tuple[str, ...], rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Return float32 (N, len(names)) of 0 and 1. Raises UserError for labels that are not among the names."""
@@ -123,7 +126,7 @@ def lists_in_rows(
     how: str = "in lists",
 ) -> LabelLists:
     """Read lists of words, of ids, or of a 0 or 1 for each label. As `lists_in_cells`."""
-    missing = [row for row, labels in enumerate(rows) if labels is None or any(label is None for label in labels)]
+    missing = [row for row, labels in enumerate(rows) if labels is None or any(map(_is_missing, labels))]
     if missing:
         shown = listed([row_name(row) for row in missing])
         raise UserError(f"{where}: {len(missing)} images have no label in {column!r}: {shown}")
@@ -204,6 +207,11 @@ def _bracketed(cell: str) -> list[Any] | None:
     if mark is None and not math.isnan(_value(inner.split()[0])):
         return list(inner.split())
     return [piece.strip() for piece in inner.split(mark) if piece.strip()] if mark else [inner]
+
+
+def _is_missing(label: Any) -> bool:
+    """Tell whether a label is none: null, NaN, or infinite (as 1e400 is read)."""
+    return label is None or (isinstance(label, (float, np.floating)) and not math.isfinite(label))
 
 
 def _text(label: Any) -> str:

@@ -34,7 +34,7 @@ from launcher.data.prepared import (
     stamp_of,
 )
 from launcher.errors import UserError
-from launcher.files import draft_folder
+from launcher.files import draft_folder, expanded
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import shrunk
@@ -72,7 +72,7 @@ def make_copy(
     large the copy will be, `progress` the number of images done. Raises UserError for a folder that holds something
     else, for a disk without room, for images that cannot be read, and where another process is at it.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     enough_for = need_of(recipe, preprocessing)
     kept = dataclasses.replace(enough_for, train=short_side or enough_for.train)
     if folder.exists() and not folder.is_dir():

@@ -31,6 +31,7 @@ from launcher.data.digests import Digests, image_digest
 from launcher.data.duplicates import repeat_notes
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.errors import UserError
+from launcher.files import expanded
 from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.text import listed, one_line
@@ -121,7 +122,7 @@ def hash_of(content: Any) -> bytes:
 
 def read_copy(folder: Path) -> Copy:
     """Raises UserError where there is no prepared copy."""
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator
 
 from launcher.errors import UserError
 from launcher.recipe.protocols import TargetKind
 from launcher.text import listed, plural
+
+
+def _sound_columns(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not (names and all(names)):
+        raise ValueError("should name a column, or several")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"names {', '.join(twice)} twice")
+    return value
+
+
+Columns = Annotated[str | tuple[str, ...], AfterValidator(_sound_columns)]
+"""One column or several, by their names."""
+
+MOST_DIGITS = 100
+"""Of a class whose name is a number; Python itself reads no more than 4,300."""
 
 MEANING: dict[TargetKind, str] = {
     "class": "one class per image",
@@ -32,7 +49,7 @@ def refuse(part: str, gives: TargetKind, target_kind: TargetKind) -> None:
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     """The distinct labels in order: as numbers where all are integers (2 before 10, -1 before 0), else as text."""
     distinct = set(labels)
-    if all(label.removeprefix("-").isdecimal() for label in distinct):
+    if all(len(label) <= MOST_DIGITS and label.removeprefix("-").isdecimal() for label in distinct):
         return tuple(sorted(distinct, key=lambda label: (int(label), label)))
     return tuple(sorted(distinct))
 
@@ -71,6 +88,13 @@ def numbers(
             bad, wanted = [row for row, value in enumerate(values) if value not in (0.0, 1.0)], "0 or 1"
         else:
             bad, wanted = [row for row, value in enumerate(values) if not math.isfinite(value)], "a finite number"
+            inexact = [row for row, value in enumerate(values) if _is_rounded(column[row], value)]
+            if inexact:
+                shown = listed([f"{row_name(row)}: {column[row]!r}" for row in inexact])
+                problems.append(
+                    f"{where}: column {name!r} has {plural(len(inexact), 'whole number')} that float64 cannot hold "
+                    f"exactly (above 2^53): {shown}; subtract what they have in common"
+                )
         if bad:
             shown = listed([f"{row_name(row)}: {column[row]!r}" for row in bad])
             problems.append(f"{where}: column {name!r} has {plural(len(bad), 'cell')} that should be {wanted}: {shown}")
@@ -78,6 +102,14 @@ def numbers(
     if problems:
         raise UserError(*problems)
     return np.stack(arrays, axis=1)
+
+
+def _is_rounded(cell: Any, value: float) -> bool:
+    """Tell whether a whole number is another one as a float."""
+    if not 2**53 <= abs(value) <= 2**64:
+        return False
+    text = str(cell).strip()
+    return text.lstrip("+-").isdecimal() and int(text) != int(value)
 
 
 def _number(cell: Any) -> float:

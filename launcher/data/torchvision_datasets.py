@@ -16,7 +16,7 @@ from launcher.data.sources import ArrayImages, FileImages
 from launcher.data.split import set_aside
 from launcher.data.targets import refuse
 from launcher.errors import UserError, did_you_mean
-from launcher.files import file_lock
+from launcher.files import expanded, file_lock
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
 
@@ -105,7 +105,7 @@ class Torchvision:
         """With `download` its files, which the network brings; else `root`, which stays where it is."""
         splits = [split for split in self._splits() if split is not None]
         if not self.download:
-            return [OwnPath(field=f"data.root={self.root!r}", path=Path(self.root).expanduser().absolute())]
+            return [OwnPath(field=f"data.root={self.root!r}", path=expanded(self.root).absolute())]
 
         def bring(files: Path, scratch: Path) -> str:
             root = files / self._place_in_assets()
@@ -144,7 +144,7 @@ class Torchvision:
                 )
             dataset = self._dataset(split, root, download=False)
         else:
-            dataset = self._dataset(split, Path(self.root).expanduser().absolute(), self.download)
+            dataset = self._dataset(split, expanded(self.root).absolute(), self.download)
         images, labels = _images_and_labels(dataset, f"{self.name}:{split}")
         titles = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)
         # Some classes are tuples of synonyms.

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
-import json
 import math
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from launcher import data
 from launcher.errors import UserError
 from launcher.export.plain_network import Plain
 from launcher.export.usage import usage
-from launcher.files import metrics_from_json
+from launcher.files import expanded, metrics_from_json, read_json
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
-from launcher.inference.run_records import read_evaluation
+from launcher.inference.run_records import read_evaluation, sound_environment
 from launcher.metrics.calibration import few_positives
 from launcher.text import number, one_line
 
@@ -221,17 +220,15 @@ def _metrics(finished: FinishedRun, evaluation: dict[str, Any] | None) -> dict[s
 
 
 def _environment(finished: FinishedRun) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(finished.rundir.environment_json.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
+    with contextlib.suppress(UserError):
+        return sound_environment(read_json(finished.rundir.environment_json))
+    return {}
 
 
 def _hub_name(finished: FinishedRun) -> str | None:
     """Of a data set that others can have."""
     part = finished.recipe.data
-    if isinstance(part, data.HuggingFace) and not Path(part.path).expanduser().exists() and part.path.count("/") <= 1:
+    if isinstance(part, data.HuggingFace) and not expanded(part.path).exists() and part.path.count("/") <= 1:
         return str(part.path)
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -36,6 +37,7 @@ from launcher.training.accelerator import start_accelerator
 from launcher.training.batch_arithmetic import batching_for
 from launcher.training.best import mode_of
 from launcher.training.checked_images import checked_together
+from launcher.training.data_identity import DataIdentity
 from launcher.training.evaluation import metrics_of, outputs_of
 from launcher.training.images import end_workers, evaluation_loader
 from launcher.training.launch import Launch
@@ -85,6 +87,7 @@ def average(
         raise UserError(
             *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
         )
+    _check_others(first, runs[1:])
     accelerator = start_accelerator(first.recipe, launch, first.rundir.path)
     splits = check_data(first, build_data(first), checked_together(accelerator, tell))
     task = first.recipe.task.build(splits)
@@ -142,6 +145,30 @@ def average(
     if found.best is not None:
         _write(first, found, found.best, model, to, paths)
     return found
+
+
+def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
+    """Raise UserError for runs whose weights the first run's validation images cannot judge.
+
+    Runs of an earlier version, which have not kept what their images are made of, are taken as they are.
+    """
+    problems = Problems()
+    units = {name: first.described["task"].get(name) for name in ("mean", "std")}
+    for run in others:
+        if {name: run.described["task"].get(name) for name in units} != units:
+            problems.found.append(
+                f"{run.rundir.path}: its outputs are in other units than those of {first.rundir.path} (mean and std of "
+                "the training targets); average runs of the same training images"
+            )
+        with contextlib.suppress(UserError):
+            judges = set(map(bytes, DataIdentity.load(first.rundir.path).val.digests))
+            count = len(judges & set(map(bytes, DataIdentity.load(run.rundir.path).train.digests)))
+            if count:
+                problems.found.append(
+                    f"{run.rundir.path}: was trained on {count:,} of the {len(judges):,} validation images of "
+                    f"{first.rundir.path}, which would judge it; average runs of the same split (the same seed)"
+                )
+    problems.raise_if_any()
 
 
 @torch.no_grad()

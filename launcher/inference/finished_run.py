@@ -30,6 +30,8 @@ from launcher.training.run_dir import RunDir
 
 OUTPUT_FOR_EACH_NAME = ("classification", "multi-label", "regression")
 """Tasks whose network has as many outputs as the data has names; one of the user's own may have others."""
+SMALLEST_STD = 1e-6
+"""Of pixels from 0 to 1."""
 MAX_SIDE = 16384
 """Pixels of an image's side; backbones take no more."""
 
@@ -207,8 +209,8 @@ def _check_preprocessing(found: Preprocessing) -> None:
             raise ValueError(f"{name} must be a whole number from 1 to {MAX_SIDE}, and is {side!r}")
     if not len(found.mean) == len(found.std) == 3 or not all(math.isfinite(each) for each in (*found.mean, *found.std)):
         raise ValueError("mean and std must be three numbers each")
-    if min(found.std) <= 0:
-        raise ValueError("std must be above 0")
+    if min(found.std) < SMALLEST_STD:
+        raise ValueError(f"std must be at least {SMALLEST_STD}")
 
 
 def _step(file: Path, described: Mapping[str, Any]) -> int:

@@ -12,6 +12,7 @@ from launcher.data import CsvImages, HuggingFace, ImageFolder, Torchvision
 from launcher.data.folder import read_labelled
 from launcher.data.targets import MEANING
 from launcher.errors import UserError
+from launcher.files import expanded
 from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow")
@@ -49,7 +50,7 @@ def read_other(data: Data, target_kind: TargetKind, names: tuple[str, ...], path
     file, or a folder that holds one. Raises UserError for what cannot be read, and for targets that the model does not
     know.
     """
-    where = path.expanduser().absolute()
+    where = expanded(path).absolute()
     if where.is_dir() and target_kind != "class":
         tables = sorted(file for file in where.iterdir() if file.suffix.lower() in TABLES)
         if len(tables) != 1:
@@ -59,9 +60,9 @@ def read_other(data: Data, target_kind: TargetKind, names: tuple[str, ...], path
                 f"{MEANING[target_kind]}; name a CSV or parquet file with the columns of the run's own"
             )
         where = tables[0]
-    if where.is_file() and where.suffix.lower() in TABLES:
+    if where.exists() and not where.is_dir() and where.suffix.lower() in TABLES:
         return _read_table(data, target_kind, names, where), []
-    if where.is_file():
+    if where.exists() and not where.is_dir():
         raise UserError(f"--data {path}: neither a folder nor a table; give a folder, or a .csv, .tsv or .parquet file")
     return read_labelled("--data", str(path), names)
 

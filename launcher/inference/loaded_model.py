@@ -14,10 +14,14 @@ from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun, build_network, read_finished
 from launcher.metrics.calibration import read_calibration
 from launcher.recipe.protocols import Preprocessing
+from launcher.recipe.tasks import Classification, MultiLabel, Regression
 from launcher.recipe.transforms import PixelSteps
 from launcher.recipe.transforms import evaluation as evaluation_transform
 from launcher.recipe.type_names import Types
 from launcher.training.model import TransferModel
+
+KINDS: dict[type, str] = {Classification: "classification", MultiLabel: "multi-label", Regression: "regression"}
+"""What `final/model.json` calls the outputs of launcher's own tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,10 @@ def model_of(finished: FinishedRun) -> LoadedModel:
         about: dict[str, Any] = described["task"]
         kind, num_outputs = str(about.get("kind")), int(described["num_outputs"])
         scale = [torch.tensor(about[name], dtype=torch.float64) for name in ("mean", "std")] if "std" in about else []
+        if any(one.shape != (num_outputs,) for one in scale):
+            raise ValueError(f"mean and std must be {num_outputs} numbers each")
+        if kind != (expected := KINDS.get(type(finished.recipe.task), kind)):
+            raise ValueError(f"task.kind is {kind!r}, but the recipe's task gives {expected!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{finished.rundir.final}/model.json: does not describe a model ({error!r})") from error
     stored = read_calibration(finished.rundir.final)

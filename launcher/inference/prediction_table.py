@@ -21,7 +21,7 @@ from rich.console import Console
 
 from launcher.console import show_table
 from launcher.errors import UserError
-from launcher.files import json_text
+from launcher.files import draft_file, json_text, remove_drafts
 from launcher.inference.loaded_model import LoadedModel
 from launcher.inference.prediction_columns import as_text, name_columns
 from launcher.text import inert_cell, level, one_line, without_controls
@@ -177,21 +177,22 @@ class Output:
 
     def __init__(self, to: Path | None, stream: BinaryIO) -> None:
         """Raises UserError where the file cannot be written."""
-        self._to, self._draft = to, to.with_name(f".{to.name}.writing") if to else None
+        self._to, self._draft = to, contextlib.ExitStack()
         with self.told():
-            self.stream = self._draft.open("wb") if self._draft else stream
+            if to is None:
+                self.stream = stream
+            else:
+                remove_drafts(to.parent, to.name)
+                self.stream = self._draft.enter_context(draft_file(to))
 
     def finish(self) -> None:
-        if self._to is not None and self._draft is not None:
-            with self.told():
-                self.stream.close()
-                self._draft.replace(self._to)
+        with self.told():
+            self._draft.close()
 
-    def abandon(self) -> None:
-        if self._draft is not None:
-            with contextlib.suppress(OSError):  # on a full disk, of what is still to be written
-                self.stream.close()
-            self._draft.unlink(missing_ok=True)
+    def abandon(self, error: BaseException) -> None:
+        """Leave no file: `error` ends what writes."""
+        with contextlib.suppress(OSError):  # on a full disk, of what is still to be written
+            self._draft.__exit__(type(error), error, error.__traceback__)
 
     def told(self) -> Any:
         """Return a context that turns an OSError of what writes to `stream` into a UserError."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 from launcher.data.names import notes_of_names
 from launcher.errors import Problems, UserError
+from launcher.files import expanded
 from launcher.init.decision import Decision
 from launcher.init.findings import Found
 from launcher.init.folders import folder
@@ -83,7 +84,7 @@ def look_for(
     kind: TargetKind | None = None,
 ) -> Found:
     """The data that `source` names. Raises UserError where it is neither on this disk nor a data set's name."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not source.strip():
         raise UserError("init: no data named; give a folder of images, a table, or the name of a data set (owner/name)")
     if path.exists():

@@ -12,6 +12,7 @@ import pydantic
 
 from launcher import data
 from launcher.errors import UserError
+from launcher.files import expanded
 from launcher.recipe.part import problems_in
 from launcher.recipe.protocols import Splits, TargetKind
 
@@ -77,7 +78,7 @@ def path_text(path: Path) -> str:
 
     Raises UserError for a name that is no text: a recipe is stored as JSON.
     """
-    whole = os.path.abspath(path.expanduser())  # noqa: PTH100 - links stay as they are
+    whole = os.path.abspath(expanded(path))  # noqa: PTH100 - links stay as they are
     here = str(Path.cwd())
     text = os.path.relpath(whole, here) if f"{whole}/".startswith(f"{here.rstrip('/')}/") else whole
     try:

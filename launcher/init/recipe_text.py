@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
-from launcher.files import draft_folder, remove_drafts, write_atomic
+from launcher.files import draft_folder, expanded, remove_drafts, write_atomic
 from launcher.init.decision import Call, Decision
 from launcher.recipe.location import place_of
 from launcher.text import one_line
@@ -105,7 +105,7 @@ def _in_docstring(text: str) -> str:
 
 def check_target(to: Path, overwrite: bool) -> Path:
     """The absolute path of the file to write. Raises UserError for a place or a name that cannot be a recipe's."""
-    path = Path(os.path.abspath(to.expanduser()))  # noqa: PTH100
+    path = Path(os.path.abspath(expanded(to)))  # noqa: PTH100
     if path.suffix != ".py":
         raise UserError(f"--to {to}: a recipe is a Python file; end its name in .py")
     if path.is_dir():

@@ -12,6 +12,7 @@ from launcher.data.csv_rows import read_cells
 from launcher.data.decoding import SUFFIXES
 from launcher.data.names import nfc, split_named
 from launcher.errors import UserError
+from launcher.files import check_file
 from launcher.init.columns import Column, targets_in, text_column
 from launcher.init.findings import Found, find, path_text
 from launcher.init.hub import data_set
@@ -205,6 +206,7 @@ def _json_lines(file: Path) -> Found:
 def _check_parquet(file: Path) -> None:
     """`datasets` would log what is wrong in several lines before it raises."""
     try:
+        check_file(file)
         with file.open("rb") as stream:
             if stream.read(4) == b"PAR1":
                 return

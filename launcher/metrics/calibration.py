@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,16 @@ def read_calibration(final: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it, and evaluate again") from error
     if not isinstance(found, dict):
         raise UserError(f"{file}: holds no JSON object; remove it, and evaluate again")
     temperature, thresholds = found.get("temperature", 1.0), found.get("thresholds", [])
     if not _are_numbers([temperature]) or temperature == 0 or not _are_numbers(thresholds):
         raise UserError(f"{file}: temperature and thresholds must be positive numbers; remove it, and evaluate again")
+    positives = found.get("positives", [])
+    if not isinstance(positives, list) or not all(type(count) is int for count in positives):
+        raise UserError(f"{file}: positives must be whole numbers; remove it, and evaluate again")
     return dict(found)
 
 
@@ -165,4 +169,4 @@ def write_calibration(final: Path, content: dict[str, Any]) -> None:
 def _are_numbers(values: Any) -> bool:
     if not isinstance(values, list):
         return False
-    return all(isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in values)
+    return all(isinstance(value, int | float) and 0 <= value <= sys.float_info.max for value in values)

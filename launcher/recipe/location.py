@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from launcher.errors import UserError, did_you_mean
+from launcher.files import kind_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ def _existing(path: Path) -> Path:
         there = _recipes_in(path)
         told = f"a folder; give one of its recipe files{did_you_mean('', there)}" if there else _for_data(path)
         raise UserError(f"{path}: {told}")
+    if path.exists():
+        raise UserError(f"{path}: {kind_of(path.stat())}, not a recipe file")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such recipe file; there is no folder {str(path.parent)!r} in {Path.cwd()}")
     there = _recipes_in(path.parent)

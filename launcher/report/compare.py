@@ -16,7 +16,7 @@ from launcher.files import json_text, metrics_from_json, read_json, read_metrics
 from launcher.inference.run_records import epochs_of, read_rows
 from launcher.recipe.dotted import flat, join
 from launcher.text import inert_cell, one_line
-from launcher.training.best import mode_of
+from launcher.training.best import mode_of, rank_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]
     if by in names:
         names = [by, *(name for name in names if name != by)]
     shown = [name for name in names if "/" not in name and not name.startswith("ema_")]
-    ordered = tuple(sorted(results, key=lambda one: _rank(one, by)))
+    ordered = tuple(sorted(results, key=lambda one: _place(one, by)))
     return Comparison(ordered, tuple(differing), tuple(shown), tuple(readable))
 
 
@@ -216,8 +216,9 @@ def _key(value: Any) -> str:
     return repr(value)
 
 
-def _rank(result: Result, by: str | None) -> tuple[bool, float, str]:
-    value = result.metrics.get(by) if by is not None else None
-    if by is None or value is None:
-        return True, 0.0, result.run
-    return False, value if mode_of(by, "", "max") == "min" else -value, result.run
+def _place(result: Result, by: str | None) -> tuple[bool, float, float, str]:
+    """Return what sorts the best run to the front: as epochs are ranked, and by name where that is equal."""
+    if by is None or result.metrics.get(by) is None:
+        return True, 0.0, 0.0, result.run
+    value, loss = rank_of(result.metrics, by, mode_of(by, "", "max"))
+    return False, -value, -loss, result.run

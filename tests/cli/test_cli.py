@@ -105,8 +105,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             "own_recipes/ok.py --lr 3",
-            "No such option: --lr; fields of the recipe are set without dashes: optim.lr=3e-4 (all options: train "
-            "--help)",
+            "No such option: --lr; fields of the recipe are set without dashes: optim.lr=3e-4; all options: "
+            "python -m launcher train --help",
         ),
         (
             "own_recipes/ok.py --resume always",
@@ -224,3 +224,22 @@ def test_two_processes_tell_a_mistake_once() -> None:
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if "error: " in line and "lrr" in line]
     assert said == ["error: optim.lrr: AdamW has no field 'lrr'; did you mean 'lr'?"]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("predict run a.png --batch-size 3", "all options: python -m launcher predict --help"),
+        ("logs run --lines 3", "all options: python -m launcher logs --help"),
+        ("plan a.py --lr 3", "set without dashes: optim.lr=3e-4; all options: python -m launcher plan --help"),
+        ("a.py --lr 3", "set without dashes: optim.lr=3e-4; all options: python -m launcher train --help"),
+    ],
+)
+def test_an_unknown_option_is_answered_for_its_command(
+    words: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: No such option: --")
+    assert line.endswith(hint)
+    assert ("optim.lr" in line) == ("optim.lr" in hint)

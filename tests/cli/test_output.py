@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from commands import ROOT, SUPPORT
+from commands import ROOT, SUPPORT, TINY
 from runs import train
 
 
@@ -58,3 +59,14 @@ def test_a_run_outlives_who_reads_its_output(tmp_path: Path) -> None:
     log = (run_dir / "log.txt").read_text()
     assert "nobody can read this but here: the standard output is gone (Broken pipe)" in log
     assert "done: accuracy" in log
+
+
+def test_a_closed_output_is_no_fault_where_a_file_is_written(tmp_path: Path) -> None:
+    train(tiny.recipe, tmp_path / "run")
+    tiny.picture(tiny.Stripes(31, 1), 0).save(tmp_path / "one.png")
+    words = ["predict", "run", "one.png", *TINY, "--to", "rows.csv"]
+    closed = shlex.join(command(*words)) + " >&-"
+    done = subprocess.run(closed, shell=True, cwd=tmp_path, env=environ(), stderr=subprocess.PIPE, text=True)  # noqa: S602
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
+    assert not list(tmp_path.glob(".rows*"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, RunCli
+from commands import ROOT, SUPPORT, RunCli
 
 from launcher.cli.errors import LONGEST_LINE, tell
 from launcher.cli.home import settle_home
@@ -82,3 +84,33 @@ def test_error_lines_are_of_one_line_and_harmless(capsys: pytest.CaptureFixture[
 
 def test_root_of_the_tests_is_fine() -> None:
     assert shadowing(str(ROOT)) == shadowing(str(ROOT / "tests")) == []
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    words = shlex.join([sys.executable, "-m", "launcher", "plan", str(SUPPORT / "tiny.py")])
+    done = subprocess.run(
+        ["bash", "-c", f"cd {folder} && rmdir {folder} && {words}"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: the current folder is gone; change to one that is there (cd)\n",
+    )
+
+
+def test_a_cache_that_is_a_file(tmp_path: Path, run_cli: RunCli) -> None:
+    (tmp_path / "file").touch()
+    done = run_cli("cache", env={"LAUNCHER_CACHE": str(tmp_path / "file")})
+    assert (done.code, done.err) == (2, f"error: LAUNCHER_CACHE={tmp_path / 'file'}: is a file; name a folder\n")
+
+
+@pytest.mark.parametrize("words", ["init ~nobody-of-this-name/x", "plan {tiny} --assets ~nobody-of-this-name/x"])
+def test_a_home_of_nobody(words: str, run_cli: RunCli) -> None:
+    done = run_cli(*words.format(tiny=SUPPORT / "tiny.py").split())
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert "~nobody-of-this-name/x" in done.err

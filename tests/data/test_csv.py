@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
-from launcher.data import CsvImages
+from launcher.data import CsvImages, HuggingFace
 from launcher.errors import UserError
 from launcher.recipe.protocols import Data, Splits, TargetKind
 
@@ -226,3 +228,44 @@ def test_unknown_class_in_val(folder: Path) -> None:
     assert error_of(path=train, val_path=val) == (
         f"data.val_path: {val}: 2 classes not among the training images: 'c', 'd'; known are 'a', 'b'"
     )
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.csv")
+    file = ten(folder / "a.csv", "label", ["dog", "cat"] * 5)
+    assert error_of(path=str(folder / "pipe.csv")) == (
+        f"data.path: cannot read {folder}/pipe.csv: a named pipe, not a file"
+    )
+    assert "a named pipe, not a file" in error_of(path=file, val_path=str(folder / "pipe.csv"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"), [((), "should name a column"), ("", "should name a column"), (("y", "y"), "names y twice")]
+)
+def test_names_of_columns(columns: Any, told: str) -> None:
+    for part in (CsvImages, HuggingFace):
+        with pytest.raises(ValidationError, match=told):
+            part(path="a.csv", label_column=columns)
+
+
+def test_whole_numbers_beyond_float64_are_told(folder: Path) -> None:
+    file = ten(folder / "a.csv", "y", [str(2**53 + index) for index in range(10)])
+    assert error_of("values", path=file, label_column="y") == (
+        f"data.path: {file}: column 'y' has 5 whole numbers that float64 cannot hold exactly (above 2^53): line 3: "
+        f"'{2**53 + 1}', line 5: '{2**53 + 3}', line 7: '{2**53 + 5}' and 2 more; subtract what they have in common"
+    )
+    file = ten(folder / "b.csv", "y", [str(2**60 + 2**20 * index) for index in range(10)])
+    values = CsvImages(path=file, label_column="y").build("values", seed=0)
+    assert {int(value) for split in (values.train, values.val) for value in split.targets[:, 0]} == {
+        2**60 + 2**20 * index for index in range(10)
+    }
+
+
+def test_a_class_of_thousands_of_digits_is_text(folder: Path) -> None:
+    splits = CsvImages(path=ten(folder / "a.csv", "label", ["1" * 5000, "2"] * 5)).build("class", seed=0)
+    assert splits.names == ("1" * 5000, "2")
+
+
+def test_an_image_must_have_a_label(folder: Path) -> None:
+    file = ten(folder / "a.csv", "label", ["[]"] * 10)
+    assert error_of("labels", path=file).startswith(f"data.path: {file}: no image has a label (column 'label'")

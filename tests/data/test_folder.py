@@ -288,3 +288,33 @@ def test_real_photographs() -> None:
     assert np.bincount(splits.val.targets).tolist() == [70, 83]
     assert len(splits.train) > 200
     assert splits.train.images.read(0).size[0] > 100
+
+
+def test_folders_of_the_launcher_are_no_classes(tmp_path: Path) -> None:
+    """Runs, sweeps and prepared copies are often kept beside the images; all that is in them stays."""
+    make_images(tmp_path, a=6, b=6)
+    alone = ImageFolder(root=str(tmp_path)).build("class", seed=0)
+    for name in ("runs/one", "runs/two", "run"):
+        make_images(tmp_path / name, explanation=2)
+        for file in ("recipe.json", "environment.json"):
+            (tmp_path / name / file).write_text("{}")
+    for name, files in {"study": ("sweep.json", "journal.log"), "copy": ("manifest.json", "train.index.npy")}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    splits = ImageFolder(root=str(tmp_path)).build("class", seed=0)
+    assert splits.names == alone.names == ("a", "b")
+    assert splits.skipped == (
+        f"{tmp_path}/copy/ (a prepared copy)",
+        f"{tmp_path}/run/ (a run dir)",
+        f"{tmp_path}/runs/ (run dirs)",
+        f"{tmp_path}/study/ (a sweep)",
+    )
+
+
+def test_a_run_dir_that_is_the_data_folder(tmp_path: Path) -> None:
+    make_images(tmp_path, a=6, b=6, final=1, checkpoints=1)
+    assert ImageFolder(root=str(tmp_path)).build("class", seed=0).names == ("a", "b", "checkpoints", "final")
+    for file in ("recipe.json", "environment.json"):
+        (tmp_path / file).write_text("{}")
+    assert ImageFolder(root=str(tmp_path)).build("class", seed=0).names == ("a", "b")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from commands import TINY
+from commands import TINY, run_python
 from report_runs import train
 from safetensors.torch import load_file
 
-from launcher import optim, phases
+from launcher import data, optim, phases, tasks
 from launcher.cli import main
 from launcher.inference.soup import Ingredient, Judge, greedy_soup, mean_of
 
@@ -166,3 +167,78 @@ def test_mistakes(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     assert average(str(runs["one"]), str(tmp_path / "narrow"), "--to", str(tmp_path / "new")) == 2
     assert "another network than" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def striped(folder: Path) -> str:
+    """Return a CSV file of 24 pictures with the direction and the period of their stripes."""
+    rows = ["path,direction,period"]
+    for index in range(24):
+        tiny.picture(tiny.Stripes(24, 0), index).save(folder / f"{index}.png")
+        direction, period, _ = tiny.Stripes(24, 0).parameters(index)
+        rows.append(f"{index}.png,{direction},{period}")
+    (folder / "rows.csv").write_text("\n".join(rows) + "\n")
+    return str(folder / "rows.csv")
+
+
+def test_a_run_that_trained_on_the_judge_is_refused(tmp_path: Path, capsys: Any) -> None:
+    """The fraction that is set aside goes by the seed: another seed's run has learned what the first is judged by."""
+    table = data.CsvImages(path=striped(tmp_path), label_column="direction")
+    recipe = dataclasses.replace(tiny.recipe, data=table, batch_size=8)
+    for seed in (0, 1):
+        train(dataclasses.replace(recipe, seed=seed), tmp_path / f"seed {seed}")
+    capsys.readouterr()
+    assert average(str(tmp_path / "seed 0"), str(tmp_path / "seed 1"), "--to", str(tmp_path / "soup")) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        rf"error: {tmp_path}/seed 1: was trained on [1-6] of the 6 validation images of {tmp_path}/seed 0, which would "
+        r"judge it; average runs of the same split \(the same seed\)",
+        line,
+    )
+    assert not (tmp_path / "soup").exists()
+
+
+def test_runs_in_other_units_are_refused(tmp_path: Path, capsys: Any) -> None:
+    file = Path(striped(tmp_path))
+    for name, unit in (("whole", 1), ("thousandths", 1000)):
+        header, *rows = (line.split(",") for line in file.read_text().splitlines())
+        scaled = [",".join([path, direction, str(unit * float(period))]) for path, direction, period in rows]
+        (tmp_path / f"{name}.csv").write_text("\n".join([",".join(header), *scaled]) + "\n")
+        table = data.CsvImages(path=str(tmp_path / f"{name}.csv"), label_column="period")
+        train(dataclasses.replace(tiny.recipe, data=table, task=tasks.Regression(), batch_size=8), tmp_path / name)
+    capsys.readouterr()
+    assert average(str(tmp_path / "whole"), str(tmp_path / "thousandths"), "--to", str(tmp_path / "soup")) == 2
+    assert f"{tmp_path}/thousandths: its outputs are in other units than those of" in capsys.readouterr().err
+
+
+def test_an_average_that_is_killed_while_it_replaces_another(runs: dict[str, Path], tmp_path: Path) -> None:
+    """At each of its renames and removals: the same command then ends with one, and nothing else."""
+    to, words = tmp_path / "averaged", (str(runs["shaky"]), "--points", "2", "--overwrite", "--to")
+    assert average(*words, str(to)) == 0
+    before = (to / "averaged.json").read_text()
+    killed = """
+import os, shutil, signal, sys
+from pathlib import Path
+left = int(sys.argv.pop(1))
+def strike(original):
+    def called(*words, **named):
+        global left
+        if "averaged" in str(words[0]):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return original(*words, **named)
+    return called
+Path.rename, shutil.rmtree = strike(Path.rename), strike(shutil.rmtree)
+from launcher.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    command = ("average", *words, str(to), *TINY, "--workers", "0")
+    codes = []
+    for event in range(6):
+        done = run_python("-c", killed, str(event), *command, cwd=tmp_path)
+        codes.append(done.code)
+        assert average(*words, str(to)) == 0
+        assert (to / "averaged.json").read_text() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["averaged"]
+    assert codes[:4] == [-9] * 4
+    assert codes[-1] == 0

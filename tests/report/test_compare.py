@@ -160,3 +160,15 @@ def test_records_of_other_shapes_are_told_or_left_out(
         assert code in (0, 2)
         assert (code == 2) == ("error: " in told.err), told.err
         assert "\x1b" not in told.out + told.err
+
+
+def test_what_is_no_number_is_never_the_best(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """And of equal values the one with the lower loss comes first, as among the epochs of a run."""
+    values = {"na": (None, 1.0), "nb": (0.5, 2.0), "nc": (0.9, 1.0), "nd": (None, 0.5), "ne": (0.5, 0.1)}
+    for name, (accuracy, loss) in values.items():
+        shutil.copytree(runs / "a", tmp_path / name)
+        metrics = {"accuracy": accuracy, "loss": loss}
+        (tmp_path / name / "final/metrics.json").write_text(json.dumps(metrics))
+    for order in (sorted(values), sorted(values, reverse=True)):
+        rows = json.loads(run_cli("compare", *order, "--as", "json", cwd=tmp_path).out)
+        assert [row["run"] for row in rows] == ["nc", "ne", "nb", "nd", "na"]

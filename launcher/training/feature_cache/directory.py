@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
+from launcher.files import expanded
 
 ABOUT = "about.json"
 IN_USE_SECONDS = 24 * 3600
@@ -22,7 +23,10 @@ IN_USE_SECONDS = 24 * 3600
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """$LAUNCHER_CACHE, or launcher/ in the user's folder for caches. Raises UserError where the user has no home."""
     if asked := environ.get("LAUNCHER_CACHE"):
-        return Path(asked).expanduser().absolute()
+        folder = expanded(asked).absolute()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"LAUNCHER_CACHE={asked}: is a file; name a folder")
+        return folder
     home = environ.get("XDG_CACHE_HOME")
     if home:
         return Path(home) / "launcher"

@@ -16,6 +16,7 @@ from launcher.data.target_precision import build_splits
 from launcher.errors import Problems, UserError
 from launcher.recipe.protocols import Splits, TargetKind
 from launcher.recipe.recipe import Recipe
+from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.checked_images import checked_together
 from launcher.training.launch import Launch
@@ -151,7 +152,7 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
         probes=probes,
         costs=measured,
         gradients=gradients,
-        proposal=propose(stages, probes, measured, _of_each(prepared), task.monitor_mode, task.monitor),
+        proposal=propose(stages, probes, measured, *_of_each(prepared), task.monitor_mode, task.monitor),
         metric=task.monitor,
         mode=task.monitor_mode,
         trained_on=len(train),
@@ -160,14 +161,17 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
     )
 
 
-def _of_each(prepared: Prepared) -> float:
+def _of_each(prepared: Prepared) -> tuple[float, str]:
+    """Return from how many images each output is learned, and the words for it."""
     targets = prepared.splits.train.targets
     kind = prepared.recipe.task.target_kind
     if kind == "class":
-        return float(np.median(np.bincount(targets, minlength=len(prepared.splits.names))))
+        count = float(np.median(np.bincount(targets, minlength=len(prepared.splits.names))))
+        return count, f"{plural(round(count), 'image')} of each class (median)"
     if kind == "labels":
-        return float(np.median(targets.sum(axis=0)))
-    return len(targets) / 10
+        count = float(np.median(targets.sum(axis=0)))
+        return count, f"{plural(round(count), 'image')} with each label (median)"
+    return len(targets) / 10, f"{plural(len(targets), 'image')}, of which a tenth counts as those of a class would"
 
 
 def _findings(prepared: Prepared, splits: Splits) -> list[str]:

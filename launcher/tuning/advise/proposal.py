@@ -21,15 +21,24 @@ class Proposal:
 
 
 def propose(
-    stages: Sequence[Stage], probes: Sequence[Probe], costs: Sequence[StageCost], of_each: float, mode: str, metric: str
+    stages: Sequence[Stage],
+    probes: Sequence[Probe],
+    costs: Sequence[StageCost],
+    of_each: float,
+    amount: str,
+    mode: str,
+    metric: str,
 ) -> Proposal:
-    """`of_each`: images of a class (of regression: a tenth of all). Probes are in the order of the stages, the last is
-    of the backbone's own output."""
+    """Return the plan that the rules of thumb come to.
+
+    `of_each` is how many images an output is learned from: those of a class or label, of regression a tenth of all;
+    `amount` says it. Probes are in the order of the stages, the last is of the backbone's own output.
+    """
     sign = 1 if mode == "max" else -1
     last = probes[-1]
     best = max(range(len(probes)), key=lambda index: (sign * probes[index].value, index))
     beats = sign * (probes[best].value - last.value) > 0 and not (last.low <= probes[best].value <= last.high)
-    why = [f"{of_each:.0f} images of each class"]
+    why = [amount]
     head = 'Phase(name="head", rules=(("head", 1.0), ("backbone", 0.0)), epochs=10)'
     if of_each < FEW and not beats:
         why.append(f"fewer than {FEW}: the head alone, for anything more would learn them by heart")

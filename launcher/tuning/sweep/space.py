@@ -154,9 +154,12 @@ def _check_values(recipe: Any, fixed: Sequence[str], values: Mapping[str, Sequen
     first = {name: texts[0] for name, texts in values.items()}
     before = len(problems.found)
     for name, texts in values.items():
+        texts_of: dict[str, str] = {}
         for text in texts:
             with problems.collected():
-                apply_overrides(recipe, [f"{name}={text}"])
+                value = repr(_value_at(apply_overrides(recipe, [f"{name}={text}"]), name))
+                if (other := texts_of.setdefault(value, text)) != text:
+                    raise UserError(f"{name}: {other} and {text} are the same value")
     if len(problems.found) > before:
         return
     for name, texts in values.items():

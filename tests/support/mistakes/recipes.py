@@ -230,8 +230,8 @@ MISTAKES = [
     Mistake(
         "unknown option",
         (
-            "No such option: --epochs; fields of the recipe are set without dashes: optim.lr=3e-4 (all "
-            "options: train --help)"
+            "No such option: --epochs; fields of the recipe are set without dashes: optim.lr=3e-4; all "
+            "options: python -m launcher train --help"
         ),
         words="wrong.py --epochs 3",
         changes="",
