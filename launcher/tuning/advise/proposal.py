@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from launcher.init.rules import FEW, MANY, SOME
-from launcher.text import number
+from launcher.text import number, plural
 from launcher.tuning.advise.costs import StageCost
 from launcher.tuning.advise.probes import Probe
 from launcher.tuning.advise.stages import Stage
@@ -29,7 +29,7 @@ def propose(
     last = probes[-1]
     best = max(range(len(probes)), key=lambda index: (sign * probes[index].value, index))
     beats = sign * (probes[best].value - last.value) > 0 and not (last.low <= probes[best].value <= last.high)
-    why = [f"{of_each:.0f} images of each class"]
+    why = [f"{plural(round(of_each), 'image', spec='')} of each class"]
     head = 'Phase(name="head", rules=(("head", 1.0), ("backbone", 0.0)), epochs=10)'
     if of_each < FEW and not beats:
         why.append(f"fewer than {FEW}: the head alone, for anything more would learn them by heart")
