@@ -39,8 +39,20 @@ def one_line(name: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"
+def plural(count: int, one: str, many: str | None = None, *, spec: str = ",") -> str:
+    """Return a count with what is counted, which may bring its verb; `many` where an s does not make the plural, and
+    `spec` for a number that is written in another way than with thousands separators.
+
+    >>> [plural(count, "image") for count in (0, 1, 2, 1281167)]
+    ['0 images', '1 image', '2 images', '1,281,167 images']
+    >>> [plural(count, "process", "processes") for count in (1, 8)]
+    ['1 process', '8 processes']
+    >>> [f"{plural(count, 'file is', 'files are')} left out" for count in (1, 3)]
+    ['1 file is left out', '3 files are left out']
+    >>> plural(1024, "image", spec="")
+    '1024 images'
+    """
+    return f"{count:{spec}} {one if count == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:

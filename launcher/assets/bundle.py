@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 from launcher.errors import Problems, UserError
 from launcher.files import expanded
 from launcher.recipe.recipe import Recipe
-from launcher.text import readable_size
+from launcher.text import plural, readable_size
 
 VARIABLE = "LAUNCHER_ASSETS"
 MANIFEST = "MANIFEST.json"
@@ -124,7 +124,9 @@ class StoredFile:
         if not self.path.is_file():
             return "is not there"
         there = self.path.stat().st_size
-        return None if there == self.bytes else f"is damaged: {there:,} bytes, where {self.bytes:,} were fetched"
+        if there == self.bytes:
+            return None
+        return f"is damaged: {plural(there, 'byte')}, where {self.bytes:,} were fetched"
 
     def damaged(self) -> str | None:
         """Why the file is not the one that was fetched, after reading it; None where it is."""
@@ -211,7 +213,7 @@ def verify_assets(recipe: Recipe, tell: Callable[[str], None]) -> None:
     files = [file for asset in wanted for file in store.files(asset) or ()]
     if files:
         total = readable_size(sum(file.bytes for file in files))
-        tell(f"verifying {len(files)} file{'s' if len(files) > 1 else ''} of the assets in {folder}, {total}")
+        tell(f"verifying {plural(len(files), 'file')} of the assets in {folder}, {total}")
     problems = []
     damage = store.damage(wanted)
     for asset in wanted:

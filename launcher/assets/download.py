@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from launcher.files import draft_file, remove_drafts
-from launcher.text import readable_size
+from launcher.text import plural, readable_size
 
 STALL_SECONDS = 60
 """How long a transfer may stand still."""
@@ -40,7 +40,7 @@ def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
             taken += len(chunk)
         # A connection that ends too early looks like the end of the file.
         if announced is not None and taken != int(announced):
-            raise OSError(f"the connection ended after {taken:,} of {int(announced):,} bytes")
+            raise OSError(f"the connection ended after {taken:,} of {plural(int(announced), 'byte')}")
         if sha256_prefix and not digest.hexdigest().startswith(sha256_prefix):
             raise RuntimeError(
                 f"what {url} sent has the SHA-256 {digest.hexdigest()}, which should start with {sha256_prefix}"

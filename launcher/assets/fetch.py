@@ -42,7 +42,7 @@ from launcher.assets.download import shown, size_of
 from launcher.errors import Problems, UserError
 from launcher.files import expanded, file_lock, remove_drafts, write_json
 from launcher.recipe.recipe import Recipe
-from launcher.text import readable_size
+from launcher.text import plural, readable_size
 
 PARTIAL = ".partial"
 LOCK = ".lock"
@@ -212,4 +212,4 @@ def _disk_told(folder: Path) -> Iterator[None]:
 
 
 def _extent(sizes: list[int]) -> str:
-    return f"{len(sizes)} file{'s' if len(sizes) != 1 else ''}, {readable_size(sum(sizes))}"
+    return f"{plural(len(sizes), 'file')}, {readable_size(sum(sizes))}"

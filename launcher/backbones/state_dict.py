@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from launcher.errors import UserError
+from launcher.text import plural
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def load_backbone(
     ]
     if any(problems):
         raise UserError(
-            f"backbone.weights: {source} does not fit the network: of its {len(own)} tensors "
+            f"backbone.weights: {source} does not fit the network: of its {plural(len(own), 'tensor', spec='')} "
             + "; ".join(filter(None, problems))
             + hint
         )
@@ -94,7 +95,7 @@ def matched_by_order(
         stored = [pair for pair, name in zip(stored, names, strict=True) if name in own]
     elif len(stored) != len(own):
         raise UserError(
-            f"backbone.weights: {source} has {len(stored)} tensors, the network {len(names)} "
+            f"backbone.weights: {source} has {plural(len(stored), 'tensor', spec='')}, the network {len(names)} "
             f"({len(own)} without classifier): they cannot be matched by their order"
         )
     try:
@@ -123,4 +124,5 @@ def _with_versions(backbone: nn.Module, tensors: Mapping[str, torch.Tensor]) -> 
 def _check_finite(backbone: nn.Module, source: str) -> None:
     bad = [name for name, t in backbone.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
-        raise UserError(f"backbone.weights: {source} holds values that are not finite: {_told('tensors', bad)}")
+        what = "tensor" if len(bad) == 1 else "tensors"
+        raise UserError(f"backbone.weights: {source} holds values that are not finite: {_told(what, bad)}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
+from launcher.text import plural
 
 
 @app.command()
@@ -45,4 +46,4 @@ def cache(
     console = Console(highlight=False, soft_wrap=True)
     if stored:
         show_table(rows, console, left=(0, 3))
-    console.print(f"{folder}: {readable_size(total)} in {len(stored)} sets of features")
+    console.print(f"{folder}: {readable_size(total)} in {plural(len(stored), 'set of features', 'sets of features')}")

@@ -12,6 +12,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.options import AssetsFolder, Overrides, RecipeName, check_assets, load, use_assets
 from launcher.errors import Problems
+from launcher.text import plural
 
 TOLD_EVERY_SECONDS = 5.0
 
@@ -62,7 +63,9 @@ def prepare(
         nonlocal told
         if (now := time.monotonic()) - told > TOLD_EVERY_SECONDS:
             told = now
-            print(f"{done:,} of {total:,} images, {(now - begin) / done * (total - done):.0f} s left", flush=True)
+            print(
+                f"{done:,} of {plural(total, 'image')}, {(now - begin) / done * (total - done):.0f} s left", flush=True
+            )
 
     copy, was_there = make_copy(
         loaded.recipe,

@@ -10,6 +10,7 @@ from launcher.cli.app import app
 from launcher.cli.options import (
     RunOrJob,
 )
+from launcher.text import plural
 
 if TYPE_CHECKING:
     pass
@@ -38,7 +39,7 @@ def status(
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
-    console.print(f"{told.progress} saved, {told.restarts} restarts", markup=False)
+    console.print(f"{told.progress} saved, {plural(told.restarts, 'restart')}", markup=False)
     if told.job is not None:
         console.print(f"job {told.job.job}: {told.job.state} {told.job.nodes}; log {told.job.log}", markup=False)
     if told.lives:

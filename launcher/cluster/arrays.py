@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.errors import UserError
+from launcher.text import plural
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 _COMMA = re.compile(r"(?<!\\),")
@@ -49,7 +50,7 @@ def array_of(text: str, count: int) -> str:
     if not re.fullmatch(r"[\d,:-]+(%\d+)?", text) or not numbers:
         raise UserError(f"--array {text!r}: write 0-{count - 1}, 0-{count - 1}%2 (two at a time), %2, or all")
     if max(numbers) >= count:
-        raise UserError(f"--array {text!r}: the sweep has {count} tasks, 0-{count - 1}")
+        raise UserError(f"--array {text!r}: the sweep has {plural(count, 'task', spec='')}, 0-{count - 1}")
     return text
 
 

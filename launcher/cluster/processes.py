@@ -14,6 +14,7 @@ from collections.abc import Mapping, MutableMapping
 from launcher.cluster.parent import AccelerateRequest, Parent, accelerate_request, read_parent
 from launcher.cluster.slurm_ranks import is_task_of_srun, ranks_of_tasks
 from launcher.errors import Problems, UserError
+from launcher.text import plural
 from launcher.training.launch import PARENT_VARIABLE, World, usable_cpus
 
 # Ranks as torchrun and accelerate launch set them, then as the MPI starters do.
@@ -94,7 +95,7 @@ def _started(environ: MutableMapping[str, str]) -> World:
         environ["LOCAL_RANK"] = "0"  # --gpus-per-task: each task sees its own GPU alone, as the first
     elif not use_cpu and local_rank >= num_devices:
         problems.found.append(
-            f"{num_local} processes on this machine, but it has {num_devices} GPUs (or shows no more: "
+            f"{num_local} processes on this machine, but it has {plural(num_devices, 'GPU')} (or shows no more: "
             f"CUDA_VISIBLE_DEVICES); start {num_devices}, or set ACCELERATE_USE_CPU=true to train on its CPUs"
         )
     problems.raise_if_any()
@@ -118,8 +119,9 @@ def _check_slurm(environ: Mapping[str, str], world: World) -> None:
     by_itself = "GROUP_WORLD_SIZE" not in environ
     if num_tasks > 1 and by_itself and not world.use_cpu and _num_devices() > world.num_local_processes:
         raise UserError(
-            f"srun started {world.num_local_processes} tasks on this node, which has {_num_devices()} GPUs; start one "
-            "task for each GPU (--ntasks-per-node), or one accelerate launch on each node (slurm/train.sbatch)"
+            f"srun started {plural(world.num_local_processes, 'task')} on this node, which has {_num_devices()} GPUs; "
+            "start one task for each GPU (--ntasks-per-node), or one accelerate launch on each node "
+            "(slurm/train.sbatch)"
         )
     if num_tasks > 1 and together != num_tasks:
         lone = "each is a run of its own" if together == 1 else f"only {together} of them belong together"

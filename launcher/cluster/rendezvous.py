@@ -57,7 +57,7 @@ def meet(world: World, tell: Callable[[str], None], environ: Mapping[str, str] =
         )
         come = store.add("launcher/come", 1)
         while come < count:
-            waiting.look(f"{come} of {count} have come")
+            waiting.look(f"{come} of {count} {'has' if come == 1 else 'have'} come")
             come = store.add("launcher/come", 0)
     except RuntimeError as error:  # torch's network errors are
         first = (str(error).strip().splitlines() or [""])[0]

@@ -15,7 +15,7 @@ from launcher.cluster.attempts import rows_of
 from launcher.cluster.slurm import JobState, job_state
 from launcher.errors import UserError
 from launcher.files import refuse_endless
-from launcher.text import one_line, without_controls
+from launcher.text import one_line, plural, without_controls
 from launcher.training.attempt import newest_step, planned_steps
 from launcher.training.run_lock import RunLock
 
@@ -166,7 +166,7 @@ def stop_and_cancel(run: str, at_once: bool) -> str:
             return f"{run_dir}: asked to save and stop"
         if not jobs:
             return f"{run_dir}: nothing to cancel: no job of it waits or runs, and no process here trains in it"
-        return f"{run_dir}: {len(jobs)} waiting job{'' if len(jobs) == 1 else 's'} canceled"
+        return f"{run_dir}: {plural(len(jobs), 'waiting job')} canceled"
     if not at_once:
         end = time.monotonic() + CLEAN_STOP_SECONDS
         (run_dir / "STOP").touch()

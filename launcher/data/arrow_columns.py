@@ -17,7 +17,7 @@ from launcher.data.sources import FileImages, TableImages, missing_files
 from launcher.data.targets import MEANING, class_indices, class_names, numbers
 from launcher.errors import UserError, did_you_mean
 from launcher.recipe.protocols import ImageSource, TargetKind
-from launcher.text import listed
+from launcher.text import listed, plural
 
 if TYPE_CHECKING:
     import datasets
@@ -93,8 +93,9 @@ class ImageTable:
         if missing:
             shown = listed([f"{paths[row]} (row {row})" for row in missing])
             raise UserError(
-                f"data.image_column: {len(missing)} of {len(paths)} images named in column {column!r} of "
-                f"{self._title} are missing: {shown}; looked in {root}; data.root says where the paths start from"
+                f"data.image_column: {len(missing)} of {plural(len(paths), 'image', spec='')} named in column "
+                f"{column!r} of {self._title} {'is' if len(missing) == 1 else 'are'} missing: {shown}; looked in "
+                f"{root}; data.root says where the paths start from"
             )
         return FileImages(root, paths)
 
@@ -117,7 +118,8 @@ class ImageTable:
             return lists_in_rows(column, name, self._title, _row_name, of_training)
         # The type says that these are ids; only zeros and ones, one for each class, can be nothing but positions.
         if _are_positions(column, len(given)):
-            note = f"column {name!r}: each list of {len(given):,} zeros and ones is read by position"
+            each = plural(len(given), "zero or one", "zeros and ones")
+            note = f"column {name!r}: each list of {each} is read by position"
             rows = [[str(int(label)) for label in labels] for labels in column]
             return LabelLists(self._title, rows, _row_name, "positions", note)
         labels, rows_of = _flat(column)
@@ -149,7 +151,8 @@ class ImageTable:
         if missing:
             shown = listed([f"row {row}" for row in missing])
             raise UserError(
-                f"data: {self._title}: {len(missing)} images have no label in {self._columns[0]!r}: {shown}"
+                f"data: {self._title}: {plural(len(missing), 'image has', 'images have', spec='')} no label in "
+                f"{self._columns[0]!r}: {shown}"
             )
         if given is not None:
             return [given[label] for label in labels]
@@ -299,5 +302,5 @@ def _is_number(feature: Any) -> bool:
 
 def _described(feature: Any) -> str:
     if hasattr(feature, "names"):
-        return f"{len(feature.names)} classes"
+        return plural(len(feature.names), "class", "classes", spec="")
     return _dtype(feature) or type(feature).__name__.lower()

@@ -26,7 +26,7 @@ from launcher.errors import Problems, UserError, did_you_mean
 from launcher.files import expanded
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
-from launcher.text import listed, one_line
+from launcher.text import listed, one_line, plural
 
 
 @part
@@ -177,7 +177,8 @@ class _Table:
         if missing:
             shown = listed([f"{self._paths[row]} (line {self.lines[row]})" for row in missing])
             raise UserError(
-                f"{field}: {len(missing)} of {len(self._paths)} images named in {self._file} are missing: {shown}; "
+                f"{field}: {len(missing)} of {plural(len(self._paths), 'image', spec='')} named in {self._file} "
+                f"{'is' if len(missing) == 1 else 'are'} missing: {shown}; "
                 f"looked in {self._root}" + ("" if root else "; data.root says where the paths start from")
             )
 
@@ -207,7 +208,7 @@ class _Table:
         path, rows = next(iter(again.items()))
         lines = listed([str(self.lines[row]) for row in rows])
         return [
-            f"{len(again):,} image{'s stand' if len(again) > 1 else ' stands'} in several rows of "
+            f"{plural(len(again), 'image stands', 'images stand')} in several rows of "
             f"{one_line(str(self._file))} ({sum(map(len, again.values())):,} rows): {one_line(path)} in lines {lines}"
         ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from launcher.data.names import nfc
 from launcher.errors import UserError
 from launcher.files import check_file
+from launcher.text import plural
 
 
 def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list[str]]]:
@@ -32,7 +33,8 @@ def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list
                 for row in filter(None, reader):
                     if len(row) != len(header):
                         raise UserError(
-                            f"{said}{file}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}"
+                            f"{said}{file}, line {reader.line_num}: {plural(len(row), 'cell', spec='')}, "
+                            f"but the header has {len(header)}"
                         )
                     yield reader.line_num, [cell.strip() for cell in row]
             except csv.Error as error:

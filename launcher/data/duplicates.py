@@ -9,7 +9,7 @@ from PIL import Image
 
 from launcher.data.digests import content_digest
 from launcher.recipe.protocols import Split, Splits
-from launcher.text import one_line
+from launcher.text import one_line, plural
 
 
 def digest(content: bytes | None, image: Image.Image | None = None) -> bytes | None:
@@ -32,7 +32,8 @@ def repeat_notes(splits: Splits, train: Sequence[bytes | None], val: Sequence[by
     both = [(index, first[key]) for index, key in enumerate(val) if key is not None and key in first]
     if both:
         notes.append(
-            f"{len(both):,} of {len(val):,} validation images are training images, too (the same file content), so "
+            f"{len(both):,} of {plural(len(val), 'validation image')} "
+            f"{'is a training image' if len(both) == 1 else 'are training images'}, too (the same file content), so "
             f"the metrics are too good: {_name(splits.val, both[0][0])} is {_name(splits.train, both[0][1])}"
         )
     seen: dict[bytes, tuple[Split, int]] = {}
@@ -49,7 +50,7 @@ def repeat_notes(splits: Splits, train: Sequence[bytes | None], val: Sequence[by
         one, another = (f"{_name(*place)}{_class(splits, *place)}" for place in (seen[key], last))
         what = "classes" if splits.train.targets.ndim == 1 else "targets"
         notes.append(
-            f"{len(differing):,} image{'s have' if len(differing) > 1 else ' has'} two {what} (the same file content): "
+            f"{plural(len(differing), 'image has', 'images have')} two {what} (the same file content): "
             f"{one} and {another}"
         )
     return notes

@@ -23,7 +23,7 @@ from launcher.errors import Problems, UserError
 from launcher.files import expanded
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Split, Splits, TargetKind
-from launcher.text import listed, one_line
+from launcher.text import listed, one_line, plural
 
 
 def _as_text(path: object) -> object:
@@ -248,14 +248,14 @@ def _read_classes(field: str, folder: Path, skipped: list[str], notes: list[str]
         classes[nfc(sub.name)] = sorted([*classes.get(nfc(sub.name), ()), *images])
     loose = [path.name for path in sorted(folder.iterdir()) if _is_image(path.name) and path.is_file()]
     if not classes:
-        has = f"{len(loose)} images but no class folders" if loose else "no class folders"
+        has = f"{plural(len(loose), 'image', spec='')} but no class folders" if loose else "no class folders"
         raise UserError(f"{field}: {folder} has {has}; expected {folder.name}/<class>/<image>")
     skipped.extend(f"{one_line(path)} (not an image)" for path in others)
     skipped.extend(f"{one_line(str(folder / name))} (not in a class folder)" for name in loose)
     empty = [name for name, paths in classes.items() if not paths]
     if len(empty) == len(classes):
         holding = f"holding {_types(others)}" if others else "all empty"
-        raise UserError(f"{field}: no images in {folder} ({len(classes)} class folders, {holding})")
+        raise UserError(f"{field}: no images in {folder} ({plural(len(classes), 'class folder', spec='')}, {holding})")
     if empty:
         shown = listed([repr(name) for name in empty])
         raise UserError(
@@ -267,7 +267,8 @@ def _read_classes(field: str, folder: Path, skipped: list[str], notes: list[str]
 def _types(files: Sequence[str]) -> str:
     """Return the endings of files with their numbers: "6 files of other types (.dcm 4, .npy 2)"."""
     endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files)  # noqa: PTH122
-    return f"{len(files)} files of other types ({listed([f'{end} {n}' for end, n in endings.most_common()])})"
+    shown = listed([f"{end} {n}" for end, n in endings.most_common()])
+    return f"{plural(len(files), 'file of another type', 'files of other types', spec='')} ({shown})"
 
 
 def _images_below(class_folder: Path, base: Path, others: list[str], skipped: list[str]) -> list[str]:
@@ -295,7 +296,7 @@ def _list_system_folders(at: str | Path, skipped: list[str], names: Sequence[str
         count = sum(_is_image(file) for _, _, files in os.walk(path) for file in files)
         if count:
             kind = "hidden" if name.startswith(".") else "system"
-            skipped.append(f"{one_line(path)}{os.sep} ({kind} folder, {count:,} image{'s' if count > 1 else ''})")
+            skipped.append(f"{one_line(path)}{os.sep} ({kind} folder, {plural(count, 'image')})")
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:

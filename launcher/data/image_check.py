@@ -33,7 +33,7 @@ from launcher.data.duplicates import digest, repeat_notes
 from launcher.data.sources import Subset
 from launcher.errors import UserError
 from launcher.recipe.protocols import Data, HandlesBadImages, ImageSource, Split, Splits
-from launcher.text import listed, one_line
+from launcher.text import listed, one_line, plural
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +196,7 @@ def find_broken(
             for split, looked in ((splits.train, train), (splits.val, val))
             for index in looked.remarks.get(remark, ())
         ]
-        notes.append(f"{len(names):,} image{'s' if len(names) > 1 else ''} with {remark}: {listed(names)}")
+        notes.append(f"{plural(len(names), 'image')} with {remark}: {listed(names)}")
     return Broken(tuple(train.broken), tuple(val.broken), tuple(notes))
 
 
@@ -218,7 +218,7 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
     total = len(splits.train) + len(splits.val)
     if on_bad_image == "stop":
         raise UserError(
-            f"data: {len(lines)} of {total} images cannot be read: {listed(lines, most=5)}; "
+            f"data: {len(lines)} of {plural(total, 'image', spec='')} cannot be read: {listed(lines, most=5)}; "
             "repair or remove them, or leave them out with data.on_bad_image=skip"
         )
     train, val = _without(splits.train, broken.train), _without(splits.val, broken.val)
@@ -244,7 +244,7 @@ def whole(
     lines = [f"{one_line(split.images.name(index))} ({reason})" for index, reason in broken]
     if lines and (on_bad_image == "stop" or len(lines) == len(split)):
         raise UserError(
-            f"{field}: {len(lines)} of {len(split)} images cannot be read: {listed(lines, most=5)}; "
+            f"{field}: {len(lines)} of {plural(len(split), 'image', spec='')} cannot be read: {listed(lines, most=5)}; "
             "repair or remove them"
         )
     return _without(split, tuple(broken)), lines

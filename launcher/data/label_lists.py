@@ -15,7 +15,7 @@ import numpy.typing as npt
 from launcher.data.names import nfc
 from launcher.data.targets import class_indices, class_names
 from launcher.errors import UserError
-from launcher.text import listed
+from launcher.text import listed, plural
 
 Form = Literal["positions", "names"]
 """Whether a list holds a 0 or 1 for each label in order, or the labels (or their ids) themselves."""
@@ -55,8 +55,8 @@ class LabelLists:
             if odd:
                 lengths = sorted({len(chosen[row]) for row in odd})
                 raise UserError(
-                    f"{self.where}: lists of {listed([str(n) for n in lengths])} zeros and ones, but there are "
-                    f"{len(names)} labels"
+                    f"{self.where}: lists of {listed([str(n) for n in lengths])} zeros and ones, but there "
+                    f"{'is' if len(names) == 1 else 'are'} {plural(len(names), 'label', spec='')}"
                 )
             return np.asarray([[_value(label) for label in labels] for labels in chosen], dtype=np.float32)
         matrix = np.zeros((len(chosen), len(names)), dtype=np.float32)
@@ -129,19 +129,22 @@ def lists_in_rows(
     missing = [row for row, labels in enumerate(rows) if labels is None or any(map(_is_missing, labels))]
     if missing:
         shown = listed([row_name(row) for row in missing])
-        raise UserError(f"{where}: {len(missing)} images have no label in {column!r}: {shown}")
+        raise UserError(
+            f"{where}: {plural(len(missing), 'image has', 'images have', spec='')} no label in {column!r}: {shown}"
+        )
     odd = [row for row, labels in enumerate(rows) if any(isinstance(label, (list, dict)) for label in labels or ())]
     if odd:
         raise UserError(f"{where}: column {column!r} has lists within lists: {row_name(odd[0])}")
     texts = [[_text(label) for label in labels or ()] for labels in rows]
     form = _form(texts, column, where, row_name, like)
     if form == "positions":
-        note = f"column {column!r}: each list of {len(texts[0]):,} zeros and ones is read by position, a label for each"
+        each = plural(len(texts[0]), "zero or one", "zeros and ones")
+        note = f"column {column!r}: each list of {each} is read by position, a label for each"
     else:
         ids = all(not math.isnan(_value(label)) for labels in texts for label in labels)
         note = f"column {column!r}: {'ids of labels' if ids else 'labels'} {how}"
         if alone := sum(not labels for labels in texts):
-            note += f" ({alone:,} image{'s' if alone > 1 else ''} without one)"
+            note += f" ({plural(alone, 'image')} without one)"
     return LabelLists(where, texts, row_name, form, note)
 
 

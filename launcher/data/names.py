@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from launcher.text import plural
+
 SplitName = Literal["train", "val", "test"]
 
 _SPLIT_WORDS: dict[SplitName, str] = {
@@ -67,7 +69,7 @@ def notes_of_names(names: Iterable[str]) -> list[str]:
     names = list(names)
     notes = []
     if groups := [" and ".join(map(repr, group)) for group in alike(names)]:
-        more = f" and {len(groups) - 3} more such groups" if len(groups) > 3 else ""
+        more = f" and {plural(len(groups) - 3, 'more such group')}" if len(groups) > 3 else ""
         notes.append(
             f"{'; '.join(groups[:3])}{more} count as different: make their spelling one where the same is meant"
         )

@@ -35,7 +35,7 @@ from launcher.errors import UserError
 from launcher.files import expanded
 from launcher.recipe.protocols import ImageSource, KnowsShortSide, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
-from launcher.text import listed, one_line
+from launcher.text import listed, one_line, plural
 
 FORMAT = 1
 NAMES = ("train", "val")
@@ -89,7 +89,9 @@ class Copy:
 
     def __str__(self) -> str:
         train, val = self.samples
-        return f"{train:,} training and {val:,} validation images, {gigabytes(self.size_bytes)} in {self.folder}"
+        return (
+            f"{train:,} training and {plural(val, 'validation image')}, {gigabytes(self.size_bytes)} in {self.folder}"
+        )
 
     @property
     def id(self) -> str:
@@ -174,7 +176,9 @@ def check_current(copy: Copy, splits: Splits) -> None:
         rows = copy.rows(name)
         names = json.loads((copy.folder / f"{name}.names.json").read_text(encoding="utf-8"))
         if len(split) != len(rows):
-            problems.append(f"{copy.folder}: made of {len(rows)} {name} images, the recipe has {len(split)}")
+            problems.append(
+                f"{copy.folder}: made of {plural(len(rows), f'{name} image', spec='')}, the recipe has {len(split)}"
+            )
             continue
         changed = [split.images.name(i) for i in range(len(split)) if _tail(split.images.name(i)) != _tail(names[i])]
         what = "are others than it was made of (another seed?)"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from launcher.data.sources import Subset
 from launcher.errors import UserError
 from launcher.recipe.protocols import ImageSource, Split, Splits
+from launcher.text import plural
 
 Indices = npt.NDArray[np.int64]
 
@@ -93,10 +94,12 @@ def set_aside(
         train, val = split_indices(len(targets), val_fraction, seed)
     if not len(val):
         raise UserError(
-            f"data: {len(targets)} images in {len(names)} classes are too few to set some aside for validation; "
+            f"data: {plural(len(targets), 'image', spec='')} in {plural(len(names), 'class', 'classes', spec='')} "
+            f"{'is' if len(targets) == 1 else 'are'} too few to set some aside for validation; "
             "at least one class needs 2 images"
             if targets.ndim == 1
-            else f"data: {len(targets)} images are too few to set some aside for validation; at least 2 are needed"
+            else f"data: {plural(len(targets), 'image is', 'images are', spec='')} too few to set some "
+            "aside for validation; at least 2 are needed"
         )
     return Splits(
         train=Split(images=Subset(images, train), targets=targets[train]),

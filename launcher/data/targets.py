@@ -64,7 +64,7 @@ def class_indices(labels: Sequence[str], names: tuple[str, ...], where: str) -> 
     if unknown:
         shown = listed([repr(name) for name in unknown])
         raise UserError(
-            f"{where}: {plural(len(unknown), 'class', 'classes')} not among the training images: {shown}; "
+            f"{where}: {plural(len(unknown), 'class', 'classes', spec='')} not among the training images: {shown}; "
             f"known are {listed([repr(name) for name in names], most=10)}"
         )
     return np.fromiter((place[label] for label in labels), dtype=np.int64, count=len(labels))
@@ -97,7 +97,9 @@ def numbers(
                 )
         if bad:
             shown = listed([f"{row_name(row)}: {column[row]!r}" for row in bad])
-            problems.append(f"{where}: column {name!r} has {plural(len(bad), 'cell')} that should be {wanted}: {shown}")
+            problems.append(
+                f"{where}: column {name!r} has {plural(len(bad), 'cell', spec='')} that should be {wanted}: {shown}"
+            )
         arrays.append(np.asarray(values, dtype=np.float32 if target_kind == "labels" else np.float64))
     if problems:
         raise UserError(*problems)

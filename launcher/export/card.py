@@ -18,7 +18,7 @@ from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.inference.run_records import read_evaluation, sound_environment
 from launcher.metrics.calibration import few_positives
-from launcher.text import number, one_line
+from launcher.text import number, one_line, plural
 
 MOST_OPEN = 20
 """Classes up to which their table is shown unfolded."""
@@ -44,7 +44,8 @@ def card(
     parts = [
         _front_matter(finished, model, plain, evaluation, title, license_name),
         f"# {_text(title)}",
-        f"{network}, fine-tuned for {_text(task)} with {len(model.classes)} outputs: {_listed(model.classes)}.",
+        f"{network}, fine-tuned for {_text(task)} with {plural(len(model.classes), 'output', spec='')}: "
+        f"{_listed(model.classes)}.",
         "## Results",
         _results(finished, evaluation),
         _classes(evaluation),
@@ -112,7 +113,7 @@ def _results(finished: FinishedRun, evaluation: dict[str, Any] | None) -> str:
     of = evaluation.get("intervals", {}).get("of", {})
     cells = [(_text(name), number(value), _interval(of.get(name))) for name, value in rows]
     level = evaluation.get("intervals", {}).get("level", 0.95)
-    table = _table(("metric", f"{evaluation['samples']:,} validation images", f"{level:.0%} interval"), cells)
+    table = _table(("metric", plural(evaluation["samples"], "validation image"), f"{level:.0%} interval"), cells)
     how = "Clopper-Pearson for shares, else percentile bootstrap over the images"
     return f"{table}\n\nIntervals: {how}; another training may differ by more."
 
@@ -146,8 +147,8 @@ def _limits(finished: FinishedRun, model: LoadedModel, evaluation: dict[str, Any
     lines = []
     if counts:
         lines.append(
-            f"Trained on {counts['train_samples']:,} images and validated on {counts['val_samples']:,}. On images of "
-            "another kind than these, expect other results."
+            f"Trained on {plural(counts['train_samples'], 'image')} and validated on {counts['val_samples']:,}. On "
+            "images of another kind than these, expect other results."
         )
     if model.kind == "classification":
         lines.append("It always names one of its classes, also for a picture that shows none of them.")
@@ -177,7 +178,9 @@ def _limits(finished: FinishedRun, model: LoadedModel, evaluation: dict[str, Any
         if recalls and min(recalls.values()) < max(recalls.values()):
             worst = min(recalls, key=lambda name: recalls[name])
             found = evaluation["classes"][worst]
-            lines.append(f"Weakest class: {_text(worst)}, recall {found['recall']:.3f} of {found['support']:,} images.")
+            lines.append(
+                f"Weakest class: {_text(worst)}, recall {found['recall']:.3f} of {plural(found['support'], 'image')}."
+            )
         rare = [name for name, found in evaluation["classes"].items() if found["support"] < 10]
         if rare:
             lines.append(f"Fewer than 10 validation images, so little is known: {_listed(rare)}.")

@@ -22,6 +22,7 @@ from launcher.inference.finished_run import FinishedRun, build_data, build_netwo
 from launcher.inference.labelled_data import read_other, test_split
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.transforms import evaluation as evaluation_transform
+from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.batch_arithmetic import batching_for
 from launcher.training.checked_images import checked_together
@@ -63,7 +64,7 @@ def evaluate(
         with _one_at_a_time(accelerator):
             model: nn.Module = build_network(finished, task.num_outputs)
         subject = Subject(split_name=split_name, data=data, flips=flips)
-        say(f"{finished.rundir.path}: the weights of step {finished.step} on {len(split):,} images ({subject})")
+        say(f"{finished.rundir.path}: the weights of step {finished.step} on {plural(len(split), 'image')} ({subject})")
         batch_size = micro_batch_size or batching_for(finished.recipe.batch_size, 1, None).micro_batch_size
         loader = evaluation_loader(
             split,
@@ -130,7 +131,7 @@ def _unseen_data(
         split = as_taken(recipe.task, split)
         task = build_task_alone(finished, split)
     if left_out:
-        say(f"{field}: {len(left_out)} files left out: {'; '.join(left_out)}")
+        say(f"{field}: {plural(len(left_out), 'file', spec='')} left out: {'; '.join(left_out)}")
     with agreed(accelerator):
         short_side = recipe.backbone.preprocessing().resize_size
         looked_at = accelerator.is_main_process
@@ -138,7 +139,8 @@ def _unseen_data(
         broadcast_object_list(found)
         split, lines = whole(field, split, found[0], on_bad_image_of(recipe.data))
     if lines:
-        say(f"{field}: {len(lines)} images that cannot be read are left out: {'; '.join(lines)}")
+        unread = plural(len(lines), "image that cannot be read is", "images that cannot be read are", spec="")
+        say(f"{field}: {unread} left out: {'; '.join(lines)}")
     if accelerator.is_main_process:
         with contextlib.suppress(UserError):  # older runs have not kept what their images are made of
             then = DataIdentity.load(finished.rundir.path)

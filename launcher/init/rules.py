@@ -17,7 +17,7 @@ from launcher.init.findings import Found
 from launcher.init.images import Pictures
 from launcher.init.machine import Machine
 from launcher.init.networks import Chosen, choose
-from launcher.text import level
+from launcher.text import level, plural
 
 FEW, SOME, MANY = 20, 200, 1000
 """Images of a class (or of a label, or a tenth of all images where numbers are predicted): below FEW only the head
@@ -97,10 +97,12 @@ def _images_of_each(found: Found) -> int:
 def _of_each(found: Found, amount: int) -> str:
     train = len(found.splits.train)
     if found.target_kind == "class":
-        return f"{train:,} images, {_outputs(found)} classes: {amount:,} of each"
+        return f"{plural(train, 'image')}, {plural(_outputs(found), 'class', 'classes', spec='')}: {amount:,} of each"
     if found.target_kind == "labels":
-        return f"{train:,} images, {_outputs(found)} labels: {amount:,} with a label (median)"
-    return f"{train:,} images for {_outputs(found)} number{'s' if _outputs(found) > 1 else ''}"
+        return (
+            f"{plural(train, 'image')}, {plural(_outputs(found), 'label', spec='')}: {amount:,} with a label (median)"
+        )
+    return f"{plural(train, 'image')} for {plural(_outputs(found), 'number', spec='')}"
 
 
 def _outputs(found: Found) -> int:
@@ -152,16 +154,16 @@ def _task(found: Found) -> Decision:
     if found.target_kind == "labels":
         rare = names[int(counts.argmin())]
         why = (
-            f"A label is on {smallest:,} ({rare}) to {largest:,} of {len(found.splits.train):,} images. The metric, "
-            "mean average precision, needs no weights; `evaluate` fits a threshold for each label."
+            f"A label is on {smallest:,} ({rare}) to {largest:,} of {plural(len(found.splits.train), 'image')}. The "
+            "metric, mean average precision, needs no weights; `evaluate` fits a threshold for each label."
         )
         if (found.splits.train.targets.sum(axis=1) == 1).all():
             why += " Each image has exactly one label: a column of class names would make it a classification."
         return Decision("task", Call("tasks.MultiLabel", {}), why)
     fields: dict[str, Any] = {"label_smoothing": 0.1}
-    why = f"Classes have {smallest:,} to {largest:,} training images"
+    why = f"Classes have {smallest:,} to {plural(largest, 'training image')}"
     if smallest == largest:
-        why = f"Each class has {smallest:,} training images"
+        why = f"Each class has {plural(smallest, 'training image')}"
     if not is_imbalanced(found):
         why += ": balanced enough to need no weights."
     elif largest > EXTREME * max(1, smallest):
@@ -178,7 +180,7 @@ def _data(found: Found, pictures: Pictures) -> Decision:
     fields = dict(found.fields)
     train, val = len(found.splits.train), len(found.splits.val)
     source = found.validation or f"a random part of {'each class' if found.target_kind == 'class' else 'the images'}"
-    why = f"{train:,} images to train on, {val:,} to validate on: {source}."
+    why = f"{plural(train, 'image')} to train on, {val:,} to validate on: {source}."
     if pictures.broken:
         fields["on_bad_image"] = "skip"
         why += (
@@ -201,7 +203,7 @@ def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
         batch = max(machine.gpus, batch - batch % machine.gpus)
         shared = f", {batch // machine.gpus} on each of {machine.gpus} GPUs"
     steps = math.ceil(train / batch)
-    return batch, f"{train:,} images make {steps:,} step{'s' if steps > 1 else ''} an epoch{shared}."
+    return batch, f"{plural(train, 'image makes', 'images make')} {plural(steps, 'step')} an epoch{shared}."
 
 
 def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Decision:
@@ -275,7 +277,7 @@ def _augment(found: Found, amount: int) -> Decision:
         why = "Crops show most of the image, so that what a label names is in them."
     elif amount < MANY:
         fields["min_scale"] = 0.5 if amount < SOME else 0.35
-        why = f"{'Gentle' if amount < SOME else 'Moderate'} crops for {amount:,} images a class."
+        why = f"{'Gentle' if amount < SOME else 'Moderate'} crops for {plural(amount, 'image')} a class."
     else:
         fields["preset"] = "trivial"
         why = f"{amount:,} images a class bear strong variation (TrivialAugment)."

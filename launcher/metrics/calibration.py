@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from launcher.errors import UserError
 from launcher.files import write_json
-from launcher.text import one_line
+from launcher.text import one_line, plural
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
@@ -55,7 +55,7 @@ def temperature_of(logits: torch.Tensor, targets: torch.Tensor) -> Temperature:
     logits, count = logits.double(), len(targets)
     mistakes = int((logits.argmax(1) != targets).sum())
     if count < FEWEST:
-        return Temperature(1.0, f"{count} images are too few for one (fewer than {FEWEST})")
+        return Temperature(1.0, f"{plural(count, 'image is', 'images are')} too few for one (fewer than {FEWEST})")
     if not mistakes:
         return Temperature(1.0, f"none of the {count} images is a mistake, so they do not say how sure is too sure")
     others = (1 / (count + 2)) / (logits.shape[1] - 1)
@@ -68,7 +68,8 @@ def temperature_of(logits: torch.Tensor, targets: torch.Tensor) -> Temperature:
 
     low, high = -math.log(TEMPERATURES[1]), -math.log(TEMPERATURES[0])
     if not slope(low) < 0 < slope(high):
-        return Temperature(1.0, f"the outputs say too little of the classes ({mistakes} of {count} are mistakes)")
+        wrong = "is a mistake" if mistakes == 1 else "are mistakes"
+        return Temperature(1.0, f"the outputs say too little of the classes ({mistakes} of {count} {wrong})")
     for _ in range(34):  # to 1e-9 of the logarithm
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from launcher.metrics.formula import Formula, Share, Values
 from launcher.metrics.ranking import Ranking
+from launcher.text import plural
 
 MOST_LIKELY = 5
 
@@ -74,7 +75,7 @@ def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
     if not absent:
         return {}
     found = {f"recall/{name}": f"it has no image of {name!r}" for name in absent}
-    more = f" and {len(absent) - 3} other classes" if len(absent) > 3 else ""
+    more = f" and {plural(len(absent) - 3, 'other class', 'other classes', spec='')}" if len(absent) > 3 else ""
     return found | {"auroc": f"it has no image of {', '.join(map(repr, absent[:3]))}{more}"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher.errors import UserError
 from launcher.planning.costs import measure
-from launcher.text import duration
+from launcher.text import duration, plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.launch import Launch
 from launcher.training.preflight import Prepared
@@ -37,13 +37,13 @@ def time_lines(prepared: Prepared, text: str) -> Iterable[str]:
     accelerator = start_accelerator(prepared.recipe, Launch(), Path("runs"))
     num_workers = workers_of(Launch())
     cost = measure(accelerator, prepared, num_workers)
-    workers = f"{num_workers} data worker{'' if num_workers == 1 else 's'} per process"
+    workers = f"{plural(num_workers, 'data worker')} per process"
     yield f"measured here, on one process ({accelerator.device.type}, {workers}), a few steps of each phase:"
     for phase in cost.phases:
-        evaluations = f"{phase.evaluations} evaluation{'' if phase.evaluations == 1 else 's'}"
+        evaluations = plural(phase.evaluations, "evaluation", spec="")
         yield (
             f"  {phase.name}: {f'{duration(phase.features)} for features + ' if phase.features else ''}"
-            f"{phase.steps:,} steps x {_short(phase.step)} + {evaluations} x "
+            f"{plural(phase.steps, 'step')} x {_short(phase.step)} + {evaluations} x "
             f"{_short(phase.evaluation)} = {duration(phase.seconds)}"
         )
     most = "at most " if any(phase.may_end_early for phase in cost.phases) else ""
@@ -53,7 +53,7 @@ def time_lines(prepared: Prepared, text: str) -> Iterable[str]:
     )
     yield "not counted: exchange between processes, slower disks than here, and waiting in the queue"
     count = cost.allocations(allocation)
-    yield f"--time {text}: {most}{count:,} allocation{'' if count == 1 else 's'} of {duration(allocation)}"
+    yield f"--time {text}: {most}{plural(count, 'allocation')} of {duration(allocation)}"
 
 
 def _short(seconds: float) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from launcher.inference.labelled_data import test_line
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
-from launcher.text import level, one_line
+from launcher.text import level, one_line, plural
 
 SIZES_SAMPLED = 64
 """Images that are opened to tell the sizes."""
@@ -24,10 +24,11 @@ SKIPPED_SHOWN = 3
 def data_lines(splits: Splits, recipe: Recipe, preprocessing: Preprocessing | None, width: int) -> list[str]:
     """A title, then lines no wider than `width` as far as names allow."""
     kind = recipe.task.target_kind
-    what = {"class": "classes", "labels": "labels", "values": "targets"}[kind]
+    outputs = {"class": ("class", "classes"), "labels": ("label",), "values": ("target",)}[kind]
     seen = f"; the backbone sees {preprocessing.image_size}x{preprocessing.image_size}" if preprocessing else ""
     lines = [
-        f"data: {len(splits.train):,} training and {len(splits.val):,} validation images, {len(splits.names):,} {what}",
+        f"data: {len(splits.train):,} training and {plural(len(splits.val), 'validation image')}, "
+        f"{plural(len(splits.names), *outputs)}",
         f"images {image_sizes(splits.train)}{seen}",
     ]
     if kind == "values":

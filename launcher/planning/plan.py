@@ -19,6 +19,7 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.protocols import DescribesWeightsSource, ScalesWithBatchSize, Schedule
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
+from launcher.text import plural
 from launcher.training.checked_images import without_broken_images
 from launcher.training.notes import notes
 from launcher.training.preflight import Findings, ResolvedPhase, examine
@@ -110,9 +111,9 @@ def batch_lines(found: Findings) -> Iterable[str]:
     samples = len(found.splits.train)
     epochs, steps = sum(phase.epochs for phase in recipe.freeze_plan), batching.steps_per_epoch(samples)
     last = samples - (steps - 1) * recipe.batch_size
-    uneven = f", the last one of {last} images" if last != recipe.batch_size else ""
-    yield f"{steps:,} step{'s' if steps > 1 else ''} per epoch{uneven}"
-    yield f"{epochs * steps:,} steps in all, over {epochs * samples:,} training images"
+    uneven = f", the last one of {plural(last, 'image', spec='')}" if last != recipe.batch_size else ""
+    yield f"{plural(steps, 'step')} per epoch{uneven}"
+    yield f"{plural(epochs * steps, 'step')} in all, over {plural(epochs * samples, 'training image')}"
 
 
 def learning_rates(recipe: Recipe, resolved: ResolvedPhase) -> str:

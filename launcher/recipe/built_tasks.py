@@ -13,6 +13,7 @@ from launcher.errors import UserError
 from launcher.metrics import classification, multilabel, regression
 from launcher.metrics.formula import Formula, plain_metrics
 from launcher.recipe.protocols import Splits
+from launcher.text import plural
 
 Mode = Literal["max", "min"]
 Floats = npt.NDArray[np.float64]
@@ -191,7 +192,10 @@ def _check_scale(splits: Splits, std: Floats) -> None:
 
 def _one_for_each(field: str, values: tuple[float, ...] | str, splits: Splits) -> tuple[float, ...]:
     if isinstance(values, str) or len(values) != len(splits.names):
-        raise UserError(f"{field}: {len(values)} values for {len(splits.names)} names: {', '.join(splits.names)}")
+        raise UserError(
+            f"{field}: {plural(len(values), 'value', spec='')} for {plural(len(splits.names), 'name', spec='')}: "
+            f"{', '.join(splits.names)}"
+        )
     if min(values) < 0 or max(values) <= 0:
         raise UserError(f"{field}={values}: values must be at least 0, and one above 0")
     return values

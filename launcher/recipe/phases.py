@@ -18,6 +18,7 @@ from pydantic import Field
 
 from launcher.errors import UserError, did_you_mean
 from launcher.recipe.part import part
+from launcher.text import plural
 
 Rule: TypeAlias = tuple[str, Annotated[float, Field(ge=0)]]
 """(glob over dotted parameter names, lr_scale). A bare module path ("backbone.layer4") stands for all below it."""
@@ -168,7 +169,10 @@ def resolve_rules(phase: Phase, names: Iterable[str], at: str) -> Mapping[str, f
     missing = [name for name in names if name not in scales]
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        problems.append(f"{at} ({phase.name}): no rule covers {len(missing)} parameters: {shown}; end with ('*', 0.0)")
+        problems.append(
+            f"{at} ({phase.name}): no rule covers {plural(len(missing), 'parameter', spec='')}: "
+            f"{shown}; end with ('*', 0.0)"
+        )
     elif not any(scales.values()):
         problems.append(f"{at} ({phase.name}): every rule has lr_scale 0, so nothing would train")
     if problems:

@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
+from launcher.text import plural
+
 
 class NotScalarError(Exception):
     """The field's type is not one that a text can stand for."""
@@ -146,7 +148,7 @@ def expected(member: Any) -> str:
         if len(items) == 2 and items[1] is ...:
             each = " or ".join(map(expected, _members(items[0])))
             return f"a list separated by commas, each {each}"
-        return f"{len(items)} values separated by commas"
+        return f"{plural(len(items), 'value')} separated by commas"
     words = {type(None): "none", bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
     return words.get(member, "text")
 

@@ -20,6 +20,7 @@ from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.dotted import is_dataclass_value, join, short
 from launcher.recipe.part import problems_in
 from launcher.recipe.type_names import Types, current_name, find_type, is_public, name_of
+from launcher.text import plural
 
 _PATH = "pathlib.Path"
 
@@ -103,9 +104,9 @@ def from_json(data: Mapping[str, Any], own: Types | None = None) -> Any:
         raise UserError(f"{short(data)}: not a saved recipe; it has no 'type'")
     own = own or {}
     if foreign := [name for name in dict.fromkeys(_types_named(data)) if not _is_known(name, own)]:
-        plural = "are not types" if len(foreign) > 1 else "is not a type"
+        words = "are not types" if len(foreign) > 1 else "is not a type"
         raise UserError(
-            f"{', '.join(foreign[:3])}{' and more' * (len(foreign) > 3)} {plural} of launcher; name the recipe file "
+            f"{', '.join(foreign[:3])}{' and more' * (len(foreign) > 3)} {words} of launcher; name the recipe file "
             "that defines what is your own, whose code is then run: --recipe FILE, or load(run, recipe=FILE)"
         )
     problems = Problems()
@@ -222,7 +223,7 @@ def _differences(there: Any, now: Any, at: str) -> list[str]:
             for line in _differences(there.get(name, _ABSENT), now.get(name, _ABSENT), join(at, name))
         ]
     if isinstance(there, list) and isinstance(now, list) and (len(there) == len(now) or _has_parts(there + now)):
-        lines = [] if len(there) == len(now) else [f"{at}: {len(there)} items there, {len(now)} now"]
+        lines = [] if len(there) == len(now) else [f"{at}: {plural(len(there), 'item', spec='')} there, {len(now)} now"]
         for index, (old, new) in enumerate(zip(there, now, strict=False)):
             lines += _differences(old, new, join(at, index))
         return lines

@@ -48,10 +48,6 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}"
 
 
-def count(value: int, one: str, many: str | None = None) -> str:
-    return f"{value:,} {one if value == 1 else many or one + 's'}"
-
-
 def part_name(part: Any) -> str:
     """What a part of a recipe is called: "tf_efficientnet_lite0", "ImageFolder"."""
     if not isinstance(part, dict):

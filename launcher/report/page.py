@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from launcher.text import plural
+
 
 @dataclasses.dataclass(frozen=True)
 class Section:
@@ -43,6 +45,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["n"] = lambda value: f"{value:,}"
+    environment.filters["plural"] = plural
     return environment
 
 

@@ -7,6 +7,7 @@ import math
 from typing import Literal
 
 from launcher.errors import UserError
+from launcher.text import plural
 
 # Largest micro-batch that is chosen without being asked for: 64 images of 224 px fit the memory of most GPUs in full
 # fine-tuning of a ResNet-50, and more on one device gains little speed.
@@ -47,7 +48,7 @@ class Batching:
 
     def __str__(self) -> str:
         return (
-            f"batch {self.batch_size} = {self.num_processes} process{'es' if self.num_processes > 1 else ''} "
+            f"batch {self.batch_size} = {plural(self.num_processes, 'process', 'processes', spec='')} "
             f"x {self.micro_batch_size} per micro-batch x {self.accumulation_steps} accumulation"
         )
 
@@ -60,14 +61,15 @@ def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | Li
         )
         raise UserError(
             f"batch_size={batch_size} cannot be shared by {num_processes} processes evenly; "
-            f"batch_size={' or '.join(map(str, near))} would work, or {_divisors_text(batch_size)} processes"
+            f"batch_size={' or '.join(map(str, near))} would work, or "
+            f"{_divisors_text(batch_size)} {'process' if batch_size == 1 else 'processes'}"
         )
     share = batch_size // num_processes
     if micro_batch_size is None or micro_batch_size == "auto":
         micro_batch_size = max(size for size in _divisors(share) if size <= LARGEST_DEFAULT_MICRO_BATCH)
     if micro_batch_size < 1 or share % micro_batch_size:
         whole = f"batch_size={batch_size}"
-        shared = f"the {share} samples that each of {num_processes} processes takes of {whole}"
+        shared = f"the {plural(share, 'sample', spec='')} that each of {num_processes} processes takes of {whole}"
         raise UserError(
             f"--micro-batch {micro_batch_size} does not divide {whole if num_processes == 1 else shared}; "
             f"{_divisors_text(share)} would work"

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from launcher.errors import UserError
 from launcher.files import read_json, replaced_folder, save_tensors
+from launcher.text import plural
 from launcher.training.best import Best
 
 MANIFEST = "MANIFEST.json"
@@ -252,7 +253,7 @@ def _damage(folder: Path) -> str | None:
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != expected["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
+                return f"{name} has {plural(path.stat().st_size, 'byte', spec='')}, not {expected['bytes']}"
             if _hash(path) != expected["blake2b"]:
                 return f"{name} is not what was written (its hash differs)"
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -21,6 +21,7 @@ from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.protocols import BuiltTask, NormalisesTargets
 from launcher.recipe.transforms import evaluation
 from launcher.text import number as measured
+from launcher.text import plural
 from launcher.training.chunks import in_pieces
 from launcher.training.data_order import epoch_order, seed_for
 from launcher.training.feature_cache.loader import FeatureLoader
@@ -82,9 +83,10 @@ def start_head(run: Run, state: PhaseState) -> float:
     metrics = held_out_metrics(run, chosen)
     name = run.prepared.task.monitor
     shown = f", {name} {measured(metrics[name])}" if name in metrics else ""
+    images, others = plural(chosen.fitted, "image", spec=""), plural(chosen.held_out, "other", spec="")
     run.screen.line(
-        f"head in closed form from {chosen.fitted} images, L2 {chosen.l2:.3g} and scale {chosen.scale:.3g} chosen on "
-        f"{chosen.held_out} others of the training images (loss {measured(chosen.loss)}{shown}); {seconds:.1f} s"
+        f"head in closed form from {images}, L2 {chosen.l2:.3g} and scale {chosen.scale:.3g} chosen on {others} of the "
+        f"training images (loss {measured(chosen.loss)}{shown}); {seconds:.1f} s"
     )
     if run.accelerator.is_main_process:
         phase = {"number": state.resolved.number, "phase": state.resolved.phase.name}
@@ -109,8 +111,8 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
     if not (math.isfinite(whole.mean_eigenvalue) and fitted.mean_eigenvalue > 0 and whole.mean_eigenvalue > 0):
         what = "the same for all of them" if math.isfinite(whole.mean_eigenvalue) else "not finite"
         raise UserError(
-            f"head.init='ridge': the backbone's features of the {total} training images are {what}, so there is "
-            "nothing to fit; look at the images and at backbone.weights, or use head.init=normal"
+            f"head.init='ridge': the backbone's features of the {plural(total, 'training image', spec='')} are {what}, "
+            "so there is nothing to fit; look at the images and at backbone.weights, or use head.init=normal"
         )
 
     scales = scales_for(kind)

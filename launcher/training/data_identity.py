@@ -19,7 +19,7 @@ from launcher.data.digests import Digests, content_digests
 from launcher.errors import UserError
 from launcher.files import write_atomic
 from launcher.recipe.protocols import IsPreparedCopy, KnowsSourceDigests, Split, Splits
-from launcher.text import listed, one_line
+from launcher.text import listed, one_line, plural
 
 FILE = "data.npz"
 TOLD_EVERY_SECONDS = 5.0
@@ -119,7 +119,8 @@ def seen_before(
     known = (("trained", set(map(bytes, then.train.digests))), ("validated", set(map(bytes, then.val.digests))))
     counts = [(sum(digest in of for digest in digests), use) for use, of in known]
     told = " and ".join(f"{use} on {count:,}" for count, use in counts if count)
-    return f"the run has {told} of these {len(split):,} images (the same content)" if told else None
+    these = f"{'this' if len(split) == 1 else 'these'} {plural(len(split), 'image')}"
+    return f"the run has {told} of {these} (the same content)" if told else None
 
 
 def changes(then: DataIdentity, now: DataIdentity) -> list[str]:
@@ -140,20 +141,24 @@ def _changes_of_split(title: str, then: SplitIdentity, now: SplitIdentity) -> li
         new = [name for name, digest in zip(now.samples, now.digests, strict=True) if bytes(digest) not in before]
         gone = [name for name, digest in zip(then.samples, then.digests, strict=True) if bytes(digest) not in after]
         detail = "; ".join(f"{what}: {_named(names)}" for what, names in (("new", new), ("gone", gone)) if names)
-        counts = f"{title}: {len(then.digests)} images then, {len(now.digests)} now"
+        counts = f"{title}: {plural(len(then.digests), 'image', spec='')} then, {len(now.digests)} now"
         return [f"{counts} ({detail})" if detail else counts]
     lines = []
     moved = (then.digests != now.digests).any(axis=1)
     if moved.any():
         names = [now.samples[index] for index in np.flatnonzero(moved)]
         same_images = sorted(map(bytes, then.digests)) == sorted(map(bytes, now.digests))
-        what = "are in another order" if same_images else "have other content"
-        lines.append(f"{title}: {len(names)} of {len(moved)} images {what}: {_named(names)}")
+        one = len(names) == 1
+        what = "are in another order" if same_images else f"{'has' if one else 'have'} other content"
+        lines.append(f"{title}: {len(names)} of {plural(len(moved), 'image', spec='')} {what}: {_named(names)}")
     if then.targets.shape != now.targets.shape:
         lines.append(f"{title}: targets of shape {then.targets.shape} then, {now.targets.shape} now")
     elif (other := (then.targets != now.targets).reshape(len(now.targets), -1).any(axis=1)).any():
         names = [now.samples[index] for index in np.flatnonzero(other)]
-        lines.append(f"{title}: {len(names)} of {len(other)} images have other targets: {_named(names)}")
+        lines.append(
+            f"{title}: {len(names)} of {plural(len(other), 'image', spec='')} "
+            f"{'has' if len(names) == 1 else 'have'} other targets: {_named(names)}"
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ from launcher.errors import UserError, did_you_mean
 from launcher.recipe.protocols import BuiltTask, Preprocessing, ReportsUndefined, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
+from launcher.text import plural
 from launcher.training.batch_arithmetic import Batching
 from launcher.training.failures import line_of
 from launcher.training.images import Batch, EvaluationImages, TrainingImages, collate
@@ -45,8 +46,8 @@ def try_one_batch(
             losses = task.loss(_outputs(model, batch, task.num_outputs, preprocessing), batch.targets)
             if losses.shape != (len(batch.targets),):
                 raise UserError(
-                    f"task: its loss gives {_shape(losses)} for {len(batch.targets)} images; it should be one number "
-                    f"per image, ({len(batch.targets)},), not their mean"
+                    f"task: its loss gives {_shape(losses)} for {plural(len(batch.targets), 'image', spec='')}; it "
+                    f"should be one number per image, ({len(batch.targets)},), not their mean"
                 )
             torch.autograd.backward(losses.sum())
             build_optimizer(recipe.optim, model, lr_scales)
@@ -96,9 +97,9 @@ def try_smallest_batch(
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            f"{at}.norm_statistics='update': {batching} leaves micro-batches of one image ({num_samples} images per "
-            "epoch), and at this image size BatchNorm has no statistics of one; use norm_statistics=keep, another "
-            "batch_size, or a larger backbone.image_size"
+            f"{at}.norm_statistics='update': {batching} leaves micro-batches of one image "
+            f"({plural(num_samples, 'image', spec='')} per epoch), and at this image size BatchNorm has no statistics "
+            "of one; use norm_statistics=keep, another batch_size, or a larger backbone.image_size"
         ) from error
 
 
@@ -118,13 +119,14 @@ def _outputs(model: TransferModel, batch: Batch, num_outputs: int, preprocessing
     width = getattr(model.backbone, "num_features", None)
     if not isinstance(features, torch.Tensor) or features.shape != (num_images, width):
         raise UserError(
-            f"backbone: gives {_shape(features)} for {num_images} images, and says num_features={width}; "
-            f"should be ({num_images}, num_features)"
+            f"backbone: gives {_shape(features)} for {plural(num_images, 'image', spec='')}, and says "
+            f"num_features={width}; should be ({num_images}, num_features)"
         )
     outputs: torch.Tensor = model.head(features)
     if outputs.shape != (num_images, num_outputs):
         raise UserError(
-            f"head: gives {_shape(outputs)} for {num_images} images; should be ({num_images}, {num_outputs})"
+            f"head: gives {_shape(outputs)} for {plural(num_images, 'image', spec='')}; "
+            f"should be ({num_images}, {num_outputs})"
         )
     return outputs
 

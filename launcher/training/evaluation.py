@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from launcher.recipe.protocols import BuiltTask, Split
+from launcher.text import plural
 from launcher.training.chunks import in_pieces
 from launcher.training.feature_cache.loader import FeatureBatch
 from launcher.training.images import Batch
@@ -66,7 +67,9 @@ def outputs_of(
         filled += len(outputs)
     next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next time
     expected = len(range(accelerator.process_index, num_samples, accelerator.num_processes))
-    assert filled == expected, f"process {accelerator.process_index} evaluated {filled} samples, not {expected}"
+    assert filled == expected, (
+        f"process {accelerator.process_index} evaluated {plural(filled, 'sample', spec='')}, not {expected}"
+    )
     gathered: torch.Tensor = accelerator.gather(mine)
     # Sample i was row i // num_processes of process i % num_processes.
     interleaved = gathered.reshape(accelerator.num_processes, rows, num_outputs).transpose(0, 1)

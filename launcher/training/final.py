@@ -14,7 +14,7 @@ from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json, replaced_folder, save_tensors
 from launcher.recipe.protocols import DescribesPlainNetwork
 from launcher.recipe.serialization import to_json
-from launcher.text import duration, number
+from launcher.text import duration, number, plural
 from launcher.training.collectives import agreed
 from launcher.training.evaluation import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
@@ -146,8 +146,8 @@ def summary(run: Run, step: int, metrics: dict[str, float]) -> str:
     best = run.progress.run_best
     where = f" ({best.phase} epoch {best.epoch})" if best and best.step == step else " (last epoch)"
     return (
-        f"done: {metric} {number(metrics[metric])}{where} on {len(run.prepared.splits.val)} validation images "
-        f"after {duration(run.progress.seconds)}"
+        f"done: {metric} {number(metrics[metric])}{where} on "
+        f"{plural(len(run.prepared.splits.val), 'validation image', spec='')} after {duration(run.progress.seconds)}"
     )
 
 

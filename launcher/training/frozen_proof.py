@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from launcher.errors import UserError
+from launcher.text import plural
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -87,7 +88,7 @@ def prove(
 
 
 def _tensors(count: int, kind: str = "") -> str:
-    return f"{count} {kind}tensor{'' if count == 1 else 's'}"
+    return plural(count, f"{kind}tensor", spec="")
 
 
 def _listed(names: list[str]) -> str:

@@ -22,7 +22,7 @@ from launcher.data.target_precision import on_device
 from launcher.errors import UserError
 from launcher.recipe.protocols import PixelTransform, Split
 from launcher.recipe.transforms import PixelSteps, draws_from_torch_alone
-from launcher.text import one_line
+from launcher.text import one_line, plural
 from launcher.training.data_order import Key, TrainingKeys, seed_for
 from launcher.training.failures import ImageError, line_of, of_surroundings
 
@@ -187,8 +187,8 @@ class ImageLoader(DataLoader[Batch]):
             batches = super().__iter__()
         except OSError as error:
             raise ImageError(
-                f"{self.num_workers} data workers could not be started ({error.strerror or error}); use fewer "
-                "--workers, or raise the limit (ulimit -n, ulimit -u, the memory)"
+                f"{plural(self.num_workers, 'data worker')} could not be started ({error.strerror or error}); "
+                "use fewer --workers, or raise the limit (ulimit -n, ulimit -u, the memory)"
             ) from error
         return _raising(batches)
 

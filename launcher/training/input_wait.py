@@ -7,6 +7,7 @@ import os
 
 from launcher.data.prepared import need_of
 from launcher.recipe.protocols import HoldsPixels
+from launcher.text import plural
 from launcher.training.launch import usable_cpus
 from launcher.training.progress import Speed
 from launcher.training.run import Run
@@ -44,8 +45,8 @@ def advice(
         size = f" {image_size[0]}x{image_size[1]} where {short_side} px are enough" if image_size and larger else ""
         helpful.append(f"'prepare' and --prepared would spare decoding{size or ' them'}")
     if not helpful:
-        cores = f"{num_cpus} core{'' if num_cpus == 1 else 's'}"
-        helpful.append(f"{cores} for this process are too few, or the disk of the images too slow")
+        cores = plural(num_cpus, "core for this process is", "cores for this process are")
+        helpful.append(f"{cores} too few, or the disk of the images too slow")
     return f"data: the device waited {share:.0%} of the epoch; {', '.join(helpful)}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.errors import UserError
+from launcher.text import plural
 from launcher.training.command import PYTHON
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ class World:
         steps = accelerator.gradient_accumulation_steps
         if steps != gradient_accumulation_steps:
             problems.append(
-                f"gradient accumulation: accelerate launch asks for {steps} steps, but they follow from batch_size and "
-                "--micro-batch; leave --gradient_accumulation_steps out of accelerate launch and its config file, and "
-                "unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+                f"gradient accumulation: accelerate launch asks for {plural(steps, 'step')}, but they follow from "
+                "batch_size and --micro-batch; leave --gradient_accumulation_steps out of accelerate launch and its "
+                "config file, and unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
             )
         if problems:
             raise UserError(*problems)

@@ -18,6 +18,7 @@ import torch
 
 from launcher.recipe.loading import LoadedRecipe
 from launcher.text import number as measured
+from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.checkpoint import State
 from launcher.training.closed_form import start_head
@@ -147,8 +148,9 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
         if progress.phase_ended and all(name.startswith("head.") for name in resolved.changing):
             progress.head_step = progress.step
         save(run, state)
-        if stopped_early and progress.epoch < phase.epochs:
-            run.screen.line(f"{phase.name} ends early: no better {run.monitored(resolved)} in {phase.patience} epochs")
+        if stopped_early and phase.patience is not None and progress.epoch < phase.epochs:
+            patience = plural(phase.patience, "epoch", spec="")
+            run.screen.line(f"{phase.name} ends early: no better {run.monitored(resolved)} in {patience}")
     end_phase(run, state)
 
 

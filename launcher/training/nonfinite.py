@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from launcher.errors import UserError
+from launcher.text import plural
 from launcher.training.data_order import epoch_order
 from launcher.training.preflight import ResolvedPhase
 from launcher.training.run import PhaseState, Run
@@ -72,7 +73,8 @@ def broken_epoch(run: Run, state: PhaseState, outputs: torch.Tensor) -> str | No
     rows = int((~outputs.isfinite()).any(dim=1).sum())
     if rows == 0 and (names := broken_weights(state)) is None:
         return None
-    what = f"its outputs for {rows} of {len(outputs)} validation images are" if rows else f"its weights are ({names})"
+    of = plural(len(outputs), "validation image", spec="")
+    what = f"its outputs for {rows} of {of} are" if rows else f"its weights are ({names})"
     if run.recipe.on_nonfinite == "stop":
         raise NonFiniteWeightsError(
             f"step {run.progress.step}: the network is broken: {what} not finite; nothing of it was saved; use a lower "

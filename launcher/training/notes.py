@@ -10,6 +10,7 @@ from torch import nn
 
 from launcher.data.names import notes_of_names
 from launcher.recipe.protocols import HasPretrainedWeights, WeighsClasses
+from launcher.text import plural
 from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
 from launcher.training.preflight import Findings, Prepared, ResolvedPhase
@@ -49,15 +50,15 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
         if kept:
             yield f"{_named(kept, found)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
     if found.splits and recipe.batch_size > len(found.splits.train):
-        samples = len(found.splits.train)
-        yield f"batch_size={recipe.batch_size} is more than all {samples} training images: one step per epoch"
+        images = plural(len(found.splits.train), "training image", spec="")
+        yield f"batch_size={recipe.batch_size} is more than all {images}: one step per epoch"
     if found.splits and found.splits.train.targets.ndim == 1:
         counts = np.bincount(found.splits.train.targets, minlength=len(found.splits.names))
         unweighted = isinstance(recipe.task, WeighsClasses) and recipe.task.class_weights is None
         if unweighted and counts.max() > LARGE_IMBALANCE * counts.min():
             yield (
-                f"classes have {counts.min():,} to {counts.max():,} training images; task.class_weights=balanced would "
-                "give each class the same weight in the loss"
+                f"classes have {counts.min():,} to {plural(int(counts.max()), 'training image')}; "
+                "task.class_weights=balanced would give each class the same weight in the loss"
             )
     # A start of a run is refused for it.
     if isinstance(found, Findings) and not found.problems.found and found.batching:

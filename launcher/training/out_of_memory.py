@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from launcher.errors import UserError
+from launcher.text import plural
 from launcher.training.data_order import seed_micro_step
 from launcher.training.feature_cache.loader import FeatureBatch
 from launcher.training.images import Batch
@@ -101,7 +102,7 @@ def _halve(run: Run, state: PhaseState) -> None:
         at_once = -(-size // parts)
         raise UserError(
             f"--micro-batch auto: step {run.progress.step + 1} ({state.resolved.phase.name}) ran out of memory with "
-            f"{at_once} image{'' if at_once == 1 else 's'} of its micro-batch of {size} at a time, and less is not "
+            f"{plural(at_once, 'image', spec='')} of its micro-batch of {size} at a time, and less is not "
             "possible; use a smaller backbone or image size"
         )
     state.optimizer.zero_grad(set_to_none=True)

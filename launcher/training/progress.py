@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from launcher.console import lost_output
-from launcher.text import duration
+from launcher.text import duration, plural
 from launcher.text import number as measured
 from launcher.training.preflight import Prepared, ResolvedPhase
 
@@ -176,11 +176,14 @@ class Screen:
     def run_begins(self, prepared: Prepared, name: str, where: str) -> None:
         """What is about to be trained, on what, where."""
         splits = prepared.splits
-        kind = {"class": "classes", "labels": "labels", "values": "targets"}[prepared.recipe.task.target_kind]
-        images = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
-        self.line(f"{name}: {images}, {len(splits.names)} {kind}")
+        outputs = {"class": ("class", "classes"), "labels": ("label",), "values": ("target",)}
+        images = f"{len(splits.train):,} training and {plural(len(splits.val), 'validation image')}"
+        self.line(f"{name}: {images}, {plural(len(splits.names), *outputs[prepared.recipe.task.target_kind], spec='')}")
         if splits.skipped:
-            self.line(f"{len(splits.skipped):,} files are left out; skipped.txt tells which and why", style="yellow")
+            self.line(
+                f"{plural(len(splits.skipped), 'file is', 'files are')} left out; skipped.txt tells which and why",
+                style="yellow",
+            )
         self.line(f"{prepared.batching}; {where}")
 
 
@@ -208,28 +211,29 @@ def _row(cells: Mapping[str, str], *, names: bool = False) -> str:
 def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[tuple[str, str, str]]]:
     """A phase's title, and for each thing that trains: what, how much, at which rate."""
     phase = resolved.phase
-    epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
+    epochs = plural(phase.epochs, "epoch", spec="")
     title = (
-        f"phase {resolved.number + 1}/{num_phases} {phase.name}: {epochs} x {resolved.steps_per_epoch} steps"
+        f"phase {resolved.number + 1}/{num_phases} {phase.name}: {epochs} x "
+        f"{plural(resolved.steps_per_epoch, 'step', spec='')}"
         f"{f', patience {phase.patience}' if phase.patience else ''}"
     )
     rows = [
         (
             span(group.names, resolved.lr_scales),
-            f"{group.parameters:,} parameters",
+            plural(group.parameters, "parameter"),
             f"lr {group.lr:.3g} (scale {group.lr_scale:g})",
         )
         for group in resolved.groups
     ]
     frozen = resolved.total_parameters - resolved.trainable_parameters
     if frozen:
-        rows.append(("frozen", f"{frozen:,} parameters", "in evaluation mode"))
+        rows.append(("frozen", plural(frozen, "parameter"), "in evaluation mode"))
     if resolved.norm_layers:
         kept = "kept" if phase.norm_statistics == "keep" else "updated"
         rows.append(
             (
                 "BatchNorm",
-                f"{resolved.norm_layers} layer{'s train' if resolved.norm_layers > 1 else ' trains'}",
+                plural(resolved.norm_layers, "layer trains", "layers train", spec=""),
                 f"running statistics {kept}",
             )
         )

@@ -24,7 +24,7 @@ from launcher.recipe.own_code import Code, changed_code, own_code
 from launcher.recipe.protocols import IsPreparedCopy, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
-from launcher.text import one_line
+from launcher.text import one_line, plural
 from launcher.training.checkpoint import Checkpoints
 from launcher.training.command import Command
 from launcher.training.continuation import Differences, differences_from, same_images
@@ -324,7 +324,10 @@ class MetricsLog:
         self.rows = rows
         kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
         if len(kept) < rows:
-            raise UserError(f"{path}: has {len(kept)} rows, the checkpoint was saved after {rows}; bring the file back")
+            raise UserError(
+                f"{path}: has {plural(len(kept), 'row', spec='')}, "
+                f"the checkpoint was saved after {rows}; bring the file back"
+            )
         for number, row in enumerate(kept):
             if not _is_row(row):
                 raise UserError(f"{path}: row {number + 1} is damaged; bring the file back")

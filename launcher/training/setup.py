@@ -21,7 +21,7 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
 from launcher.recipe.type_names import types_in
-from launcher.text import number
+from launcher.text import number, plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.auto_settings import with_fastest_settings
 from launcher.training.checked_images import checked_together, without_broken_images
@@ -200,7 +200,7 @@ def needed_at_the_end(prepared: Prepared, progress: Progress) -> dict[str, int]:
 
 
 def _workers(count: int) -> str:
-    return f"{count} data worker{'' if count == 1 else 's'}"
+    return plural(count, "data worker")
 
 
 def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:

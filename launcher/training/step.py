@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from launcher.errors import UserError
+from launcher.text import plural
 from launcher.training.feature_cache.loader import FeatureBatch
 from launcher.training.images import Batch
 from launcher.training.mixup import mix
@@ -92,8 +93,8 @@ def clipped(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
         told = where(run, state.resolved, progress.step + 1, step_in_epoch)
         if progress.skipped_steps > recipe.max_skipped_steps:
             raise UserError(
-                f"{told}; {recipe.max_skipped_steps} steps were skipped before it, which is all that max_skipped_steps "
-                "allows"
+                f"{told}; {plural(recipe.max_skipped_steps, 'step was', 'steps were', spec='')} skipped before it, "
+                "which is all that max_skipped_steps allows"
             )
         run.screen.line(f"{told}; skipped ({progress.skipped_steps})", style="yellow")
         return Verdict(sound=False)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from launcher.errors import UserError
-from launcher.text import readable_size
+from launcher.text import plural, readable_size
 from launcher.training.failures import OPEN_FILES_CURE, SHARED_MEMORY, SHARED_MEMORY_CURE
 from launcher.training.images import TrainingImages
 from launcher.training.preflight import Prepared
@@ -43,10 +43,11 @@ def shared_memory_problem(prepared: Prepared, num_workers: int, num_local_proces
     free, needed = there.f_bavail * there.f_frsize, shared_memory_needed(prepared, num_workers, num_local_processes)
     if needed <= free:
         return None
-    workers = f"{num_workers} data worker{'s' if num_workers > 1 else ''}"
+    workers = plural(num_workers, "data worker")
     each = f" in each of {num_local_processes} processes" if num_local_processes > 1 else ""
+    need = "needs" if num_workers == num_local_processes == 1 else "need"
     return (
-        f"{SHARED_MEMORY}: {readable_size(free)} are free, and {workers}{each} need {readable_size(needed)} to hand "
+        f"{SHARED_MEMORY}: {readable_size(free)} are free, and {workers}{each} {need} {readable_size(needed)} to hand "
         f"their batches over; {SHARED_MEMORY_CURE}"
     )
 
@@ -64,7 +65,8 @@ def check_handover(prepared: Prepared, num_workers: int, num_local_processes: in
     allowed = _raised_limit(needed)
     if allowed is not None and allowed < needed:
         problems.append(
-            f"ulimit -n: {allowed} files may be open, and {num_workers} data workers need {needed}; {OPEN_FILES_CURE}"
+            f"ulimit -n: {allowed} files may be open, and "
+            f"{plural(num_workers, 'data worker needs', 'data workers need')} {needed}; {OPEN_FILES_CURE}"
         )
     if problems:
         raise UserError(*problems)

@@ -19,6 +19,7 @@ from launcher.errors import UserError
 from launcher.inference.run_records import read_rows
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.protocols import HasDropout
+from launcher.text import plural
 from launcher.verify.kills import launch_command, run_until_killed
 from launcher.verify.weight_equality import TOLERANCE, Comparison, compare, furthest
 
@@ -85,7 +86,10 @@ class Verification:
 
     def run(self, name: str, processes: int, *words: str) -> str | None:
         """Train; None, or the last words of a run that failed."""
-        self.tell(f"training {self.steps} steps a phase on {_processes(processes)} {' '.join(words)}".rstrip())
+        self.tell(
+            f"training {plural(self.steps, 'step', spec='')} a phase on {plural(processes, 'process', 'processes')} "
+            f"{' '.join(words)}".rstrip()
+        )
         command = self.command(name, processes, *words)
         begin = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
@@ -101,7 +105,7 @@ class Verification:
         return launch_command(str(self.recipe), self.folder / name, *words, *workers, processes=processes)
 
     def parity(self, processes: int, *words: str) -> Check:
-        promise = f"parity: {_processes(processes)}{' ' + ' '.join(words) if words else ''}"
+        promise = f"parity: {plural(processes, 'process', 'processes')}{' ' + ' '.join(words) if words else ''}"
         name = f"split-{processes}-{len(words)}"
         failed = self.run(name, processes, *words)
         if failed is not None:
@@ -135,7 +139,11 @@ class Verification:
         # A run whose frozen tensors move, or whose processes disagree, stops with an error: these came to their end.
         # A save follows each step; that of an epoch's last step follows its evaluation.
         saves = sum(row["event"] == "step" for row in self.rows())
-        return Check("frozen is still, processes agree", True, f"proven by hashes at {saves} moments of each run")
+        return Check(
+            "frozen is still, processes agree",
+            True,
+            f"proven by hashes at {plural(saves, 'moment', spec='')} of each run",
+        )
 
     def samples(self) -> Check:
         promise = "every sample once an epoch"
@@ -173,15 +181,14 @@ def told(comparison: Comparison) -> str:
     if comparison.broken:
         worst = max(comparison.broken, key=lambda found: found.largest)
         others = len(comparison.broken) - 1
-        more = f", and {others} tensor{'s' if others > 1 else ''} more" if others else ""
+        more = f", and {plural(others, 'tensor', spec='')} more" if others else ""
         return f"{text}; rounding does not explain {worst.tensor}{more}"
     if comparison.noise:
         named = [f"{found.tensor} ({found.over_tolerance:,} of {found.values:,})" for found in comparison.noise[:NAMED]]
         others = len(comparison.noise) - len(named)
-        text += (
-            f"; over {TOLERANCE:.0e} where the gradient is rounding noise, which Adam scales up: {', '.join(named)}"
-            f"{f' and {others} tensors more' if others else ''}"
-        )
+        more = f" and {plural(others, 'tensor', spec='')} more" if others else ""
+        text += f"; over {TOLERANCE:.0e} where the gradient is rounding noise, which Adam scales up: "
+        text += f"{', '.join(named)}{more}"
     return text
 
 
@@ -198,7 +205,3 @@ def numbers_of(text: str) -> list[int]:
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"--processes {text!r}: write numbers of processes with commas: 1,2")
     return [int(word) for word in words]
-
-
-def _processes(count: int) -> str:
-    return f"{count} process{'es' if count > 1 else ''}"

@@ -155,7 +155,7 @@ def test_missing_unexpected_and_misshaped_tensors_are_told_at_once(
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     state["conv1.0.weight"] = torch.full((24, 3, 3, 3), float("nan"))
     torch.save(state, tmp_path / "nan.pth")
-    assert "not finite: 1 tensors (conv1.0.weight)" in problem_with(tmp_path / "nan.pth")
+    assert "not finite: 1 tensor (conv1.0.weight)" in problem_with(tmp_path / "nan.pth")
 
 
 class Evil:

@@ -244,7 +244,7 @@ def test_missing_folder_names_the_absolute_path(tmp_path: Path, monkeypatch: pyt
 def test_folders_without_images(tmp_path: Path) -> None:
     assert f"{tmp_path} has no class folders; expected {tmp_path.name}/<class>/<image>" in error_of(tmp_path)
     Image.new("RGB", (4, 4)).save(tmp_path / "loose.png")
-    assert "has 1 images but no class folders" in error_of(tmp_path)
+    assert "has 1 image but no class folders" in error_of(tmp_path)
     make_images(tmp_path, a=0, b=0)
     assert "no images in" in error_of(tmp_path)
 

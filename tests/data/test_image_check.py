@@ -172,7 +172,7 @@ def test_pixels_without_files_are_compared_too() -> None:
     images = ArrayImages("set", pixels)
     parts = [Split(Subset(images, np.asarray(rows)), targets[rows]) for rows in ([0, 1, 2, 3], [4, 5])]
     splits = Splits(*parts, ("a", "b"))
-    assert find_broken(splits).notes[0].startswith("1 of 2 validation images are training images, too")
+    assert find_broken(splits).notes[0].startswith("1 of 2 validation images is a training image, too")
 
 
 def test_pipes_devices_and_pictures_of_extreme_shape_are_named_before_training(pairs: Path) -> None:

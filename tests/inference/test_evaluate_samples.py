@@ -134,7 +134,7 @@ def test_another_folder_has_its_classes_by_name(finished: Path, tmp_path: Path) 
     classes = launcher.load(finished, tiny.__file__).classes
     wanted = sorted([classes.index("cat")] * 4 + [classes.index("狗")] * 4)
     assert found.split.targets.tolist() == wanted
-    assert told[0] == f"--data: 1 files left out: {other}/cat/notes.txt (not an image)"
+    assert told[0] == f"--data: 1 file left out: {other}/cat/notes.txt (not an image)"
     assert found.details["calibration"]["fitted"] == "on the validation images"
     write(found)
     written = json.loads((finished / "evaluation-data-other.json").read_text())

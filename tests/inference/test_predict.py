@@ -145,7 +145,7 @@ def test_one_unread_image_among_none_and_a_name_that_is_no_text(finished: Path, 
     done = in_bytes(finished, name, "--as", "csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith(name + b",")
-    assert done.stderr.decode().endswith("1 images predicted\n")
+    assert done.stderr.decode().endswith("1 image predicted\n")
     done = in_bytes(finished, "images/deeper/notes.txt", "--as", "csv", cwd=tmp_path)  # named, so it is tried
     assert done.returncode == 3
     assert done.stdout == b"name,class_1,probability_1,class_2,probability_2,class_3,probability_3\n"
@@ -256,7 +256,7 @@ def test_pipes_and_devices_are_named_and_never_waited_for(finished: Path, tmp_pa
     assert [row["name"] for row in csv.DictReader(done.stdout.decode().splitlines())] == ["images/good.png"]
     assert "cannot be read: images/pipe.png (a named pipe, not a file)\n" in told
     assert "cannot be read: images/zero.png (a device, not a file)\n" in told
-    assert told.endswith("1 images predicted; 2 could not be read\n")
+    assert told.endswith("1 image predicted; 2 could not be read\n")
 
 
 @pytest.mark.parametrize(

@@ -469,7 +469,7 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
         "t.csv, up to line 5: ',' expected after '\"'; a cell that begins with a quote must end with one",
     ),
     "a cell too many": (lambda: _lines("path,label", "0.png,a", "1.png,b,c"), "x", "line 3: 3 cells, but the header"),
-    "a cell too few": (lambda: _lines("", "path,label", "0.png", "1.png,b"), "x", "line 3: 1 cells, but the header"),
+    "a cell too few": (lambda: _lines("", "path,label", "0.png", "1.png,b"), "x", "line 3: 1 cell, but the header"),
     "train and test": (
         lambda: _table(label=["a", "b"] * 3, split=["train"] * 4 + ["test"] * 2),
         "x",

@@ -81,7 +81,7 @@ def test_regression_reports_in_the_users_units() -> None:
     ("task", "targets", "names", "said"),
     [
         (Classification(), [0, 0], "a", "at least two classes"),
-        (Classification(class_weights=(1.0,)), [0, 1], "ab", "1 values for 2 names: a, b"),
+        (Classification(class_weights=(1.0,)), [0, 1], "ab", "1 value for 2 names: a, b"),
         (Classification(class_weights=(0.0, 0.0)), [0, 1], "ab", "one above 0"),
         (MultiLabel(pos_weight="balanced"), [[1, 0], [1, 0]], "ab", "no training image has the labels"),
         (Regression(), [[3.0, 1], [3, 2]], "ab", "all the same value"),

@@ -114,7 +114,7 @@ def test_one_other_image_is_told_by_name_whether_the_run_is_finished_or_not(phot
     train(of_folder(photos), tmp_path / "run")
     shutil.copytree(photos, tmp_path / "moved")
     (tmp_path / "moved/val/dark/2.png").write_bytes((photos / "val/dark/1.png").read_bytes())
-    told = r"validation: 1 of 8 images have other content: dark/2\.png"
+    told = r"validation: 1 of 8 images has other content: dark/2\.png"
     with pytest.raises(UserError, match=f"holds a run on other data .*{told}"):
         train(of_folder(tmp_path / "moved"), tmp_path / "run")
     cut_short(tmp_path / "run")

@@ -57,8 +57,8 @@ def swap(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "lines"),
     [
-        (overwrite("train/cat/0.png", "train/dog/1.png"), ["training: 1 of 6 images have other content: dog/1.png"]),
-        (overwrite("train/cat/0.png", "val/dog/1.png"), ["validation: 1 of 4 images have other content: dog/1.png"]),
+        (overwrite("train/cat/0.png", "train/dog/1.png"), ["training: 1 of 6 images has other content: dog/1.png"]),
+        (overwrite("train/cat/0.png", "val/dog/1.png"), ["validation: 1 of 4 images has other content: dog/1.png"]),
         (swap, ["training: 2 of 6 images are in another order: cat/0.png, dog/1.png"]),
         (lambda photos: (photos / "train/cat/1.png").unlink(), ["training: 6 images then, 5 now (gone: cat/1.png)"]),
         (
@@ -71,7 +71,7 @@ def swap(photos: Path) -> None:
         ),
         (
             lambda photos: (photos / "train/cat/2.png").rename(photos / "train/dog/-1.png"),
-            ["training: 1 of 6 images have other targets: dog/-1.png"],
+            ["training: 1 of 6 images has other targets: dog/-1.png"],
         ),
         (lambda photos: (photos / "train/cat/1.png").touch(), []),
         (lambda photos: (photos / "train/cat/1.png").rename(photos / "train/cat/1b.png"), []),

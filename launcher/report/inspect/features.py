@@ -16,6 +16,7 @@ from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun, build_network
 from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.transforms import evaluation
+from launcher.text import plural
 from launcher.training.chunks import in_pieces
 from launcher.training.data_order import epoch_order, seed_for
 from launcher.training.images import end_workers, evaluation_loader
@@ -60,7 +61,7 @@ def features_of(
     everything = torch.arange(len(splits.val))
     backbone = model.backbone
     assert isinstance(backbone, nn.Module)
-    tell(f"{finished.rundir.path}: features of {len(splits.val):,} validation images")
+    tell(f"{finished.rundir.path}: features of {plural(len(splits.val), 'validation image')}")
     val_now = of(backbone, splits.val, everything)
     before, why = _before_training(finished)
     changed = [
@@ -70,7 +71,7 @@ def features_of(
     if changed:
         backbone.load_state_dict(before)
         val = of(backbone, splits.val, everything)
-    tell(f"{finished.rundir.path}: features of {len(of_training):,} training images, from {weights}")
+    tell(f"{finished.rundir.path}: features of {plural(len(of_training), 'training image')}, from {weights}")
     return Features(of(backbone, splits.train, of_training), val, val_now, of_training, weights)
 
 

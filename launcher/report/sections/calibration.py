@@ -8,7 +8,7 @@ from typing import Any
 from launcher.report.charts import Chart, Dot, Frame, Line, Tick
 from launcher.report.facts import Facts
 from launcher.report.page import Section
-from launcher.text import number
+from launcher.text import number, plural
 
 
 def section(facts: Facts) -> Section | None:
@@ -77,7 +77,7 @@ def _confidence(found: dict[str, Any]) -> Chart:
             x, x_end = frame.x(bin["from"]) + 1, frame.x(bin["to"]) - 1
             width = (x_end - x) / 2
             y = frame.y(bin["samples"] / total)
-            title = f"{bin['from']:.2f} to {bin['to']:.2f}: {bin['samples']:,} images ({when} temperature)"
+            title = f"{bin['from']:.2f} to {bin['to']:.2f}: {plural(bin['samples'], 'image')} ({when} temperature)"
             bars.append((round(x + part * width, 1), y, round(width, 1), round(frame.y(0) - y, 1), look, title))
     return frame.chart(
         "Share of the images, by confidence",

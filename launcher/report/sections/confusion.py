@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from launcher.report.facts import Facts
-from launcher.report.formats import count, percent
+from launcher.report.formats import percent
 from launcher.report.page import Section
+from launcher.text import plural
 
 LARGEST_MATRIX = 30
 """Classes up to which the matrix is drawn; of more, the pairs that are confused most."""
@@ -85,7 +86,7 @@ def _cell(t: int, p: int, members: dict[tuple[int, int], list[int]], support: An
     label = f"{classes[t]} taken for {classes[p]}" if t != p else f"{classes[t]}, right"
     share = number / max(1, int(support[t]))
     shade = round(share if t == p else share**0.5, 3)
-    return Cell(f"{t}-{p}", number, shade, t == p, f"{label}: {count(number, 'image')}")
+    return Cell(f"{t}-{p}", number, shade, t == p, f"{label}: {plural(number, 'image')}")
 
 
 def _data(

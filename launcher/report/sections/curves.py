@@ -64,7 +64,8 @@ def _loss(facts: Facts) -> Chart | None:
         drawn.append(
             Line("validation", "val", frame.path(points), _dots(frame, facts.epochs, [y for _, y in points], "loss"))
         )
-    summary = f"Loss over {len(facts.epochs)} epochs; training ended at {text.number(facts.epochs[-1].train_loss)}"
+    summary = f"Loss over {text.plural(len(facts.epochs), 'epoch', spec='')}; "
+    summary += f"training ended at {text.number(facts.epochs[-1].train_loss)}"
     summary += f", validation at {points[-1][1]:.4g}." if points else "."
     return frame.chart("Loss", summary, "epoch", x_ticks=epoch_ticks(frame), lines=drawn, bands=bands(facts, frame))
 
@@ -93,7 +94,7 @@ def _metric(facts: Facts) -> Chart | None:
     kept = facts.kept
     value = facts.validated(kept, metric) if kept else None
     marks = [frame.mark(kept.count, unit * value, value_of(metric, value))] if kept and value is not None else []
-    summary = f"Validation {name} over {len(points)} epochs"
+    summary = f"Validation {name} over {text.plural(len(points), 'epoch', spec='')}"
     summary += f"; kept is epoch {kept.count} with {value_of(metric, value)}." if kept and value is not None else "."
     return frame.chart(
         f"Validation {name}{', %' if unit > 1 else ''}",

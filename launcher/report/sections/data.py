@@ -9,10 +9,9 @@ import numpy as np
 
 from launcher.recipe.protocols import ImageSource
 from launcher.report.facts import Facts
-from launcher.report.formats import count
 from launcher.report.page import Section
 from launcher.report.thumbnails import size_of
-from launcher.text import level
+from launcher.text import level, plural
 
 SHOWN_AT_ONCE = 20
 SIZES_SAMPLED = 64
@@ -61,7 +60,7 @@ def section(facts: Facts) -> Section:
             "targets": _targets(facts, told),
             "skipped": facts.skipped[:SKIPPED_SHOWN],
             "more_skipped": max(0, len(facts.skipped) - SKIPPED_SHOWN),
-            "all_skipped": count(len(facts.skipped), "file"),
+            "all_skipped": plural(len(facts.skipped), "file"),
         },
     )
 

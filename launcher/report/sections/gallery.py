@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from launcher.report.facts import Facts
-from launcher.report.formats import count, percent
+from launcher.report.formats import percent
 from launcher.report.page import Section
 from launcher.report.samples import Ints, Samples
 from launcher.report.thumbnails import Picture
-from launcher.text import level
+from launcher.text import level, plural
 
 MISTAKES, UNCERTAIN = 24, 12
 LABELS_NAMED = 3
@@ -216,4 +216,4 @@ def _of_losses(facts: Facts, samples: Samples) -> list[Shelf]:
 
 
 def _more(total: int, shown: int, one: str, many: str | None = None) -> str:
-    return f"{shown} of {count(total, one, many)}" if total > shown else count(total, one, many)
+    return f"{shown} of {plural(total, one, many)}" if total > shown else plural(total, one, many)

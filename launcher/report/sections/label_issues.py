@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from launcher.recipe.protocols import ImageSource
 from launcher.report.facts import Facts
-from launcher.report.formats import count, percent
+from launcher.report.formats import percent
 from launcher.report.inspection import read_explanation
 from launcher.report.page import Section
 from launcher.report.samples import common_folder
 from launcher.report.thumbnails import Picture, small
+from launcher.text import plural
 
 LABELS, PAIRS = 24, 12
 
@@ -47,14 +48,14 @@ def section(facts: Facts) -> Section | None:
         "Data to check",
         {
             "labels": labels,
-            "labels_count": f"{len(labels)} of {total:,}" if total > len(labels) else count(total, "image"),
-            "looked": count(int(found.told.get("train", 0)), "training image"),
+            "labels_count": f"{len(labels)} of {total:,}" if total > len(labels) else plural(total, "image"),
+            "looked": plural(int(found.told.get("train", 0)), "training image"),
             "weights": found.told.get("features", ""),
             "with_labels": found.told.get("suspicious") is not None,
             "pairs": pairs,
             "leaked": int(found.told.get("leaked", 0)),
             "share": percent(found.told.get("leaked", 0) / max(1, found.told.get("val", 1))),
-            "pairs_count": count(int(found.told.get("duplicates", 0)), "pair"),
+            "pairs_count": plural(int(found.told.get("duplicates", 0)), "pair"),
         },
     )
 

@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any
 
 from launcher.report.facts import Facts
-from launcher.report.formats import count, percent
+from launcher.report.formats import percent
 from launcher.report.page import Section
+from launcher.text import plural
 
 STORES = {"memory": "stored in memory", "disk": "stored on disk", "none": "not stored"}
 
@@ -36,13 +37,13 @@ def section(facts: Facts) -> Section | None:
 def _card(facts: Facts, number: int, phase: dict[str, Any]) -> PhaseCard:
     done = sum(1 for epoch in facts.epochs if epoch.number == number)
     planned = int(phase["epochs"])
-    epochs = count(planned, "epoch") if done == planned else f"{done} of {count(planned, 'epoch')} (ended early)"
-    epochs += f" of {count(int(phase['steps_per_epoch']), 'step')}"
+    epochs = plural(planned, "epoch") if done == planned else f"{done} of {plural(planned, 'epoch')} (ended early)"
+    epochs += f" of {plural(int(phase['steps_per_epoch']), 'step')}"
     frozen = phase["total_parameters"] - phase["trainable_parameters"]
     notes = []
     if phase["norm_layers"]:
         kept = "kept" if phase["norm_statistics"] == "keep" else "updated"
-        notes.append(f"{count(phase['norm_layers'], 'BatchNorm layer')} trained, running statistics {kept}")
+        notes.append(f"{plural(phase['norm_layers'], 'BatchNorm layer')} trained, running statistics {kept}")
     if phase.get("pictures"):
         notes.append(f"pictures: {phase['pictures']}")
     cached = facts.cache.get(str(number))
@@ -75,13 +76,13 @@ def _proof(facts: Facts, number: int) -> tuple[str, bool]:
     if not rows:
         return "", True
     tensors, digests = rows[-1]["tensors"], {row["digest"] for row in rows}
-    checked = count(sum(row["when"] == "checkpoint" for row in rows), "checkpoint")
+    checked = plural(sum(row["when"] == "checkpoint" for row in rows), "checkpoint")
     if not tensors:
         return "Nothing was frozen.", True
     if len(digests) == 1:
         return (
-            f"{count(tensors, 'tensor')} that must stand still, hashed at the beginning and at {checked}: not one bit "
+            f"{plural(tensors, 'tensor')} that must stand still, hashed at the beginning and at {checked}: not one bit "
             f"moved (BLAKE2 {rows[0]['digest'][:12]}…).",
             True,
         )
-    return f"{count(tensors, 'tensor')} that must stand still: the hashes of {checked} are not all the same.", False
+    return f"{plural(tensors, 'tensor')} that must stand still: the hashes of {checked} are not all the same.", False

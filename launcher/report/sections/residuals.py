@@ -10,6 +10,7 @@ from launcher.report.charts import Chart, Frame, Line, number, padded
 from launcher.report.facts import Facts
 from launcher.report.page import Section
 from launcher.report.samples import Samples
+from launcher.text import plural
 
 MOST_POINTS = 4000
 BINS = 25
@@ -77,7 +78,7 @@ def _spread(samples: Samples, column: int, name: str) -> Chart:
     for total, begin, end in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if total:
             x, y = frame.x(begin), frame.y(total)
-            title = f"{begin:.4g} to {end:.4g}: {total:,} images"
+            title = f"{begin:.4g} to {end:.4g}: {plural(total, 'image')}"
             bars.append((x + 0.5, y, round(frame.x(end) - x - 1, 1), round(frame.y(0) - y, 1), "bar-val", title))
     lines = [Line("", "ideal", frame.path([(0.0, 0.0), (0.0, frame.y_high)]))] if low < 0 < high else []
     return frame.chart(

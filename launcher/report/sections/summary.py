@@ -11,10 +11,10 @@ import numpy as np
 from launcher.files import metrics_from_json
 from launcher.report.charts import number
 from launcher.report.facts import Epoch, Facts
-from launcher.report.formats import SHARES, count, metric_name, part_name, percent, shown, unit_of, value_of
+from launcher.report.formats import SHARES, metric_name, part_name, percent, shown, unit_of, value_of
 from launcher.report.page import Section
 from launcher.report.sections.speed import spent_in
-from launcher.text import duration
+from launcher.text import duration, plural
 from launcher.text import number as measured
 from launcher.training.best import rank
 
@@ -43,7 +43,7 @@ def section(facts: Facts) -> Section:
             "low": shown(metric, interval[0]) if interval else None,
             "high": shown(metric, interval[1]) if interval else None,
             "whisker": _whisker(metric, value, interval),
-            "on": count(samples_in(facts), "validation image"),
+            "on": plural(samples_in(facts), "validation image"),
             "where": where,
             "sentence": sentence(facts),
             "when": _when(facts),
@@ -66,9 +66,9 @@ def sentence(facts: Facts) -> str:
     plan = recipe.get("freeze_plan")
     named = [str(phase.get("name")) for phase in plan if isinstance(phase, dict)] if isinstance(plan, list) else []
     phases = " then ".join(dict.fromkeys(named))
-    trained = count(int(data.get("train_samples", 0)), "training image")
+    trained = plural(int(data.get("train_samples", 0)), "training image")
     kinds = {"classification": ("class", "classes"), "multi-label": ("label", "labels")}
-    of = count(len(facts.names), *kinds.get(facts.kind, ("target", "targets")))
+    of = plural(len(facts.names), *kinds.get(facts.kind, ("target", "targets")))
     return f"{part_name(recipe.get('backbone'))} on {part_name(recipe.get('data'))}: {trained}, {of}; {phases}"
 
 
@@ -123,16 +123,16 @@ def _on_test(facts: Facts) -> list[dict[str, str]]:
         return []
     ends = facts.test.get("intervals", {}).get("of", {}).get(name)
     note = f"{shown(name, ends[0])} to {shown(name, ends[1])}; " if ends else ""
-    note += count(int(facts.test.get("samples", 0)), "image")
+    note += plural(int(facts.test.get("samples", 0)), "image")
     return [{"label": f"{metric_name(name)} on test", "value": value_of(name, metrics[name]), "note": note}]
 
 
 def _pace(facts: Facts) -> str:
     machine = facts.plan.get("machine", {})
-    epochs = count(len(facts.epochs), "epoch")
+    epochs = plural(len(facts.epochs), "epoch")
     if not machine:
         return epochs
-    return f"{epochs}, {count(int(machine['processes']), 'process', 'processes')}, {machine['device']}"
+    return f"{epochs}, {plural(int(machine['processes']), 'process', 'processes')}, {machine['device']}"
 
 
 def _short(value: int) -> str:
@@ -154,7 +154,7 @@ def findings(facts: Facts) -> list[str]:
         if worst < 1:
             found.append(
                 f"Weakest {'label' if 'labels' in facts.evaluation else 'class'}: {name}, F1 {worst:.3f} "
-                f"(recall {percent(scores['recall'])} % of {count(scores['support'], 'image')})."
+                f"(recall {percent(scores['recall'])} % of {plural(scores['support'], 'image')})."
             )
     samples = facts.samples
     if facts.kind == "classification" and samples is not None:
@@ -167,7 +167,7 @@ def findings(facts: Facts) -> list[str]:
                 pairs[pair] = pairs.get(pair, 0) + 1
             (target, given), most = max(pairs.items(), key=lambda item: item[1])
             found.append(
-                f"{count(int(wrong.sum()), 'image')} of {len(samples):,} {'is' if wrong.sum() == 1 else 'are'} "
+                f"{plural(int(wrong.sum()), 'image')} of {len(samples):,} {'is' if wrong.sum() == 1 else 'are'} "
                 f"classified wrongly; most often {samples.classes[target]} as {samples.classes[given]} ({most})."
             )
     if samples is not None and samples.kind == "regression" and len(samples):
@@ -189,7 +189,8 @@ def _of_training(facts: Facts) -> list[str]:
     if waited > WAITED_TOO_LONG:
         found.append(f"{100 * waited:.0f} % of the time went into waiting for images.")
     if facts.skipped:
-        found.append(f"Left out of the data, because they could not be read: {count(len(facts.skipped), 'file')}.")
+        they = "it" if len(facts.skipped) == 1 else "they"
+        found.append(f"Left out of the data, because {they} could not be read: {plural(len(facts.skipped), 'file')}.")
     return found
 
 

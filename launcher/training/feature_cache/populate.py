@@ -48,9 +48,8 @@ def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, sour
     shown = [f"{len(views)} views of {views[0]:,}"] if len(views) > 1 else [f"{count:,}" for count in views]
     images = " + ".join([*shown, *others])
     total = readable_size(sum(part.count for part in parts) * row_bytes)
-    what = (
-        f"{resolved.phase.name}: outputs of what is frozen for {images} images x {readable_size(row_bytes)} = {total}"
-    )
+    images = "1 image" if images == "1" else f"{images} images"
+    what = f"{resolved.phase.name}: outputs of what is frozen for {images} x {readable_size(row_bytes)} = {total}"
     if store == "none":
         run.screen.line(f"{what}: not stored ({why})")
         return source

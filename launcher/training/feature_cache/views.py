@@ -12,6 +12,7 @@ import torch
 from launcher.errors import UserError
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import Augment
+from launcher.text import plural
 from launcher.training.data_order import Key
 from launcher.training.images import EvaluationImages, Sample, TrainingImages, Transform
 from launcher.training.mixup import Mixing
@@ -47,7 +48,7 @@ def in_words(recipe: Recipe, views: int | None) -> str | None:
         return None
     if views == 0:
         return "augment is not applied here: evaluation view (else: cache_views=4, cache=off)"
-    return f"{views} augmented view{'s' if views > 1 else ''} of each image in turn (cache=off: fresh ones)"
+    return f"{plural(views, 'augmented view')} of each image in turn (cache=off: fresh ones)"
 
 
 def check_cache(recipe: Recipe) -> None:

@@ -130,7 +130,10 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
     else:  # behind the last stage is nothing that trains: it is the backbone's own output, pooled
         stages[-1] = Stage(FINAL, (), 0)
     train, val = (some_of(split, most_images, recipe.seed) for split in (prepared.splits.train, prepared.splits.val))
-    tell(f"{name}: {len(train):,} training and {len(val):,} validation images at {len(stages)} boundaries")
+    tell(
+        f"{name}: {len(train):,} training and {plural(len(val), 'validation image')} at "
+        f"{plural(len(stages), 'boundary', 'boundaries')}"
+    )
     names = [stage.name for stage in stages if stage.name != FINAL]
     features = [features_at(accelerator, backbone, names, split, prepared.preprocessing) for split in (train, val)]
     kind = recipe.task.target_kind
@@ -183,14 +186,17 @@ def _findings(prepared: Prepared, splits: Splits) -> list[str]:
         if counts.min() * 3 < counts.max():
             least, most = splits.names[int(counts.argmin())], splits.names[int(counts.argmax())]
             found.append(
-                f"classes are uneven: {most} has {counts.max():,} images, {least} {counts.min():,}; consider "
-                "task.class_weights=balanced and monitor='macro_f1'"
+                f"classes are uneven: {most} has {plural(int(counts.max()), 'image')}, {least} {counts.min():,}; "
+                "consider task.class_weights=balanced and monitor='macro_f1'"
             )
         if (few := int((counts < 10).sum())) > 0:
-            found.append(f"{few} of {len(counts)} classes have fewer than 10 training images")
+            found.append(
+                f"{few} of {plural(len(counts), 'class', 'classes', spec='')} {'has' if few == 1 else 'have'} "
+                "fewer than 10 training images"
+            )
     if len(splits.val) < 200:
         found.append(
-            f"{len(splits.val):,} validation images: the intervals are wide, and small differences mean nothing"
+            f"{plural(len(splits.val), 'validation image')}: the intervals are wide, and small differences mean nothing"
         )
     sides = []
     for index in range(0, len(train), max(1, len(train) // 50)):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from launcher.console import show_table
+from launcher.text import plural
 from launcher.tuning.advise.advise import Advice
 from launcher.tuning.advise.probes import FINAL, Probe
 
@@ -25,7 +26,9 @@ def show(found: Sequence[Advice]) -> None:
             rows.append([advice.name, where, f"{probe.value:.3f}", _interval(probe), f"{advice.parameters:,}"])
         console.print("backbones, by the best of their probes", style="italic")
         show_table(rows, console, left=(0, 1))
-        console.print(f"intervals that overlap say that {found[0].measured_on:,} images cannot tell the two apart\n")
+        console.print(
+            f"intervals that overlap say that {plural(found[0].measured_on, 'image')} cannot tell the two apart\n"
+        )
     best = found[0]
     console.print(f"proposal for {best.name}:", style="bold")
     for line in (*best.proposal.why, *best.findings):
@@ -36,8 +39,9 @@ def show(found: Sequence[Advice]) -> None:
 
 def _boundaries(console: Console, advice: Advice) -> None:
     title = (
-        f"{advice.name}: {advice.parameters:,} parameters, {advice.image_size} px; heads in closed form from "
-        f"{advice.trained_on:,} training images, measured on {advice.measured_on:,} validation images"
+        f"{advice.name}: {plural(advice.parameters, 'parameter')}, {advice.image_size} px; heads in closed form from "
+        f"{plural(advice.trained_on, 'training image')}, measured on "
+        f"{plural(advice.measured_on, 'validation image')}"
     )
     console.print(title, style="bold", soft_wrap=True)
     names = [stage.name or "its output" for stage in advice.stages]

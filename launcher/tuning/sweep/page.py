@@ -13,6 +13,7 @@ from launcher.report.charts import Chart, Dot, Frame, Line, number, padded
 from launcher.report.formats import metric_name, shown, unit_of
 from launcher.report.page import RunPage, Section, page
 from launcher.text import number as measured
+from launcher.text import plural
 from launcher.tuning.sweep.plan import SweepPlan
 from launcher.tuning.sweep.space import Choices, Dimension
 from launcher.tuning.sweep.study import best_of, ranked
@@ -130,7 +131,7 @@ def _history(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
     ]
     return frame.chart(
         f"{metric_name(plan.metric)[:1].upper()}{metric_name(plan.metric)[1:]} of each trial",
-        f"{len(known)} trials; the line is the best up to each.",
+        f"{plural(len(known), 'trial', spec='')}; the line is the best up to each.",
         "trial",
         lines=[Line("best so far", "thin", frame.path(best_so_far)), *(line for line in lines if line.dots)],
     )
@@ -155,7 +156,7 @@ def _curves(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
         lines.append(Line("best trial" if is_best else "", look, frame.path(points), dots))
     return frame.chart(
         f"Validation {metric_name(plan.metric)} by epoch",
-        f"{len(with_epochs)} trials over their epochs.",
+        f"{plural(len(with_epochs), 'trial over its epochs', 'trials over their epochs', spec='')}.",
         "epoch",
         lines=list(reversed(lines)),
     )

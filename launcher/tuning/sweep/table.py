@@ -14,7 +14,7 @@ from launcher.files import json_text
 from launcher.metrics.bootstrap import LEVEL
 from launcher.metrics.clopper_pearson import clopper_pearson
 from launcher.report.formats import SHARES
-from launcher.text import inert_cell
+from launcher.text import inert_cell, plural
 from launcher.text import number as measured
 from launcher.tuning.sweep.space import Range
 from launcher.tuning.sweep.study import CAUSE, Study, ranked
@@ -52,7 +52,7 @@ class Spread:
 
     def __str__(self) -> str:
         mean, low, high = statistics.fmean(self.values), min(self.values), max(self.values)
-        over = f"on average over {len(self.values)} seeds"
+        over = f"on average over {plural(len(self.values), 'seed', spec='')}"
         return f"{self.metric} {measured(mean)} {over}, {measured(low)} to {measured(high)}"
 
 
@@ -100,7 +100,7 @@ class Table:
             return None
         ends = [clopper_pearson(round((row.value or 0.0) * images), images, LEVEL) for row in done]
         low, high = ends[0]
-        interval = f"{LEVEL:.0%} interval {measured(low)} to {measured(high)} on {images:,} images"
+        interval = f"{LEVEL:.0%} interval {measured(low)} to {measured(high)} on {plural(images, 'image')}"
         alike = sum(other[1] >= low for other in ends[1:])
         others = "the next trial" if alike == 1 else f"the next {alike} trials"
         return f"{interval}{f', which cannot tell it from {others} (--seeds repeats it)' if alike else ''}"

@@ -48,7 +48,7 @@ MISTAKES = [
     ),
     Mistake(
         "no class folders",
-        "data.root: {here}/pets has 1 images but no class folders; expected pets/<class>/<image>",
+        "data.root: {here}/pets has 1 image but no class folders; expected pets/<class>/<image>",
         changes=FOLDER,
         files=folders("pets/1.png"),
     ),
@@ -126,7 +126,7 @@ MISTAKES = [
     Mistake(
         "csv image",
         (
-            "data.path: 1 of 2 images named in {here}/pets.csv are missing: pets/cat/9.png (line 3); looked "
+            "data.path: 1 of 2 images named in {here}/pets.csv is missing: pets/cat/9.png (line 3); looked "
             "in {here}; data.root says where the paths start from"
         ),
         changes=CSV.format(""),
@@ -146,7 +146,7 @@ MISTAKES = [
     ),
     Mistake(
         "csv cells",
-        "data.path: {here}/pets.csv, line 2: 1 cells, but the header has 2",
+        "data.path: {here}/pets.csv, line 2: 1 cell, but the header has 2",
         changes=CSV.format(""),
         files=table("path,label\npets/cat/1.png\n"),
     ),
