@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher import Recipe, backbones, heads
-from launcher.backbones.plain_names import plain_state_dict
+from launcher.backbones.plain_names import classifier_name_of, plain_state_dict
 from launcher.errors import UserError
 from launcher.export.export import export
 from launcher.export.output_check import rounding
@@ -60,7 +60,7 @@ def finished_without_training(recipe: Recipe, run_dir: Path) -> None:
     described: dict[str, Any] = {
         **recipe.backbone.plain(),  # type: ignore[attr-defined]
         "head": to_json(recipe)["head"],
-        "classifier_name": getattr(model.backbone, "classifier_name", None),
+        "classifier_name": classifier_name_of(model.backbone),
         "num_outputs": task.num_outputs,
         "task": task.describe(),
         "step": 0,

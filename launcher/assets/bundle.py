@@ -14,7 +14,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from launcher.errors import Problems, UserError
 from launcher.recipe.recipe import Recipe
@@ -31,7 +31,7 @@ HASHED_AT_ONCE = 8
 class Asset:
     """Something from the network, or from a place that another machine may not have (a cache, a Python package).
 
-    A part of a recipe names them in a method `assets() -> list[Asset | OwnPath]`; it must not ask the network for that.
+    A part of a recipe names what it needs where it is a `NamesAssets`.
     """
 
     key: str
@@ -55,16 +55,30 @@ class OwnPath:
     path: Path
 
 
+@runtime_checkable
+class NamesAssets(Protocol):
+    """A part of a recipe that says what it needs to be there."""
+
+    def assets(self) -> list[Asset | OwnPath]:
+        """Return it without asking the network. Raises UserError for what cannot be had."""
+        ...
+
+
+def names_assets(part: object) -> TypeGuard[NamesAssets]:
+    """Return whether a part says what it needs; a field of a user's own part may have the same name."""
+    return isinstance(part, NamesAssets) and callable(part.assets)
+
+
 def needed(recipe: Recipe) -> list[Asset | OwnPath]:
     """What the parts of a recipe need to be there. Raises UserError with all that is wrong with what they ask for."""
     found: dict[tuple[str, str], Asset | OwnPath] = {}
     problems = Problems()
     for field in dataclasses.fields(recipe):
-        assets = getattr(getattr(recipe, field.name), "assets", None)
-        if not callable(assets):
+        part = getattr(recipe, field.name)
+        if not names_assets(part):
             continue
         with problems.collected():
-            for thing in assets():
+            for thing in part.assets():
                 name = (thing.key, "") if isinstance(thing, Asset) else (thing.field, str(thing.path))
                 found.setdefault(name, thing)
     problems.raise_if_any()

@@ -34,6 +34,7 @@ from launcher.assets.bundle import (
     Assets,
     OwnPath,
     fetch_command,
+    names_assets,
     needed,
     sha256_of,
 )
@@ -92,9 +93,8 @@ def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
     wanted = needed(recipe)
     own = tuple(thing for thing in wanted if isinstance(thing, OwnPath))
     assets = [thing for thing in wanted if isinstance(thing, Asset)]
-    for name in ("backbone", "data"):
-        part = getattr(recipe, name)
-        if not callable(getattr(part, "assets", None)):
+    for name, part in (("backbone", recipe.backbone), ("data", recipe.data)):
+        if not names_assets(part):
             tell(f"{name}: {type(part).__name__} does not say what it needs (it has no method 'assets')")
     for path in own:
         tell(f"{path.field}: your own, stays where it is: {path.path}{'' if path.path.exists() else ' (not there)'}")

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from launcher.recipe.protocols import DescribesClassifierKind, NamesClassifier
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+def classifier_name_of(backbone: nn.Module) -> str | None:
+    """Return the dotted name of the classifier that was removed from the original network, if the module knows it."""
+    return backbone.classifier_name if isinstance(backbone, NamesClassifier) else None
+
+
+def classifier_is_conv(backbone: nn.Module) -> bool:
+    """Return whether the classifier that was removed was a 1x1 convolution."""
+    return isinstance(backbone, DescribesClassifierKind) and bool(backbone.classifier_is_conv)
 
 
 def plain_state_dict(
@@ -15,18 +27,18 @@ def plain_state_dict(
 ) -> dict[str, torch.Tensor]:
     """Join backbone and head to one state dict (the tensors are not copied).
 
-    With `backbone.classifier_name` (see `protocols.Backbone`) the names are those of the original network: the head's
+    With a backbone that is a `NamesClassifier` the names are those of the original network: the head's
     `weight` and `bias` become the classifier's, reshaped to (num_outputs, num_features, 1, 1) where that was a 1x1
     convolution (SqueezeNet). A head with other names (an MLP) keeps them behind the classifier's name.
     Without it the names are `backbone.*` and `head.*`.
     """
-    name = getattr(backbone, "classifier_name", None)
+    name = classifier_name_of(backbone)
     if name is None:
         joined = {f"backbone.{key}": tensor for key, tensor in backbone_state.items()}
         return joined | {f"head.{key}": tensor for key, tensor in head_state.items()}
     joined = dict(backbone_state)
     for key, tensor in head_state.items():
-        if key == "weight" and tensor.ndim == 2 and getattr(backbone, "classifier_is_conv", False):
+        if key == "weight" and tensor.ndim == 2 and classifier_is_conv(backbone):
             tensor = tensor[:, :, None, None]
         joined[f"{name}.{key}"] = tensor
     return joined

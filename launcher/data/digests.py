@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from launcher.data.decoding import encoded_image
+from launcher.data.decoding import Decoder
 from launcher.files import draft_file, remove_drafts
-from launcher.recipe.protocols import ImageSource
+from launcher.recipe.protocols import HoldsImageFiles, ImageSource
 
 CHUNK = 256
 """Images whose hashes are computed between two looks at the rest of the world."""
@@ -29,10 +29,11 @@ def content_digests(images: ImageSource, memory: Path, threads: int) -> Generato
     files that have not changed since (size, times of content and of inode, device and inode) are taken from `memory`, a
     folder. Raises OSError for a file that cannot be read.
     """
-    file = getattr(images, "file", None)
-    if file is not None and file(0) is not None:
-        return (yield from _remembered([os.fspath(file(index)) for index in range(len(images))], memory, threads))
-    return (yield from _in_threads(lambda index: image_digest(images, index), len(images), threads))
+    if isinstance(images, HoldsImageFiles) and images.file(0) is not None:
+        paths = [os.fspath(cast(Path, images.file(index))) for index in range(len(images))]
+        return (yield from _remembered(paths, memory, threads))
+    decoder = Decoder(images)
+    return (yield from _in_threads(lambda index: image_digest(decoder, index), len(images), threads))
 
 
 def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Generator[int, None, Digests]:
@@ -82,11 +83,11 @@ def content_digest(content: Path | bytes) -> bytes:
     return hashlib.blake2b(content.read_bytes() if isinstance(content, Path) else content, digest_size=16).digest()
 
 
-def image_digest(images: ImageSource, index: int) -> bytes:
+def image_digest(decoder: Decoder, index: int) -> bytes:
     """Return the hash of one image's encoded content, or of its pixels. Raises what reading it raises."""
-    if (encoded := encoded_image(images, index)) is not None:
+    if (encoded := decoder.encoded(index)) is not None:
         return content_digest(encoded)
-    image = images.read(index)
+    image = decoder.images.read(index)
     digest = hashlib.blake2b(image.tobytes(), digest_size=16)
     about = image.mode, image.size, image.getpalette(), image.info.get("transparency"), dict(image.getexif())
     digest.update(repr(about).encode())

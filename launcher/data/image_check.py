@@ -23,17 +23,16 @@ import numpy as np
 
 from launcher.data.decoding import (
     BrokenImageError,
+    Decoder,
     can_tell_damage,
-    encoded_image,
     open_image,
-    plain_jpeg,
     to_rgb,
     too_narrow,
 )
 from launcher.data.duplicates import digest, repeat_notes
 from launcher.data.sources import Subset
 from launcher.errors import UserError
-from launcher.recipe.protocols import Data, ImageSource, Split, Splits
+from launcher.recipe.protocols import Data, HandlesBadImages, ImageSource, Split, Splits
 from launcher.text import listed, one_line
 
 
@@ -49,7 +48,7 @@ class Broken:
 
 def on_bad_image_of(data: Data) -> Literal["stop", "skip"]:
     """What a data part wants done; a part that does not say so stops."""
-    return "skip" if getattr(data, "on_bad_image", "stop") == "skip" else "stop"
+    return "skip" if isinstance(data, HandlesBadImages) and data.on_bad_image == "skip" else "stop"
 
 
 @dataclasses.dataclass
@@ -85,13 +84,13 @@ def look_at_all(
     With `resize_size`, images too narrow to be resized to that shorter side count as broken. `progress` is called with
     the number of images done, from this thread, as they are done, in order.
     """
-    looked = Looked([], [], {})
+    looked, decoder = Looked([], [], {}), Decoder(images)
     with _kept_warnings() as warned, ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
 
         def look(index: int) -> tuple[str | None, bytes | None, list[str]]:
             warned().clear()
             try:
-                key, remark = _decoded(images, index, resize_size)
+                key, remark = _decoded(decoder, index, resize_size)
             except MemoryError:
                 raise
             except Exception as error:  # a user's own source may raise anything
@@ -113,10 +112,10 @@ def look_at_all(
     return looked
 
 
-def _decoded(images: ImageSource, index: int, resize_size: int | None) -> tuple[bytes | None, str | None]:
+def _decoded(decoder: Decoder, index: int, resize_size: int | None) -> tuple[bytes | None, str | None]:
     """Return an image's digest and what is to be said of it. Raises what its decoder raises, ValueError if narrow."""
-    content = encoded_image(images, index)
-    jpeg = plain_jpeg(images, index) if content else None
+    images, content = decoder.images, decoder.encoded(index)
+    jpeg = decoder.plain_jpeg(index) if content else None
     repaired = None
     if jpeg is not None:
         _check_shape(jpeg.width, jpeg.height, resize_size)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from launcher.data.decoding import BrokenImageError, read_pixels, too_narrow
+from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.data.prepared import (
     FORMAT,
@@ -35,7 +35,7 @@ from launcher.data.prepared import (
 )
 from launcher.errors import UserError
 from launcher.files import draft_folder
-from launcher.recipe.protocols import Preprocessing, Split, Splits
+from launcher.recipe.protocols import HasPreset, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import shrunk
 
@@ -153,7 +153,7 @@ def _write(
     done = 0
     for name, split in (("train", splits.train), ("val", splits.val)):
         # The evaluation transform finds its own result; a random crop is resized once more, from a good one.
-        is_final = name == "val" or getattr(recipe.augment, "preset", None) == "none"
+        is_final = name == "val" or (isinstance(recipe.augment, HasPreset) and recipe.augment.preset == "none")
         how = preprocessing if is_final else dataclasses.replace(preprocessing, interpolation="bicubic")
         side = getattr(kept, name)
         rows = np.zeros(len(split), dtype=ROW)
@@ -195,13 +195,13 @@ def _to_disk(file: Any) -> None:
 
 def _stored(split: Split, side: int, how: Preprocessing, workers: int) -> Iterator[Stored]:
     """The images in order, made in `workers` threads: decoders, resizing and hashing hold no interpreter lock."""
-    images = split.images
+    images, decoder = split.images, Decoder(split.images)
 
     def make(index: int) -> Stored:
         # Before the image: what changes meanwhile is seen to have changed.
-        stamp, content_hash = stamp_of(images, index), source_hash(images, index)
+        stamp, content_hash = stamp_of(images, index), source_hash(decoder, index)
         try:
-            pixels = read_pixels(images, index)
+            pixels = decoder.pixels(index)
             if why := too_narrow(pixels.shape[2], pixels.shape[1], how.resize_size):
                 raise ValueError(why)
             if min(pixels.shape[1:]) > side:

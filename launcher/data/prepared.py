@@ -27,11 +27,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from launcher.data.decoding import Decoder
 from launcher.data.digests import Digests, image_digest
 from launcher.data.duplicates import repeat_notes
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.errors import UserError
-from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
+from launcher.recipe.protocols import ImageSource, KnowsShortSide, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.text import listed, one_line
 
@@ -65,9 +66,10 @@ class Need:
 
 def need_of(recipe: Recipe, preprocessing: Preprocessing) -> Need:
     """What the evaluation transform resizes to; for training, what the augmentation says (`short_side`), if it does."""
-    short_side = getattr(recipe.augment, "short_side", None)
     val = preprocessing.resize_size
-    return Need(int(short_side(preprocessing)) if short_side else max(val, preprocessing.image_size), val)
+    if isinstance(recipe.augment, KnowsShortSide):
+        return Need(int(recipe.augment.short_side(preprocessing)), val)
+    return Need(max(val, preprocessing.image_size), val)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,10 +193,11 @@ def _tail(name: str) -> tuple[str, ...]:
 
 
 def _changed(images: ImageSource, rows: npt.NDArray[Any]) -> Iterator[int]:
+    decoder = Decoder(images)
     for index, row in enumerate(rows):
         file_bytes, changed_ns = stamp_of(images, index)
         same_file = file_bytes >= 0 and (file_bytes, changed_ns) == (row["file_bytes"], row["file_changed_ns"])
-        if not same_file and source_hash(images, index) != row["source_hash"].tobytes():
+        if not same_file and source_hash(decoder, index) != row["source_hash"].tobytes():
             yield index
 
 
@@ -210,10 +213,10 @@ def stamp_of(images: ImageSource, index: int) -> tuple[int, int]:
     return -1, -1
 
 
-def source_hash(images: ImageSource, index: int) -> bytes:
+def source_hash(decoder: Decoder, index: int) -> bytes:
     """Return the image's digest; zeros where it cannot be read."""
     try:
-        return image_digest(images, index)
+        return image_digest(decoder, index)
     except MemoryError:
         raise
     except Exception:  # a user's own source may raise anything

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from launcher.data.decoding import check_regular, encoded_image, open_image
+from launcher.data.decoding import Decoder, check_regular, open_image
 from launcher.data.names import in_list
-from launcher.recipe.protocols import ImageSource
+from launcher.recipe.protocols import HoldsImageFiles, ImageSource
 
 if TYPE_CHECKING:
     import datasets
@@ -126,6 +126,8 @@ class Subset:
     def __init__(self, images: ImageSource, indices: npt.NDArray[np.int64]) -> None:
         self._images = images
         self._indices = indices
+        self._decoder = Decoder(images)
+        self._files = images if isinstance(images, HoldsImageFiles) else None
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -134,13 +136,11 @@ class Subset:
         return self._images.read(int(self._indices[index]))
 
     def encoded(self, index: int) -> bytes | None:
-        return encoded_image(self._images, int(self._indices[index]))
+        return self._decoder.encoded(int(self._indices[index]))
 
     def file(self, index: int) -> Path | None:
         """Where the image is read from, if that is a file of its own."""
-        of_source = getattr(self._images, "file", None)
-        found: Path | None = of_source(int(self._indices[index])) if of_source else None
-        return found
+        return None if self._files is None else self._files.file(int(self._indices[index]))
 
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))

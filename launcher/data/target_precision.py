@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from launcher.recipe.protocols import Split, Splits, Task
+from launcher.recipe.protocols import Split, Splits, TakesExactTargets, Task
 from launcher.recipe.recipe import Recipe
 
 
@@ -24,7 +24,7 @@ def build_splits(recipe: Recipe) -> Splits:
 def as_taken(task: Task, split: Split) -> Split:
     """Return a split with float32 targets in the place of float64, unless the task takes these (`exact_targets`)."""
     targets = np.asarray(split.targets)
-    if targets.dtype != np.float64 or getattr(task, "exact_targets", False):
+    if targets.dtype != np.float64 or (isinstance(task, TakesExactTargets) and task.exact_targets):
         return split
     return dataclasses.replace(split, targets=targets.astype(np.float32))
 

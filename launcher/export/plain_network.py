@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from launcher.backbones.plain_names import classifier_is_conv, classifier_name_of
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.recipe import heads
+from launcher.recipe.protocols import DescribesPlainNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,14 +90,14 @@ def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:
     single classifier."""
     head, backbone = finished.recipe.head, model.backbone
     # Asked of the recipe's part, which is checked: timm would take any argument from model.json, a file to load, too.
-    describe = getattr(finished.recipe.backbone, "plain", None)
-    described = describe() if describe else {}
-    classifier = getattr(backbone, "classifier_name", None)
+    part = finished.recipe.backbone
+    described = part.plain() if isinstance(part, DescribesPlainNetwork) else {}
+    classifier = classifier_name_of(backbone)
     if described.get("library") not in ("torchvision", "timm") or classifier is None:
         return None
     mlp = None
     if isinstance(head, heads.MLP):
-        if getattr(backbone, "classifier_is_conv", False):  # what follows such a classifier is not the end
+        if classifier_is_conv(backbone):  # what follows such a classifier is not the end
             return None
         mlp = (int(backbone.num_features), head.hidden)  # type: ignore[arg-type]
     elif not isinstance(head, heads.Linear):

@@ -12,7 +12,7 @@ import torch
 
 from launcher.metrics.calibration import best_threshold, calibration, temperature_of
 from launcher.metrics.formulas import kind_of
-from launcher.recipe.protocols import BuiltTask
+from launcher.recipe.protocols import BuiltTask, PredictsValues
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LARGEST = 10
@@ -37,7 +37,7 @@ def details_of(
         return _classes(outputs, targets, names) | {"calibration": _calibration(outputs, targets, stored)}
     if kind == "multi-label":
         return {"labels": _labels(outputs.double().sigmoid().numpy(), targets.numpy() > 0.5, names, stored)}
-    if kind == "regression" and hasattr(task, "values"):
+    if kind == "regression" and isinstance(task, PredictsValues):
         errors = (task.values(outputs).double() - targets.double()).numpy()
         return {"residuals": {name: _residuals(errors[:, i], name_of) for i, name in enumerate(names)}}
     return {}

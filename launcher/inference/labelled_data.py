@@ -12,7 +12,7 @@ from launcher.data import CsvImages, HuggingFace, ImageFolder, Torchvision
 from launcher.data.folder import read_labelled
 from launcher.data.targets import MEANING
 from launcher.errors import UserError
-from launcher.recipe.protocols import Data, Split, Splits, TargetKind
+from launcher.recipe.protocols import Data, HasImageColumn, HasLabelColumn, Split, Splits, TargetKind
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow")
 
@@ -67,8 +67,8 @@ def read_other(data: Data, target_kind: TargetKind, names: tuple[str, ...], path
 
 
 def _read_table(data: Data, target_kind: TargetKind, names: tuple[str, ...], file: Path) -> Split:
-    image = getattr(data, "image_column", None)
-    label = getattr(data, "label_column", None)
+    image = data.image_column if isinstance(data, HasImageColumn) else None
+    label = data.label_column if isinstance(data, HasLabelColumn) else None
     if target_kind == "values" and label is None:
         label = names
     if file.suffix.lower() in (".csv", ".tsv"):

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from launcher.data.decoding import BrokenImageError, read_pixels, too_narrow
+from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
 from launcher.data.sources import FileImages
 from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun
@@ -44,14 +44,14 @@ def predict(
     Raises UserError where the device has too little memory for a batch.
     """
     steps, resize_size = model.preprocessing.steps, model.preprocessing.about.resize_size
-    images = FileImages("", paths)
+    decoder = Decoder(FileImages("", paths))
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     starts = range(0, len(paths), batch_size)
     with ThreadPoolExecutor(max_workers=max(1, num_threads)) as pool:
 
         def begin(start: int) -> list[Future[torch.Tensor | str]]:
             return [
-                pool.submit(_read, images, i, steps, resize_size)
+                pool.submit(_read, decoder, i, steps, resize_size)
                 for i in range(start, min(start + batch_size, len(paths)))
             ]
 
@@ -69,10 +69,10 @@ def predict(
             yield Predictions(names, _results(model, pixels, steps, device, precision), broken)
 
 
-def _read(images: FileImages, index: int, steps: PixelSteps, resize_size: int) -> torch.Tensor | str:
+def _read(decoder: Decoder, index: int, steps: PixelSteps, resize_size: int) -> torch.Tensor | str:
     """Pixels as the network has them, or why not."""
     try:
-        pixels = read_pixels(images, index)
+        pixels = decoder.pixels(index)
         height, width = pixels.shape[1:]
         if why := too_narrow(width, height, resize_size):
             return why

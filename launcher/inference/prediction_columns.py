@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from launcher.metrics.formulas import kind_of
-from launcher.recipe.protocols import BuiltTask, Split
+from launcher.recipe.protocols import BuiltTask, PredictsValues, Split
 
 
 def as_text(name: str) -> str:
@@ -55,8 +55,10 @@ def table_of(
     else:
         losses = task.loss(outputs, targets).float()
         columns |= _each("target", texts, targets) if targets.ndim == 2 else {"target": targets.numpy()}
-        values = getattr(task, "values", None)
-        columns |= _each("prediction", texts, values(outputs)) if values else _each("output", texts, outputs)
+        if isinstance(task, PredictsValues):
+            columns |= _each("prediction", texts, task.values(outputs))
+        else:
+            columns |= _each("output", texts, outputs)
     columns["loss"] = losses.numpy()
     return pa.table(columns)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from launcher.data.decoding import BrokenImageError, encoded_image, to_rgb
+from launcher.data.decoding import BrokenImageError, Decoder, to_rgb
 from launcher.data.duplicates import digest, repeat_notes
 from launcher.errors import UserError
 from launcher.recipe.protocols import ImageSource, Splits
@@ -71,11 +71,11 @@ def _repeats(splits: Splits, cpus: int) -> list[str]:
     """Return lines on images that come twice, as far as all can be read in SECONDS."""
     begin = time.monotonic()
 
-    def digest_of(place: tuple[ImageSource, int]) -> bytes | None:
-        images, index = place
+    def digest_of(place: tuple[Decoder, int]) -> bytes | None:
+        decoder, index = place
         try:
-            content = encoded_image(images, index)
-            return digest(content, None if content is not None else images.read(index))
+            content = decoder.encoded(index)
+            return digest(content, None if content is not None else decoder.images.read(index))
         except MemoryError:
             raise
         except Exception:  # a broken image is told by the check of all
@@ -84,7 +84,8 @@ def _repeats(splits: Splits, cpus: int) -> list[str]:
     digests: list[list[bytes | None]] = []
     with ThreadPoolExecutor(cpus) as pool:
         for split in (splits.val, splits.train):
-            places = [(split.images, index) for index in range(len(split))]
+            decoder = Decoder(split.images)
+            places = [(decoder, index) for index in range(len(split))]
             keys: list[bytes | None] = []
             for start in range(0, len(places), 256):
                 if time.monotonic() - begin > SECONDS:

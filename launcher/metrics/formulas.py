@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -20,6 +21,21 @@ class MeasuredTask(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
+@runtime_checkable
+class NamesOutputs(Protocol):
+    """A built task that knows the names of its classes, labels or targets, in the order of its outputs."""
+
+    names: Sequence[str]
+
+
+@runtime_checkable
+class NormalisesByStatistics(Protocol):
+    """A built task whose outputs are numbers, normalised by these statistics of the training targets."""
+
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+
+
 def kind_of(task: MeasuredTask) -> str:
     """What the outputs are, as `final/model.json` says it: "classification", "multi-label", "regression", or other."""
     return str(task.describe().get("kind"))
@@ -27,28 +43,33 @@ def kind_of(task: MeasuredTask) -> str:
 
 def formulas_of(task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor) -> list[Formula]:
     """None for a task whose outputs are of no known kind."""
-    kind, names = kind_of(task), tuple(getattr(task, "names", ()))
+    kind, names = kind_of(task), _names_of(task)
     outputs = outputs.float()
     if _are_classes(kind, names, outputs, targets):
         return classification.formulas(outputs, targets, names, keep=True)
     if _are_labels(kind, names, outputs, targets):
         return multilabel.formulas(outputs, targets, names)
-    mean, std = getattr(task, "mean", None), getattr(task, "std", None)
-    if kind == "regression" and outputs.shape == targets.shape and mean is not None and std is not None:
-        losses = task.loss(outputs, targets)
-        return regression.formulas(outputs, targets, mean.double(), std.double(), losses, names)
+    if kind == "regression" and outputs.shape == targets.shape and isinstance(task, NormalisesByStatistics):
+        mean, std = task.mean, task.std
+        if mean is not None and std is not None:
+            losses = task.loss(outputs, targets)
+            return regression.formulas(outputs, targets, mean.double(), std.double(), losses, names)
     return []
 
 
 def shares_of(task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Share]:
     """The metrics that are shares of samples; none for a task whose outputs are of no known kind."""
-    kind, names = kind_of(task), tuple(getattr(task, "names", ()))
+    kind, names = kind_of(task), _names_of(task)
     outputs = outputs.float()
     if _are_classes(kind, names, outputs, targets):
         return classification.shares(outputs, targets, names)
     if _are_labels(kind, names, outputs, targets):
         return multilabel.shares(outputs, targets, names)
     return {}
+
+
+def _names_of(task: MeasuredTask) -> tuple[str, ...]:
+    return tuple(task.names) if isinstance(task, NamesOutputs) else ()
 
 
 def _are_classes(kind: str, names: tuple[str, ...], outputs: torch.Tensor, targets: torch.Tensor) -> bool:

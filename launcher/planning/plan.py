@@ -16,7 +16,7 @@ from launcher.assets.bundle import verify_assets
 from launcher.planning.allocations import allocation_seconds, time_lines
 from launcher.planning.data import data_lines
 from launcher.recipe.loading import LoadedRecipe
-from launcher.recipe.protocols import Schedule
+from launcher.recipe.protocols import DescribesWeightsSource, ScalesWithBatchSize, Schedule
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.training.checked_images import without_broken_images
@@ -118,7 +118,7 @@ def batch_lines(found: Findings) -> Iterable[str]:
 def learning_rates(recipe: Recipe, resolved: ResolvedPhase) -> str:
     """The course of the rate over a phase, and the rate that it starts from."""
     base, schedule = recipe.optim.base_lr(recipe.batch_size), recipe.schedule
-    stated = getattr(recipe.optim, "lr_batch_size", None)
+    stated = recipe.optim.lr_batch_size if isinstance(recipe.optim, ScalesWithBatchSize) else None
     how = f"for a batch of {stated}, scaled to {recipe.batch_size}" if stated else "as stated"
     rates = [(base * scale, step) for scale, step in _scales(schedule, resolved)]
     first, last, (peak, peak_step) = rates[0][0], rates[-1][0], max(rates, key=lambda rate: rate[0])
@@ -139,9 +139,10 @@ def _scales(schedule: Schedule, resolved: ResolvedPhase) -> list[tuple[float, in
 
 
 def weights_source(recipe: Recipe) -> str:
-    """Where the backbone's weights come from; a part of one's own may say so in a method `weights_source`."""
-    source = getattr(recipe.backbone, "weights_source", None)
-    return str(source()) if source is not None else f"as {type(recipe.backbone).__name__}.build() makes them"
+    """Where the backbone's weights come from."""
+    if isinstance(recipe.backbone, DescribesWeightsSource):
+        return str(recipe.backbone.weights_source())
+    return f"as {type(recipe.backbone).__name__}.build() makes them"
 
 
 def _print(console: Console, part: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from launcher.recipe.part import part
+from launcher.recipe.protocols import DescribesClassifierBias
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +28,7 @@ class Linear:
         from launcher.recipe.head_modules import LinearHead
 
         # MaxViT's own classifier has no bias; a head like it loads into the plain network with strict=True.
-        bias = bool(getattr(backbone, "classifier_has_bias", True))
+        bias = bool(backbone.classifier_has_bias) if isinstance(backbone, DescribesClassifierBias) else True
         return LinearHead(num_features_of(backbone), num_outputs, dropout=self.dropout, bias=bias)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from launcher.errors import UserError
 from launcher.recipe.head_modules import LinearHead
+from launcher.recipe.protocols import BuiltTask, NormalisesTargets
 from launcher.recipe.transforms import evaluation
 from launcher.text import number as measured
 from launcher.training.chunks import in_pieces
@@ -211,12 +212,11 @@ def held_out_metrics(run: Run, chosen: Chosen) -> dict[str, float]:
     return run.prepared.task.metrics(outputs, targets)
 
 
-def goals_of(task: Any, kind: str, targets: torch.Tensor) -> torch.Tensor:
+def goals_of(task: BuiltTask, kind: str, targets: torch.Tensor) -> torch.Tensor:
     """What least squares aims at, (N, outputs): -1 and 1 for classes and labels, normalised values."""
     if kind != "values":
         return 2 * torch.as_tensor(task.encode(targets)) - 1
-    normalised = getattr(task, "normalised", None)
-    return targets if normalised is None else torch.as_tensor(normalised(targets))
+    return torch.as_tensor(task.normalised(targets)) if isinstance(task, NormalisesTargets) else targets
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ import numpy as np
 from launcher.data.digests import Digests, content_digests
 from launcher.errors import UserError
 from launcher.files import write_atomic
-from launcher.recipe.protocols import Split, Splits
+from launcher.recipe.protocols import IsPreparedCopy, KnowsSourceDigests, Split, Splits
 from launcher.text import listed, one_line
 
 FILE = "data.npz"
@@ -82,7 +82,7 @@ def identify(splits: Splits, memory: Path, threads: int, tell: Callable[[str], N
     images = splits.train.images
     return DataIdentity(
         splits.names,
-        getattr(images, "copy_id", None),
+        images.copy_id if isinstance(images, IsPreparedCopy) else None,
         _identity_of(splits.train, memory, threads, tell),
         _identity_of(splits.val, memory, threads, tell),
     )
@@ -90,7 +90,7 @@ def identify(splits: Splits, memory: Path, threads: int, tell: Callable[[str], N
 
 def _identity_of(split: Split, memory: Path, threads: int, tell: Callable[[str], None]) -> SplitIdentity:
     samples = tuple("/".join(Path(split.images.name(index)).parts[-2:]) for index in range(len(split)))
-    made_of = getattr(split.images, "source_digests", None)
+    made_of = split.images.source_digests if isinstance(split.images, KnowsSourceDigests) else None
     digests = made_of if made_of is not None else _hashed(split, memory, threads, tell)
     return SplitIdentity(digests, split.targets, samples)
 

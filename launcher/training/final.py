@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from launcher.backbones.plain_names import plain_state_dict
+from launcher.backbones.plain_names import classifier_name_of, plain_state_dict
 from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json, replaced_folder, save_tensors
+from launcher.recipe.protocols import DescribesPlainNetwork
 from launcher.recipe.serialization import to_json
 from launcher.text import duration, number
 from launcher.training.collectives import agreed
@@ -115,11 +116,14 @@ def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) ->
             f"({tensors_named(broken)}); use a lower optim.lr, in another --run-dir"
         )
     save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
-    describe = getattr(recipe.backbone, "plain", None)
+    if isinstance(recipe.backbone, DescribesPlainNetwork):
+        network = recipe.backbone.plain()
+    else:
+        network = {"library": None, "backbone": to_json(recipe.backbone)}
     model: dict[str, Any] = {
-        **(describe() if describe else {"library": None, "backbone": to_json(recipe.backbone)}),
+        **network,
         "head": to_json(recipe)["head"],
-        "classifier_name": getattr(run.model.backbone, "classifier_name", None),
+        "classifier_name": classifier_name_of(run.model.backbone),
         "num_outputs": prepared.task.num_outputs,
         "task": prepared.task.describe(),
         "step": step,

@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from launcher.data.decoding import read_pixels, to_rgb, transformed_pixels
+from launcher.data.decoding import Decoder, to_rgb
 from launcher.data.target_precision import on_device
 from launcher.errors import UserError
 from launcher.recipe.protocols import PixelTransform, Split
@@ -72,6 +72,7 @@ class TrainingImages(Dataset[Sample]):
 
     def __init__(self, split: Split, transform: Transform, seed: int) -> None:
         self.split, self.transform, self.seed = split, transform, seed
+        self._decoder = Decoder(split.images)
         self._draws_from_torch_alone = draws_from_torch_alone(transform)
 
     def __getitem__(self, key: Key) -> Sample:
@@ -89,7 +90,7 @@ class TrainingImages(Dataset[Sample]):
         before = generator.get_state()
         generator.manual_seed(seed_for("sample", self.seed, epoch, index))
         try:
-            return _picture(self.split, index, self.transform), self.split.targets[index], index
+            return _picture(self._decoder, index, self.transform), self.split.targets[index], index
         finally:
             generator.set_state(before)
 
@@ -112,20 +113,21 @@ class EvaluationImages(Dataset[Sample]):
 
     def __init__(self, split: Split, transform: Transform) -> None:
         self.split, self.transform = split, transform
+        self._decoder = Decoder(split.images)
 
     def __getitem__(self, index: int) -> Sample:
-        return _picture(self.split, index, self.transform), self.split.targets[index], index
+        return _picture(self._decoder, index, self.transform), self.split.targets[index], index
 
     def __len__(self) -> int:
         return len(self.split)
 
 
-def _picture(split: Split, index: int, transform: Transform) -> torch.Tensor:
+def _picture(decoder: Decoder, index: int, transform: Transform) -> torch.Tensor:
     if isinstance(transform, PixelSteps):
-        return transformed_pixels(split.images, index, transform)
+        return decoder.transformed(index, transform)
     if isinstance(transform, PixelTransform):
-        return transform.pixels(read_pixels(split.images, index))
-    return transform(to_rgb(split.images.read(index)))
+        return transform.pixels(decoder.pixels(index))
+    return transform(to_rgb(decoder.images.read(index)))
 
 
 def collate(samples: list[Sample], transform: Transform) -> Batch:

@@ -6,6 +6,7 @@ import math
 import os
 
 from launcher.data.prepared import need_of
+from launcher.recipe.protocols import HoldsPixels
 from launcher.training.launch import usable_cpus
 from launcher.training.progress import Speed
 from launcher.training.run import Run
@@ -60,7 +61,7 @@ def tell_waiting(run: Run, speed: Speed | None, seconds: float) -> bool:
         num_workers=run.train_loader.num_workers,
         num_cpus=max(1, usable_cpus() // local),
         on_cpu=run.accelerator.device.type == "cpu",
-        is_prepared=hasattr(images, "stored_pixels"),
+        is_prepared=isinstance(images, HoldsPixels),
         image_size=images.read(0).size,
         short_side=need_of(run.recipe, run.prepared.preprocessing).train,
     )

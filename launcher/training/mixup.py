@@ -6,19 +6,34 @@ depends on (seed, epoch, sample) alone. Micro-batches start at even positions, s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from launcher.recipe.protocols import Augmentation
+from launcher.recipe.protocols import Augmentation, HasCutMix, HasMixUp
 from launcher.training.data_order import seed_for
 
 
-def mixes(augment: Augmentation) -> bool:
-    """Whether a recipe's augmentation has MixUp or CutMix."""
-    return any(getattr(augment, name, None) is not None for name in ("mixup_alpha", "cutmix_alpha"))
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """The MixUp and CutMix of an augmentation; None where it has none."""
+
+    mixup_alpha: float | None
+    cutmix_alpha: float | None
+
+    @classmethod
+    def of(cls, augment: Augmentation) -> Mixing:
+        """Return what a recipe's augmentation asks for."""
+        return cls(
+            mixup_alpha=augment.mixup_alpha if isinstance(augment, HasMixUp) else None,
+            cutmix_alpha=augment.cutmix_alpha if isinstance(augment, HasCutMix) else None,
+        )
+
+    def __bool__(self) -> bool:
+        return self.mixup_alpha is not None or self.cutmix_alpha is not None
 
 
 def mix(

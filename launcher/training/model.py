@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.recipe.phases import NormStatistics
-from launcher.recipe.protocols import Backbone, Head
+from launcher.recipe.protocols import Backbone, HasInitialisation, Head
 from launcher.training.failures import part_at_work
 
 
@@ -115,7 +115,7 @@ def cpu_state(model: nn.Module, names: Collection[str] | None = None) -> dict[st
 
 def in_closed_form(head: object) -> bool:
     """Whether a recipe's head starts where ridge regression puts it."""
-    return getattr(head, "init", None) == "ridge"
+    return isinstance(head, HasInitialisation) and head.init == "ridge"
 
 
 def share_tensors(model: nn.Module, other: nn.Module) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from launcher.data.names import notes_of_names
+from launcher.recipe.protocols import HasPretrainedWeights, WeighsClasses
 from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
 from launcher.training.preflight import Findings, Prepared, ResolvedPhase
@@ -39,7 +40,7 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
             f"{_named((phase for phase, _ in drawing), found)}: {kinds}: drawn for each process and "
             "micro-batch, so the weights depend on how the batch is split"
         )
-    if getattr(recipe.backbone, "weights", "") is None:
+    if isinstance(recipe.backbone, HasPretrainedWeights) and recipe.backbone.weights is None:
         yield "backbone.weights=None: the network starts from random weights"
         still = [p.phase.name for p in found.phases if not _trains_backbone(p)]
         if still and not any(map(_trains_backbone, found.phases)):
@@ -52,8 +53,8 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
         yield f"batch_size={recipe.batch_size} is more than all {samples} training images: one step per epoch"
     if found.splits and found.splits.train.targets.ndim == 1:
         counts = np.bincount(found.splits.train.targets, minlength=len(found.splits.names))
-        weights = getattr(recipe.task, "class_weights", ())
-        if weights is None and counts.max() > LARGE_IMBALANCE * counts.min():
+        unweighted = isinstance(recipe.task, WeighsClasses) and recipe.task.class_weights is None
+        if unweighted and counts.max() > LARGE_IMBALANCE * counts.min():
             yield (
                 f"classes have {counts.min():,} to {counts.max():,} training images; task.class_weights=balanced would "
                 "give each class the same weight in the loss"

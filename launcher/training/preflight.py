@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -11,14 +12,14 @@ from typing import Any, Literal
 from launcher.data.target_precision import build_splits
 from launcher.errors import Problems, UserError, pip_install
 from launcher.recipe.phases import Phase, resolve_rules
-from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
+from launcher.recipe.protocols import BuiltTask, ChecksSettings, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.training.batch_arithmetic import Batching, batching_for
 from launcher.training.dry_run import try_one_batch, try_smallest_batch
 from launcher.training.failures import part_at_work
 from launcher.training.feature_cache.cut import Uncut, cut
 from launcher.training.feature_cache.views import check_cache, fixed_views, in_words
-from launcher.training.mixup import mixes
+from launcher.training.mixup import Mixing
 from launcher.training.model import (
     TransferModel,
     build_model,
@@ -85,6 +86,11 @@ class Prepared:
     @property
     def base_lr(self) -> float:
         return self.recipe.optim.base_lr(self.recipe.batch_size)
+
+    @functools.cached_property
+    def mixing(self) -> Mixing:
+        """What each step mixes: looked up once, for a step on stored features takes less than a millisecond."""
+        return Mixing.of(self.recipe.augment)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -163,7 +169,7 @@ def examine(
         check_cache(recipe)
     with problems.collected():
         found.batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
-        if mixes(recipe.augment) and found.batching.micro_batch_size % 2:
+        if Mixing.of(recipe.augment) and found.batching.micro_batch_size % 2:
             raise UserError(
                 f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
                 f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
@@ -179,7 +185,8 @@ def examine(
                 found.task = recipe.task.build(found.splits)
     with one_at_a_time(), problems.collected():
         with part_at_work("backbone"):
-            getattr(recipe.backbone, "check", lambda: None)()
+            if isinstance(recipe.backbone, ChecksSettings):
+                recipe.backbone.check()
             found.preprocessing = recipe.backbone.preprocessing()
         num_outputs = found.task.num_outputs if found.task else 2
         found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)

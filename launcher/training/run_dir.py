@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from launcher.errors import DISTRIBUTION, UserError
 from launcher.files import json_text, read_json, refuse_endless, remove_drafts, write_atomic, write_json
 from launcher.recipe.own_code import Code, changed_code, own_code
-from launcher.recipe.protocols import Split, Splits
+from launcher.recipe.protocols import IsPreparedCopy, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.text import one_line
@@ -363,7 +363,8 @@ def digest_of(recipe: Recipe) -> str:
 def data_summary(splits: Splits) -> dict[str, Any]:
     """Return the names and numbers of the data, hashes of the names and targets of their samples, and the id of the
     prepared copy that the pixels are taken from, if they are. Reads no image."""
-    copy_id = getattr(splits.train.images, "copy_id", None)
+    images = splits.train.images
+    copy_id = images.copy_id if isinstance(images, IsPreparedCopy) else None
     return ({"prepared_copy": copy_id} if copy_id else {}) | {
         "names": list(splits.names),
         "train_samples": len(splits.train),

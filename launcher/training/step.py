@@ -10,7 +10,7 @@ import torch
 from launcher.errors import UserError
 from launcher.training.feature_cache.loader import FeatureBatch
 from launcher.training.images import Batch
-from launcher.training.mixup import mix, mixes
+from launcher.training.mixup import mix
 from launcher.training.nonfinite import NonFiniteGradientError, where
 from launcher.training.run import PhaseState, Run
 
@@ -31,7 +31,7 @@ def inputs_of(
         batch = batch.to(device)
         return _mixed(run, batch.features, batch.indices, batch.targets, epoch)
     fixed = state.source.fixed_views is not None
-    if state.prefix is not None and (fixed or not mixes(run.recipe.augment)):
+    if state.prefix is not None and (fixed or not run.prepared.mixing):
         batch = batch.to(device, normalised=False)
         crossing = state.prefix.of(batch)
         return _mixed(run, crossing, batch.indices, batch.targets, epoch) if fixed else (crossing, batch.targets)
@@ -44,11 +44,11 @@ def _mixed(
     run: Run, tensors: tuple[torch.Tensor, ...], indices: torch.Tensor, targets: torch.Tensor, epoch: int
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """After MixUp or CutMix where the recipe has them."""
-    if not mixes(run.recipe.augment):
+    mixing = run.prepared.mixing
+    if not mixing:
         return tensors, targets
-    mixup_alpha = getattr(run.recipe.augment, "mixup_alpha", None)
-    cutmix_alpha = getattr(run.recipe.augment, "cutmix_alpha", None)
     encoded, seed = run.prepared.task.encode(targets), run.recipe.seed
+    mixup_alpha, cutmix_alpha = mixing.mixup_alpha, mixing.cutmix_alpha
     return mix(tensors, indices, encoded, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, seed=seed, epoch=epoch)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from launcher.data.image_check import on_bad_image_of
 from launcher.data.sources import Subset
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Data, Split, Splits, TargetKind
@@ -22,7 +23,7 @@ class SomeSamples:
 
     @property
     def on_bad_image(self) -> str:
-        return str(getattr(self.data, "on_bad_image", "stop"))
+        return on_bad_image_of(self.data)
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
         whole = self.data.build(target_kind, seed)

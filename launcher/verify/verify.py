@@ -18,6 +18,7 @@ from launcher.console import show_table
 from launcher.errors import UserError
 from launcher.inference.run_records import read_rows
 from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.protocols import HasDropout
 from launcher.verify.kills import launch_command, run_until_killed
 from launcher.verify.weight_equality import TOLERANCE, Comparison, compare, furthest
 
@@ -156,7 +157,7 @@ class Verification:
     def why(self) -> str:
         if any(phase.norm_statistics == "update" for phase in self.loaded.recipe.freeze_plan):
             return "norm_statistics='update' makes splits differ"
-        if getattr(self.loaded.recipe.head, "dropout", 0):
+        if isinstance(self.loaded.recipe.head, HasDropout) and self.loaded.recipe.head.dropout:
             return "dropout makes splits differ"
         if self.loaded.recipe.mixed_precision != "no":
             return f"{self.loaded.recipe.mixed_precision} rounds more coarsely; try verify with mixed_precision=no"

@@ -281,7 +281,7 @@ def test_jpegs_decoded_smaller_have_the_same_pixels_either_way(tmp_path: Path, m
     images = FileImages(tmp_path, sorted(path.name for path in tmp_path.iterdir()))
 
     def all_pixels() -> list[torch.Tensor]:
-        jpegs = [decoding.plain_jpeg(images, index) for index in range(len(images))]
+        jpegs = [decoding.Decoder(images).plain_jpeg(index) for index in range(len(images))]
         return [jpeg.pixels(by) for jpeg in jpegs if jpeg for by in (1, 2, 4, 8)]
 
     found = all_pixels()

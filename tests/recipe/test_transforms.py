@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
-from launcher.data.decoding import BrokenImageError, read_pixels, transformed_pixels
+from launcher.data.decoding import BrokenImageError, Decoder, read_pixels
 from launcher.data.sources import FileImages
 from launcher.recipe.protocols import Augmentation, PixelTransform, Preprocessing
 from launcher.recipe.transforms import Augment, Window, evaluation, pixels_of
@@ -133,13 +133,13 @@ def test_large_jpegs_are_decoded_smaller_for_the_same_crop(tmp_path: Path) -> No
             torch.manual_seed(seed)
             expected, state = transform.pixels(read_pixels(images, index)), torch.get_rng_state()
             torch.manual_seed(seed)
-            found = transformed_pixels(images, index, transform)
+            found = Decoder(images).transformed(index, transform)
             assert torch.equal(state, torch.get_rng_state())
             assert (found.float() - expected.float()).abs().mean() < 8  # of noise; other crops are 60 away
             same += torch.equal(found, expected)
         assert same == (0 if index == 0 else 10)
     with pytest.raises(BrokenImageError, match=r"broken\.jpg"):
-        transformed_pixels(images, 3, transform)
+        Decoder(images).transformed(3, transform)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import Augment
 from launcher.training.data_order import Key
 from launcher.training.images import EvaluationImages, Sample, TrainingImages, Transform
+from launcher.training.mixup import Mixing
 
 
 def fixed_views(recipe: Recipe, lr_scales: Mapping[str, float]) -> int | None:
@@ -24,7 +25,7 @@ def fixed_views(recipe: Recipe, lr_scales: Mapping[str, float]) -> int | None:
     """
     if recipe.cache == "off" or all(scale > 0 for scale in lr_scales.values()):
         return None
-    if getattr(recipe.augment, "cutmix_alpha", None) is not None:
+    if Mixing.of(recipe.augment).cutmix_alpha is not None:
         return None
     if draws_nothing(recipe):
         return 0
@@ -60,7 +61,7 @@ def check_cache(recipe: Recipe) -> None:
             "cache_views out, or choose another preset"
         )
     asked = recipe.cache in ("memory", "disk") or recipe.cache_views is not None
-    if asked and getattr(recipe.augment, "cutmix_alpha", None) is not None:
+    if asked and Mixing.of(recipe.augment).cutmix_alpha is not None:
         what = f"cache={recipe.cache!r}" if recipe.cache_views is None else f"cache_views={recipe.cache_views}"
         problems.append(
             f"{what}: CutMix pastes pictures, which stored features no longer are; use augment.mixup_alpha, "

@@ -14,7 +14,7 @@ from torch import nn
 from launcher.backbones import Timm, Torchvision
 from launcher.data.target_precision import build_splits
 from launcher.errors import Problems, UserError
-from launcher.recipe.protocols import Splits, TargetKind
+from launcher.recipe.protocols import HasImageSize, HasNetworkName, HasPretrainedWeights, Splits, TargetKind
 from launcher.recipe.recipe import Recipe
 from launcher.training.accelerator import start_accelerator
 from launcher.training.checked_images import checked_together
@@ -64,7 +64,7 @@ def recipes_for(recipe: Recipe, backbones: Sequence[str]) -> list[Recipe]:
     problems, found = Problems(), []
     for word in backbones:
         with problems.collected():
-            side = getattr(recipe.backbone, "image_size", None)
+            side = recipe.backbone.image_size if isinstance(recipe.backbone, HasImageSize) else None
             found.append(recipe if word == "recipe" else dataclasses.replace(recipe, backbone=_backbone(word, side)))
     problems.raise_if_any()
     return found
@@ -119,8 +119,9 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
     prepared = prepare(recipe, num_processes=1, micro_batch_size=None, on_cpu=on_cpu)
     backbone = prepared.model.backbone
     assert isinstance(backbone, nn.Module)
-    name = str(getattr(recipe.backbone, "name", type(recipe.backbone).__name__))
-    if getattr(recipe.backbone, "weights", "") is None:
+    part = recipe.backbone
+    name = str(part.name) if isinstance(part, HasNetworkName) else type(part).__name__
+    if isinstance(part, HasPretrainedWeights) and part.weights is None:
         name += " (random weights)"
     stages = stages_of(backbone)
     if not stages or stages[-1].behind:
