@@ -50,9 +50,10 @@ class Teller:
         self.done += predicted
         self.broken += broken
         self._bar.advance(self._task, predicted + broken)
-        if self._bar.disable and time.monotonic() - self._told > TOLD_EVERY_SECONDS:
+        looked_at, is_due = self.done + self.broken, time.monotonic() - self._told > TOLD_EVERY_SECONDS
+        if self._bar.disable and is_due and looked_at < self._total:
             self._told = time.monotonic()
-            self.say(f"{self.done + self.broken:,} of {self._total:,}")
+            self.say(f"{looked_at:,} of {self._total:,}")
 
     def end(self, to: Path | None) -> None:
         where = f", in {to}" if to else ""
