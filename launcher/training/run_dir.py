@@ -263,7 +263,8 @@ class RunDir:
         for folder in (self.path, self.final):
             remove_drafts(folder)
         self.checkpoints.remove_drafts()
-        shutil.rmtree(self.path / ".writing-final", ignore_errors=True)
+        for folder in self.path.glob(".writing-*final"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _environment(self) -> dict[str, Any] | None:
         """Return what environment.json says; None where it is missing or damaged."""
