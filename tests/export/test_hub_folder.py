@@ -23,7 +23,6 @@ import torch
 from commands import ROOT, TINY, RunCli
 from evaluation_runs import ENVIRON
 from exports import RunOf, exported, outputs_of, pictures, pixels, ready
-from exports import trained as trained
 from huggingface_hub import ModelCard
 
 import launcher

@@ -1,0 +1,3 @@
+"""Runs to be exported, trained once."""
+
+from exports import trained as trained
