@@ -137,8 +137,9 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     is in the way of a whole one. One writer at a time.
     """
     draft, old = (target.with_name(f".{what}-{target.name}") for what in ("writing", "writing-over"))
-    for left in (draft, old):  # by a writer that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for left in (draft, old):
+        if left.exists():  # by a writer that was killed
+            shutil.rmtree(left)
     draft.mkdir(parents=True)
     try:
         yield draft
@@ -151,7 +152,8 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         target.rename(old)
     draft.rename(target)
     sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:

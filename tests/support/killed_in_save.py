@@ -1,6 +1,6 @@
 """The recipe of `tiny.resumable` in a process that kills itself in the middle of a save.
 
-DIES_AT says where, as "FOLDER FILE": the run dies when it has written the first half of FILE in the folder (`base`,
+DIES_AT says where, as "FOLDER FILE": the run dies with the first half of FILE on the disk, of the folder (`base`,
 `step-000008`, `final`). FILE may also be `rename` (all is written, the folder not yet renamed), `prune` (renamed, the
 older ones still whole) or `pruning` (of the older ones, one file is gone). Its values are those of `tiny.resumable`, so
 a run may go on with either file.
@@ -16,12 +16,13 @@ from typing import Any
 
 import tiny
 
+from launcher import files
 from launcher.files import save_tensors
-from launcher.training import checkpoint, final
+from launcher.training import final
 
 recipe = tiny.resumable
 
-_sync, _rmtree = checkpoint.sync, shutil.rmtree
+_sync, _rmtree = files.sync, shutil.rmtree
 
 
 def die() -> None:
@@ -29,7 +30,6 @@ def die() -> None:
 
 
 def die_if_this_is_it(path: Path) -> None:
-    """`path` was written just now, and nothing after it."""
     folder, file = os.environ["DIES_AT"].split()
     if path.parent.name == f".writing-{folder}" and path.name == file:
         os.truncate(path, path.stat().st_size // 2)
@@ -59,4 +59,4 @@ def rmtree(path: Path, **options: Any) -> None:
 
 
 if "DIES_AT" in os.environ:
-    checkpoint.sync, shutil.rmtree, final.save_tensors = sync, rmtree, save_final
+    files.sync, shutil.rmtree, final.save_tensors = sync, rmtree, save_final

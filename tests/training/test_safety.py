@@ -21,9 +21,9 @@ from runs import rows, train
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from launcher import backbones, phases
+from launcher import backbones, files, phases
 from launcher.errors import UserError
-from launcher.training import checkpoint, loop, run_lock
+from launcher.training import loop, run_lock
 from launcher.training.micro_batch_fit import largest_that_fits
 from launcher.training.run_lock import RunLock
 
@@ -190,7 +190,7 @@ def test_a_full_disk_at_any_file_loses_nothing_else(tmp_path: Path, monkeypatch:
     """The third save fails; the run says so, and the same command then ends as if nothing had been."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(tiny.resumable, whole)
-    sync, saves = checkpoint.sync, 0
+    sync, saves = files.sync, 0
 
     def full(path: Path) -> None:
         nonlocal saves
@@ -201,7 +201,7 @@ def test_a_full_disk_at_any_file_loses_nothing_else(tmp_path: Path, monkeypatch:
         sync(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "sync", full)
+        patched.setattr(files, "sync", full)
         with pytest.raises(UserError, match=r"could not be written \(No space left on device\); step-0\d+ is complete"):
             train(tiny.resumable, cut)
     assert not list((cut / "checkpoints").glob(".writing-*")), "half a checkpoint is in the way on a full disk"
@@ -255,7 +255,7 @@ AGAIN = "make room, and give the same command again"
             "{run}: no space left on the disk; make room; then the same command continues from step 12",
         ),
         (
-            "training.final.sync",
+            "files.sync",
             "metrics.json",
             READ_ONLY,
             "{run}: cannot be read or written ({error}); make it writable; then the same command continues from ",
