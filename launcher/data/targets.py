@@ -108,10 +108,9 @@ def numbers(
 
 def _is_rounded(cell: Any, value: float) -> bool:
     """Tell whether a whole number is another one as a float."""
-    if not 2**53 <= abs(value) <= 2**64:
-        return False
     text = str(cell).strip()
-    return text.lstrip("+-").isdecimal() and int(text) != int(value)
+    is_large = 2**53 <= abs(value) < math.inf
+    return is_large and text.lstrip("+-").isdecimal() and int(text) != int(value)
 
 
 def _number(cell: Any) -> float:

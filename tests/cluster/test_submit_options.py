@@ -35,7 +35,10 @@ def test_they_are_refused_with_what_to_write(word: str, instead: str) -> None:
 
 
 def test_others_are_passed_on() -> None:
-    Request(others=("--mem=64G", "--gres=lustre:1", "--exclusive", "-Ca100", "--cpus-per-gpu=8")).check()
+    others = ("--mem=64G", "--gres=lustre:1", "--exclusive", "-Ca100", "--cpus-per-gpu=8")
+    request = Request(others=others)
+    request.check()
+    assert tuple(request.options("pets")[-len(others) :]) == others
 
 
 @pytest.mark.parametrize("field", ["time", "partition", "account", "array", "container"])

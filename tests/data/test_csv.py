@@ -254,6 +254,10 @@ def test_whole_numbers_beyond_float64_are_told(folder: Path) -> None:
         f"data.path: {file}: column 'y' has 5 whole numbers that float64 cannot hold exactly (above 2^53): line 3: "
         f"'{2**53 + 1}', line 5: '{2**53 + 3}', line 7: '{2**53 + 5}' and 2 more; subtract what they have in common"
     )
+    for huge in (2**64 + 1, -(2**70) - 1, 10**300 + 1):
+        assert "10 whole numbers" in error_of(
+            "values", path=ten(folder / "c.csv", "y", [str(huge)] * 10), label_column="y"
+        )
     file = ten(folder / "b.csv", "y", [str(2**60 + 2**20 * index) for index in range(10)])
     values = CsvImages(path=file, label_column="y").build("values", seed=0)
     assert {int(value) for split in (values.train, values.val) for value in split.targets[:, 0]} == {

@@ -294,11 +294,15 @@ def test_folders_of_the_launcher_are_no_classes(tmp_path: Path) -> None:
     """Runs, sweeps and prepared copies are often kept beside the images; all that is in them stays."""
     make_images(tmp_path, a=6, b=6)
     alone = ImageFolder(root=str(tmp_path)).build("class", seed=0)
-    for name in ("runs/one", "runs/two", "run"):
+    for name in ("runs/one", "runs/of a week/two", "run"):
         make_images(tmp_path / name, explanation=2)
         for file in ("recipe.json", "environment.json"):
             (tmp_path / name / file).write_text("{}")
-    for name, files in {"study": ("sweep.json", "journal.log"), "copy": ("manifest.json", "train.index.npy")}.items():
+    for name, files in {
+        "study": ("sweep.json", "journal.log"),
+        "runs/study": ("sweep.json", "journal.log"),
+        "copy": ("manifest.json", "train.index.npy"),
+    }.items():
         (tmp_path / name).mkdir()
         for file in files:
             (tmp_path / name / file).touch()
@@ -317,4 +321,12 @@ def test_a_run_dir_that_is_the_data_folder(tmp_path: Path) -> None:
     assert ImageFolder(root=str(tmp_path)).build("class", seed=0).names == ("a", "b", "checkpoints", "final")
     for file in ("recipe.json", "environment.json"):
         (tmp_path / file).write_text("{}")
+    assert ImageFolder(root=str(tmp_path)).build("class", seed=0).names == ("a", "b")
+
+
+def test_links_that_lead_round_in_circles_end(tmp_path: Path) -> None:
+    make_images(tmp_path, b=6)
+    make_images(tmp_path / "a", inner=6)
+    (tmp_path / "a/inner/up").symlink_to(tmp_path / "a")
+    (tmp_path / "a/up").symlink_to(tmp_path / "a")
     assert ImageFolder(root=str(tmp_path)).build("class", seed=0).names == ("a", "b")
