@@ -154,6 +154,9 @@ def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
     """
     problems = Problems()
     units = {name: first.described["task"].get(name) for name in ("mean", "std")}
+    judges: set[bytes] = set()
+    with contextlib.suppress(UserError):
+        judges = set(map(bytes, DataIdentity.load(first.rundir.path).val.digests)) if others else set()
     for run in others:
         if {name: run.described["task"].get(name) for name in units} != units:
             problems.found.append(
@@ -161,7 +164,6 @@ def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
                 "the training targets); average runs of the same training images"
             )
         with contextlib.suppress(UserError):
-            judges = set(map(bytes, DataIdentity.load(first.rundir.path).val.digests))
             count = len(judges & set(map(bytes, DataIdentity.load(run.rundir.path).train.digests)))
             if count:
                 problems.found.append(

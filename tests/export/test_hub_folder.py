@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from commands import ROOT, TINY, RunCli
 from evaluation_runs import ENVIRON
 from exports import RunOf, exported, outputs_of, pictures, pixels, ready
 from huggingface_hub import ModelCard
+from weight_server import answering
 
 import launcher
 from launcher.report.build import write_report
@@ -220,14 +220,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def hub() -> Iterator[Any]:
     server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.asked = []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with answering(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_an_upload_needs_a_login_and_makes_one_commit(trained: RunOf, tmp_path: Path, run_cli: RunCli) -> None:

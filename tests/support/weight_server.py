@@ -13,6 +13,7 @@ import hashlib
 import http.server
 import json
 import re
+import socketserver
 import threading
 import time
 import urllib.parse
@@ -151,10 +152,17 @@ def _below(path: Path, folder: Path, recursive: bool) -> bool:
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[Server]:
     server = Server(folder)
+    with answering(server):
+        yield server
+
+
+@contextlib.contextmanager
+def answering(server: socketserver.BaseServer) -> Iterator[None]:
+    """Let a server answer, in a thread of its own."""
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server
+        yield
     finally:
         server.shutdown()
         server.server_close()
