@@ -38,15 +38,21 @@ def copies_inside(folders: Sequence[Path]) -> list[Path]:
 
 def made_by_launcher(folder: Path) -> str | None:
     """Say what of launcher's own a folder is, which is nobody's class: runs are often kept beside the images."""
-    with os.scandir(folder) as entries:
-        kinds = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     for names, what in _OWN.items():
-        if set(names) <= kinds.keys():
+        if _holds(folder, names):
             return what
-    inner = [folder / name for name, is_folder in kinds.items() if is_folder]
-    if inner and all(all(name in os.listdir(sub) for name in _RUN) for sub in inner):  # noqa: PTH208
-        return "run dirs"
-    return None
+    inner = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                if not entry.is_dir():
+                    return None  # the first image of a class: not all of a million files are looked at
+                inner.append(folder / entry.name)
+    return "run dirs" if inner and all(_holds(sub, _RUN) for sub in inner) else None
+
+
+def _holds(folder: Path, names: Sequence[str]) -> bool:
+    return all((folder / name).exists() for name in names)
 
 
 def check_layout(field: str, folder: Path, class_folders: Sequence[Path], notes: list[str]) -> None:

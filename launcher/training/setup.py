@@ -64,15 +64,48 @@ def begin_run(
 
     `trial` is what a run in a new run dir is called that is not kept; its weights are not saved then.
     """
-    recipe, is_main = loaded.recipe, accelerator.is_main_process
+    is_main = accelerator.is_main_process
     screen = Screen(speaks=is_main)
+    prepared = _examined_together(accelerator, rundir, loaded.recipe, launch, screen)
+    lock = RunLock(rundir.path) if is_main else None
+    command = Command(launch.command or (loaded.spec,), launch.starter)
+    try:
+        with agreed(accelerator):
+            if lock:
+                lock.acquire(screen.line)
+                _begin_run_dir(rundir, prepared, loaded, launch, command, screen)
+        resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
+        if "auto" in (loaded.recipe.mixed_precision, loaded.recipe.memory_format):
+            restart = functools.partial(start_accelerator, loaded.recipe, launch, rundir.path)
+            accelerator = with_fastest_settings(accelerator, prepared, rundir, screen, restart)
+        if is_main:
+            write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
+        progress = resumed.progress if resumed else Progress()
+        metrics: MetricsLog | None = None
+        with agreed(accelerator):
+            if is_main:
+                metrics = MetricsLog(rundir.metrics_jsonl, progress.metrics_rows)
+    except BaseException:
+        if lock:
+            lock.release()
+        screen.close()
+        raise
+    run = _assemble(accelerator, prepared, rundir, launch, screen, _Opened(progress, metrics, lock), command)
+    _announce(run, loaded.run_name, trial, is_new=resumed is None)
+    return run, resumed
+
+
+def _examined_together(
+    accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch, screen: Screen
+) -> Prepared:
+    """Look at assets, run dir, data, weights and phases, on all processes; raise UserError for all that is wrong."""
     with agreed(accelerator):
         if accelerator.is_local_main_process:  # once for each machine; the others wait in `agreed`
             verify_assets(recipe, screen.line)
     screen.line("looking at data, weights and phases")
     with agreed(accelerator):
         problems = Problems()
-        if is_main:
+        if accelerator.is_main_process:
             with problems.collected():
                 rundir.check(recipe, launch.resume)
         with problems.collected():
@@ -91,100 +124,105 @@ def begin_run(
             prepared = dataclasses.replace(prepared, batching=fitted(accelerator, prepared))
     with agreed(accelerator):
         check_handover(prepared, workers_of(launch), launch.world.num_local_processes)
-    lock = RunLock(rundir.path) if is_main else None
-    command = Command(launch.command or (loaded.spec,), launch.starter)
-    try:
-        with agreed(accelerator):
-            if lock:
-                lock.acquire(screen.line)
-                start = Start(
-                    recipe=recipe,
-                    recipe_source=loaded.path.read_text(encoding="utf-8"),
-                    command=command,
-                    splits=prepared.splits,
-                    lr_scales_of_phases=tuple(phase.lr_scales for phase in prepared.phases),
-                    accepts_changed_code=launch.accepts_changed_code,
-                )
-                notes = rundir.begin(start, screen.line)
-                screen.open_log(rundir.log_txt)
-                for note in notes:
-                    screen.line(note, style="yellow")
-                clear_markers(rundir.path)
-        resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
-        if "auto" in (recipe.mixed_precision, recipe.memory_format):
-            restart = functools.partial(start_accelerator, recipe, launch, rundir.path)
-            accelerator = with_fastest_settings(accelerator, prepared, rundir, screen, restart)
-        if is_main:
-            write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
-        progress = resumed.progress if resumed else Progress()
-        metrics: MetricsLog | None = None
-        with agreed(accelerator):
-            if is_main:
-                metrics = MetricsLog(rundir.metrics_jsonl, progress.metrics_rows)
-    except BaseException:
-        if lock:
-            lock.release()
-        screen.close()
-        raise
+    return prepared
+
+
+def _begin_run_dir(
+    rundir: RunDir, prepared: Prepared, loaded: LoadedRecipe, launch: Launch, command: Command, screen: Screen
+) -> None:
+    """Write what the run dir holds from its beginning, or check it; on the main process, which holds its lock."""
+    start = Start(
+        recipe=loaded.recipe,
+        recipe_source=loaded.path.read_text(encoding="utf-8"),
+        command=command,
+        splits=prepared.splits,
+        lr_scales_of_phases=tuple(phase.lr_scales for phase in prepared.phases),
+        accepts_changed_code=launch.accepts_changed_code,
+    )
+    notes = rundir.begin(start, screen.line)
+    screen.open_log(rundir.log_txt)
+    for note in notes:
+        screen.line(note, style="yellow")
+    clear_markers(rundir.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """What this process holds of the run dir."""
+
+    progress: Progress
+    metrics: MetricsLog | None
+    lock: RunLock | None
+
+
+def _assemble(
+    accelerator: Accelerator,
+    prepared: Prepared,
+    rundir: RunDir,
+    launch: Launch,
+    screen: Screen,
+    opened: _Opened,
+    command: Command,
+) -> Run:
+    """Put the run together: its loaders, and what watches over it."""
+    recipe, num_workers = prepared.recipe, workers_of(launch)
     keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
-    num_workers = workers_of(launch)
-    pin_memory = accelerator.device.type == "cuda"
+    loading = {"num_workers": num_workers, "pin_memory": accelerator.device.type == "cuda"}
+    train_loader = training_loader(
+        prepared.splits.train, recipe.augment.build(prepared.preprocessing), keys, seed=recipe.seed, **loading
+    )
+    val_loader = evaluation_loader(
+        prepared.splits.val,
+        evaluation(prepared.preprocessing),
+        batch_size=prepared.batching.micro_batch_size,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        **loading,
+    )
     interruption = Interruption(
         rundir.path,
-        is_main,
+        accelerator.is_main_process,
         accelerator.num_processes,
         stop_at=launch.stop_at,
         leave_with_parent=launch.world.leave_with_parent,
     )
-    run = Run(
+    return Run(
         accelerator=accelerator,
         prepared=prepared,
         rundir=rundir,
         screen=screen,
-        progress=progress,
-        metrics=metrics,
+        progress=opened.progress,
+        metrics=opened.metrics,
         model=prepared.model,
         keys=keys,
-        train_loader=training_loader(
-            prepared.splits.train,
-            recipe.augment.build(prepared.preprocessing),
-            keys,
-            seed=recipe.seed,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        ),
-        val_loader=evaluation_loader(
-            prepared.splits.val,
-            evaluation(prepared.preprocessing),
-            batch_size=prepared.batching.micro_batch_size,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        ),
+        train_loader=train_loader,
+        val_loader=val_loader,
         val_batch_size=prepared.batching.micro_batch_size,
         num_workers=num_workers,
         num_local_processes=launch.world.num_local_processes,
-        lock=lock,
+        lock=opened.lock,
         interruption=interruption,
         watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index, lambda: interruption.asked_at),
         writer=BackgroundWriter(rundir.checkpoints),
         command=command,
         parts=1 if launch.micro_batch_size == "auto" else None,
     )
-    for way in start_trackers(accelerator, recipe, loaded.run_name, rundir.path):
+
+
+def _announce(run: Run, run_name: str, trial: str | None, *, is_new: bool) -> None:
+    """Start the trackers, and say what begins, where, and what of it is worth a note."""
+    accelerator, recipe, screen = run.accelerator, run.recipe, run.screen
+    for way in start_trackers(accelerator, recipe, run_name, run.rundir.path):
         screen.line(way)
-    where = (
-        f"{accelerator.device.type}, mixed_precision={accelerator.mixed_precision}, {_workers(num_workers)} per process"
-    )
+    workers = _workers(run.num_workers)
+    where = f"{accelerator.device.type}, mixed_precision={accelerator.mixed_precision}, {workers} per process"
     if accelerator.device.type == "cuda":
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
         where += f"; a run that is stopped and continued is equal {exact}"
-    screen.run_begins(prepared, trial or str(rundir.path), where)
-    if is_main and resumed is None and trial is None:
-        for note in notes_of_plan(prepared):
+    screen.run_begins(run.prepared, trial or str(run.rundir.path), where)
+    if accelerator.is_main_process and is_new and trial is None:
+        for note in notes_of_plan(run.prepared):
             screen.line(f"note: {note}", style="yellow")
-    return run, resumed
 
 
 def needed_at_the_end(prepared: Prepared, progress: Progress) -> dict[str, int]:
