@@ -69,25 +69,32 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        if isinstance(error, _ClickError):
-            tell([usage_problem(error)])
-            return 2
-        if isinstance(error, OSError) and error.filename is None and (lost := lost_output(error)) is not None:
-            if isinstance(lost, BrokenPipeError):
-                return 1  # as typer and rich leave, where it is they who write
-            tell([f"the standard output cannot be written to ({lost.strerror})"])
-            return 2
-        if "launcher.training.failures" in sys.modules:
-            from launcher.training.failures import of_surroundings
-
-            if line := of_surroundings(error):
-                tell([line])
-                return 2
+        if (known := _code_of(error)) is not None:
+            return known
         tell_elastic(error)
         raise
     if code == INTERRUPTED:  # Typer may have caught the KeyboardInterrupt itself, and returns this code then.
         print("interrupted", file=sys.stderr)
     return code
+
+
+def _code_of(error: Exception) -> int | None:
+    """Tell a usage error, or what the surroundings did, and return the exit code; None for a bug of ours."""
+    if isinstance(error, _ClickError):
+        tell([usage_problem(error)])
+        return 2
+    if isinstance(error, OSError) and error.filename is None and (lost := lost_output(error)) is not None:
+        if isinstance(lost, BrokenPipeError):
+            return 1  # as typer and rich leave, where it is they who write
+        tell([f"the standard output cannot be written to ({lost.strerror})"])
+        return 2
+    if "launcher.training.failures" in sys.modules:
+        from launcher.training.failures import of_surroundings
+
+        if line := of_surroundings(error):
+            tell([line])
+            return 2
+    return None
 
 
 def _check_none_is_empty(words: Sequence[str]) -> None:

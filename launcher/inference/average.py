@@ -69,25 +69,12 @@ def average(
     overwrite: bool,
     own: Types | None = None,
 ) -> Averaged:
-    """Raises UserError, with all that is wrong."""
-    problems = Problems()
-    runs: list[FinishedRun] = []
-    for path in paths:
-        with problems.collected():
-            runs.append(read_finished(path, own))
-    if to.exists() and not overwrite:
-        problems.found.append(f"--to {to}: is there already; give another folder, or --overwrite")
-    if to.exists() and overwrite and not (to / "averaged.json").is_file():
-        problems.found.append(f"--to {to}: is no average, and is not overwritten; give another folder")
-    if to.absolute() in {path.absolute() for path in paths}:
-        problems.found.append(f"--to {to}: is one of the runs; give another folder")
-    problems.raise_if_any()
+    """Judge means of the weights of runs, and write the best where it is better than the first run's own.
+
+    Raises UserError, with all that is wrong.
+    """
+    runs = _sound_runs(paths, to, overwrite, own)
     first = runs[0]
-    if others := [run for run in runs[1:] if run.names != first.names or run.preprocessing != first.preprocessing]:
-        raise UserError(
-            *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
-        )
-    _check_others(first, runs[1:])
     accelerator = start_accelerator(first.recipe, launch, first.rundir.path)
     splits = check_data(first, build_data(first), checked_together(accelerator, tell))
     task = first.recipe.task.build(splits)
@@ -145,6 +132,28 @@ def average(
     if found.best is not None:
         _write(first, found, found.best, model, to, paths)
     return found
+
+
+def _sound_runs(paths: Sequence[Path], to: Path, overwrite: bool, own: Types | None) -> list[FinishedRun]:
+    problems = Problems()
+    runs: list[FinishedRun] = []
+    for path in paths:
+        with problems.collected():
+            runs.append(read_finished(path, own))
+    if to.exists() and not overwrite:
+        problems.found.append(f"--to {to}: is there already; give another folder, or --overwrite")
+    if to.exists() and overwrite and not (to / "averaged.json").is_file():
+        problems.found.append(f"--to {to}: is no average, and is not overwritten; give another folder")
+    if to.absolute() in {path.absolute() for path in paths}:
+        problems.found.append(f"--to {to}: is one of the runs; give another folder")
+    problems.raise_if_any()
+    first = runs[0]
+    if others := [run for run in runs[1:] if run.names != first.names or run.preprocessing != first.preprocessing]:
+        raise UserError(
+            *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
+        )
+    _check_others(first, runs[1:])
+    return runs
 
 
 def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:

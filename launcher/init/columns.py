@@ -109,12 +109,27 @@ def targets_in(
     by_name = {column.name.lower(): column for column in reversed(usable)}
     named = usable if label else [by_name[name] for name in LABEL_NAMES if name in by_name]
     for column in named:
-        if column.kind == "list":
-            return Targets("labels", (column.name,), _others(usable, column))
-        if column.is_class:
-            return Targets("class", (column.name,), _others(usable, column))
-        if column.kind in ("int", "float") and column.distinct > 1:
-            return Targets("values", (column.name,), _others(usable, column))
+        if read_as := _read_as(column):
+            return Targets(read_as, (column.name,), _others(usable, column))
+    if found := _by_content(usable):
+        return found
+    raise UserError(
+        f"{where}: no column looks like a target: one column of classes (two or more, several images of each), several "
+        f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}; to say which: "
+        "--label COLUMN --task classification, multilabel or regression"
+    )
+
+
+def _read_as(column: Column) -> TargetKind | None:
+    if column.kind == "list":
+        return "labels"
+    if column.is_class:
+        return "class"
+    return "values" if column.kind in ("int", "float") and column.distinct > 1 else None
+
+
+def _by_content(usable: Sequence[Column]) -> Targets | None:
+    """Return the targets where no column is named like one: rules 2 to 4."""
     binary = [column.name for column in usable if column.binary]
     if len(binary) > 1:
         return Targets("labels", tuple(binary))
@@ -129,11 +144,7 @@ def targets_in(
     measured = [column for column in numbers if column.kind == "float"] or numbers
     if measured:
         return Targets("values", tuple(column.name for column in measured))
-    raise UserError(
-        f"{where}: no column looks like a target: one column of classes (two or more, several images of each), several "
-        f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}; to say which: "
-        "--label COLUMN --task classification, multilabel or regression"
-    )
+    return None
 
 
 def looks_like_lists(values: set[str]) -> bool:

@@ -9,6 +9,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
+from typing_extensions import TypedDict, Unpack
+
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 20, 26
 MOST_POINTS = 240
@@ -87,6 +89,16 @@ class Chart:
         return tuple(line for line in self.lines if line.name)
 
 
+class Shapes(TypedDict, total=False):
+    """What a chart shows, as in `Chart`."""
+
+    lines: Iterable[Line]
+    bands: Iterable[Band]
+    marks: Iterable[Mark]
+    clouds: Iterable[tuple[str, str]]
+    bars: Iterable[tuple[float, float, float, float, str, str]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
     """The two scales of a chart."""
@@ -130,12 +142,9 @@ class Frame:
         *,
         x_ticks: Sequence[Tick] | None = None,
         y_ticks: Sequence[Tick] | None = None,
-        lines: Iterable[Line] = (),
-        bands: Iterable[Band] = (),
-        marks: Iterable[Mark] = (),
-        clouds: Iterable[tuple[str, str]] = (),
-        bars: Iterable[tuple[float, float, float, float, str, str]] = (),
+        **shapes: Unpack[Shapes],
     ) -> Chart:
+        """Put shapes into the frame; ticks that are not given are round numbers."""
         if x_ticks is None:
             x_ticks = [Tick(self.x(value), label) for value, label in ticks(self.x_low, self.x_high, 6)]
         if y_ticks is None:
@@ -152,11 +161,11 @@ class Frame:
             bottom=self.height - BOTTOM,
             x_ticks=tuple(x_ticks),
             y_ticks=tuple(y_ticks),
-            lines=tuple(lines),
-            bands=tuple(bands),
-            marks=tuple(marks),
-            clouds=tuple(clouds),
-            bars=tuple(bars),
+            lines=tuple(shapes.get("lines", ())),
+            bands=tuple(shapes.get("bands", ())),
+            marks=tuple(shapes.get("marks", ())),
+            clouds=tuple(shapes.get("clouds", ())),
+            bars=tuple(shapes.get("bars", ())),
         )
 
     def mark(self, x: float, y: float, label: str) -> Mark:
