@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from launcher.cluster.attempts import LIVES_WITHOUT_PROGRESS
 from launcher.errors import UserError
 from launcher.files import read_json, write_atomic
 from launcher.recipe.loading import LoadedRecipe
@@ -24,9 +25,6 @@ from launcher.tuning.sweep.space import Space
 from launcher.tuning.sweep.study import Claim, PrunerName, SamplerName, Study
 from launcher.tuning.sweep.table import Table, table_of
 from launcher.tuning.sweep.worker import Asked, End, Worker
-
-LIVES_WITHOUT_PROGRESS = 3
-"""As for a run of its own (launcher/cluster/attempts.py)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -129,13 +129,14 @@ class Worker:
             assert pruned_at is not None
             (claim.folder / STOP_FILE).unlink(missing_ok=True)
             epoch, reached = pruned_at
-            study.prune(claim, f"{metric} {reached:.4g} after epoch {epoch} is not among the better half")
+            study.prune(claim, f"{metric} {reached:.4g} after epoch {epoch} is not good enough to go on")
             self.tell(f"{name}: pruned after epoch {epoch}, {metric} {measured(reached)}")
         elif math.isnan(value):
             study.fail(claim, f"{metric} is not a number")
             self.tell(f"{name}: failed: {metric} is not a number")
         else:
-            study.finish(claim, value, final_value(claim.folder, "loss") or math.nan)
+            loss = final_value(claim.folder, "loss")
+            study.finish(claim, value, math.nan if loss is None else loss)
             best = study.best() if claim.values else None  # among seeds none is the best
             rest = f"; best so far {measured(best.value)} of {study.kind} {best.number}" if best is not None else ""
             self.tell(f"{name}: {metric} {measured(value)} after {time.monotonic() - begin:.0f} s{rest}")
