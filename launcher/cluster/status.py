@@ -152,7 +152,8 @@ def follow(run: str, keep_on: bool) -> Iterator[str]:
                 content = file.read()
             position += len(content)
             if content:
-                yield without_controls(content.decode("utf-8", "replace").replace("\r", "\n"))  # a job may print control characters
+                # a job may print control characters
+                yield without_controls(content.decode("utf-8", "replace").replace("\r", "\n"))
         if over or not keep_on:
             return
         time.sleep(LOOK_EVERY_SECONDS)
