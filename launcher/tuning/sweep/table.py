@@ -58,7 +58,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All rows, in the order in which they are shown."""
+    """Table of all rows, in the order in which they are shown."""
 
     metric: str
     mode: str

@@ -57,7 +57,7 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Worker:
-    """Way in which this worker runs trials."""
+    """Worker with the settings by which it runs trials."""
 
     spec: str
     words: Sequence[str] = ()
