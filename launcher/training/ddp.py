@@ -13,9 +13,9 @@ from launcher.training.run import Run
 
 
 def wrap(run: Run, model: TransferModel, resolved: ResolvedPhase, prefix: Frozen | None) -> nn.Module:
-    """Return the network, or the layers behind its frozen prefix, wrapped so that the processes' gradients are averaged.
+    """Return the network, or the layers behind its frozen prefix, wrapped by Accelerate to average gradients.
 
-    Accelerate wraps it; its norms are folded and it is compiled, as the recipe says, before that.
+    Norms are folded first and, if the recipe says so, the layers are compiled.
     """
     set_train_mode(model, resolved.phase.norm_statistics)
     fold(run.prepared, model, prefix)

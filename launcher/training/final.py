@@ -61,10 +61,10 @@ def keep_outputs(run: Run, outputs: torch.Tensor) -> None:
 
 
 def final_outputs(run: Run) -> torch.Tensor | None:
-    """Return the outputs of the weights of `final/` on the validation images; they count on the main process.
+    """Return, on the main process, the outputs of the weights of `final/` on the validation images.
 
-    They were kept in memory or in the checkpoint; for a checkpoint of an older version, which lacks them, they are
-    computed again. Return None if the run is asked to stop meanwhile. All processes must call this.
+    They are kept in memory or in the checkpoint; if a checkpoint of an older version lacks them, they are computed
+    again. Return None if the run is asked to stop meanwhile. All processes must call this.
     """
     step = chosen_step(run)
     if run.accelerator.is_main_process and (run.kept is None or run.kept.step != step):

@@ -29,7 +29,7 @@ class Pair:
 
 
 def pairs(module: fx.GraphModule) -> Iterator[Pair]:
-    """Yield the convolutions of a graph whose outputs go to a BatchNorm and to nothing else, with that BatchNorm."""
+    """Yield the convolutions of a graph whose outputs go only to a BatchNorm with statistics, and that BatchNorm."""
     nodes = [node for node in module.graph.nodes if node.op == "call_module"]
     layers = {node: module.get_submodule(str(node.target)) for node in nodes}
     calls = Counter(str(node.target) for node in nodes)

@@ -180,7 +180,7 @@ def _failure(error: Exception, what: str) -> Failure:
 
 
 class ImageLoader(DataLoader[Batch]):
-    """A loader of batches that raises a UserError of one line for an error in a data worker."""
+    """A loader that raises ImageError, a UserError, if workers cannot be started or a batch cannot be loaded."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
@@ -221,7 +221,10 @@ def _told_by_worker(kind: type[BaseException], error: BaseException, traceback: 
 def training_loader(
     split: Split, transform: Transform, keys: TrainingKeys, *, seed: int, num_workers: int, pin_memory: bool
 ) -> DataLoader[Batch]:
-    """Return a loader of this process's micro-batches in the order of `keys`; call `keys.start` before each iteration."""
+    """Return a loader of this process's micro-batches in the order of `keys`.
+
+    Call `keys.start` before each iteration.
+    """
     images = TrainingImages(split, transform, seed)
     return loader_of(images, transform, keys, num_workers=num_workers, pin_memory=pin_memory)
 
@@ -236,9 +239,9 @@ def evaluation_loader(
     num_workers: int,
     pin_memory: bool,
 ) -> DataLoader[Batch]:
-    """Return a loader of this process's share of a split: samples process_index, process_index + num_processes, ...
+    """Return a loader of this process's share of a split, each sample once.
 
-    Each sample is loaded once.
+    The share consists of the samples process_index, process_index + num_processes, ...
     """
     mine = list(range(process_index, len(split), num_processes))
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]

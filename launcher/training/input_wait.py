@@ -52,9 +52,9 @@ def advice(
 
 
 def tell_waiting(run: Run, speed: Speed | None, seconds: float) -> bool:
-    """Print advice after an epoch of `seconds` with this `speed` if it waited for images; return whether it was printed.
+    """Print advice, on the main process, if an epoch of `seconds` with this `speed` waited long for images.
 
-    Only the main process prints.
+    Return whether it was printed.
     """
     share = speed.waited_share if speed else 0.0
     if share < WORTH_A_WORD or share * seconds < WORTH_SECONDS or not run.accelerator.is_main_process:

@@ -46,7 +46,7 @@ class World:
     """The required value of `Accelerator(cpu=...)`. Without it, several processes on a machine without accelerator each
     become a separate run, with no error (accelerate 1.15)."""
     leave_with_parent: bool = False
-    """True if the parent is a launcher, which does not pass on every signal: if it dies, this process is to stop."""
+    """True if this process is to stop when its parent dies, such as a launcher, which does not pass on every signal."""
     num_cpus: int = dataclasses.field(default_factory=usable_cpus)
     """CPU cores for this process: its share of those that the run's processes on this machine may use."""
 
