@@ -46,9 +46,9 @@ def with_fastest_settings(
     screen: Screen,
     restart: Callable[[str], Accelerator],
 ) -> Accelerator:
-    """Set the network's memory format and return an Accelerator with the precision: recorded ones, or else the fastest.
+    """Set the network's memory format, and return an Accelerator with the run's precision.
 
-    All processes must call this.
+    Both are those recorded when the run began or, at its beginning, the fastest ones. All processes must call this.
     """
     found: list[Any] = [None]
     with agreed(accelerator):

@@ -24,6 +24,7 @@ class Batching:
 
     @property
     def accumulation_steps(self) -> int:
+        """Return the number of micro-batches per process in a full global batch."""
         return self.batch_size // (self.num_processes * self.micro_batch_size)
 
     def steps_per_epoch(self, num_samples: int) -> int:

@@ -41,7 +41,10 @@ def without_broken_images(
 def checked_together(
     accelerator: Accelerator, tell: Callable[[str], None], prepared: Path | None = None
 ) -> Callable[[Recipe, Splits], Splits]:
-    """Return `without_broken_images` for several processes: the main process reads, and all get the same verdict."""
+    """Return a function like `without_broken_images` for several processes.
+
+    The main process reads the images, and all processes get the same verdict.
+    """
     from accelerate.utils import broadcast_object_list
 
     def check(recipe: Recipe, splits: Splits) -> Splits:

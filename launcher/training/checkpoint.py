@@ -66,10 +66,12 @@ class Progress:
         return self.loss_sum / self.loss_samples if self.loss_samples else math.nan
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of progress.json."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Progress:
+        """Return the progress from the content of progress.json."""
         best = {key: Best(**data[key]) for key in ("phase_best", "run_best") if data[key] is not None}
         return cls(**(data | best))
 
@@ -97,6 +99,7 @@ class Checkpoints:
         """Checkpoints that cannot be continued from, each with the reason."""
 
     def save_base(self, model: Mapping[str, torch.Tensor]) -> None:
+        """Write the state of the network before training."""
         self._write(self.folder / "base", {"model.safetensors": dict(model)})
 
     def load_base(self) -> dict[str, torch.Tensor]:
@@ -107,6 +110,7 @@ class Checkpoints:
         return load_file(self.folder / "base" / "model.safetensors")
 
     def has_base(self) -> bool:
+        """Return whether the base is complete and undamaged."""
         return _damage(self.folder / "base") is None
 
     def save(self, state: State) -> Path:

@@ -27,7 +27,7 @@ class BackgroundWriter:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until nothing is left to write, and raise nothing if writing failed."""
+        """Wait until nothing is left to write, whether or not writing succeeds."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -183,6 +183,7 @@ class Samples:
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = [none]
 
     def add(self, features: torch.Tensor, goals: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor) -> None:
+        """Add a batch: features (n, d), goals (n, outputs), targets, and the samples' indices in the split."""
         features, held = features.to(self._device).float(), self._aside[indices].to(self._device)
         goals, targets = goals.to(self._device), targets.to(self._device)
         self._kept.append((features[held], targets[held]))
@@ -226,7 +227,10 @@ def held_out_metrics(run: Run, chosen: Chosen) -> dict[str, float]:
 
 
 def goals_of(task: BuiltTask, kind: str, targets: torch.Tensor) -> torch.Tensor:
-    """Return the goals of least squares, (N, outputs): -1 and 1 for classes and labels; normalised values."""
+    """Return the goals of least squares, (N, outputs).
+
+    These are -1 and 1 for classes and labels; values are normalised if the task does so.
+    """
     if kind != "values":
         return 2 * torch.as_tensor(task.encode(targets)) - 1
     return torch.as_tensor(task.normalised(targets)) if isinstance(task, NormalisesTargets) else targets

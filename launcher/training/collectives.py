@@ -13,7 +13,7 @@ from launcher.errors import Problems
 
 @contextlib.contextmanager
 def agreed(accelerator: Accelerator) -> Iterator[None]:
-    """Raise a UserError from inside this context, on any process, on all processes, with the problems of all."""
+    """Raise a UserError that any process raises inside this context on all processes, with the problems of all."""
     problems = Problems()
     with problems.collected():
         yield

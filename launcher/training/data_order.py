@@ -50,6 +50,7 @@ class TrainingKeys:
         self.first_step = 0
 
     def start(self, epoch: int, step: int) -> None:
+        """Set the epoch and the step in it (0-based) at which the next iteration begins."""
         self.epoch, self.first_step = epoch, step
 
     def micro_batches(self, step: int) -> list[tuple[int, int]]:

@@ -52,6 +52,7 @@ class World:
 
     @property
     def is_main_process(self) -> bool:
+        """Return whether this is process 0."""
         return self.process_index == 0
 
     def check(self, accelerator: Accelerator, *, mixed_precision: str, gradient_accumulation_steps: int = 1) -> None:

@@ -51,7 +51,7 @@ def broken_weights(state: PhaseState) -> str | None:
 
 
 def tensors_named(names: list[str]) -> str:
-    """Return the first of some names and the number of the others."""
+    """Return the first of some names and, if there are others, their number."""
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 

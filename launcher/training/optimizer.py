@@ -107,6 +107,7 @@ class WeightAverage:
             self.values[name].copy_(live)
 
     def load(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Restore the average from a checkpoint's values."""
         for name, value in self.values.items():
             value.copy_(values[name])
 

@@ -71,6 +71,7 @@ class ResolvedPhase:
 
     @property
     def steps(self) -> int:
+        """Return the number of optimizer steps planned for the phase."""
         return self.phase.epochs * self.steps_per_epoch
 
 
@@ -88,6 +89,7 @@ class Prepared:
 
     @property
     def base_lr(self) -> float:
+        """Return the learning rate for this batch size, before schedule and lr_scale."""
         return self.recipe.optim.base_lr(self.recipe.batch_size)
 
     @functools.cached_property

@@ -41,10 +41,12 @@ class Screen:
         self._last_plain = time.monotonic()
 
     def open_log(self, path: Path) -> None:
+        """Open log.txt to append to it, if this screen is not silent."""
         if self.speaks:
             self.log = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def close(self) -> None:
+        """End the bar and close the log."""
         self.end_bar()
         if self.log:
             self.log.close()
@@ -95,6 +97,7 @@ class Screen:
                 self.line("  " + "  ".join(row))
 
     def epoch_begins(self, title: str, steps: int, done: int) -> None:
+        """Begin the bar of an epoch of which `done` steps are already done."""
         if self.live:
             self.end_bar()
             self._bar = Progress(
@@ -125,6 +128,7 @@ class Screen:
             self.line(f"{title}  step {done}/{steps}  {numbers}")
 
     def end_bar(self) -> None:
+        """Remove the bar, if there is one."""
         if self._bar:
             self._bar.stop()
             self._bar, self._task = None, None
@@ -196,6 +200,7 @@ class Speed:
     """Share of the time spent waiting for batches."""
 
     def shown(self) -> dict[str, str]:
+        """Return the columns of the speed in the table of results."""
         return {"images/s": f"{self.images_per_second:.0f}", "data wait": f"{self.waited_share:.0%}"}
 
 

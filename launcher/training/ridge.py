@@ -22,6 +22,7 @@ class Moments:
         self.sums = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
 
     def add(self, features: torch.Tensor, goals: torch.Tensor) -> None:
+        """Add a batch of features (n, d) and goals (n, k)."""
         sums = self.sums
         x, y = (tensor.to(sums["x"].device, torch.float64) for tensor in (features, goals))
         sums["count"] += len(x)

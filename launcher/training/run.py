@@ -76,6 +76,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
+        """Return the recipe of the run."""
         return self.prepared.recipe
 
     def close(self) -> None:

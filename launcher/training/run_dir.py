@@ -92,6 +92,7 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
+        """Return whether the run has written `final/`."""
         return (self.final / "metrics.json").is_file()
 
     def damage_of_final(self) -> str | None:
@@ -350,6 +351,7 @@ class MetricsLog:
         self._file.seek(0, os.SEEK_END)
 
     def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row."""
         # A class may be a folder whose name is not valid text; escaped, it is still valid JSON.
         self._file.write(json_text(row).encode("utf-8", "backslashreplace") + b"\n")
         self.rows += 1
@@ -360,6 +362,7 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
