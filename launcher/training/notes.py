@@ -1,5 +1,7 @@
-"""Notes of `plan` and `train`: what makes the result depend on the split of the batch, and what is legal but
-unusual."""
+"""Notes of `plan` and `train` on settings that are legal but unusual.
+
+Some of these settings make the result depend on how the batch is split.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ from launcher.training.preflight import Findings, Prepared, ResolvedPhase
 from launcher.training.worker_limits import shared_memory_problem
 
 LARGE_IMBALANCE = 10
-"""How many times the images of the smallest class the largest has, before it is worth a note."""
+"""Ratio of the images in the largest class to those in the smallest above which classes get a note."""
 
 
 def notes(found: Findings | Prepared) -> Iterable[str]:
-    """Yield one line for each thing that a person should know before training."""
+    """Yield one line for each fact that a person should know before training."""
     if found.splits:
         yield from found.splits.notes
         if found.recipe.task.target_kind != "values":
@@ -31,7 +33,7 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
     yield from _of_random_weights(found)
     if found.splits:
         yield from _of_the_data(found.recipe, found.splits)
-    # A start of a run is refused for it.
+    # `plan` only notes a lack of shared memory; `train` refuses to start because of it.
     if isinstance(found, Findings) and not found.problems.found and found.batching:
         prepared, processes = found.prepared(), found.batching.num_processes
         workers = default_workers(usable_cpus() // processes)
@@ -40,7 +42,7 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
 
 
 def _of_the_split(found: Findings | Prepared) -> Iterable[str]:
-    """Yield what makes the weights depend on how the batch is split."""
+    """Yield notes on settings that make the weights depend on how the batch is split."""
     updating = [p.phase.name for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
     if updating:
         joins = found.recipe.sync_batchnorm
@@ -90,7 +92,7 @@ def _trains_backbone(resolved: ResolvedPhase) -> bool:
 
 
 def random_layers(found: Findings | Prepared) -> list[tuple[str, str]]:
-    """(phase, kind) of the layers that draw random numbers where they train: dropout, stochastic depth."""
+    """Return (phase, kind) of the layers that draw random numbers in training, such as dropout and stochastic depth."""
     if found.model is None:
         return []
     was = [(module, module.training) for module in found.model.modules()]
@@ -110,8 +112,11 @@ def random_layers(found: Findings | Prepared) -> list[tuple[str, str]]:
 
 
 def _draws(module: nn.Module) -> bool:
-    """Whether a module drops something in training: by its own kind (Dropout, StochasticDepth, DropPath), or inside its
-    forward (attention's `dropout`, timm's `drop_rate`)."""
+    """Return whether a module drops something in training.
+
+    It does so by its own kind (Dropout, StochasticDepth, DropPath) or inside its forward pass (`dropout` of attention
+    layers, `drop_rate` of timm).
+    """
     kind = type(module).__name__.lower()
     of_kind = "drop" in kind or "stochasticdepth" in kind
     return any(

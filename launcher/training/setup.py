@@ -1,4 +1,4 @@
-"""How a run starts: Accelerate, what all processes agree on, and what a checkpoint brings back."""
+"""The start of a run: the checks on all processes, the run dir, and the state restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ from launcher.training.worker_limits import check_handover
 
 
 def run_dir_of(launch: Launch, loaded: LoadedRecipe) -> Path:
-    """As asked for, or named after the recipe."""
+    """Return the run dir that the launch asks for, or else one named after the recipe."""
     return launch.run_dir or Path("runs") / loaded.run_name
 
 
 def workers_of(launch: Launch) -> int:
-    """Processes that load data: as asked for, or one for each core of this process but one, and at most 8."""
+    """Return the number of data workers: as asked for, or else one per core of this process but one, and at most 8."""
     return default_workers(launch.world.num_cpus) if launch.num_workers is None else launch.num_workers
 
 
 def begin_run(
     accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch, *, trial: str | None = None
 ) -> tuple[Run, State | None]:
-    """Check everything, then build the run: from its newest complete checkpoint, or from the beginning.
+    """Check everything, then build the run from its newest complete checkpoint or from the beginning.
 
-    `trial` is what a run in a new run dir is called that is not kept; its weights are not saved then.
+    `trial` is the name shown for a learning-rate test, a run in a new run dir that is not kept, with no weights saved.
     """
     is_main = accelerator.is_main_process
     screen = Screen(speaks=is_main)
@@ -98,9 +98,9 @@ def begin_run(
 def _examined_together(
     accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch, screen: Screen
 ) -> Prepared:
-    """Look at assets, run dir, data, weights and phases, on all processes; raise UserError for all that is wrong."""
+    """Check assets, run dir, data, weights and phases on all processes, and raise UserError for all that is wrong."""
     with agreed(accelerator):
-        if accelerator.is_local_main_process:  # once for each machine; the others wait in `agreed`
+        if accelerator.is_local_main_process:  # once per machine; the others wait in `agreed`
             verify_assets(recipe, screen.line)
     screen.line("looking at data, weights and phases")
     with agreed(accelerator):
@@ -130,7 +130,7 @@ def _examined_together(
 def _begin_run_dir(
     rundir: RunDir, prepared: Prepared, loaded: LoadedRecipe, launch: Launch, command: Command, screen: Screen
 ) -> None:
-    """Write what the run dir holds from its beginning, or check it; on the main process, which holds its lock."""
+    """Write the files that a run dir holds from the beginning, or check them; the caller must hold the lock."""
     start = Start(
         recipe=loaded.recipe,
         recipe_source=loaded.path.read_text(encoding="utf-8"),
@@ -148,7 +148,7 @@ def _begin_run_dir(
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """What this process holds of the run dir."""
+    """The progress, log of metrics and lock of a run dir that this process has opened."""
 
     progress: Progress
     metrics: MetricsLog | None
@@ -164,7 +164,7 @@ def _assemble(
     opened: _Opened,
     command: Command,
 ) -> Run:
-    """Put the run together: its loaders, and what watches over it."""
+    """Put the run together, with its loaders, watchdog and checkpoint writer."""
     recipe, num_workers = prepared.recipe, workers_of(launch)
     keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
     loading = {"num_workers": num_workers, "pin_memory": accelerator.device.type == "cuda"}
@@ -210,7 +210,7 @@ def _assemble(
 
 
 def _announce(run: Run, run_name: str, trial: str | None, *, is_new: bool) -> None:
-    """Start the trackers, and say what begins, where, and what of it is worth a note."""
+    """Start the trackers, and print what begins, where, and the notes on it."""
     accelerator, recipe, screen = run.accelerator, run.recipe, run.screen
     for way in start_trackers(accelerator, recipe, run_name, run.rundir.path):
         screen.line(way)
@@ -226,8 +226,10 @@ def _announce(run: Run, run_name: str, trial: str | None, *, is_new: bool) -> No
 
 
 def needed_at_the_end(prepared: Prepared, progress: Progress) -> dict[str, int]:
-    """Name the checkpoints, beside the one that a run continues from, without which it could not end: the best of a
-    phase with patience, the best of the run where `final/` is to hold it."""
+    """Return the steps of checkpoints that a run needs to end besides the one it continues from, by their description.
+
+    These are the best of a phase with patience, and the best of the run if `final/` is to hold it.
+    """
     needed = {}
     phase = prepared.phases[progress.phase].phase if progress.phase < len(prepared.phases) else None
     if progress.phase_best is not None and phase is not None and phase.patience is not None:
@@ -242,7 +244,7 @@ def _workers(count: int) -> str:
 
 
 def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:
-    """Raises UserError where the processes see different data: each would train its own way, with no error."""
+    """Raise UserError if the processes see different data: each would train on its own, with no error."""
     mine = data_summary(prepared.splits)
     everyones: list[dict[str, Any]] = gather_object([mine])
     for process, theirs in enumerate(everyones):
@@ -257,9 +259,9 @@ def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:
 def _resume(
     accelerator: Accelerator, rundir: RunDir, prepared: Prepared, screen: Screen, launch: Launch
 ) -> State | None:
-    """The newest complete checkpoint, put into the model; or the base written for a run that begins.
+    """Load the newest complete checkpoint into the model and return it, or write the base of a new run and return None.
 
-    The main process chooses, so that all take the same.
+    The main process chooses the checkpoint, so that all processes load the same.
     """
     checkpoints = rundir.checkpoints
     choice: list[Any] = [None]
@@ -299,10 +301,10 @@ def _resume(
 def say_finished(
     accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch, left: Callable[[RunDir], list[str]]
 ) -> bool:
-    """Say that a run of this very recipe is finished, or return False where something of its end is left to do.
+    """Print that a run of this recipe is finished and return True, or return False if a part of its end is left to do.
 
-    `left` names what its end should have left in the run dir and has not. Raises UserError where the run dir is another
-    recipe's, and where `final/` is damaged and cannot be written again.
+    `left` names the files that its end should have left in the run dir, but has not. Raise UserError if the run dir
+    belongs to another recipe, or if `final/` is damaged and cannot be written again.
     """
     done, recipe = [True], loaded.recipe
     with agreed(accelerator):
@@ -318,8 +320,10 @@ def say_finished(
 
 
 def _check_data_of_finished(rundir: RunDir, recipe: Recipe, launch: Launch) -> None:
-    """Raise UserError where the recipe names other data than those that a finished run was trained on. They are read
-    only where it names them otherwise."""
+    """Raise UserError if the recipe names data other than those that a finished run was trained on.
+
+    The data are read only if the recipe names them differently.
+    """
     if not (named := rundir.differences(recipe).data):
         return
     splits = build_splits(recipe)
@@ -350,15 +354,15 @@ def _finished_or_at_its_end(rundir: RunDir, loaded: LoadedRecipe, damage: str | 
         "To run again, give another --run-dir"
     )
     lock = RunLock(rundir.path)
-    with contextlib.suppress(UserError, OSError):  # another start may be looking at it, too
-        lock.acquire(print)  # that of a start that was killed before it could give it back
+    with contextlib.suppress(UserError, OSError):  # another start may hold the lock
+        lock.acquire(print)  # takes over the lock of a start that was killed before it could release it
         rundir.clear_away()
         lock.release()
     return True
 
 
 def _at_its_end(rundir: RunDir, recipe: Recipe) -> bool:
-    """Tell whether the newest complete checkpoint is that of the end, so that nothing would be trained again."""
+    """Return whether the newest complete checkpoint is that of the end, so that nothing would be trained again."""
     newest = rundir.checkpoints.newest()
     rundir.checkpoints.refused.clear()
     if newest is None or not rundir.checkpoints.has_base():
