@@ -36,7 +36,7 @@ PathText = Annotated[str, BeforeValidator(_as_text)]
 """Path as text, because a recipe is stored as JSON; pathlib's paths are accepted, too."""
 
 _USUAL: dict[SplitName, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-"""Usual names of the folders of splits; synonyms ("training_set", "dev") are looked for only if none of these exists."""
+"""Usual names of the splits' folders; synonyms ("training_set", "dev") are looked for only if none of these exists."""
 
 
 @part
