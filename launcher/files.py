@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from launcher.errors import UserError
 
 POLL_SECONDS = 0.2
-"""Pause between two attempts to take a lock that another process holds."""
+"""Pause between two tries to take a lock that another process holds."""
 
 NEW_SECONDS = 5.0
 """Age below which an empty draft is kept, because its writer may not have taken the lock yet."""

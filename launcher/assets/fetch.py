@@ -1,4 +1,4 @@
-"""Fetching of what recipes need into one folder, for machines without a network.
+"""Fetching of recipes' assets into one folder, for machines without a network.
 
     DIR/MANIFEST.json                                  what is there: files, bytes, SHA-256, what it is, from where
     DIR/torch/hub/checkpoints/resnet50-11ad3fa6.pth    published weights, as torch.hub keeps them
@@ -83,7 +83,7 @@ class Fetched:
 
 
 def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
-    """Fetch all assets that `recipe` needs into `folder`, and verify those that are there already.
+    """Fetch all assets that `recipe` needs into `folder`, and check those that are there already.
 
     `tell` is called with a line for each step. Of several processes that fetch into one folder, only one works at a
     time. Raises UserError with all that could not be fetched, after everything else has been.

@@ -1,4 +1,4 @@
-"""Published weights of torchvision and others: found in torch.hub's cache, or fetched into it, or refused clearly."""
+"""Published weights behind a URL: found in torch.hub's cache, or fetched into it, or refused fast and clearly."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def check_cached(weights: str, url: str) -> None:
     With assets in use, the file must be among them. Nothing is downloaded.
     """
     file = torch_hub_file(url)
-    if assets_folder() is not None:  # all assets are verified before a run, once for all processes of a machine
+    if assets_folder() is not None:  # all assets are checked before a run, once for all processes of a machine
         if not file.is_file():
             raise not_among_assets(weights, file.name)
     elif file.is_file():

@@ -83,8 +83,8 @@ def _single_classifier(
     is_linear = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     if path is None or not is_linear:
         return None
-    # LeViT and others normalise inside the classifier, and VOLO has a second one: its removal then drops more than the
-    # layer.
+    # LeViT and others normalise inside the classifier, and VOLO has a second one: removing the classifier then removes
+    # more than this layer.
     if [name for name in names if not name.startswith(f"{path}.")] != names_without:
         return None
     return path, cast("nn.Module", layer)

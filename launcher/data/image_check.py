@@ -114,7 +114,7 @@ def look_at_all(
 
 
 def _decoded(decoder: Decoder, index: int, resize_size: int | None) -> tuple[bytes | None, str | None]:
-    """Return an image's digest and a remark on it, or None for each.
+    """Return an image's digest, and a remark on it or None.
 
     Raises whatever its decoder raises, and ValueError for an image that is too narrow.
     """

@@ -86,7 +86,7 @@ def cells_are_lists(cells: Sequence[str]) -> bool:
 def lists_in_cells(
     cells: Sequence[str], column: str, where: str, row_name: Callable[[int], str], like: LabelLists | None = None
 ) -> LabelLists:
-    """Read cells of text: "cat|dog", "cat;dog", "cat,dog", "['cat', 'dog']", "[1, 0, 1]", "1 0 1"; "" has no label.
+    """Read cells of text: "cat|dog", "cat;dog", "cat,dog", "['cat', 'dog']", "[1, 0, 1]", "1 0 1"; "" means no label.
 
     `like` holds the training images' labels, which are to be read in the same way. Raises UserError for cells that
     cannot be read, or that can be read in two ways.

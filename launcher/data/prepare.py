@@ -1,4 +1,4 @@
-"""Making of a prepared copy (`prepared.py`): all images decoded and resized once, on all cores, all or nothing."""
+"""Creation of a prepared copy (`prepared.py`): all images decoded and resized once, on all cores, all or nothing."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _write(
     broken: dict[str, list[tuple[int, str]]] = {"train": [], "val": []}
     done = 0
     for name, split in (("train", splits.train), ("val", splits.val)):
-        # The evaluation transform must find its own result; a random crop is resized once more, so it gets the best.
+        # The evaluation transform must find exactly its own result; a random crop is resized again, from a good source.
         is_final = name == "val" or (isinstance(recipe.augment, HasPreset) and recipe.augment.preset == "none")
         how = preprocessing if is_final else dataclasses.replace(preprocessing, interpolation="bicubic")
         side = getattr(kept, name)
@@ -198,7 +198,10 @@ def _to_disk(file: Any) -> None:
 
 
 def _stored(split: Split, side: int, how: Preprocessing, workers: int) -> Iterator[Stored]:
-    """Yield the images in order, made in `workers` threads, as decoding, resizing and hashing release the GIL."""
+    """Yield the images in order, made in `workers` threads.
+
+    Decoding, resizing and hashing release the interpreter lock.
+    """
     images, decoder = split.images, Decoder(split.images)
 
     def make(index: int) -> Stored:

@@ -1,4 +1,4 @@
-"""Image sources: images by index, with their paths held in arrays.
+"""Image sources: images by index, with pixels or paths held in arrays.
 
 Reading a Python object writes its reference count, and each page touched in this way is copied into each worker
 process: lists of a million paths cost gigabytes over a few dozen workers (pytorch/pytorch#13246). Reading an array

@@ -57,8 +57,7 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
 def class_indices(labels: Sequence[str], names: tuple[str, ...], where: str) -> npt.NDArray[np.int64]:
     """Return int64 (N,): each label's index in `names`, which come from the training images.
 
-    `where` is the beginning of errors: the source of the labels. Raises UserError for labels that are not among
-    `names`.
+    `where` names the source of the labels in errors. Raises UserError for labels that are not among `names`.
     """
     place = {name: index for index, name in enumerate(names)}
     unknown = class_names(label for label in set(labels) if label not in place)
