@@ -45,7 +45,7 @@ class Phase:
 
 
 def linear_probe(*, epochs: int, patience: int | None = None, monitor: str | None = None) -> tuple[Phase, ...]:
-    """Return a plan of one phase that trains the head alone."""
+    """Return a freeze plan of one phase that trains the head alone."""
     rules = (("head", 1.0), ("backbone", 0.0))
     return (Phase(name="linear_probe", rules=rules, epochs=epochs, patience=patience, monitor=monitor),)
 
@@ -58,7 +58,7 @@ def full_finetune(
     patience: int | None = None,
     monitor: str | None = None,
 ) -> tuple[Phase, ...]:
-    """Return a plan of one phase that trains all parameters, the backbone at `backbone_lr_scale` of the head's rate."""
+    """Return a freeze plan of one phase that trains all, the backbone at `backbone_lr_scale` of the head's rate."""
     rules = (("head", 1.0), ("backbone", backbone_lr_scale))
     return (
         Phase(
@@ -82,7 +82,7 @@ def gradual_unfreeze(
     patience: int | None = None,
     monitor: str | None = None,
 ) -> tuple[Phase, ...]:
-    """Return a plan that unfreezes one more of `modules` in each phase, from the output to the input.
+    """Return a freeze plan that unfreezes one more of `modules` in each phase, from the output to the input.
 
     `gradual_unfreeze(["backbone.layer4", "backbone.layer3"], epochs=2)` trains the head and layer4 for 2 epochs, then
     layer3, too, for 2 more (ULMFiT, arXiv 1801.06146, section 3.3). Each module trains at `depth_decay` of the rate of
@@ -114,7 +114,7 @@ def layer_decay(
     patience: int | None = None,
     monitor: str | None = None,
 ) -> tuple[Phase, ...]:
-    """Return a plan of one phase that trains all parameters, each of `layers` at `decay` of the rate of the next.
+    """Return a freeze plan of one phase that trains all, each of `layers` at `decay` of the rate of the next.
 
     `layers` are in order from the input to the output. The last of them trains at `decay` of the head's rate;
     parameters in none of them (patch embedding, stem) train like one more layer at the input (BEiT, arXiv 2106.08254,
@@ -137,7 +137,7 @@ def layer_decay(
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Return whether a rule's pattern covers a dotted name: as the name itself, as a module path above it, or as a glob.
+    """Return whether a rule's pattern covers a dotted name: as the name itself, a module path above it, or a glob.
 
     "features.1" covers "features.1.weight" but not "features.10.weight"; `*` also matches dots ("*.bias").
     """
