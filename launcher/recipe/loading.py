@@ -28,7 +28,7 @@ _OUR_FOLDER = Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe and where it came from."""
+    """A loaded recipe and its origin."""
 
     recipe: Any
     module_name: str
