@@ -1,4 +1,4 @@
-"""`average`: judges means of a run's weights on its validation images, and writes the best as a run dir of its own."""
+"""The command `average`: means of runs' weights, judged on validation images; the best becomes a run dir of its own."""
 
 from __future__ import annotations
 
@@ -48,15 +48,17 @@ COPIED = ("recipe.json", "recipe.py", "environment.json", "data.npz", "plan.json
 
 @dataclasses.dataclass(frozen=True)
 class Averaged:
+    """The result of `average`."""
+
     metric: str
     before: dict[str, float]
-    """Of the first run's `final/`."""
+    """Metrics of the first run's `final/`."""
     candidates: list[Candidate]
-    """In the order in which they were tried."""
+    """Candidates in the order in which they were tried."""
     best: Candidate | None
-    """None: nothing was better than `final/`."""
+    """Best candidate; None if none was better than `final/`."""
     recomputed: bool
-    """BatchNorm's statistics, of each mean."""
+    """True if BatchNorm's statistics were recomputed for each mean."""
 
 
 def average(
@@ -69,9 +71,9 @@ def average(
     overwrite: bool,
     own: Types | None = None,
 ) -> Averaged:
-    """Judge means of the weights of runs, and write the best where it is better than the first run's own.
+    """Judge means of the weights of runs, and write the best to `to` if it is better than the first run's own weights.
 
-    Raises UserError, with all that is wrong.
+    Raises UserError that lists all problems.
     """
     runs = _sound_runs(paths, to, overwrite, own)
     first = runs[0]
@@ -159,7 +161,7 @@ def _sound_runs(paths: Sequence[Path], to: Path, overwrite: bool, own: Types | N
 def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
     """Raise UserError for runs whose weights the first run's validation images cannot judge.
 
-    Runs of an earlier version, which have not kept what their images are made of, are taken as they are.
+    Runs of an earlier version, which have not stored the hashes of their images, are accepted unchecked.
     """
     problems = Problems()
     units = {name: first.described["task"].get(name) for name in ("mean", "std")}
@@ -182,13 +184,16 @@ def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
 
 @torch.no_grad()
 def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -> None:
-    """Of all training images, in the evaluation view, each batch by its size."""
+    """Recompute BatchNorm's statistics from the evaluation views of all training images.
+
+    They are the plain means over the batches.
+    """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     model.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
+        norm.momentum = None  # torch then computes the plain mean over the batches
         norm.train()
     try:
         for batch in loader:
@@ -203,14 +208,14 @@ def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -
 def _write(
     run: FinishedRun, found: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
 ) -> None:
-    """A run dir that evaluate, predict, export and report take; written aside and renamed."""
+    """Write a run dir that evaluate, predict, export and report accept, under another name first, and rename it."""
     try:
         with replaced_folder(to) as draft:
             shutil.copytree(run.rundir.final, draft / "final")
             for name in COPIED:
                 if (run.rundir.path / name).exists():
                     shutil.copy2(run.rundir.path / name, draft / name)
-            (draft / "final/calibration.json").unlink(missing_ok=True)  # of other weights
+            (draft / "final/calibration.json").unlink(missing_ok=True)  # it belongs to other weights
             parts: dict[str, dict[str, torch.Tensor]] = {"backbone": {}, "head": {}}
             for name, tensor in best.weights.items():
                 part, _, rest = name.partition(".")
@@ -237,7 +242,7 @@ def _write(
 
 
 def _reason(error: OSError) -> str:
-    """Return why a file, or, in copying a folder, the first of its files, could not be written."""
+    """Return why a file, or the first such file while a folder was copied, could not be written."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
         message = str(error.args[0][0][2])
         number = re.match(r"\[Errno (\d+)\]", message)
