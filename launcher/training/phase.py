@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -25,12 +25,9 @@ from launcher.training.model import (
 )
 from launcher.training.optimizer import WeightAverage, build_optimizer, load_optimizer_state
 from launcher.training.preflight import ResolvedPhase
-from launcher.training.trackers import log_epoch
-
-if TYPE_CHECKING:
-    pass
 from launcher.training.run import PhaseState, Run
 from launcher.training.run_checkpoint import add_proof, written
+from launcher.training.trackers import log_epoch
 
 
 def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> PhaseState:

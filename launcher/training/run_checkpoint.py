@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import os
 import time
-from typing import TYPE_CHECKING
 
 from launcher.errors import UserError
 from launcher.training.checkpoint import State
@@ -22,9 +21,6 @@ from launcher.training.model import (
 from launcher.training.nonfinite import check_weights
 from launcher.training.optimizer import optimizer_state
 from launcher.training.preflight import ResolvedPhase
-
-if TYPE_CHECKING:
-    pass
 from launcher.training.run import PhaseState, Run
 
 
