@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from launcher.cli.app import app
 from launcher.cli.options import (
     RunOrJob,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from launcher.cli.app import app
 from launcher.cli.options import (
     RunOrJob,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,9 +19,6 @@ from launcher.cli.options import (
     use_assets,
 )
 from launcher.errors import Problems
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
