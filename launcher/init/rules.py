@@ -196,7 +196,7 @@ def _data(found: Found, pictures: Pictures) -> Decision:
 def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
     """Return the batch size, and why.
 
-    It is a power of two, which 2, 4 or 8 processes share evenly, or else a multiple of the number of GPUs that are here.
+    It is a power of two, which 2, 4 or 8 processes share evenly, or a multiple of the number of GPUs that are here.
     """
     most = (128 if train >= 50_000 else 64) if machine.gpus else 32
     least = min(2, train)
