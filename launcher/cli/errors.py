@@ -50,9 +50,9 @@ def tell(problems: Sequence[str]) -> None:
 
 
 def _shown(problem: str) -> str:
-    """Return a problem as a terminal may show it: on one line, of a readable length, without control characters.
+    """Return a problem as a terminal may show it: on one line, of a readable length, unprintable characters escaped.
 
-    Such characters would move the cursor, or colour or reorder the text.
+    These would move the cursor, or colour or reorder the text.
     """
     line = " ".join(problem.split())
     if len(line) > LONGEST_LINE:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Resume(str, enum.Enum):
-    """The choice between continuing a run and beginning one."""
+    """The rule for continuing a run that is there."""
 
     auto = "auto"
     must = "must"
@@ -92,8 +92,8 @@ def train(
     from launcher.training.loop import run
     from launcher.training.stop import StoppedError
 
-    # Imported objects stay to the end. Frozen, they are left alone by garbage collections (0.2 s for the one at the end
-    # of each phase), and the memory pages that data workers share with this process stay shared.
+    # Imported objects stay to the end. Once frozen, they are skipped by garbage collections, one of which ends each
+    # phase (this saves 0.2 s), and the memory pages that data workers share with this process stay shared.
     gc.freeze()
     launch = Launch(
         run_dir=run_dir,

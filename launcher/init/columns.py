@@ -29,7 +29,7 @@ class Column:
 
     name: str
     kind: Literal["names", "text", "int", "float", "list", "other"]
-    """The kind of values: "names" if the type lists the classes, "list" for a list of labels per image."""
+    """The kind of values: "names" if the type lists the classes; "list" for lists of labels; "other" for no kind."""
     rows: int
     distinct: int
     """The number of different values."""

@@ -70,7 +70,7 @@ CONVNEXT_TIMM = Network(
 )
 
 LARGE_DATA = 20_000
-"""The number of images from which on a larger network is worth its time on a GPU, and a smaller one without."""
+"""The number of images from which on a larger network is worth its time on a GPU, and only the smallest without one."""
 LARGE_GPU = 16.0
 SMALL_GPU = 6.0
 """Gigabytes of memory from which on a GPU is large, and below which it is small."""

@@ -16,8 +16,8 @@ from launcher.recipe.location import place_of
 from launcher.text import one_line
 
 WIDTH = 88
-"""The width of lines, which is the default of formatters. Lines that fit it, or are broken with a comma at the end, are
-left alone at any larger width."""
+"""The width of lines, which is the default of formatters. Lines that fit into it, or are broken with a trailing comma,
+stay as they are at any larger width."""
 
 
 def recipe_text(

@@ -24,8 +24,8 @@ FEW, SOME, MANY = 20, 200, 1000
 below SOME the backbone takes the smallest steps, and from MANY on the largest."""
 
 IMBALANCED, EXTREME = 3, 100
-"""How many times the images of the smallest class the largest one has: from IMBALANCED on the loss is weighted, but not
-beyond EXTREME, where the weights would be so large that single images decide."""
+"""Ratios of the largest class to the smallest: from IMBALANCED on the loss is weighted, but not beyond EXTREME, where
+the weights would be so large that single images decide."""
 
 STEPS_OF_A_PROBE = 300
 STEPS_ON_GPU, EPOCHS_ON_GPU = 2_000, (5, 20)

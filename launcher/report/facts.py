@@ -143,7 +143,7 @@ def read_facts(
 ) -> Facts:
     """Read the facts on a finished run. Raises UserError if `path` is not the folder of one.
 
-    `without_pictures` says why `splits` are missing; `notes` are the first of the notes.
+    `without_pictures` says why `splits` are missing; `notes` come before the notes on missing files.
     """
     refuse_endless(path)
     recipe = _json(path / "recipe.json")

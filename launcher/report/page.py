@@ -57,7 +57,7 @@ def page(title: str, runs: Sequence[RunPage], above: Sequence[Section] = ()) -> 
     """Render the HTML page; `above` are the sections on several runs, which come before the runs."""
     environment = _environment()
     script = _asset("script.js")
-    # By the page's content security policy the browser loads nothing and runs no script but the one of this hash.
+    # The page's content security policy lets the browser load nothing, and run no script but the one with this hash.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     render: Callable[[Section, str], Markup] = lambda section, prefix: Markup(  # noqa: E731, S704 - rendered with autoescape
         environment.get_template(f"{section.name}.html.j2").render(

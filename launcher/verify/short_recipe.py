@@ -15,7 +15,7 @@ from launcher.recipe.recipe import Recipe
 
 @part
 class SomeSamples:
-    """Some samples of another data part, spread evenly over it: `train` and `val` of them at most."""
+    """A selection of at most `train` and `val` samples of another data part, spread evenly over it."""
 
     data: Data
     train: int

@@ -47,7 +47,7 @@ class Features:
 def features_of(
     accelerator: Accelerator, finished: FinishedRun, splits: Splits, num_workers: int, tell: Callable[[str], None]
 ) -> Features:
-    """Compute features by the weights before training, which have not seen the labels.
+    """Compute features with the weights before training, which have not seen the labels.
 
     If these were random, or the checkpoint with them is gone, the weights after training are taken. This is one pass
     over the training images, and one or two over the validation images.

@@ -46,9 +46,9 @@ def heat_maps(model: TransferModel, images: torch.Tensor, outputs: Sequence[int]
 def last_place(model: TransferModel, image: torch.Tensor) -> tuple[nn.Module, Any] | None:
     """Return the last module whose output has positions with gradients, and a function from it to a map (n, c, h, w).
 
-    Such an output is a map with channels first (ResNet) or last (Swin), or tokens of which some without a position come
-    first (ViT). More than half of its positions must have a gradient, for the network's outputs to depend on all of it:
-    behind the last block of a ViT, they depend on the class token alone.
+    Such an output is a map with channels first (ResNet) or last (Swin), or a row of tokens, where some without a
+    position come first (ViT). More than half of the positions must have a gradient, so that the network's outputs
+    depend on the whole image: behind the last block of a ViT, they depend on the class token alone.
     """
     backbone = model.backbone
     assert isinstance(backbone, nn.Module)
