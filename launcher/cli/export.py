@@ -1,4 +1,4 @@
-"""export: a finished run's model in a form that runs elsewhere."""
+"""The command `export`: a finished run's model in a form that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 class To(str, enum.Enum):
+    """The form of an export."""
+
     onnx = "onnx"
     torch_export = "torch-export"
     safetensors = "safetensors"
@@ -149,7 +151,7 @@ def _check_words(
     opset: int | None,
     tolerance: float,
 ) -> None:
-    """Collect options that do not go together."""
+    """Collect problems with options that do not go together."""
     if to not in (To.onnx, To.torch_export):
         problems.found += [
             f"{name}: is for --to onnx and --to torch-export; {to.value} holds the weights alone"
