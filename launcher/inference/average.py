@@ -176,8 +176,8 @@ def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
             count = len(judges & set(map(bytes, DataIdentity.load(run.rundir.path).train.digests)))
             if count:
                 problems.found.append(
-                    f"{run.rundir.path}: was trained on {count:,} of the {len(judges):,} validation images of "
-                    f"{first.rundir.path}, which would judge it; average runs of the same split (the same seed)"
+                    f"{run.rundir.path}: was trained on {count:,} of the images that {first.rundir.path} was validated "
+                    f"on ({len(judges):,} in all), which would judge it; average runs of the same split (the same seed)"
                 )
     problems.raise_if_any()
 

@@ -120,7 +120,7 @@ def test_all_is_closed_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         val_loader="validation",
     )
     with pytest.raises(RuntimeError):
-        run.Run.close(run)  # type: ignore[arg-type]
+        run_module.Run.close(run)  # type: ignore[arg-type]
     assert closed == ["writer", "metrics", "lock", "screen", "training", "validation"]
 
 
@@ -164,8 +164,8 @@ def test_a_shared_memory_that_is_full_in_mid_run_is_one_line(tmp_path: Path) -> 
     words = [str(SUPPORT / "tiny.py"), *overrides, "--workers", "1", "--micro-batch", "1200"]
     program = tmp_path / "start.py"
     program.write_text(
-        "import sys\nfrom launcher.cli import main\nfrom launcher.training import start\n"
-        f"start.check_handover = lambda *_: None\nsys.exit(main({words!r}))\n"
+        "import sys\nfrom launcher.cli import main\nfrom launcher.training import setup\n"
+        f"setup.check_handover = lambda *_: None\nsys.exit(main({words!r}))\n"
     )
     tried = subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True)
     if tried.returncode:

@@ -124,16 +124,16 @@ def test_proposals() -> None:
         epoch, stored = 2.0, 0.1
 
     costs = [Cost] * 3
-    few = propose(stages, [_probe(0.5), _probe(0.6), _probe(0.9)], costs, 5, "max", "accuracy")
+    few = propose(stages, [_probe(0.5), _probe(0.6), _probe(0.9)], costs, 5, "5 images", "max", "accuracy")
     assert "finetune" not in few.plan
-    some = propose(stages, [_probe(0.5), _probe(0.89), _probe(0.9)], costs, 50, "max", "accuracy")
+    some = propose(stages, [_probe(0.5), _probe(0.89), _probe(0.9)], costs, 50, "50 images", "max", "accuracy")
     assert '("backbone.layer3", 0.03), ("backbone", 0)' in some.plan
-    many = propose(stages, [_probe(0.5), _probe(0.6), _probe(0.9)], costs, 5000, "max", "accuracy")
+    many = propose(stages, [_probe(0.5), _probe(0.6), _probe(0.9)], costs, 5000, "5000 images", "max", "accuracy")
     assert '("head", 1), ("backbone", 0.3)' in many.plan
-    early = propose(stages, [_probe(0.95), _probe(0.6), _probe(0.8)], costs, 300, "max", "accuracy")
+    early = propose(stages, [_probe(0.95), _probe(0.6), _probe(0.8)], costs, 300, "300 images", "max", "accuracy")
     assert '("backbone.layer2", 0.3), ("backbone.layer3", 0.3), ("backbone", 0)' in early.plan
     assert "0.9500 at layer1 and 0.8000 at the end" in early.why[1]
-    error = propose(stages, [_probe(9.0), _probe(5.0), _probe(2.0)], costs, 5000, "min", "mae")
+    error = propose(stages, [_probe(9.0), _probe(5.0), _probe(2.0)], costs, 5000, "5000 images", "min", "mae")
     assert '("backbone", 0.3)' in error.plan
 
 
