@@ -20,7 +20,7 @@ ORDER = (
     *("__main__", "cli", "launcher"),  # launcher/__init__.py: what a recipe's author uses, and load() a run's user
     *("tuning", "init", "verify", "planning", "export", "report", "inference", "cluster", "training"),
     *("backbones", "data", "assets", "recipe", "metrics"),
-    *("console", "text", "shadowed_libraries", "files", "errors"),
+    *("console", "text", "compat", "shadowed_libraries", "files", "errors"),
 )
 """The rooms, from the top down: a room imports only what stands below it. Parts (backbones, data) build what `recipe`
 declares, and tasks are made of `metrics`; `export` adds a report to what it uploads."""

@@ -38,15 +38,12 @@ from launcher.cli import verify as verify
 from launcher.cli.app import app, command_names
 from launcher.cli.errors import tell, tell_elastic, usage_problem
 from launcher.cli.home import settle_home
+from launcher.compat import click_error
 from launcher.console import lost_output
 from launcher.errors import UserError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
-
-# Some versions of typer bundle click, others use the installed one. In both, this is the base of all usage errors:
-# BadParameter -> UsageError -> ClickException.
-_ClickError = typer.BadParameter.__mro__[2]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _code_of(error: Exception) -> int | None:
     """Report a usage error or a failure of the surroundings and return its exit code, or None for a bug."""
-    if isinstance(error, _ClickError):
+    if isinstance(error, click_error()):
         tell([usage_problem(error)])
         return 2
     if isinstance(error, OSError) and error.filename is None and (lost := lost_output(error)) is not None:

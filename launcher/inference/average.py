@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.backbones.plain_names import plain_state_dict
+from launcher.compat import end_workers, is_batch_norm
 from launcher.errors import Problems, UserError
 from launcher.files import json_text, replaced_folder, save_tensors
 from launcher.inference.finished_run import FinishedRun, build_data, build_network, check_data, read_finished
@@ -39,7 +39,7 @@ from launcher.training.best import mode_of
 from launcher.training.checked_images import checked_together
 from launcher.training.data_identity import DataIdentity
 from launcher.training.evaluation import metrics_of, outputs_of
-from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.images import evaluation_loader
 from launcher.training.launch import Launch
 from launcher.training.setup import workers_of
 
@@ -188,7 +188,7 @@ def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -
 
     They are the plain means over the batches.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = [module for module in model.modules() if is_batch_norm(module) and module.track_running_stats]
     model.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

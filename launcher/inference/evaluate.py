@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from launcher.assets.bundle import verify_assets
+from launcher.compat import end_workers
 from launcher.data.image_check import broken_images, on_bad_image_of, whole
 from launcher.data.target_precision import as_taken
 from launcher.errors import Problems, UserError
@@ -30,7 +31,7 @@ from launcher.training.collectives import agreed
 from launcher.training.data_identity import DataIdentity, seen_before
 from launcher.training.evaluation import outputs_of
 from launcher.training.feature_cache.directory import cache_folder
-from launcher.training.images import Batch, end_workers, evaluation_loader
+from launcher.training.images import Batch, evaluation_loader
 from launcher.training.launch import Launch, usable_cpus
 from launcher.training.setup import workers_of
 

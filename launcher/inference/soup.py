@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from launcher.compat import is_batch_norm
 from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun
 from launcher.text import number
@@ -158,7 +158,7 @@ def statistics_differ(ingredients: Sequence[Ingredient], model: nn.Module) -> bo
 
     If they do, their mean is not the statistics of the mean weights.
     """
-    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    norms = [name for name, module in model.named_modules() if is_batch_norm(module)]
     names = [f"{norm}.{what}" for norm in norms for what in ("running_mean", "running_var")]
     first = ingredients[0].weights
     return any(not other.weights[name].equal(first[name]) for other in ingredients for name in names if name in first)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from accelerate.state import AcceleratorState, GradientState
-
+from launcher.compat import forget_accelerate
 from launcher.errors import Problems, UserError
 from launcher.inference.evaluate import evaluate
 from launcher.inference.evaluation import write
@@ -115,8 +114,7 @@ def _evaluate(finished: FinishedRun, launch: Launch, tell: Callable[[str], None]
 
 def _forget_precision() -> None:
     """Reset the state of Accelerate, which keeps one precision per process, as each run may have another one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget_accelerate(process_group=True)
 
 
 def _data(finished: FinishedRun) -> tuple[Splits | None, str]:

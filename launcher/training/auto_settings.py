@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
+from launcher.compat import forget_accelerate
 from launcher.files import write_json
 from launcher.recipe.recipe import Recipe
 from launcher.training.accelerator import recorded_settings
@@ -59,7 +59,7 @@ def with_fastest_settings(
     prepared.model.contiguous = memory_format == "contiguous"
     if precision == accelerator.mixed_precision:
         return accelerator
-    AcceleratorState._reset_state()  # not PartialState: the process group stays up
+    forget_accelerate(process_group=False)
     return restart(precision)
 
 

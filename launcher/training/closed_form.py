@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import broadcast, gather_object
 from torch import nn
 
+from launcher.compat import end_workers
 from launcher.errors import UserError
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.protocols import BuiltTask, NormalisesTargets
@@ -25,7 +26,7 @@ from launcher.text import plural
 from launcher.training.chunks import in_pieces
 from launcher.training.data_order import epoch_order, seed_for
 from launcher.training.feature_cache.loader import FeatureLoader
-from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.images import evaluation_loader
 from launcher.training.ridge import Moments, Ridge, RidgeOfMoments, RidgeOfSamples
 from launcher.training.run import PhaseState, Run
 

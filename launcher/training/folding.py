@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx, nn
 
+from launcher.compat import has_forward_hooks
 from launcher.training.feature_cache.tracing import traced
 
 
@@ -77,7 +78,7 @@ def fold_in_training(
         assert isinstance(norm, nn.BatchNorm2d)
         if type(convolution) is not nn.Conv2d or norm.weight is None or norm.training:
             continue
-        if any(layer._forward_hooks or layer._forward_pre_hooks or layer in apart for layer in (convolution, norm)):
+        if any(has_forward_hooks(layer) or layer in apart for layer in (convolution, norm)):
             continue
         if micro_batch_size * outputs.get(convolution, 0) < convolution.weight[0].numel():
             continue

@@ -278,18 +278,6 @@ def loader_of(
     )
 
 
-def end_workers(loader: DataLoader[Batch]) -> None:
-    """End a loader's worker processes. This must be called however a run ends.
-
-    The workers ignore SIGTERM, which is all that Python sends them at its own exit, and Python would then wait for them
-    forever: a traceback keeps the iterator alive that would end them.
-    """
-    iterator = loader._iterator
-    if iterator is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]
-        loader._iterator = None
-
-
 def timed(loader: Iterable[_T], waited: list[float], clock: Callable[[], float]) -> Iterator[_T]:
     """Yield the loader's batches, and append the seconds spent waiting for each to `waited`."""
     iterator = iter(loader)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from launcher.compat import is_batch_norm
 from launcher.recipe.phases import NormStatistics
 from launcher.recipe.protocols import Backbone, HasInitialisation, Head
 from launcher.training.failures import part_at_work
@@ -75,7 +75,7 @@ def norm_layers_that_train(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and any(p.requires_grad for p in module.parameters(recurse=False))
+        if is_batch_norm(module) and any(p.requires_grad for p in module.parameters(recurse=False))
     }
 
 
@@ -91,7 +91,7 @@ def set_train_mode(model: nn.Module, norm_statistics: NormStatistics) -> None:
     def visit(module: nn.Module, around_trains: bool) -> None:
         parameters = list(module.parameters())
         trains = any(p.requires_grad for p in parameters) if parameters else around_trains
-        module.training = trains and not (isinstance(module, _BatchNorm) and norm_statistics == "keep")
+        module.training = trains and not (is_batch_norm(module) and norm_statistics == "keep")
         for child in module.children():
             visit(child, trains)
 

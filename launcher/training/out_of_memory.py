@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
+from launcher.compat import divide_all
 from launcher.errors import UserError
 from launcher.text import plural
 from launcher.training.data_order import seed_micro_step
@@ -130,4 +131,4 @@ def _average_gradients(run: Run, state: PhaseState) -> None:
     works = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
     for work in works:
         work.wait()
-    torch._foreach_div_(gradients, num_processes)
+    divide_all(gradients, num_processes)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from launcher.compat import end_workers
 from launcher.recipe.recipe import Recipe
 from launcher.training.checkpoint import Progress
 from launcher.training.checkpoint_writer import BackgroundWriter
@@ -20,7 +21,7 @@ from launcher.training.data_order import TrainingKeys
 from launcher.training.evaluation import KeptOutputs
 from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.loader import Source
-from launcher.training.images import Batch, end_workers
+from launcher.training.images import Batch
 from launcher.training.model import (
     TransferModel,
 )

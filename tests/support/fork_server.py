@@ -1,8 +1,8 @@
 """A process that has imported torch and its kin, and forks for each command: 2 s of a core less than a fresh Python.
 
-Started by `commands.ForkServer`, which hands over a socket. Each message is JSON (arguments, cwd, environ) with two open
-files, the command's stdout and stderr; the answers are the process id, and later the exit code. Nothing of the launcher
-is imported here, so that what a command imports, and when, is as in a fresh process.
+Started by `commands.ForkServer`, which hands over a socket. Each message is JSON (arguments, cwd, environ) with two
+open files, the command's stdout and stderr; the answers are the process id, and later the exit code. Nothing of the
+launcher is imported here, so that what a command imports, and when, is as in a fresh process.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from launcher.compat import end_workers
 from launcher.data.sources import Subset
 from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun, build_network
@@ -19,7 +20,7 @@ from launcher.recipe.transforms import evaluation
 from launcher.text import plural
 from launcher.training.chunks import in_pieces
 from launcher.training.data_order import epoch_order, seed_for
-from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.images import evaluation_loader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from launcher.compat import end_workers
 from launcher.data.target_precision import on_device
 from launcher.training.feature_cache.rows import Layout
-from launcher.training.images import Batch, end_workers
+from launcher.training.images import Batch
 
 
 class Rows(Protocol):

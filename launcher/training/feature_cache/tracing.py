@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-import torch
 import torchvision.ops
 from torch import fx, nn
+
+from launcher.compat import has_forward_hooks, is_assertion
 
 _STILL_IN_TRAINING = (
     nn.modules.activation,
@@ -52,7 +53,7 @@ def traced(model: nn.Module) -> fx.GraphModule:
     """
     graph = WholeTracer().trace(model)
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target is torch._assert:
+        if node.op == "call_function" and is_assertion(node.target):
             graph.erase_node(node)
     module = fx.GraphModule(model, graph)
     for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
@@ -64,8 +65,7 @@ def hooked(model: nn.Module) -> str | None:
     """Return the name of a module with hooks, which a graph that takes it apart would not call, or None."""
     tracer = WholeTracer()
     for name, module in model.named_modules():
-        has_hooks = module._forward_hooks or module._forward_pre_hooks
-        if has_hooks and not tracer.is_leaf_module(module, name):
+        if has_forward_hooks(module) and not tracer.is_leaf_module(module, name):
             return str(name)
     return None
 

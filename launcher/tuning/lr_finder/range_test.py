@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.compat import end_workers
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.loading import LoadedRecipe
 from launcher.text import number as measured
 from launcher.training.accelerator import start_accelerator
 from launcher.training.closed_form import start_head
 from launcher.training.feature_cache.populate import with_stored_features
-from launcher.training.images import end_workers
 from launcher.training.launch import Launch
 from launcher.training.loop import train_step
 from launcher.training.model import cpu_state, in_closed_form, load_state, set_train_mode

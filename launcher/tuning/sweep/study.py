@@ -24,6 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from launcher.compat import live_trial, report_value, set_attribute
 from launcher.errors import UserError
 from launcher.text import one_line
 from launcher.training.best import rank
@@ -122,7 +123,7 @@ class Study:
         """Report the monitored metric after `epoch` epochs of the run."""
         trial = self.trials()[claim.number]
         if epoch not in trial.intermediate_values and math.isfinite(value):
-            self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            report_value(self._study, trial, epoch, value)
 
     def should_prune(self, claim: Claim) -> bool:
         """Return whether the pruner gives the trial up."""
@@ -163,7 +164,7 @@ class Study:
             if trial.state != TrialState.RUNNING or not claim.lease.is_held():
                 return  # another worker has the trial, because it took this one for dead
             for name, attribute in attributes.items():
-                self._study._storage.set_trial_user_attr(trial._trial_id, name, attribute)
+                set_attribute(self._study, trial, name, attribute)
             self._study.tell(claim.number, value, state)
 
     def at_work(self) -> list[int]:
@@ -197,7 +198,7 @@ class Study:
     def _claimed(self, trial: FrozenTrial, lease: RunLock, *, is_new: bool) -> Claim:
         values = dict(trial.params)
         if set(values) != set(self._distributions):  # its worker died while its values were drawn
-            again = optuna.trial.Trial(self._study, trial._trial_id)
+            again = live_trial(self._study, trial)
             values = {name: _suggest(again, name, one) for name, one in self._distributions.items()}
         return Claim(trial.number, values, self.folder_of(trial.number), lease, is_new)
 
