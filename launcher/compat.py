@@ -6,17 +6,18 @@ Nothing is imported before it is needed: some commands run without torch, others
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     import torch
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
     from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
     from torch.utils.data import DataLoader
 
 
-def is_batch_norm(module: nn.Module) -> bool:
+def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Return whether a module is a BatchNorm of any dimension, or SyncBatchNorm (torch 2.14)."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -39,7 +40,7 @@ def divide_all(tensors: Sequence[torch.Tensor], divisor: float) -> None:
     """Divide tensors in place, in a handful of kernels and not one for each (torch 2.14)."""
     import torch
 
-    torch._foreach_div_(tensors, divisor)
+    torch._foreach_div_(list(tensors), divisor)
 
 
 def end_workers(loader: DataLoader[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from launcher.recipe.protocols import DescribesClassifierKind, NamesClassifier
+from launcher.recipe.abilities import DescribesClassifierKind, NamesClassifier
 
 if TYPE_CHECKING:
     import torch

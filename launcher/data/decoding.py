@@ -20,7 +20,8 @@ from PIL import Image, UnidentifiedImageError
 
 from launcher.assets.git_lfs import LFS_POINTER, is_lfs_pointer
 from launcher.files import check_file
-from launcher.recipe.protocols import HoldsEncodedImages, HoldsPixels, ImageSource
+from launcher.recipe.abilities import HoldsEncodedImages, HoldsPixels
+from launcher.recipe.protocols import ImageSource
 from launcher.recipe.transforms import PixelSteps, RandomCrop, pixels_of
 
 if TYPE_CHECKING:

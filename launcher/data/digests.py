@@ -14,7 +14,8 @@ import numpy as np
 
 from launcher.data.decoding import Decoder
 from launcher.files import draft_file, remove_drafts
-from launcher.recipe.protocols import HoldsImageFiles, ImageSource
+from launcher.recipe.abilities import HoldsImageFiles
+from launcher.recipe.protocols import ImageSource
 
 CHUNK = 256
 """Number of images whose hashes are computed between two reports of progress."""

@@ -33,7 +33,8 @@ from launcher.data.decoding import (
 from launcher.data.duplicates import digest, repeat_notes
 from launcher.data.sources import Subset
 from launcher.errors import UserError
-from launcher.recipe.protocols import Data, HandlesBadImages, ImageSource, Split, Splits
+from launcher.recipe.abilities import HandlesBadImages
+from launcher.recipe.protocols import Data, ImageSource, Split, Splits
 from launcher.text import listed, one_line, plural
 
 

@@ -34,7 +34,8 @@ from launcher.data.prepared import (
 )
 from launcher.errors import UserError
 from launcher.files import draft_folder, expanded
-from launcher.recipe.protocols import HasPreset, Preprocessing, Split, Splits
+from launcher.recipe.abilities import HasPreset
+from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import shrunk
 

@@ -34,7 +34,8 @@ from launcher.data.duplicates import repeat_notes
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.errors import UserError
 from launcher.files import expanded
-from launcher.recipe.protocols import ImageSource, KnowsShortSide, Preprocessing, Split, Splits
+from launcher.recipe.abilities import KnowsShortSide
+from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.text import listed, one_line, plural
 

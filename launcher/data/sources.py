@@ -18,7 +18,8 @@ from PIL import Image
 
 from launcher.data.decoding import Decoder, check_regular, open_image
 from launcher.data.names import in_list
-from launcher.recipe.protocols import HoldsImageFiles, ImageSource
+from launcher.recipe.abilities import HoldsImageFiles
+from launcher.recipe.protocols import ImageSource
 
 if TYPE_CHECKING:
     import datasets

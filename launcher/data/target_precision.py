@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from launcher.recipe.protocols import Split, Splits, TakesExactTargets, Task
+from launcher.recipe.abilities import TakesExactTargets
+from launcher.recipe.protocols import Split, Splits, Task
 from launcher.recipe.recipe import Recipe
 
 

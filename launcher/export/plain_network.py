@@ -13,7 +13,7 @@ from launcher.backbones.plain_names import classifier_is_conv, classifier_name_o
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.recipe import heads
-from launcher.recipe.protocols import DescribesPlainNetwork
+from launcher.recipe.abilities import DescribesPlainNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

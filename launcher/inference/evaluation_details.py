@@ -11,7 +11,8 @@ import torch
 
 from launcher.metrics.calibration import best_threshold, calibration, temperature_of
 from launcher.metrics.formulas import kind_of
-from launcher.recipe.protocols import BuiltTask, PredictsValues
+from launcher.recipe.abilities import PredictsValues
+from launcher.recipe.protocols import BuiltTask
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LARGEST = 10

@@ -13,7 +13,8 @@ from launcher.data.folder import read_labelled
 from launcher.data.targets import MEANING
 from launcher.errors import UserError
 from launcher.files import expanded
-from launcher.recipe.protocols import Data, HasImageColumn, HasLabelColumn, Split, Splits, TargetKind
+from launcher.recipe.abilities import HasImageColumn, HasLabelColumn
+from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 from launcher.text import plural
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow")

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from launcher.metrics.formulas import kind_of
-from launcher.recipe.protocols import BuiltTask, PredictsValues, Split
+from launcher.recipe.abilities import PredictsValues
+from launcher.recipe.protocols import BuiltTask, Split
 
 
 def as_text(name: str) -> str:

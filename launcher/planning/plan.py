@@ -15,8 +15,9 @@ from rich.text import Text
 from launcher.assets.bundle import verify_assets
 from launcher.planning.allocations import allocation_seconds, time_lines
 from launcher.planning.data import data_lines
+from launcher.recipe.abilities import DescribesWeightsSource, ScalesWithBatchSize
 from launcher.recipe.loading import LoadedRecipe
-from launcher.recipe.protocols import DescribesWeightsSource, ScalesWithBatchSize, Schedule
+from launcher.recipe.protocols import Schedule
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.text import plural

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from launcher.recipe.abilities import DescribesClassifierBias
 from launcher.recipe.part import part
-from launcher.recipe.protocols import DescribesClassifierBias
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,8 +18,9 @@ from torch import nn
 
 from launcher.compat import end_workers
 from launcher.errors import UserError
+from launcher.recipe.abilities import NormalisesTargets
 from launcher.recipe.head_modules import LinearHead
-from launcher.recipe.protocols import BuiltTask, NormalisesTargets
+from launcher.recipe.protocols import BuiltTask
 from launcher.recipe.transforms import evaluation
 from launcher.text import number as measured
 from launcher.text import plural

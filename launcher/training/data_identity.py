@@ -18,7 +18,8 @@ import numpy as np
 from launcher.data.digests import Digests, content_digests
 from launcher.errors import UserError
 from launcher.files import write_atomic
-from launcher.recipe.protocols import IsPreparedCopy, KnowsSourceDigests, Split, Splits
+from launcher.recipe.abilities import IsPreparedCopy, KnowsSourceDigests
+from launcher.recipe.protocols import Split, Splits
 from launcher.text import listed, one_line, plural
 
 FILE = "data.npz"

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from launcher.errors import UserError, did_you_mean
-from launcher.recipe.protocols import BuiltTask, Preprocessing, ReportsUndefined, Splits
+from launcher.recipe.abilities import ReportsUndefined
+from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
 from launcher.text import plural

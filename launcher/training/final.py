@@ -12,7 +12,7 @@ import torch
 from launcher.backbones.plain_names import classifier_name_of, plain_state_dict
 from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json, replaced_folder, save_tensors
-from launcher.recipe.protocols import DescribesPlainNetwork
+from launcher.recipe.abilities import DescribesPlainNetwork
 from launcher.recipe.serialization import to_json
 from launcher.text import duration, number, plural
 from launcher.training.collectives import agreed

@@ -6,7 +6,7 @@ import math
 import os
 
 from launcher.data.prepared import need_of
-from launcher.recipe.protocols import HoldsPixels
+from launcher.recipe.abilities import HoldsPixels
 from launcher.text import plural
 from launcher.training.launch import usable_cpus
 from launcher.training.progress import Speed

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from launcher.recipe.protocols import Augmentation, HasCutMix, HasMixUp
+from launcher.recipe.abilities import HasCutMix, HasMixUp
+from launcher.recipe.protocols import Augmentation
 from launcher.training.data_order import seed_for
 
 

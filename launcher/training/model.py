@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from launcher.compat import is_batch_norm
+from launcher.recipe.abilities import HasInitialisation
 from launcher.recipe.phases import NormStatistics
-from launcher.recipe.protocols import Backbone, HasInitialisation, Head
+from launcher.recipe.protocols import Backbone, Head
 from launcher.training.failures import part_at_work
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 
 from launcher.data.names import notes_of_names
-from launcher.recipe.protocols import HasPretrainedWeights, Splits, WeighsClasses
+from launcher.recipe.abilities import HasPretrainedWeights, WeighsClasses
+from launcher.recipe.protocols import Splits
 from launcher.recipe.recipe import Recipe
 from launcher.text import plural
 from launcher.training.launch import default_workers, usable_cpus

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from launcher.data.target_precision import build_splits
 from launcher.errors import Problems, UserError, pip_install
+from launcher.recipe.abilities import ChecksSettings
 from launcher.recipe.phases import Phase, resolve_rules
-from launcher.recipe.protocols import BuiltTask, ChecksSettings, Preprocessing, Splits
+from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.training.batch_arithmetic import Batching, batching_for
 from launcher.training.dry_run import try_one_batch, try_smallest_batch

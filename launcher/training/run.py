@@ -22,13 +22,14 @@ from launcher.training.evaluation import KeptOutputs
 from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.loader import Source
 from launcher.training.images import Batch
+from launcher.training.metrics_log import MetricsLog
 from launcher.training.model import (
     TransferModel,
 )
 from launcher.training.optimizer import WeightAverage
 from launcher.training.preflight import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
-from launcher.training.run_dir import MetricsLog, RunDir
+from launcher.training.run_dir import RunDir
 from launcher.training.run_lock import RunLock
 from launcher.training.stop import Interruption, StoppedError
 from launcher.training.watchdog import Watchdog

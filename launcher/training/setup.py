@@ -32,6 +32,7 @@ from launcher.training.command import Command
 from launcher.training.data_order import TrainingKeys
 from launcher.training.images import evaluation_loader, training_loader
 from launcher.training.launch import Launch, default_workers
+from launcher.training.metrics_log import MetricsLog
 from launcher.training.micro_batch_fit import fitted
 from launcher.training.model import cpu_state, load_state
 from launcher.training.notes import notes as notes_of_plan
@@ -39,7 +40,7 @@ from launcher.training.plan_file import write_plan
 from launcher.training.preflight import Prepared, prepare
 from launcher.training.progress import Screen
 from launcher.training.run import Run
-from launcher.training.run_dir import MetricsLog, RunDir, Start, data_summary
+from launcher.training.run_dir import RunDir, Start, data_summary
 from launcher.training.run_lock import RunLock
 from launcher.training.stop import Interruption, clear_markers
 from launcher.training.trackers import start_trackers

@@ -17,8 +17,8 @@ from rich.console import Console
 from launcher.console import show_table
 from launcher.errors import UserError
 from launcher.inference.run_records import read_rows
+from launcher.recipe.abilities import HasDropout
 from launcher.recipe.loading import LoadedRecipe
-from launcher.recipe.protocols import HasDropout
 from launcher.text import plural
 from launcher.verify.kills import launch_command, run_until_killed
 from launcher.verify.weight_equality import TOLERANCE, Comparison, compare, furthest

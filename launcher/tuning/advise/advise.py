@@ -14,7 +14,8 @@ from torch import nn
 from launcher.backbones import Timm, Torchvision
 from launcher.data.target_precision import build_splits
 from launcher.errors import Problems, UserError
-from launcher.recipe.protocols import HasImageSize, HasNetworkName, HasPretrainedWeights, Splits, TargetKind
+from launcher.recipe.abilities import HasImageSize, HasNetworkName, HasPretrainedWeights
+from launcher.recipe.protocols import Splits, TargetKind
 from launcher.recipe.recipe import Recipe
 from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
