@@ -123,13 +123,14 @@ def small(old: Code, new: Code) -> None:
         weights(place / "prepared anew"),
     )
 
-    sweep = ("sweep", old.recipe, "optim.lr=1e-3..1e-1 (log)", "--workers", "0", "--study")
-    old.run(*sweep, "study", "--trials", "4")
-    old.run(*sweep, "halves", "--trials", "2")
-    new.run(*sweep, "halves", "--trials", "4")
-    tables = [json.loads((place / name / "trials.json").read_text()) for name in ("study", "halves")]
-    values = [[(row.get("trial"), row.get("value")) for row in table["trials"]] for table in tables]
-    compare("the trials of a sweep that goes on with this code", str(values[0]), str(values[1]))
+    def trials(code: Code, study: str, count: int) -> list[str]:
+        words = ("sweep", code.recipe, "optim.lr=1e-3..1e-1 (log)", "--workers", "0", "--study", study)
+        rows = json.loads(code.run(*words, "--trials", str(count), "--as", "json"))
+        return sorted(json.dumps(row | {"run": Path(row["run"]).name}, sort_keys=True) for row in rows)
+
+    whole = trials(old, "study", 4)
+    trials(old, "half", 2)
+    compare("the trials of a sweep that goes on with this code", str(whole), str(trials(new, "half", 4)))
 
 
 def main() -> int:

@@ -26,12 +26,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
-from slurm_cluster import cluster  # noqa: E402
-from slurm_stories import Job  # noqa: E402
 
 from launcher.recipe.loading import load_recipe  # noqa: E402
 from launcher.verify.verify import told  # noqa: E402
 from launcher.verify.weight_equality import compare  # noqa: E402
+from slurm_cluster import cluster  # noqa: E402
+from slurm_stories import Job  # noqa: E402
 
 SPLITS = [(nodes, processes) for nodes in (1, 2, 3) for processes in (1, 2)]
 SHORT = ("freeze_plan.0.epochs=1", "freeze_plan.1.epochs=1", "batch_size=24", "final_weights=last", "--workers", "1")

@@ -1,4 +1,4 @@
-"""A distributed fine-tuning launcher for vision. These are the names that a recipe's author uses."""
+"""A distributed fine-tuning launcher for vision: the names that a recipe's author uses."""
 
 from __future__ import annotations
 
@@ -38,17 +38,19 @@ __all__ = [
 
 
 def load(run_dir: str | os.PathLike[str], recipe: str | os.PathLike[str] | Recipe | None = None) -> LoadedModel:
-    """Return the network of a finished run, on the CPU and in evaluation mode, with what it takes to use it:
+    """Return the network of a finished run, on the CPU and in evaluation mode, with its preprocessing.
+
+    It is used like this:
 
         model = launcher.load("runs/pets")
         images = torch.stack([model.preprocessing(image) for image in pil_images])
         probabilities = model.interpret(model(images))
 
-    Nothing that the run dir names is imported: where the recipe has parts of your own, `recipe` is the file that
-    defines them ("mine.py", "mine.py:variable"; its code is run, which a line on stderr says), or the recipe itself.
+    Nothing that the run dir names is imported: if the recipe has parts of your own, `recipe` is the file that defines
+    them ("mine.py", "mine.py:variable"; its code is run, as a line on stderr says), or the recipe itself.
 
-    Raises `launcher.errors.UserError` for a folder that is no finished run, and for parts that are not launcher's and
-    not in `recipe`. Imports torch, as `import launcher` alone does not.
+    Raises `launcher.errors.UserError` for a folder that is not a finished run, and for parts that are neither
+    launcher's nor in `recipe`. Imports torch, which `import launcher` alone does not.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What goes to the screen: tables as lines of text, and a standard output that takes no more."""
+"""Output to the terminal: tables as lines of text, and a standard output that can no longer be written to."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ _LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def lost_output(error: OSError) -> OSError | None:
-    """Return why the standard output cannot be written to, which then is not written to again; None where `error` came
-    from something else."""
+    """Return the error with which standard output fails, or None if `error` came from something else.
+
+    If it fails, standard output is redirected to the null device, so that nothing is written to it again.
+    """
     if sys.stdout is None or error.errno not in _LOST:
         return None
-    with contextlib.suppress(ValueError):  # closed, or no file
+    with contextlib.suppress(ValueError):  # closed, or not a file
         output = sys.stdout.fileno()
         try:
             os.write(output, b"\n")
         except OSError as again:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, output)  # Python flushes once more at its end
+            os.dup2(nowhere, output)  # Python flushes once more when it exits
             os.close(nowhere)
             return again
     return None
 
 
 def columns(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:
-    """Return the lines of a table, as wide as its cells need and without padding at their ends.
+    """Return the lines of a table, no wider than its cells need and without trailing spaces.
 
-    The columns `left` stand at their left edge, all others at their right.
+    The columns in `left` are aligned left, all others right.
 
     >>> columns([["run", "loss"], ["a", "0.25"], ["longer", "1"]])
     ['run     loss', 'a       0.25', 'longer     1']
@@ -50,19 +52,19 @@ def columns(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> lis
 
 
 def show_table(rows: Sequence[Sequence[str]], console: Console, *, left: Sequence[int] = (0,)) -> None:
-    """Print a table as `columns` lays it out; the first row is its header.
+    """Print a table in the layout of `columns`; the first row is its header.
 
-    A row is one line, whatever the width of the screen: names stay whole, to be copied and to be found by grep.
+    A row is one line, whatever the width of the terminal: names stay whole, so that they can be copied and grepped.
     """
     for number, line in enumerate(columns(rows, left=left)):
         console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
 
 
 def side_by_side(rows: Sequence[Sequence[str]], width: float) -> list[str]:
-    """Return the lines of a table whose first column names the rows, and whose others stand beside each other.
+    """Return the lines of a table whose first column names the rows, fitted to `width` characters.
 
-    Nothing is shortened or broken. Where the columns need more than `width` characters, the table is turned if it fits
-    then; else as many columns as fit stand beside each other, and the next ones, with the names again, below.
+    No cell is shortened or broken. If the table is too wide, it is transposed, provided that it then fits; otherwise
+    it is split into blocks of as many columns as fit, one below the other, each with the names of the rows.
     """
     lines = columns(rows)
     if _widest(lines) <= width:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: one way to write them, and JSON that every reader accepts."""
+"""Files that are either complete or absent, locks, and JSON that every parser accepts."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from typing import Any, BinaryIO
 from launcher.errors import UserError
 
 POLL_SECONDS = 0.2
-"""Between two tries for a lock that another process has."""
+"""Pause between two tries to take a lock that another process holds."""
 
 NEW_SECONDS = 5.0
-"""An empty draft that is younger may be one whose writer has yet to take its lock."""
+"""Age below which an empty draft is kept, because its writer may not have taken the lock yet."""
 
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.draft")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that readers find the old content or the new, after a power failure, too; of two writers, one
-    is last. Text is UTF-8; what is no valid text, as the names of some files, is escaped.
+    """Replace a file's content in one step.
 
-    Raises OSError where it cannot be written; the old content is then untouched.
+    Readers find either the old content or the new, even after a power failure; the last of several writers wins. Text
+    is written as UTF-8; characters that UTF-8 cannot encode, as some file names contain, are escaped.
+
+    Raises OSError if the file cannot be written; the old content is then untouched.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with draft_file(path) as file:
@@ -40,14 +42,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_new(path: Path, content: str) -> None:
-    """Write a file that is not there yet; of several writers the first one's is kept. Raises OSError like
-    `write_atomic`."""
+    """Write a file unless it exists; the first of several writers wins.
+
+    Raises OSError if the file cannot be written.
+    """
     with contextlib.suppress(FileExistsError), draft_file(path, replace=False) as file:
         file.write(content.encode())
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with its "~" or "~name" replaced; as it is where there is no such user, as shells leave it."""
+    """Return a path with "~" or "~name" expanded, or unchanged if there is no such user, as shells do."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -56,10 +60,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def draft_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """Yield a binary file that is found at `path`, whole and on the disk, once the block has ended without an error.
+    """Yield a binary file that appears at `path`, complete and synced to disk, once the block ends without an error.
 
-    A device or a named pipe at `path` is written to, as by any other program, and not replaced. Raises OSError where it
-    cannot be written, and, without `replace`, FileExistsError where `path` exists by then.
+    A device or a named pipe at `path` is written to directly, as by any other program, and not replaced.
+
+    Raises OSError if the file cannot be written and, without `replace`, FileExistsError if `path` exists by then.
     """
     if path.exists() and kind_of(path.stat()) not in ("a file", "a folder"):
         with path.open("wb") as file:
@@ -83,9 +88,10 @@ def draft_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
 
 
 def hold(handle: int, *, wait: bool = False) -> bool:
-    """Take the kernel's lock on an open file or folder; without `wait`, return False where another process has it.
+    """Take the kernel's lock on an open file or folder; without `wait`, return False if another process holds it.
 
-    It ends with the process, however that ends, or when the handle is closed. Where the file system has no locks, True.
+    The lock is released when the handle is closed or the process ends, however it ends. On file systems without locks
+    the result is True.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -97,9 +103,9 @@ def hold(handle: int, *, wait: bool = False) -> bool:
 
 
 def try_lock(path: Path) -> Callable[[], None] | None:
-    """Take the lock at `path`, and return what gives it back; None where another process has it.
+    """Take the lock at `path` and return the function that releases it, or None if another process holds it.
 
-    Where the file system has no locks, as if it were free. Raises OSError where the file cannot be made.
+    On file systems without locks, the lock counts as free. Raises OSError if the lock file cannot be created.
     """
     from filelock import FileLock, Timeout
 
@@ -115,9 +121,10 @@ def try_lock(path: Path) -> Callable[[], None] | None:
 
 @contextlib.contextmanager
 def file_lock(path: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let one process of those that ask for the lock at `path` go on, and the others after it.
+    """Hold the lock at `path` during the block, so that processes that ask for it run one after the other.
 
-    Where the file system has no locks, all go on: what they do must then be done twice without harm. Raises OSError.
+    `before_waiting` is called once if another process holds the lock. On file systems without locks all processes run
+    at once, so the block must be safe to run twice. Raises OSError if the lock file cannot be created.
     """
     if (release := try_lock(path)) is None:
         before_waiting()
@@ -131,14 +138,14 @@ def file_lock(path: Path, before_waiting: Callable[[], None] = lambda: None) -> 
 
 @contextlib.contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder to write into, which stands at `target`, whole and on the disk, once the block has ended.
+    """Yield an empty folder to write into, which replaces `target`, complete and synced to disk, when the block ends.
 
-    What stood there is gone then. Where the block fails, nothing is left of the new one: on a full disk half a folder
-    is in the way of a whole one. One writer at a time.
+    If the block fails, the new folder is removed, because half a folder on a full disk would leave no room for a
+    complete one; `target` is then untouched. Only one writer at a time is supported.
     """
     draft, old = (target.with_name(f".{what}-{target.name}") for what in ("writing", "writing-over"))
     for left in (draft, old):
-        if left.exists():  # by a writer that was killed
+        if left.exists():  # from a writer that was killed
             shutil.rmtree(left)
     draft.mkdir(parents=True)
     try:
@@ -157,8 +164,11 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 
 def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that, like all others, may be read by whom the umask lets; the library alone makes it
-    the owner's (mode 0600). Raises OSError, and SafetensorError for tensors that the format cannot hold."""
+    """Write a safetensors file with the permissions that the umask grants.
+
+    The library by itself makes the file readable by its owner alone (mode 0600). Raises OSError if the file cannot be
+    written, and SafetensorError for tensors that the format cannot hold.
+    """
     from safetensors.torch import save_file
 
     path.touch()
@@ -170,7 +180,7 @@ def save_tensors(tensors: dict[str, Any], path: Path, metadata: dict[str, str] |
 
 @contextlib.contextmanager
 def os_errors_of_safetensors(path: Path) -> Iterator[None]:
-    """Turn the error that safetensors raises where the system refuses a file, as on a full disk, into an OSError."""
+    """Turn the error that safetensors raises when a file operation fails, as on a full disk, into an OSError."""
     from safetensors import SafetensorError
 
     try:
@@ -183,17 +193,17 @@ def os_errors_of_safetensors(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
-    """Write strict JSON with `write_atomic`. Raises OSError like it."""
+    """Write strict JSON with `write_atomic`. Raises OSError if the file cannot be written."""
     write_atomic(path, json_text(content, indent=indent) + "\n")
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
-    """Return JSON as RFC 8259 has it: a number that is not finite, which Python would write as NaN, becomes null."""
+    """Return JSON as RFC 8259 defines it: numbers that are not finite, such as NaN, become null."""
     return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def kind_of(status: os.stat_result) -> str:
-    """Return "a file", "a folder", "a named pipe", "a socket" or "a device"."""
+    """Return the kind of a path: "a file", "a folder", "a named pipe", "a socket" or "a device"."""
     kinds = {
         stat.S_IFREG: "a file",
         stat.S_IFDIR: "a folder",
@@ -204,7 +214,10 @@ def kind_of(status: os.stat_result) -> str:
 
 
 def check_file(path: str | os.PathLike[str]) -> os.stat_result:
-    """Return the status of a file. Raises OSError for what has no end, or never answers: a named pipe, a device."""
+    """Return the status of a file.
+
+    Raises OSError for everything but a file: reading a named pipe or a device may never return or never end.
+    """
     status = os.stat(path)  # noqa: PTH116
     if (kind := kind_of(status)) != "a file":
         raise OSError(f"{kind}, not a file")
@@ -212,8 +225,10 @@ def check_file(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def refuse_endless(folder: Path) -> None:
-    """Raise UserError where a run dir, or a folder in it, holds what is neither file nor folder: a named pipe or a
-    device never answers, or has no end."""
+    """Raise UserError if a run dir or a folder in it contains anything but files and folders.
+
+    Reading a named pipe or a device may never return or never end.
+    """
     problems = []
     places = [folder, *folder.glob("*"), *folder.glob("checkpoints/*")]
     for place in filter(Path.is_dir, places):
@@ -226,7 +241,7 @@ def refuse_endless(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises UserError where it is missing, unreadable or no JSON."""
+    """Return the content of a JSON file. Raises UserError if it is missing, unreadable or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -236,13 +251,15 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def draft_folder(path: Path, *, alone: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside `path` to write into; it is gone at the end, and what is to stay is renamed before.
+    """Yield a new folder beside `path` to write into; the caller renames what is to be kept before the block ends.
 
-    Those that earlier writers of `path` left when they were killed are removed first; living ones hold theirs. Raises
-    OSError where it cannot be made, and BlockingIOError where it is to be `alone` and another writer lives.
+    Whatever is left of the folder is then removed. Folders that earlier writers of `path` left behind when they were
+    killed are removed first; those of living writers are locked and stay.
+
+    Raises OSError if the folder cannot be created and, with `alone`, BlockingIOError if another writer is alive.
     """
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
-    with _held(path.parent):  # of two writers that begin at once, the second sees the first one's folder
+    with _held(path.parent):  # so that the second of two writers that begin at once sees the folder of the first
         remove_drafts(path.parent, path.name)
         if alone and any(draft["name"] == path.name for draft in _drafts(path.parent)):
             raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(path))
@@ -257,7 +274,7 @@ def draft_folder(path: Path, *, alone: bool = False) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Return when a file, or a folder's list of files, is on the disk. Raises OSError where it cannot be."""
+    """Wait until a file, or a folder's list of files, is on the disk. Raises OSError if it cannot be synced."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -266,8 +283,10 @@ def sync(path: Path) -> None:
 
 
 def remove_drafts(folder: Path, name: str | None = None) -> None:
-    """Remove what writers (of the file or folder `name`, or all) that were killed left in a folder; that of a living
-    one, which holds it, stays."""
+    """Remove the drafts that killed writers left in a folder: those of the file or folder `name`, or all.
+
+    The drafts of living writers are locked and stay.
+    """
     if not folder.is_dir():
         return
     for draft in _drafts(folder):
@@ -277,7 +296,7 @@ def remove_drafts(folder: Path, name: str | None = None) -> None:
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                # A moment after it was made a draft is not held yet; what a dead writer left gets older.
+                # A draft is not locked yet in the moment after its creation; one that a dead writer left grows older.
                 is_empty = not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0
                 is_new = time.time() - path.stat().st_mtime < NEW_SECONDS
                 if not hold(handle) or (is_empty and is_new):
@@ -316,7 +335,7 @@ def _finite(content: Any) -> Any:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Return the numbers of a metrics.json by their names. Raises UserError for all else."""
+    """Return the numbers of a metrics.json by their names. Raises UserError for any other content."""
     content = read_json(path)
     if not isinstance(content, dict) or not all(_is_number(value) for value in content.values()):
         raise UserError(f"{path}: must hold numbers by their names")
@@ -325,10 +344,10 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 def _is_number(value: object) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
-        return value.bit_length() < 1000  # a float can hold it
+        return value.bit_length() < 1000  # fits into a float
     return value is None or isinstance(value, float)
 
 
 def metrics_from_json(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return metrics as they were before `json_text` wrote null for those that are not finite."""
+    """Return metrics as floats, with NaN for the null that `json_text` writes for numbers that are not finite."""
     return {name: math.nan if value is None else float(value) for name, value in values.items()}

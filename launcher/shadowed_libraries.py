@@ -1,6 +1,6 @@
 """Files beside a recipe, or in the current folder, that Python would import in place of a library.
 
-Imports nothing that is not loaded already: any other module might be the one that is shadowed.
+This module imports only modules that are already loaded: any other might be the one that is shadowed.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ LIBRARIES = frozenset(
         "yaml",
     ]
 )
-"""What launcher imports, and what these import, in any run."""
+"""Libraries that every run imports, directly or through another library."""
 WITH_PART = {"HuggingFace": "datasets", "Timm": "timm"}
-"""What a run imports where its recipe has a part of this class."""
+"""Libraries that a run imports if its recipe has a part of this class."""
 _HARMLESS = frozenset({"antigravity", "idlelib", "lib2to3", "test", "this", "tkinter", "turtle", "turtledemo"})
-"""Of Python's own modules those that no library imports."""
+"""Modules of Python itself that no library imports."""
 
 
 def shadowing(folder: str, libraries: frozenset[str] = LIBRARIES) -> list[str]:
-    """Return the files and packages of a folder that are called as a library, or as a module of Python itself."""
+    """Return the files and packages in a folder that have the name of a library or of a module of Python itself."""
     try:
         names = sorted(os.listdir(folder or "."))  # noqa: PTH208 - pathlib may be what is shadowed
     except OSError:
         return []
     if any(os.path.realpath(entry) == os.path.realpath(folder or ".") for entry in sys.path[1:] if entry):
         here = os.path.join(folder, "os.py"), os.path.join(folder, "torch", "version.py")  # noqa: PTH118
-        if any(os.path.exists(file) for file in here):  # noqa: PTH110 - where the libraries themselves lie
+        if any(os.path.exists(file) for file in here):  # noqa: PTH110 - the folder holds the libraries themselves
             return []
     found = []
     for name in names:
@@ -67,16 +67,16 @@ def shadowing(folder: str, libraries: frozenset[str] = LIBRARIES) -> list[str]:
 
 
 def line_of(path: str) -> str:
-    """Return the error line for such a file."""
+    """Return the error line for a file that shadows a library or a module of Python."""
     module = os.path.basename(path).removesuffix(".py")  # noqa: PTH119
     owner = "a module of Python itself" if module in sys.stdlib_module_names else f"a library, {module}, that is needed"
     return f"{path}: Python would import it in place of {owner}; rename it, or move it into a folder of its own"
 
 
 def end_if_shadowed() -> None:
-    """End `python -m launcher` with a line for each such file of the current folder, from which Python imports first.
+    """Exit `python -m launcher` with a line for each shadowing file in the current folder, where Python looks first.
 
-    Called while the package is imported: later would be too late, as what follows imports libraries.
+    To be called while the package is being imported: everything after that imports libraries.
     """
     if sys.argv[:1] != ["-m"]:
         return

@@ -1,4 +1,4 @@
-"""Values as people read them."""
+"""Formatting of values for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def number(value: float | None) -> str:
-    """Return a measured value with at least three significant digits, whatever its size; "nan" where it is none.
+    """Return a measured value with at least three significant digits, whatever its size, or "nan" for None.
 
     >>> [number(value) for value in (0.96384, 12.5, 0.0000123456, 1.7e9, 0.0)]
     ['0.9638', '12.5000', '1.235e-05', '1.7e+09', '0.0000']
@@ -19,7 +19,7 @@ def number(value: float | None) -> str:
 
 
 def level(value: float, spread: float) -> str:
-    """Return a value among others that lie `spread` apart, with the digits that tell it from them.
+    """Return a value with enough digits to distinguish it from others that lie `spread` apart.
 
     >>> [level(1700000040.25, 115.0), level(0.00123456, 0.001), level(12.3456, 4.0)]
     ['1700000040', '0.001235', '12.35']
@@ -29,19 +29,21 @@ def level(value: float, spread: float) -> str:
 
 
 def listed(items: Sequence[str], most: int = 3) -> str:
-    """The first few items, and how many more there are."""
+    """Return the first few items, and how many more there are, as one text."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
 
 def one_line(name: str) -> str:
-    """A file's name with line breaks, control characters and bytes that are no text written as escapes."""
+    """Return a file's name with line breaks, control characters and bytes that are not text written as escapes."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
 def plural(count: int, one: str, many: str | None = None, *, spec: str = ",") -> str:
-    """Return a count with what is counted, which may bring its verb; `many` where an s does not make the plural, and
-    `spec` for a number that is written in another way than with thousands separators.
+    """Return a count together with a noun, and possibly its verb, in the singular or plural.
+
+    `many` is the plural if it is not `one` with an s appended; `spec` formats the number, by default with thousands
+    separators.
 
     >>> [plural(count, "image") for count in (0, 1, 2, 1281167)]
     ['0 images', '1 image', '2 images', '1,281,167 images']
@@ -56,7 +58,7 @@ def plural(count: int, one: str, many: str | None = None, *, spec: str = ",") ->
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it: "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    """Return a duration for people: "4.2 s", "3 min 20 s", "2 h 5 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -66,7 +68,7 @@ def duration(seconds: float) -> str:
 
 
 def readable_size(count: float) -> str:
-    """Bytes for people: 44.7 MB."""
+    """Return a number of bytes for people: "44.7 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -79,8 +81,10 @@ _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def inert_cell(value: object) -> object:
-    """Return a cell of a CSV file that no spreadsheet takes for a formula: text that begins with = + - @, a tab or a
-    carriage return gets an apostrophe before it, as OWASP advises; numbers stay numbers.
+    """Return a cell of a CSV file in a form that no spreadsheet takes for a formula.
+
+    Text that begins with = + - @, a tab or a carriage return gets an apostrophe before it, as OWASP advises; numbers
+    stay numbers.
 
     >>> [inert_cell(cell) for cell in ("=1+1", "-7", "-7+1", "cat", -7, 0.5)]
     ["'=1+1", '-7', "'-7+1", 'cat', -7, 0.5]
@@ -91,14 +95,14 @@ def inert_cell(value: object) -> object:
 
 
 def active_cell(text: str) -> str:
-    """Return what `inert_cell` was given."""
+    """Return the text from which `inert_cell` made this cell."""
     return text[1:] if text.startswith("'") and inert_cell(text[1:]) != text[1:] else text
 
 
 def without_controls(text: str) -> str:
-    """Return text in which a terminal finds nothing to obey: control characters but tab and line feed are escaped.
+    r"""Return text with control characters escaped, except tab and line feed, so that no terminal obeys them.
 
-    >>> without_controls("a\\x1b[31mb\\x9bc")
-    'a\\\\x1b[31mb\\\\x9bc'
+    >>> without_controls("a\x1b[31mb\x9bc")
+    'a\\x1b[31mb\\x9bc'
     """
     return "".join(f"\\x{ord(c):02x}" if (ord(c) < 32 and c not in "\t\n") or 127 <= ord(c) < 160 else c for c in text)

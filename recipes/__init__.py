@@ -1,0 +1,1 @@
+"""Recipes that are shipped: examples to start from, and what the benchmarks train."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
 from commands import CliResult, RunCli, run_python
 from disks import small_disk
 from process_state import forget_processes

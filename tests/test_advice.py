@@ -17,8 +17,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import typer.main
-from commands import ROOT, SUPPORT, RunCli, run_python
 
+from commands import ROOT, SUPPORT, RunCli, run_python
 from launcher.cli.app import app
 
 SOURCES = sorted((ROOT / "launcher").rglob("*.py"))

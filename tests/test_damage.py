@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kill_server
 import pytest
+
+import kill_server
 import report_runs
 import tiny
-
 from launcher.errors import UserError
 from launcher.report.end_of_run import left
 from launcher.training import run_lock as lock_module

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT
 
+from commands import ROOT
 from launcher import files, text
 from launcher.errors import UserError
 from launcher.files import expanded, remove_drafts, save_tensors, write_atomic

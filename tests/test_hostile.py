@@ -12,6 +12,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+
 from commands import ROOT, SUPPORT, RunCli
 from mistakes import VARIANT
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from commands import ROOT, RunCli
 
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "hymenoptera"

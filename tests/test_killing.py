@@ -8,14 +8,14 @@ import signal
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from commands import ROOT, SUPPORT, run_python
-from live_runs import start
-from runs import train
 from safetensors.torch import load_file
 
+import tiny
+from commands import ROOT, SUPPORT, run_python
 from launcher.verify.kills import launch_command, run_with_kills
+from live_runs import start
+from runs import train
 
 PATHS = {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
 

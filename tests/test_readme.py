@@ -13,8 +13,8 @@ from typing import NamedTuple
 import PIL.Image
 import pytest
 import sklearn.datasets  # noqa: F401 - sets environment variables when it is imported first; here, not in a test
-from commands import ROOT
 
+from commands import ROOT
 from launcher.cli import main
 from launcher.recipe.loading import load_recipe
 from launcher.tuning.sweep.space import read_space

@@ -16,8 +16,8 @@ import PIL.Image
 import pytest
 import sklearn.datasets  # noqa: F401 - sets environment variables when it is imported first; here, not in a test
 import torch
-from commands import ROOT
 
+from commands import ROOT
 from launcher.cli import main
 from launcher.errors import Problems
 from launcher.recipe.loading import load_recipe

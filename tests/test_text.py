@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from commands import ROOT
 
+from commands import ROOT
 from launcher.text import plural
 
 PACKAGE = ROOT / "launcher"

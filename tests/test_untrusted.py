@@ -13,16 +13,16 @@ from typing import Any
 
 import PIL.Image
 import pytest
-import tiny
-from commands import run_python
-from runs import train
 
 import launcher
+import tiny
+from commands import run_python
 from launcher import Recipe, backbones, data, phases, transforms
 from launcher.cli import main
 from launcher.errors import UserError
 from launcher.recipe.serialization import differences, from_json
 from launcher.recipe.type_names import _OLD_NAMES, find_type, public_types
+from runs import train
 
 MARK = "import pathlib; pathlib.Path({mark!r}).touch()\n"
 

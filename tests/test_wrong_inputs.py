@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SUPPORT, RunCli
-from mistakes import VARIANT, Mistake, folders, plans, recipes, surroundings
 
+from commands import ROOT, SUPPORT, RunCli
 from launcher.cli import main
+from mistakes import VARIANT, Mistake, folders, plans, recipes, surroundings
 
 MISTAKES = [*recipes.MISTAKES, *plans.MISTAKES, *surroundings.MISTAKES]
 

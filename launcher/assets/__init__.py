@@ -1,1 +1,1 @@
-"""Everything that goes over a network: published weights, data sets, and the folder that stands for it offline."""
+"""Everything that comes over a network: published weights and data sets, and the folder that replaces it offline."""

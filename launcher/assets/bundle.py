@@ -1,7 +1,7 @@
-"""What a recipe needs from the network, and the folder that it was brought into for machines without one.
+"""Assets: what a recipe needs from the network, and the folder that holds it for machines without a network.
 
-`launcher.assets.fetch` fills the folder. A run that is told of it (--assets, LAUNCHER_ASSETS) takes published weights
-and data sets from there and from nowhere else: no cache, no download, no random weights instead.
+`launcher.assets.fetch` fills the folder. A run that gets the folder (--assets, LAUNCHER_ASSETS) takes published weights
+and data sets from there and nowhere else: no cache, no download, no random weights instead.
 """
 
 from __future__ import annotations
@@ -25,32 +25,34 @@ VARIABLE = "LAUNCHER_ASSETS"
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
 HASHED_AT_ONCE = 8
-"""Files. One core hashes 1.06 GB/s (measured, an AMD EPYC with SHA instructions), so disks decide."""
+"""Number of files that are hashed at once. One core hashes 1.06 GB/s (measured on an AMD EPYC with SHA instructions),
+so the disks decide."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asset:
     """Something from the network, or from a place that another machine may not have (a cache, a Python package).
 
-    A part of a recipe names what it needs where it is a `NamesAssets`.
+    A part of a recipe names its assets if it is a `NamesAssets`.
     """
 
     key: str
-    """What it is: the same wherever it lies, and for all recipes that need it."""
+    """Identifier of the asset: the same wherever it lies, and for all recipes that need it."""
     field: str
-    """The words of the recipe that ask for it: "backbone.weights='DEFAULT'"."""
+    """Field and value of the recipe that ask for it: "backbone.weights='DEFAULT'"."""
     what: str
-    """For people: "ResNet50_Weights.IMAGENET1K_V2"."""
+    """Name of the asset for people: "ResNet50_Weights.IMAGENET1K_V2"."""
     bring: Callable[[Path, Path], str]
-    """Write its files below the first folder, at the paths that they are to have in the assets; the second folder is
-    for scratch. Returns where it came from. Raises UserError, or whatever a library says."""
+    """Function that writes the asset's files below the first folder, at the paths that they are to have in the assets,
+    with the second folder as scratch space. It returns where they came from, and raises UserError or whatever a library
+    raises."""
     size: Callable[[], int | None] = lambda: None
-    """Bytes to come, where its server tells."""
+    """Function that returns the number of bytes to be fetched, or None if the server does not report it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnPath:
-    """A file or folder of the user's own that a recipe names. It stays where it is."""
+    """A file or folder of the user's own that a recipe names and that stays where it is."""
 
     field: str
     path: Path
@@ -58,20 +60,20 @@ class OwnPath:
 
 @runtime_checkable
 class NamesAssets(Protocol):
-    """A part of a recipe that says what it needs to be there."""
+    """A part of a recipe that says which assets, files and folders it needs."""
 
     def assets(self) -> list[Asset | OwnPath]:
-        """Return it without asking the network. Raises UserError for what cannot be had."""
+        """Return them without asking the network. Raises UserError for settings that cannot be satisfied."""
         ...
 
 
 def names_assets(part: object) -> TypeGuard[NamesAssets]:
-    """Return whether a part says what it needs; a field of a user's own part may have the same name."""
+    """Return whether a part has a method `assets`; a user's own part may have a field of that name."""
     return isinstance(part, NamesAssets) and callable(part.assets)
 
 
 def needed(recipe: Recipe) -> list[Asset | OwnPath]:
-    """What the parts of a recipe need to be there. Raises UserError with all that is wrong with what they ask for."""
+    """Return the assets and own paths that the parts of a recipe need. Raises UserError with all parts' problems."""
     found: dict[tuple[str, str], Asset | OwnPath] = {}
     problems = Problems()
     for field in dataclasses.fields(recipe):
@@ -87,15 +89,15 @@ def needed(recipe: Recipe) -> list[Asset | OwnPath]:
 
 
 def assets_folder() -> Path | None:
-    """The folder that all published weights and data sets are to be taken from; None: from the usual places."""
+    """Return the folder that published weights and data sets must come from, or None for the usual places."""
     return Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
 
 def use_assets(folder: Path) -> None:
-    """Take everything from `folder` from here on, in the processes that this one starts, too.
+    """Take all assets from `folder` from now on, also in processes that this one starts.
 
-    To be called before torch, timm or datasets are imported: parts of the user's own may call these libraries, and some
-    read their settings once. Raises UserError where nothing was ever fetched into `folder`.
+    To be called before torch, timm or datasets are imported: a user's own parts may call these libraries, some of which
+    read their settings only once. Raises UserError if nothing was ever fetched into `folder`.
     """
     folder = expanded(folder).absolute()
     Assets(folder)
@@ -120,7 +122,7 @@ class StoredFile:
     sha256: str
 
     def absent(self) -> str | None:
-        """Why the file cannot be the one that was fetched, seen without reading it; None where it may be."""
+        """Return why the file cannot be the fetched one, judged without reading it, or None if it may be."""
         if not self.path.is_file():
             return "is not there"
         there = self.path.stat().st_size
@@ -129,7 +131,7 @@ class StoredFile:
         return f"is damaged: {plural(there, 'byte')}, where {self.bytes:,} were fetched"
 
     def damaged(self) -> str | None:
-        """Why the file is not the one that was fetched, after reading it; None where it is."""
+        """Read the file and return why it is not the fetched one, or None if it is."""
         if told := self.absent():
             return told
         try:
@@ -142,7 +144,7 @@ class StoredFile:
 
 
 class Assets:
-    """A folder of fetched assets, as its manifest says. Raises UserError where there is none that can be read."""
+    """A folder of fetched assets, as its manifest lists them. Raises UserError if no manifest can be read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -169,24 +171,27 @@ class Assets:
             yield StoredFile(self.folder / path, int(facts["bytes"]), str(facts["sha256"]))
 
     def files(self, asset: Asset) -> tuple[StoredFile, ...] | None:
-        """The files of an asset; None where it was never fetched."""
+        """Return the files of an asset, or None if it was never fetched."""
         return self._files.get(asset.key)
 
     def lacks(self, asset: Asset) -> str | None:
-        """What of an asset is not there, in words that end a line; None where all is. Reads none of its files."""
+        """Return what an asset lacks, as the end of a line, or None if it lacks nothing.
+
+        Files must exist and have the right size; their content is not read.
+        """
         files = self.files(asset)
         if files is None:
             return f"{asset.what} is not among the assets in {self.folder}"
         return next((f"{file.path} {told}" for file in files if (told := file.absent())), None)
 
     def damage(self, assets: Iterable[Asset]) -> dict[str, str]:
-        """Key of each asset of which a file is missing or not what was fetched -> what is wrong, with the first file.
+        """Return for each damaged asset, by its key, its first damaged file and what is wrong with it.
 
-        Reads every byte of the assets.
+        A file is damaged if it is missing or not the one that was fetched. Every byte of the assets is read.
         """
         pairs = [(asset.key, file) for asset in assets for file in self.files(asset) or ()]
         wrong: dict[str, str] = {}
-        with concurrent.futures.ThreadPoolExecutor(HASHED_AT_ONCE) as pool:  # hashing leaves Python's lock alone
+        with concurrent.futures.ThreadPoolExecutor(HASHED_AT_ONCE) as pool:  # hashing releases the interpreter lock
             for (key, file), told in zip(pairs, pool.map(lambda pair: pair[1].damaged(), pairs), strict=True):
                 if told:
                     wrong.setdefault(key, f"{file.path} {told}")
@@ -197,14 +202,14 @@ _WANTED = "wanted: a folder that 'python -m launcher fetch RECIPE --to DIR' has 
 
 
 def fetch_command(folder: Path) -> str:
-    """The command that brings what is missing, as far as it is known where nobody knows the recipe's name."""
+    """Return the command that fetches what is missing, with RECIPE for the recipe, whose name is not known here."""
     return f"python -m launcher fetch RECIPE --to {shlex.quote(str(folder))}"
 
 
 def verify_assets(recipe: Recipe, tell: Callable[[str], None]) -> None:
-    """Read all that the recipe needs of the assets in use, and compare it with what was fetched.
+    """Read all files that the recipe needs from the assets in use, and compare them with what was fetched.
 
-    Raises UserError with a line for each thing that is missing or damaged. Nothing where no assets are in use.
+    Without assets in use, nothing is done. Raises UserError with a line for each asset that is missing or damaged.
     """
     if (folder := assets_folder()) is None:
         return
@@ -224,6 +229,7 @@ def verify_assets(recipe: Recipe, tell: Callable[[str], None]) -> None:
 
 
 def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal. Raises OSError if it cannot be read."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):

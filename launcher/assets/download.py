@@ -1,4 +1,4 @@
-"""Bringing files to this machine: once for all processes that want them at the same time, whole or not at all."""
+"""Download of files, each complete or not at all, with a display of progress."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from launcher.files import draft_file, remove_drafts
 from launcher.text import plural, readable_size
 
 STALL_SECONDS = 60
-"""How long a transfer may stand still."""
+"""Time for which a transfer may stall."""
 LINE_EVERY_SECONDS = 10.0
-"""How often progress is told where no terminal shows a bar."""
+"""Interval between lines of progress if there is no terminal to show a bar."""
 POLL_SECONDS = 0.2
 
 
 def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
-    """Write what `url` answers to `file`, which is there as a whole or not at all.
+    """Download `url` to `file`, which then is complete or absent.
 
-    Raises OSError for all that network and disk can do, a short answer included, and RuntimeError for content whose
-    SHA-256 does not begin with `sha256_prefix`.
+    Raises OSError for all errors of network and disk, including a response that is too short, and RuntimeError for
+    content whose SHA-256 does not begin with `sha256_prefix`.
     """
-    remove_drafts(file.parent, file.name)  # of processes that were killed
+    remove_drafts(file.parent, file.name)  # from processes that were killed
     request = urllib.request.Request(url, headers={"User-Agent": "launcher"})  # noqa: S310 - published https urls
     digest, taken = hashlib.sha256(), 0
     with urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer, draft_file(file) as stream:  # noqa: S310
@@ -38,7 +38,7 @@ def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
             stream.write(chunk)
             digest.update(chunk)
             taken += len(chunk)
-        # A connection that ends too early looks like the end of the file.
+        # A connection that breaks off looks like the end of the file.
         if announced is not None and taken != int(announced):
             raise OSError(f"the connection ended after {taken:,} of {plural(int(announced), 'byte')}")
         if sha256_prefix and not digest.hexdigest().startswith(sha256_prefix):
@@ -49,9 +49,10 @@ def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
 
 @contextlib.contextmanager
 def shown(title: str, taken: Callable[[], int], total: int | None = None) -> Iterator[None]:
-    """Show on stderr how many bytes are `taken`: as a bar on a terminal, elsewhere as a line now and then.
+    """Show on stderr how many bytes have arrived: as a bar on a terminal, elsewhere as a line from time to time.
 
-    Looking at the files that arrive serves every library alike, whatever it tells of its own downloads.
+    `taken` returns their number. Measuring the files that arrive works for every library, whatever it reports about its
+    own downloads.
     """
     ended = threading.Event()
     show = _bar if sys.stderr.isatty() else _lines
@@ -86,12 +87,12 @@ def _every(seconds: float, taken: Callable[[], int], ended: threading.Event) -> 
     while not ended.wait(wait):
         begin = time.monotonic()
         yield taken()
-        # A hundred thousand files on a network disk take long to look at.
+        # Measuring a hundred thousand files on a network disk takes long.
         wait = max(seconds, 10 * (time.monotonic() - begin))
 
 
 def size_of(folder: Path, pattern: str = "*") -> int:
-    """Bytes of all files below `folder` whose names fit `pattern`, while others write there."""
+    """Return the bytes of all files below `folder` whose names match `pattern`, even while others write there."""
     total = 0
     for below, _, names in os.walk(folder):
         for name in fnmatch.filter(names, pattern):

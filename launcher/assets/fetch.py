@@ -1,4 +1,4 @@
-"""Bringing what recipes need into one folder, for machines without network.
+"""Fetching of recipes' assets into one folder, for machines without a network.
 
     DIR/MANIFEST.json                                  what is there: files, bytes, SHA-256, what it is, from where
     DIR/torch/hub/checkpoints/resnet50-11ad3fa6.pth    published weights, as torch.hub keeps them
@@ -7,7 +7,7 @@
     DIR/datasets/torchvision/<name>/                   data sets of torchvision
     DIR/packages/<package>/...                         weights that a Python package ships
 
-Files are written below DIR/.partial, renamed into their places when they are whole, and entered into the manifest last.
+Files are written below DIR/.partial, moved to their places when they are complete, and entered into the manifest last.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _OF_A_DISK = (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.E
 
 
 def missing_assets(recipe: Recipe, assets: Path, command: str | None = None) -> list[str]:
-    """One line for each thing that a run of `recipe` with these assets would lack; none where it can start.
+    """Return a line for each thing that a run of `recipe` with these assets would lack; no lines if it can start.
 
-    Looks at names and sizes only, so that it may be asked before every job; a run itself reads and compares all bytes.
-    `command` is the command that brings what is missing.
+    Only names and sizes are compared, so this is cheap enough to do before every job; a run itself reads and compares
+    all bytes. `command` is the command that fetches what is missing.
     """
     assets = expanded(assets).absolute()
     command = command or fetch_command(assets)
@@ -75,7 +75,7 @@ def missing_assets(recipe: Recipe, assets: Path, command: str | None = None) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """What a fetch found to do."""
+    """Result of a fetch: assets that were fetched, assets that were there already, and the user's own paths."""
 
     brought: tuple[Asset, ...]
     there: tuple[Asset, ...]
@@ -83,13 +83,13 @@ class Fetched:
 
 
 def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
-    """Bring all that `recipe` needs from elsewhere into `folder`, and check what is there already; `tell` hears of it.
+    """Fetch all assets that `recipe` needs into `folder`, and check those that are there already.
 
-    Of several that fetch into one folder, one is at work at a time. Raises UserError with all that could not be had;
-    the rest is there then.
+    `tell` is called with a line for each step. Of several processes that fetch into one folder, only one works at a
+    time. Raises UserError with all that could not be fetched, after everything else has been.
     """
     folder = expanded(folder).absolute()
-    os.environ.pop(VARIABLE, None)  # what is to be fetched is not to be taken from where it is fetched to
+    os.environ.pop(VARIABLE, None)  # assets must not be looked for in the very folder that they are fetched into
     wanted = needed(recipe)
     own = tuple(thing for thing in wanted if isinstance(thing, OwnPath))
     assets = [thing for thing in wanted if isinstance(thing, Asset)]
@@ -117,7 +117,7 @@ def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
                     _bring(asset, folder, tell)
                     brought.append(asset)
             with contextlib.suppress(OSError):
-                (folder / PARTIAL).rmdir()  # stays where something is left to continue
+                (folder / PARTIAL).rmdir()  # stays if it contains a partial download that can be continued
     problems.raise_if_any()
     return Fetched(tuple(brought), tuple(there), own)
 
@@ -126,7 +126,7 @@ def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
     begin = time.monotonic()
     partial = folder / PARTIAL / hashlib.sha256(asset.key.encode()).hexdigest()[:16]
     files, scratch = partial / "files", partial / "scratch"
-    if files.exists():  # of a fetch that was stopped; what libraries can continue is in `scratch`
+    if files.exists():  # left by a fetch that was stopped; what libraries can continue is in `scratch`
         shutil.rmtree(files)
     files.mkdir(parents=True)
     scratch.mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
             source = asset.bring(files, scratch)
         except UserError:
             raise
-        except Exception as error:  # whatever a library says when the network fails it, which may be an OSError, too
+        except Exception as error:  # libraries raise anything when the network fails, including OSError
             if isinstance(error, OSError) and error.errno in _OF_A_DISK:
                 raise
             raise UserError(f"{asset.field}: {asset.what} cannot be fetched: {error}") from error
@@ -153,7 +153,7 @@ def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         path.replace(folder / name)
     _enter(folder, asset.key, entry)
-    shutil.rmtree(partial, ignore_errors=True)  # NFS keeps files that are still mapped under another name for a while
+    shutil.rmtree(partial, ignore_errors=True)  # NFS renames files that are still mapped and keeps them for a while
     extent = _extent([facts["bytes"] for facts in entry["files"].values()])
     tell(f"{asset.field}: {asset.what} is there, {extent} in {time.monotonic() - begin:.1f} s, from {source}")
 
@@ -172,16 +172,22 @@ def _check_space(asset: Asset, folder: Path, size: int | None) -> None:
 
 
 def _make(folder: Path) -> None:
-    """The folder, with a manifest, however empty: a recipe that needs nothing runs with it."""
+    """Create the folder unless it exists, and check that files can be created in it.
+
+    Raises UserError if `folder` is a file, and OSError if it cannot be written to.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--to {folder}: is a file; give a folder, or a name that is free")
     folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()  # without a name, so that a kill leaves nothing
+    tempfile.TemporaryFile(dir=folder).close()  # it has no name, so that a killed process leaves nothing behind
 
 
 @contextlib.contextmanager
 def _alone(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Of the processes that fetch into `folder`, one is inside; the others wait. There is a manifest then."""
+    """Let one process at a time fetch into `folder`, and make sure that it has a manifest.
+
+    The manifest may be empty: a recipe that needs nothing runs with such a folder.
+    """
     with file_lock(folder / LOCK, lambda: tell(f"waiting: another fetch into {folder} is at work")):
         if not (folder / MANIFEST).exists():
             _write_manifest(folder, {})
@@ -200,7 +206,7 @@ def _write_manifest(folder: Path, entries: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _disk_told(folder: Path) -> Iterator[None]:
-    """An error of the disk below `folder`, as a line to the user."""
+    """Turn an error of the disk below `folder` into a UserError."""
     try:
         yield
     except OSError as error:

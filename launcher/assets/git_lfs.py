@@ -1,4 +1,4 @@
-"""Pointers of git-lfs: small text files that stand where a clone without git-lfs lacks the real ones."""
+"""Pointers of git-lfs: small text files that a clone without git-lfs has in place of the real files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _BEGINNING = b"version https://git-lfs.github.com/spec/"
 
 
 def is_lfs_pointer(source: Path | bytes) -> bool:
-    """Return whether a file, or the content of one, is a pointer; False for what cannot be read."""
+    """Return whether a file, or the content of one, is a pointer; False if it cannot be read."""
     if isinstance(source, bytes):
         return source.startswith(_BEGINNING)
     try:

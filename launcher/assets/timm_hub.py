@@ -1,4 +1,4 @@
-"""timm's published weights: in the cache of the Hugging Face hub, or fetched into it, or a quick and clear no."""
+"""Published weights of timm: found in the Hugging Face hub's cache, or fetched into it, or refused fast and clearly."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from launcher.assets.bundle import Asset, assets_folder
 from launcher.assets.torch_hub import check_cached, fetch, not_among_assets, torch_hub_file, why_unreachable
 from launcher.errors import UserError
 
-# The names that timm gives to weights files on the hub, in the order in which it looks.
+# The names that timm gives to weights files on the hub, in the order in which it looks for them.
 FILES = ("model.safetensors", "pytorch_model.bin")
 
 _IN_ASSETS = Path("huggingface", "hub")  # as the hub's library has it below HF_HOME
 
 
 def check_published(weights: str, config: Any) -> None:
-    """Raises UserError unless the weights that `config` (timm's PretrainedCfg) names are cached or can be fetched.
+    """Raise UserError unless the weights that `config` (timm's PretrainedCfg) names are cached or can be fetched.
 
-    Loads nothing.
+    Nothing is downloaded.
     """
     if config.hf_hub_id:
         if _cached(config) is not None:
@@ -36,7 +36,10 @@ def check_published(weights: str, config: Any) -> None:
 
 
 def fetch_published(weights: str, config: Any) -> Path:
-    """The file of the weights that `config` names, fetched where it is not in the cache yet. Raises UserError."""
+    """Return the file of the weights that `config` names, after fetching it if it is not in the cache yet.
+
+    Raises UserError if it cannot be fetched.
+    """
     if not config.hf_hub_id:
         if config.url:
             return fetch(weights, config.url)
@@ -49,7 +52,7 @@ def fetch_published(weights: str, config: Any) -> Path:
 
 
 def _downloaded(weights: str, config: Any, cache: Path | None) -> Path:
-    """The file from the hub, in its own cache or in another one."""
+    """Download the file from the hub into its own cache, or into `cache`. Raises UserError if that is impossible."""
     if reason := _why_offline():
         raise _not_here(weights, config, reason)
     from huggingface_hub import hf_hub_download
@@ -67,10 +70,10 @@ def _downloaded(weights: str, config: Any, cache: Path | None) -> Path:
 
 
 def published_asset(weights: str, what: str, config: Any) -> Asset:
-    """The weights that `config` names as an asset: copied from the hub's cache where they are there.
+    """Return the weights that `config` names as an asset, which is copied from the hub's cache if they are there.
 
-    They lie in the assets as in a cache of the hub's, but without its links, so that the folder may be copied by
-    whatever means.
+    They lie in the assets as in a cache of the hub, but without its links, so that the folder can be copied by any
+    means. Raises UserError if timm publishes none.
     """
     if not config.hf_hub_id:
         if config.url:
@@ -98,7 +101,7 @@ def published_asset(weights: str, what: str, config: Any) -> Asset:
 
 
 def published_file(config: Any) -> Path | None:
-    """The file in the cache; None where it is not there yet. Fetches nothing."""
+    """Return the file in the cache, or None if it is not there yet. Nothing is fetched."""
     if config.hf_hub_id:
         return _cached(config)
     return torch_hub_file(config.url) if config.url else None
@@ -121,7 +124,7 @@ def _cached(config: Any) -> Path | None:
     repository, revision = _repository(config)
     for name in _files(config):
         found = try_to_load_from_cache(repository, name, revision=revision, cache_dir=cache)
-        if isinstance(found, str):  # otherwise None, or a mark that the hub is known not to have it
+        if isinstance(found, str):  # otherwise None, or a marker that the hub does not have it
             return Path(found)
     return None
 
@@ -132,7 +135,8 @@ def _why_offline() -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     reason = why_unreachable(constants.ENDPOINT)
-    # Whatever a server answers to a stranger, it is there; the hub's client, which has the user's token, asks it again.
+    # Any answer to an anonymous request shows that the server is there; the hub's client, which has the user's token,
+    # asks it again.
     return None if reason and reason.startswith("its server answered") else reason
 
 

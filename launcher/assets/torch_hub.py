@@ -1,4 +1,4 @@
-"""Published weights: in the cache, or fetched into it, or a quick and clear no."""
+"""Published weights behind a URL: found in torch.hub's cache, or fetched into it, or refused fast and clearly."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from launcher.errors import UserError
 from launcher.files import file_lock
 
 REACH_SECONDS = 8
-"""How long to wait for a server's first answer. A machine without network must say so at once, not after retries."""
+"""Time to wait for a server's first answer. A machine without a network must say so at once, not after retries."""
 NOT_ABOUT_THE_FILE = (405, 501)
-"""Answers of servers that do not know the question, HEAD."""
+"""Status codes of servers that do not support HEAD requests."""
 
 _IN_ASSETS = Path("torch", "hub", "checkpoints")  # as torch.hub has it below TORCH_HOME
 
 
 def torch_hub_file(url: str) -> Path:
-    """Where torch.hub keeps the file of `url` (TORCH_HOME moves it), or where it is among the assets in use."""
+    """Return the path of the file of `url`: in the assets in use, else in torch.hub's cache, which TORCH_HOME moves."""
     import torch.hub
 
     name = Path(urlparse(url).path).name
@@ -37,12 +37,12 @@ def torch_hub_file(url: str) -> Path:
 
 
 def why_unreachable(url: str) -> str | None:
-    """Why `url` cannot be fetched, in a few words, or None if its server has it. Takes at most REACH_SECONDS."""
+    """Return in a few words why `url` cannot be fetched, or None if its server has it. Takes at most REACH_SECONDS."""
     return _asked(url)[0]
 
 
 def _asked(url: str) -> tuple[str | None, int | None]:
-    """Why `url` cannot be fetched, or None; and its bytes, where its server tells."""
+    """Return why `url` cannot be fetched, or None; and its size in bytes, or None if its server does not report it."""
     answers: list[tuple[str | None, int | None]] = []
 
     def ask() -> None:
@@ -60,7 +60,7 @@ def _asked(url: str) -> tuple[str | None, int | None]:
             reason = getattr(error, "reason", error)
             answers.append((f"no network: {getattr(reason, 'strerror', None) or reason}", None))
 
-    # A thread, because looking up a host name has no timeout of its own; a daemon, so that it never delays the exit.
+    # A thread, because the lookup of a host name has no time-out; a daemon thread, so that it never delays the exit.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(REACH_SECONDS)
@@ -68,13 +68,13 @@ def _asked(url: str) -> tuple[str | None, int | None]:
 
 
 def described(name: str, asked: str | None, file: Path | None) -> str:
-    """Published weights in words: "ResNet50_Weights.IMAGENET1K_V2 (DEFAULT), from /.../resnet50-11ad3fa6.pth"."""
+    """Describe published weights: "ResNet50_Weights.IMAGENET1K_V2 (DEFAULT), from /.../resnet50-11ad3fa6.pth"."""
     alias = f" ({asked})" if asked == "DEFAULT" else ""
     return f"{name}{alias}, from {file}" if file else f"{name}{alias}"
 
 
 def not_here(weights: str, file: Path, url: str, reason: str) -> UserError:
-    """The error for a published file that is neither in the cache nor to be had."""
+    """Return the error for a published file that is not in the cache and cannot be fetched."""
     return UserError(
         f"backbone.weights={weights!r}: {file.name} is not in {file.parent} and cannot be fetched ({reason}); "
         f"ways on: put {url} there from a machine that has network ('python -m launcher fetch' brings all that a "
@@ -84,7 +84,7 @@ def not_here(weights: str, file: Path, url: str, reason: str) -> UserError:
 
 
 def not_among_assets(weights: str, name: str) -> UserError:
-    """The error for a published file that the assets in use do not hold: it is not looked for anywhere else."""
+    """Return the error for a published file that is not among the assets in use, the only place where it may be."""
     folder = assets_folder()
     assert folder is not None
     return UserError(
@@ -94,9 +94,12 @@ def not_among_assets(weights: str, name: str) -> UserError:
 
 
 def check_cached(weights: str, url: str) -> None:
-    """Raises UserError unless the file of `url` is whole in torch.hub's cache, or its server has it. Loads nothing."""
+    """Raise UserError unless the file of `url` is intact in torch.hub's cache, or its server has it.
+
+    With assets in use, the file must be among them. Nothing is downloaded.
+    """
     file = torch_hub_file(url)
-    if assets_folder() is not None:  # verified as a whole before a run, once for all processes of a machine
+    if assets_folder() is not None:  # all assets are checked before a run, once for all processes of a machine
         if not file.is_file():
             raise not_among_assets(weights, file.name)
     elif file.is_file():
@@ -106,11 +109,11 @@ def check_cached(weights: str, url: str) -> None:
 
 
 def fetch(weights: str, url: str) -> Path:
-    """The file of `url` in torch.hub's cache, fetched where it is not there yet; its hash is checked on arrival.
+    """Return the file of `url` in torch.hub's cache, after fetching it and checking its hash if it is not there yet.
 
-    Of several processes on a machine that ask at once, one fetches.
+    If several processes on a machine ask at once, only one of them fetches.
 
-    Raises UserError without network, for a server's refusal, a broken transfer, and a cache that cannot be written.
+    Raises UserError without a network, for a server's refusal, a broken transfer, and a cache that cannot be written.
     """
     file = torch_hub_file(url)
     if file.is_file():
@@ -120,7 +123,7 @@ def fetch(weights: str, url: str) -> Path:
     reason, size = _asked(url)
     if reason:
         raise not_here(weights, file, url, reason)
-    # One bar, and only where somebody looks at it.
+    # A single bar per machine, and only on a terminal.
     looked_at = sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
     arriving = shown(file.name, lambda: size_of(file.parent, f".{file.name}.*"), size)
     try:
@@ -134,7 +137,7 @@ def fetch(weights: str, url: str) -> Path:
 
 
 def published_asset(weights: str, what: str, url: str) -> Asset:
-    """The file of `url` as an asset: copied from torch.hub's cache where it is there."""
+    """Return the file of `url` as an asset, which is copied from torch.hub's cache if it is there."""
 
     def bring(files: Path, scratch: Path) -> str:
         target = files / _IN_ASSETS / Path(urlparse(url).path).name
@@ -157,7 +160,7 @@ def published_asset(weights: str, what: str, url: str) -> Asset:
 
 
 def _hash_in(file: Path) -> str | None:
-    # torchvision and timm end the names of their files in the first digits of their SHA-256.
+    # torchvision and timm end the names of their files with the first digits of the SHA-256.
     found = re.search(r"-([a-f0-9]{8,})\.", file.name)
     return found.group(1) if found else None
 

@@ -1,4 +1,4 @@
-"""Pretrained networks without their last classifying layer."""
+"""Backbones of a recipe: pretrained networks without their last classifying layer."""
 
 from launcher.backbones.plain_names import plain_state_dict
 from launcher.backbones.timm import Timm

@@ -1,4 +1,4 @@
-"""Where the last classifying layer of a network is, and taking it out."""
+"""Location and removal of a network's last classifying layer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-# The class of a torchvision network -> the dotted name of its last classifying layer. A table, not "the last Linear":
-# GoogLeNet and Inception have auxiliary classifiers, SqueezeNet's is a convolution that is not the last module.
+# The class of a torchvision network -> the dotted name of its last classifying layer. A table, because "the last
+# Linear" would be wrong: GoogLeNet and Inception have auxiliary classifiers, and SqueezeNet's classifier is a
+# convolution that is not the last module.
 TORCHVISION_CLASSIFIERS = {
     "AlexNet": "classifier.6",
     "ConvNeXt": "classifier.2",
@@ -31,7 +32,10 @@ TORCHVISION_CLASSIFIERS = {
 
 
 def width_of(classifier: nn.Module) -> int:
-    """How many features a classifying layer takes. Raises TypeError for a layer that is not linear."""
+    """Return the number of input features of a classifying layer.
+
+    Raises TypeError for a layer that is neither linear nor a 1x1 convolution.
+    """
     from torch import nn
 
     if isinstance(classifier, nn.Linear):
@@ -42,10 +46,11 @@ def width_of(classifier: nn.Module) -> int:
 
 
 def describe_classifier(network: nn.Module, name: str, classifier: nn.Module) -> None:
-    """Write down on `network` what its classifier is, so that a new one can later take its name.
+    """Record the properties of the classifier as attributes of `network`, so that a new one can later take its name.
 
-    Sets `num_features`, `classifier_name`, `classifier_has_bias`, and `classifier_is_conv` (its weight is
-    (num_outputs, num_features, 1, 1); the mean over the image of such a layer is a linear layer on the mean).
+    These are `num_features`, `classifier_name`, `classifier_has_bias`, and `classifier_is_conv`, which means a weight
+    of shape (num_outputs, num_features, 1, 1); the mean of such a layer's outputs over the image equals a linear layer
+    on the mean of its inputs.
     """
     from torch import nn
 
@@ -62,7 +67,7 @@ def describe_classifier(network: nn.Module, name: str, classifier: nn.Module) ->
 def cut_classifier(network: nn.Module, name: str) -> None:
     """Replace the classifying layer `name` by nn.Identity; all other names stay.
 
-    Raises TypeError where `name` is not a linear layer or a 1x1 convolution.
+    Raises TypeError if the layer is neither linear nor a 1x1 convolution.
     """
     from torch import nn
 

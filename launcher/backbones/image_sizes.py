@@ -1,4 +1,4 @@
-"""Which image sizes a torchvision network can work at."""
+"""Image sizes that torchvision's networks accept."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from launcher.recipe.protocols import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-# Stem and four blocks halve the side five times, and the last grid is cut into windows of 7.
+# The stem and four blocks halve the side five times, and the last grid is cut into windows of 7.
 MAXVIT_MULTIPLE = 2**5 * 7
 
 
 def patch_size(name: str) -> int:
-    """Side of a ViT's patches: torchvision writes it at the end of the name (vit_b_16)."""
+    """Return the side of a ViT's patches in pixels, with which torchvision ends the network's name (vit_b_16)."""
     return int(name.rpartition("_")[2])
 
 
 def check_image_size(name: str, family: str, image_size: int, min_size: int) -> None:
-    """Raises UserError for a size that the network cannot take, with the condition that valid ones meet.
+    """Raise UserError for a size that the network cannot take; the message says which sizes are valid.
 
-    `family` is the torchvision module that defines the network; `min_size` what the weights state as the smallest.
+    `family` is the torchvision module that defines the network; `min_size` is the smallest size that the weights state.
     """
     if family in ("vision_transformer", "maxvit"):
-        # A ViT's stated smallest size is the size it was trained at; its position embeddings are interpolated.
+        # The smallest size that a ViT states is its training size; others work with interpolated position embeddings.
         step = MAXVIT_MULTIPLE if family == "maxvit" else patch_size(name)
         if image_size % step:
             lower = image_size // step * step
@@ -39,7 +39,7 @@ def check_image_size(name: str, family: str, image_size: int, min_size: int) -> 
 
 
 def at_size(preset: Preprocessing, image_size: int | None) -> Preprocessing:
-    """`preset` for another image size; the shorter side before the crop is scaled by the same ratio."""
+    """Return `preset` for another image size, with the shorter side before the crop scaled by the same ratio."""
     import dataclasses
 
     if image_size is None or image_size == preset.image_size:
@@ -51,9 +51,9 @@ def at_size(preset: Preprocessing, image_size: int | None) -> Preprocessing:
 def fit_position_embeddings(
     tensors: dict[str, torch.Tensor], name: str, image_size: int, may_interpolate: bool, source: str
 ) -> dict[str, torch.Tensor]:
-    """A ViT's tensors with position embeddings for `image_size`, interpolated (torchvision, bicubic) where they differ.
+    """Return a ViT's tensors with position embeddings for `image_size`, interpolated (torchvision, bicubic) if needed.
 
-    Raises UserError where they differ and nobody asked for another size.
+    Raises UserError if they are for another size and `may_interpolate` is false, and if they are of no square image.
     """
     from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""Putting stored tensors into a network: every one in its place, or an error."""
+"""Loading of stored tensors into a network: each one fits, or an error is raised."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ def load_backbone(
     left_out: Iterable[str] = (),
     hint: str = "",
 ) -> None:
-    """Copy `tensors` into `backbone`, whose classifier is already gone.
+    """Copy `tensors` into `backbone`, whose classifier has already been removed.
 
-    `left_out` are dotted prefixes of what is dropped unread (classifiers, auxiliary heads); all else must match in name
-    and shape, except BatchNorm's `num_batches_tracked`, which files from before 2018 lack and which only counts.
+    `left_out` are dotted prefixes of tensors that are ignored (classifiers, auxiliary heads). All others must match in
+    name and shape, except BatchNorm's `num_batches_tracked`, which files from before 2018 lack and which is only a
+    counter. `source` is the name of the file for messages; `hint` is appended to a message.
 
-    Raises UserError with the counts and first names of what is missing, unexpected or of another shape, and for values
-    that are not finite. `source` is the file as the message names it; `hint` ends the message.
+    Raises UserError with the numbers and first names of tensors that are missing, unexpected or of another shape, and
+    for values that are not finite.
     """
     prefixes = tuple(f"{name}." for name in left_out)
     own = backbone.state_dict()
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)} if prefixes else tensors
     misshaped = [name for name in kept if name in own and kept[name].shape != own[name].shape]
     fitting = {name: tensor for name, tensor in kept.items() if name not in misshaped}
-    # strict=False tells instead of raising; each of its lists is looked at below. It also lets the modules rename
-    # what older releases called otherwise (ViT's mlp.linear_1), which a comparison of names would refuse.
+    # strict=False returns lists of mismatches instead of raising; both are checked below. It also lets modules rename
+    # tensors from older releases (ViT's mlp.linear_1), which a comparison of names would refuse.
     missing, unexpected = backbone.load_state_dict(_with_versions(backbone, fitting), strict=False)
     problems = [
         _told("missing", [name for name in missing if name not in misshaped]),
@@ -51,10 +52,12 @@ def load_backbone(
 
 
 def without_common_prefix(tensors: dict[str, torch.Tensor], own: Iterable[str], source: str) -> dict[str, torch.Tensor]:
-    """Return the tensors below one prefix ("model.", "encoder_q.") without it, where the whole network is there; the
-    rest is then of other networks. Else all of them as they are.
+    """Return the tensors below a prefix ("model.", "encoder_q.") without it, if they are the whole network.
 
-    Raises UserError where the network is there below several prefixes.
+    The other tensors then belong to other networks and are dropped. If there is no such prefix, all tensors are
+    returned as they are.
+
+    Raises UserError if the network is there below several prefixes.
     """
     needed = [name for name in own if not name.endswith(".num_batches_tracked")]
     if not needed or any(name in tensors for name in needed):
@@ -62,7 +65,7 @@ def without_common_prefix(tensors: dict[str, torch.Tensor], own: Iterable[str], 
     found = prefixes_of(tensors, needed)
     if not found:
         return tensors
-    if len(found) > 1 and "encoder_q." not in found:  # MoCo's query encoder is the one that is trained
+    if len(found) > 1 and "encoder_q." not in found:  # of MoCo's two encoders, the query encoder is the trained one
         raise UserError(
             f"backbone.weights: {source} holds the network several times, below {', '.join(map(repr, found))}; save "
             "one of them alone"
@@ -72,7 +75,7 @@ def without_common_prefix(tensors: dict[str, torch.Tensor], own: Iterable[str], 
 
 
 def prefixes_of(tensors: Mapping[str, torch.Tensor], needed: Sequence[str]) -> list[str]:
-    """Return the prefixes below which all of these names are."""
+    """Return the prefixes below which the tensors have all of these names."""
     ending = f".{needed[0]}"
     prefixes = sorted(name[: -len(needed[0])] for name in tensors if name.endswith(ending))
     return [prefix for prefix in prefixes if all(prefix + name in tensors for name in needed)]
@@ -81,11 +84,11 @@ def prefixes_of(tensors: Mapping[str, torch.Tensor], needed: Sequence[str]) -> l
 def matched_by_order(
     backbone: nn.Module, names: Sequence[str], tensors: Mapping[str, torch.Tensor], source: str
 ) -> dict[str, torch.Tensor]:
-    """`tensors`, whose own names mean nothing here, under the names of `backbone` one after the other, as timm does it.
+    """Return `tensors` under the names of `backbone`, assigned in order as timm does; their own names are ignored.
 
-    `names` are those of the whole network; a file with as many tensors has a classifier, which is left out.
+    `names` are the names of the whole network; a file with as many tensors has a classifier, which is left out.
 
-    Raises UserError where number or shapes differ.
+    Raises UserError if the number of tensors or their shapes differ.
     """
     from timm.models import remap_state_dict
 
@@ -110,8 +113,8 @@ def _told(what: str, names: list[str]) -> str:
 
 
 def _with_versions(backbone: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    # torchvision's MNASNet refuses a state dict that does not say its version; safetensors files say none. 2 has been
-    # the layout since torchvision 0.5 (2020).
+    # torchvision's MNASNet refuses a state dict that does not state its version, which safetensors files cannot.
+    # Version 2 has been the layout since torchvision 0.5 (2020).
     if type(backbone).__name__ != "MNASNet":
         return tensors
     from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""Any network of timm as a backbone (extra: timm)."""
+"""Networks of timm as backbones (extra: timm)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 
 @part
 class Timm:
-    """A network of timm without its classifier. Parameter names stay timm's; needs `pip install timm`."""
+    """A network of timm without its classifier; parameter names stay timm's. Needs `pip install timm`."""
 
     name: str
-    """As in `timm.list_models()`, with or without the tag of its weights: "vit_small_patch16_224.augreg_in1k"."""
+    """Name as in `timm.list_models()`, with or without a tag of weights: "vit_small_patch16_224.augreg_in1k"."""
     weights: str | None = Field(default="DEFAULT", min_length=1)
     """Tag of published weights ("DEFAULT": the tag in the name, else timm's first), path of a weights file
-    (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None: random."""
+    (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None for random weights."""
     image_size: int | None = Field(default=None, ge=1, le=16_384)
-    """Side of the images in pixels; None takes what the weights were made for."""
+    """Side of the images in pixels; None: the size that the weights were made for."""
     match_by_order: bool = False
-    """For a weights file whose tensors have other names but stand in the network's order (shapes are checked)."""
+    """Assignment of a weights file's tensors by their order, if their names are not the network's (shapes are
+    checked)."""
 
     @model_validator(mode="after")
     def _only_a_file_has_an_order(self) -> Timm:
@@ -45,9 +46,10 @@ class Timm:
         return self
 
     def check(self) -> None:
-        """Raises UserError for an unknown name, weights that cannot be had, or an impossible size; all at once.
+        """Raise UserError for an unknown name, unavailable weights or an impossible size, with all problems at once.
 
-        Does not build the network and downloads nothing (it asks the server whether it is there, for 8 s at most).
+        The network is not built and nothing is downloaded; the server is only asked, for at most 8 s, whether it has
+        weights that are not cached.
         """
         self._architecture()
         problems = Problems()
@@ -62,22 +64,25 @@ class Timm:
         problems.raise_if_any()
 
     def fetch(self) -> None:
-        """Bring published weights into the cache of the Hugging Face hub, if they are not there. Raises UserError."""
+        """Fetch published weights into the cache of the Hugging Face hub, if they are not there yet.
+
+        Raises UserError if they cannot be fetched.
+        """
         if self._is_published():
             fetch_published(self.weights or "", self._config())
 
     def assets(self) -> list[Asset | OwnPath]:
-        """The weights, as something that must be there for `build`. Asks no network. Raises UserError."""
+        """Return the weights that `build` needs, without asking the network. Raises UserError for invalid settings."""
         if self._is_published():
             return [published_asset(self.weights or "", f"timm/{self._full_name()}", self._config())]
         return stored_assets(self.weights) if self.weights else []
 
     def resolved_weights(self) -> str | None:
-        """What `weights` stands for: the real tag behind "DEFAULT", the path as given, or None."""
+        """Return what `weights` stands for: the actual tag behind "DEFAULT", the path as given, or None."""
         return cast(str, self._config().tag) if self._is_published() else self.weights
 
     def weights_source(self) -> str:
-        """Where the weights come from, for people: the real tag behind "DEFAULT", and the file they are read from."""
+        """Describe the origin of the weights for people: the actual tag behind "DEFAULT", and the file."""
         if self._is_published():
             return described(f"timm/{self._full_name()}", self.weights, published_file(self._config()))
         stored = self._stored()
@@ -87,9 +92,9 @@ class Timm:
         return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
 
     def preprocessing(self) -> Preprocessing:
-        """From the published weights' configuration; a run's own; else that of the network's default weights.
+        """Return the preprocessing of the run or of the published weights; else that of the network's default weights.
 
-        Weights that timm evaluates without keeping the aspect ratio (crop mode "squash") are given the centre crop too.
+        Weights that timm evaluates without keeping the aspect ratio (crop mode "squash") get the centre crop, too.
         """
         stored = self._stored()
         preset = stored.preset() if stored is not None else None
@@ -110,12 +115,12 @@ class Timm:
         return at_own_size if self.image_size is None else self._at(at_own_size, config["crop_pct"])
 
     def build(self) -> nn.Module:
-        """The timm network without classifier: (N, 3, H, W) -> (N, num_features).
+        """Build the timm network without its classifier: (N, 3, H, W) -> (N, num_features).
 
-        It carries `num_features`, and where the original has one linear classifier `classifier_name`,
-        `classifier_has_bias` and `classifier_is_conv`. Published weights are fetched where they are not in the cache.
+        It has the attribute `num_features` and, if the original has a single linear classifier, `classifier_name`,
+        `classifier_has_bias` and `classifier_is_conv`. Published weights are fetched if they are not in the cache.
 
-        Raises UserError for whatever `check` refuses, and for weights that do not fit.
+        Raises UserError for everything that `check` refuses, and for weights that do not fit.
         """
         import timm
 
@@ -136,9 +141,10 @@ class Timm:
         return cast("nn.Module", network)
 
     def plain(self) -> dict[str, Any]:
-        """How to rebuild the whole network, as JSON: `timm.create_model(name, num_classes=..., **kwargs)`.
+        """Return a JSON description with which timm rebuilds the whole network.
 
-        It then loads `plain_state_dict` with strict=True. "note" is there where that is not so.
+        `timm.create_model(name, num_classes=..., **kwargs)` builds it, and it then loads `plain_state_dict` with
+        strict=True; if that is not so, "note" explains it.
         """
         described: dict[str, Any] = {"library": "timm", "name": self._full_name(), "kwargs": self._build_arguments()}
         if self._skeleton().classifier is None:
@@ -152,7 +158,7 @@ class Timm:
     def _build_published(self, file: str) -> Any:
         import timm
 
-        # With as many classes as published, timm loads strictly; with another number it would not.
+        # timm loads strictly only with the published number of classes, so the classifier is removed afterwards.
         custom = {"custom_load": False} if not file.endswith(".npz") else {}
         try:
             network = timm.create_model(
@@ -161,7 +167,7 @@ class Timm:
                 pretrained_cfg_overlay={"file": file, **custom},
                 **self._build_arguments(),
             )
-        except Exception as error:  # whatever the readers of three formats raise for a broken file
+        except Exception as error:  # the readers of three formats raise all kinds of errors for a broken file
             raise UserError(
                 f"backbone.weights: {file} is broken or does not fit {self._full_name()}: {error}"
             ) from error
@@ -212,7 +218,10 @@ class Timm:
         return self.weights is not None and not is_path(self.weights)
 
     def _full_name(self) -> str:
-        """Architecture and tag. A tag can decide the image size a network is built for, so it is part of the name."""
+        """Return the architecture with its tag, as a tag can decide the image size for which a network is built.
+
+        Raises UserError for an unknown architecture, and if `weights` and `name` give different tags.
+        """
         from timm.models import get_pretrained_cfg
 
         architecture, named = self._architecture(), self.name.partition(".")[2]
@@ -223,7 +232,7 @@ class Timm:
         return f"{architecture}.{tag}" if tag else architecture
 
     def _config(self) -> Any:
-        """timm's description of the weights (`PretrainedCfg`)."""
+        """Return timm's description of the weights (`PretrainedCfg`). Raises UserError for an unknown tag."""
         import timm
         from timm.models import get_pretrained_cfg
 
@@ -266,6 +275,6 @@ class Timm:
 
 
 def _close(name: str, names: list[str]) -> str:
-    # timm has over a thousand names: only a close one is worth telling.
+    # timm has over a thousand names, so only a close one is worth listing.
     close = did_you_mean(name, names)
     return close if close.startswith("; did") else "; timm.list_models() tells them all"

@@ -1,4 +1,4 @@
-"""What a timm network looks like, found out without its weights."""
+"""Structure of a timm network, determined without its weights."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
-    """A network on the meta device: names and shapes, no memory. Takes 0.1 to 1 s."""
+    """Names and shapes of a network, built on the meta device: no memory, 0.1 to 1 s."""
 
     full_name: str
     build_arguments: dict[str, Any]
     names: tuple[str, ...]
     """Names of all tensors, classifiers included, in order."""
     classifier: tuple[str, nn.Module] | None
-    """Name and layer of the one linear classifier; None where there are several (distilled networks, auxiliary
-    heads), or one with more than a linear layer in it, or none."""
+    """Name and layer of the only linear classifier; None if there are several (distilled networks, auxiliary heads), if
+    it is more than a linear layer, or if there is none."""
 
     @classmethod
     def of(cls, full_name: str, build_arguments: dict[str, Any]) -> Skeleton:
-        """Raises UserError for a network that cannot be built so (an image size it does not take)."""
+        """Build the skeleton of a network. Raises UserError for an image size that the network does not take."""
         network = _on_meta(full_name, 1, build_arguments)
         bare = list(_on_meta(full_name, 0, build_arguments).state_dict())
         names = tuple(network.state_dict())
         return cls(full_name, build_arguments, names, _single_classifier(network, names, bare))
 
     def output_width(self, image_size: int) -> int:
-        """Features that come out, from a forward pass without numbers.
+        """Return the number of output features, found by a forward pass on the meta device.
 
-        Raises UserError where they are not (N, features), and for a size that the network cannot work at.
+        Raises UserError if the output is not (N, features), and for a size at which the network cannot work.
         """
         import torch
 
@@ -51,7 +51,7 @@ class Skeleton:
         return features.shape[1]
 
     def at_image_size(self, tensors: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
-        """`tensors` with position embeddings resampled to the size of `network`, by timm's own filter for it."""
+        """Return `tensors` with position embeddings resampled to the size of `network` by timm's own filter for it."""
         own = network.state_dict()
         if all(tensor.shape == own[name].shape for name, tensor in tensors.items() if name in own):
             return tensors
@@ -83,7 +83,8 @@ def _single_classifier(
     is_linear = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     if path is None or not is_linear:
         return None
-    # LeViT and others normalise inside the classifier, VOLO has a second one: then more goes than this layer.
+    # LeViT and others normalise inside the classifier, and VOLO has a second one: removing the classifier then removes
+    # more than this layer.
     if [name for name in names if not name.startswith(f"{path}.")] != names_without:
         return None
     return path, cast("nn.Module", layer)

@@ -1,4 +1,4 @@
-"""Every classification network of torchvision as a backbone."""
+"""Classification networks of torchvision as backbones."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
 
 @part
 class Torchvision:
-    """A network of `torchvision.models` without its last classifying layer. Parameter names stay torchvision's.
+    """A network of `torchvision.models` without its last classifying layer; parameter names stay torchvision's.
 
-    The features are what the classifier would have seen: VGG's 4096-wide layers, ConvNeXt's LayerNorm and dropout
-    before the classifier stay. Auxiliary classifiers (GoogLeNet, Inception) go.
+    The features are the inputs of the removed classifier: VGG's 4096-wide layers and ConvNeXt's LayerNorm, and dropout
+    before the classifier, stay. Auxiliary classifiers (GoogLeNet, Inception) are removed.
     """
 
     name: str
-    """As in `torchvision.models.list_models(module=torchvision.models)`: "resnet50", "vit_b_16", ..."""
+    """Name as in `torchvision.models.list_models(module=torchvision.models)`: "resnet50", "vit_b_16", ..."""
     weights: str | None = Field(default="DEFAULT", min_length=1)
     """Name of published weights ("IMAGENET1K_V2"; "DEFAULT" is torchvision's best), path of a weights file
-    (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None: random."""
+    (.safetensors, .pth, .pt, .bin), run dir of an earlier run, or None for random weights."""
     image_size: int | None = Field(default=None, ge=1, le=16_384)
-    """Side of the images in pixels; None takes what the weights were made for."""
+    """Side of the images in pixels; None: the size that the weights were made for."""
 
     def check(self) -> None:
-        """Raises UserError for an unknown name, weights that cannot be had, or an impossible size; all at once.
+        """Raise UserError for an unknown name, unavailable weights or an impossible size, with all problems at once.
 
-        Does not build the network and downloads nothing (it asks the server whether a file that is not cached is
-        there, for 8 s at most).
+        The network is not built and nothing is downloaded; the server is only asked, for at most 8 s, whether it has a
+        file that is not cached.
         """
-        self._published_names()  # an unknown name makes all other questions idle
+        self._published_names()  # with an unknown name, all other checks are pointless
         problems = Problems()
         with problems.collected():
             if self._published() is not None:
@@ -59,24 +59,27 @@ class Torchvision:
         problems.raise_if_any()
 
     def fetch(self) -> None:
-        """Bring published weights into torch.hub's cache, if they are not there yet. Raises UserError."""
+        """Fetch published weights into torch.hub's cache, if they are not there yet.
+
+        Raises UserError if they cannot be fetched.
+        """
         if (published := self._published()) is not None:
             fetch(self.weights or "", published.url)
 
     def assets(self) -> list[Asset | OwnPath]:
-        """The weights, as something that must be there for `build`. Asks no network. Raises UserError."""
+        """Return the weights that `build` needs, without asking the network. Raises UserError for invalid settings."""
         if (published := self._published()) is not None:
             what = f"{type(published).__name__}.{published.name}"
             return [published_asset(self.weights or "", what, published.url)]
         return stored_assets(self.weights) if self.weights else []
 
     def resolved_weights(self) -> str | None:
-        """What `weights` stands for: the real name behind "DEFAULT", the path as given, or None."""
+        """Return what `weights` stands for: the actual name behind "DEFAULT", the path as given, or None."""
         published = self._published()
         return self.weights if published is None else cast(str, published.name)
 
     def weights_source(self) -> str:
-        """Where the weights come from, for people: the real name behind "DEFAULT", and the file they are read from."""
+        """Describe the origin of the weights for people: the actual name behind "DEFAULT", and the file."""
         published = self._published()
         if published is not None:
             name = f"{type(published).__name__}.{published.name}"
@@ -88,19 +91,19 @@ class Torchvision:
         return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
 
     def preprocessing(self) -> Preprocessing:
-        """From the published weights' own preset; a run's own; else the preset of the network's default weights."""
+        """Return the preprocessing of the run or of the published weights; else that of the default weights."""
         preset = self._preset()
         if self.image_size is not None:
             check_image_size(self.name, self._family(), self.image_size, self._min_size())
         return at_size(preset, self.image_size)
 
     def build(self) -> nn.Module:
-        """The torchvision network with nn.Identity for its last classifying layer: (N, 3, H, W) -> (N, num_features).
+        """Build the network with nn.Identity in place of its last classifying layer: (N, 3, H, W) -> (N, num_features).
 
-        It carries `num_features`, `classifier_name`, `classifier_has_bias` and `classifier_is_conv`. Published weights
-        are fetched where they are not in the cache.
+        It has the attributes `num_features`, `classifier_name`, `classifier_has_bias` and `classifier_is_conv`.
+        Published weights are fetched if they are not in the cache.
 
-        Raises UserError for whatever `check` refuses, and for weights that do not fit.
+        Raises UserError for everything that `check` refuses, and for weights that do not fit.
         """
         import torchvision
 
@@ -113,9 +116,10 @@ class Torchvision:
         return network
 
     def plain(self) -> dict[str, Any]:
-        """How to rebuild the whole network, as JSON: `torchvision.models.get_model(name, num_classes=..., **kwargs)`.
+        """Return a JSON description with which torchvision rebuilds the whole network.
 
-        It then loads `plain_state_dict` with strict=True. "note" is there where more is needed.
+        `torchvision.models.get_model(name, num_classes=..., **kwargs)` builds it, and it then loads `plain_state_dict`
+        with strict=True; if more is needed, "note" says what.
         """
         described: dict[str, Any] = {"library": "torchvision", "name": self.name, "kwargs": self._build_arguments()}
         if self._family() == "squeezenet":
@@ -150,7 +154,8 @@ class Torchvision:
     def _build_arguments(self) -> dict[str, Any]:
         family, image_size = self._family(), self.preprocessing().image_size
         if family in ("googlenet", "inception"):
-            # Published weights were made for inputs in [-1, 1]; the network then undoes ImageNet's mean and std itself.
+            # Published weights expect inputs in [-1, 1]; with transform_input, the network itself undoes ImageNet's
+            # mean and std.
             transform_input = self.weights is not None
             stored = self._stored()
             if stored is not None and stored.network is not None:
@@ -171,12 +176,12 @@ class Torchvision:
                 f"backbone.name={self.name!r}: torchvision has no such classification network"
                 f"{did_you_mean(self.name, names)}"
             )
-        # VGG16's IMAGENET1K_FEATURES has no classes: the layers after its convolutions are not numbers.
+        # VGG16's IMAGENET1K_FEATURES has no classes: its layers after the convolutions are NaN.
         published = torchvision.models.get_model_weights(self.name)
         return [weights.name for weights in published if weights.meta["categories"] is not None]
 
     def _published(self) -> Any:
-        """The torchvision enum member that `weights` names; None where it names none (a path, or random weights)."""
+        """Return the torchvision enum member that `weights` names, or None for a path or random weights."""
         import torchvision
 
         names = self._published_names()
@@ -234,6 +239,6 @@ class Torchvision:
 
 
 def _densenet_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # The published DenseNets are from a time when their layers were called norm.1, not norm1.
+    # The published DenseNets date from a time when their layers were called norm.1, not norm1.
     old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
     return {old.sub(r"\1\2.", name): tensor for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Weights on disk: which file is meant, and what stands in it."""
+"""Weights on disk: the file that a recipe means, and its tensors."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ _WRAPPINGS = (
     *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "weights", "params"),
     *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "teacher", "student", "backbone", "encoder"),
 )
-"""Keys of a checkpoint that hold a network, the first one that is there goes before the others."""
+"""Keys of a checkpoint that may hold a network; the first key that is present precedes the others."""
 PACKAGE = "package:"
-"""Weights that an installed Python package ships: "package:name/path/in/it.pth"; the same recipe on every machine."""
+"""Prefix of weights that an installed Python package ships, as in "package:name/path/in/it.pth", so that the recipe is
+the same on every machine."""
 
 
 def is_path(weights: str) -> bool:
-    """Whether `weights` means a file or folder, and not the name of published weights."""
+    """Return whether `weights` is the path of a file or folder, and not the name of published weights."""
     return (
         weights.startswith(PACKAGE)
         or "/" in weights
         or "\\" in weights
         or weights.lower().endswith(SUFFIXES)
-        or Path(weights).exists()  # a name that is a file here means the file, whatever its ending
+        or Path(weights).exists()  # a name that exists as a file means the file, whatever its suffix
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredWeights:
-    """A weights file, and what the run that made it said of its network (None where no run made it)."""
+    """A weights file and, if a run made it, that run's description of its network."""
 
     file: Path
     network: dict[str, Any] | None = None
-    """`model.json` of the run: {"library", "name", "kwargs"}."""
+    """Content of the run's `model.json`: {"library", "name", "kwargs"}."""
     preprocessing: dict[str, Any] | None = None
-    """`preprocess.json` of the run, where it is there."""
+    """Content of the run's `preprocess.json`, if it exists."""
 
     def preset(self) -> Preprocessing | None:
-        """The run's own preprocessing."""
+        """Return the run's own preprocessing, or None if it is not known."""
         fields = {field.name for field in dataclasses.fields(Preprocessing)}
         known = {key: value for key, value in (self.preprocessing or {}).items() if key in fields}
         return Preprocessing(**known) if "image_size" in known and "resize_size" in known else None
 
     def matches(self, library: str, name: str) -> None:
-        """Raises UserError where a run trained another network than `name` of `library`."""
+        """Raise UserError if the run trained another network than `name` of `library`."""
         if self.network is None:
             return
         its_library, its_name = self.network.get("library"), str(self.network.get("name"))
@@ -68,9 +69,9 @@ class StoredWeights:
 
 
 def find_weights(weights: str) -> StoredWeights:
-    """The file that the path `weights` means: itself, or `final/model.safetensors` of an earlier run.
+    """Return the weights file that the path `weights` means: itself, or `final/model.safetensors` of an earlier run.
 
-    Raises UserError for a file that is not there, a folder that is no run dir, and a run that has not ended.
+    Raises UserError for a file that is missing, a folder that is not a run dir, and a run that has not ended.
     """
     path = _in_package(weights) if weights.startswith(PACKAGE) else expanded(weights)
     if path.is_dir():
@@ -84,7 +85,7 @@ def find_weights(weights: str) -> StoredWeights:
 
 
 def stored_assets(weights: str) -> list[Asset | OwnPath]:
-    """What the path `weights` needs to be there: what a package ships is an asset, all else is the user's own."""
+    """Return what the path `weights` stands for: an asset if a package ships it, else a path of the user's own."""
     field = f"backbone.weights={weights!r}"
     if not weights.startswith(PACKAGE):
         return [OwnPath(field=field, path=expanded(weights).absolute())]
@@ -92,7 +93,7 @@ def stored_assets(weights: str) -> list[Asset | OwnPath]:
     package = weights.removeprefix(PACKAGE).partition("/")[0]
 
     def bring(files: Path, scratch: Path) -> str:
-        find_weights(weights)  # says what is wrong, where the package or what is wanted of it is not there
+        find_weights(weights)  # raises UserError if the package or the file in it is missing
         source, target = _in_package(weights), files / _place_in_assets(weights)
         target.parent.mkdir(parents=True)
         if source.is_dir():
@@ -147,10 +148,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a weights file by name, on the CPU.
+    """Return all tensors of a weights file by name, on the CPU.
 
-    A wrapping {"state_dict": ...}, {"model_ema": ...} or the like is opened, and what DistributedDataParallel and
-    torch.compile add to the names (`module.`, `_orig_mod.`) is taken off. Nothing in the file is executed.
+    A wrapper such as {"state_dict": ...} or {"model_ema": ...} is opened, and the prefixes that DistributedDataParallel
+    and torch.compile add to names (`module.`, `_orig_mod.`) are removed. Nothing in the file is executed.
 
     Raises UserError for a broken file, one that holds more than tensors and plain values, and one without a state dict.
     """
@@ -158,8 +159,11 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def part_read(file: Path) -> str:
-    """Return which part of a weights file is read, in words; "" for a file that holds one network alone, and for one
-    that cannot be read (`read_weights` says why)."""
+    """Describe which of the networks in a weights file is read.
+
+    The result is "" for a file that holds a single network, and for one that cannot be read (`read_weights` then says
+    why).
+    """
     try:
         return _opened(file)[1]
     except UserError:
@@ -189,7 +193,7 @@ def _opened(file: Path) -> tuple[dict[str, torch.Tensor], str]:
 
 
 def _holds_tensors(content: Any) -> bool:
-    """Return whether a part of a checkpoint is a state dict, or wraps one; an empty one or numbers are none."""
+    """Return whether an entry of a checkpoint is a state dict or wraps one; an empty dict or numbers do not count."""
     import torch
 
     return isinstance(content, Mapping) and any(
@@ -202,8 +206,8 @@ def _first(names: list[str]) -> str:
 
 
 def _clean(name: str) -> str:
-    # In either order and repeatedly: DDP around a compiled network, and a compiled DDP. Compiled submodules carry
-    # `_orig_mod.` inside the name.
+    # The prefixes occur in either order and repeatedly: DDP around a compiled network, and a compiled DDP. Compiled
+    # submodules have `_orig_mod.` inside their names.
     name = name.replace("_orig_mod.", "")
     while name.startswith("module."):
         name = name.removeprefix("module.")
@@ -233,6 +237,6 @@ def _load_pickle(file: Path) -> Any:
             ) from error
         raise UserError(f"backbone.weights: {file} is broken or no weights file") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        # torch goes on for several sentences about how a file may have come to be corrupted.
+        # torch goes on for several sentences about how a file may have been corrupted.
         reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else "the file ends too early"
         raise UserError(f"backbone.weights: {file} is broken or no weights file ({reason})") from error

@@ -1,7 +1,7 @@
 """The command line: `python -m launcher RECIPE [OVERRIDES]... [OPTIONS]`.
 
-A UserError becomes one line for each of its problems, and exit code 2. Anything else is a bug of ours and keeps its
-traceback.
+A UserError becomes one line for each of its problems, and exit code 2. Any other error is a bug of the launcher and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -38,20 +38,17 @@ from launcher.cli import verify as verify
 from launcher.cli.app import app, command_names
 from launcher.cli.errors import tell, tell_elastic, usage_problem
 from launcher.cli.home import settle_home
+from launcher.compat import click_error
 from launcher.console import lost_output
 from launcher.errors import UserError
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
-
-# Some versions of typer carry click inside them, and some use the installed one. This is the base of all usage errors
-# in both: BadParameter -> UsageError -> ClickException.
-_ClickError = typer.BadParameter.__mro__[2]
+"""The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command, and return the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # as for stderr: file names need not be text that it can show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as for stderr: file names need not be text that it can encode
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(arguments)
     if words and words[0] not in (*command_names(), "--help", "--version"):
@@ -69,29 +66,36 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        if isinstance(error, _ClickError):
-            tell([usage_problem(error)])
-            return 2
-        if isinstance(error, OSError) and error.filename is None and (lost := lost_output(error)) is not None:
-            if isinstance(lost, BrokenPipeError):
-                return 1  # as typer and rich leave, where it is they who write
-            tell([f"the standard output cannot be written to ({lost.strerror})"])
-            return 2
-        if "launcher.training.failures" in sys.modules:
-            from launcher.training.failures import of_surroundings
-
-            if line := of_surroundings(error):
-                tell([line])
-                return 2
+        if (known := _code_of(error)) is not None:
+            return known
         tell_elastic(error)
         raise
-    if code == INTERRUPTED:  # Typer may have caught the KeyboardInterrupt itself, and returns this code then.
+    if code == INTERRUPTED:  # typer may have caught the KeyboardInterrupt itself, and returns this code then
         print("interrupted", file=sys.stderr)
     return code
 
 
+def _code_of(error: Exception) -> int | None:
+    """Report a usage error or a failure of the surroundings and return its exit code, or None for a bug."""
+    if isinstance(error, click_error()):
+        tell([usage_problem(error)])
+        return 2
+    if isinstance(error, OSError) and error.filename is None and (lost := lost_output(error)) is not None:
+        if isinstance(lost, BrokenPipeError):
+            return 1  # as typer and rich exit if they are the ones who write
+        tell([f"the standard output cannot be written to ({lost.strerror})"])
+        return 2
+    if "launcher.training.failures" in sys.modules:
+        from launcher.training.failures import of_surroundings
+
+        if line := of_surroundings(error):
+            tell([line])
+            return 2
+    return None
+
+
 def _check_none_is_empty(words: Sequence[str]) -> None:
-    """Raise UserError for `--run-dir "$UNSET"`: an empty path means the current folder, which nobody asks for so."""
+    """Raise UserError for `--run-dir "$UNSET"`: an empty path is the current folder, which nobody means by that."""
     empty = []
     for before, word in zip(["", *words], words, strict=False):
         if not word:

@@ -1,4 +1,4 @@
-"""advise: which backbone, how deep to train it, and what that costs."""
+"""The command `advise`: which backbone to train, how deep, and what that costs."""
 
 from __future__ import annotations
 

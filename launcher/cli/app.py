@@ -1,4 +1,4 @@
-"""The application that commands are added to."""
+"""The application to which the commands are added."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ GROUPS = {
     "On a cluster": ("submit", "status", "logs", "cancel", "rehearse"),
     "Clean up": ("cache",),
 }
-"""The commands as --help shows them."""
+"""The commands in the groups in which --help shows them."""
 
 
 class Commands(TyperGroup):
-    """Commands in groups, each with its whole first sentence."""
+    """The commands, shown by --help in groups, each with its whole first sentence."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for title, names in GROUPS.items():
@@ -58,6 +58,6 @@ def options(
 
 
 def command_names() -> list[str]:
-    """The words that may come first on the command line; any other is a recipe."""
+    """Return the words that may come first on the command line; any other one is a recipe."""
     commands = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
     return commands + [info.name for info in app.registered_groups if isinstance(info.name, str)]

@@ -1,4 +1,4 @@
-"""average: means of weights that were trained."""
+"""The command `average`: means of trained weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cache: what is stored of frozen networks, and how to be rid of it."""
+"""The command `cache`: the stored features of frozen networks, and their removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""End a run's jobs."""
+"""The command `cancel`: the end of a run's jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show what several runs reached, side by side."""
+"""The command `compare`: the results of several runs, side by side."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from launcher.text import without_controls
 
 
 class Format(str, enum.Enum):
+    """The format of a table that is printed."""
+
     table = "table"
     csv = "csv"
     json = "json"

@@ -1,4 +1,4 @@
-"""How a command says what is wrong."""
+"""The error messages of commands."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import time
 from collections.abc import Sequence
 
 SECONDS_FOR_MAIN_PROCESS = 10.0
-"""How long a process that found a problem leaves the word to the main one, which is likely to find the same."""
+"""The time that another process with a problem waits for the main process, which is likely to find the same one."""
 
 
 FIELDS = ("overrides", "varied")
-"""What commands call the arguments that set fields of the recipe."""
+"""The names of commands' arguments that set fields of the recipe."""
 
 LONGEST_LINE = 3_000
-"""Characters of a problem; of a longer one the middle, most often a value that was given, is left out."""
+"""The most characters of a problem; the middle of a longer one, most often a value that was given, is left out."""
 
 
 def usage_problem(error: Exception) -> str:
+    """Return the message of typer's usage error, with a hint for an unknown option."""
     message = str(error.format_message()).replace("Value error, ", "")  # type: ignore[attr-defined]
     if message.startswith("No such option"):
         message = message.partition(" (Possible")[0].rstrip(".")
@@ -32,10 +33,10 @@ def usage_problem(error: Exception) -> str:
 
 
 def tell(problems: Sequence[str]) -> None:
-    """One line for each problem: from the main process, or from another one where the main one has nothing to say.
+    """Write one line for each problem, from the main process, or from another one if the main one reports nothing.
 
-    Where several processes run, most problems are found by all of them. The launcher (torchrun, accelerate, srun) ends
-    the others as soon as the main one has told it and left; one that is still there after a while speaks for itself.
+    Most problems are found by all processes of a run. The launcher (torchrun, accelerate, srun) ends the others as soon
+    as the main process has reported and left; one that is still there after a while reports by itself.
     """
     rank = next((os.environ[name] for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK") if name in os.environ), "0")
     if "SLURM_STEP_ID" in os.environ and "RANK" not in os.environ:
@@ -43,14 +44,16 @@ def tell(problems: Sequence[str]) -> None:
     if rank not in ("", "0"):
         time.sleep(SECONDS_FOR_MAIN_PROCESS)
     who = "" if rank in ("", "0") else f"[process {rank} on {socket.gethostname()}] "
-    # One write for all: torchrun starts Python unbuffered, and the lines of several processes would mix.
+    # One write for all lines: torchrun starts Python unbuffered, and the lines of several processes would mix.
     sys.stderr.write("".join(f"error: {who}{_shown(problem)}\n" for problem in problems))
     sys.stderr.flush()
 
 
 def _shown(problem: str) -> str:
-    """Return a problem as a terminal may show it: on one line, of a length that can be read, without characters that
-    move the cursor, colour or reorder the text."""
+    """Return a problem as a terminal may show it: on one line, of a readable length, unprintable characters escaped.
+
+    These would move the cursor, or colour or reorder the text.
+    """
     line = " ".join(problem.split())
     if len(line) > LONGEST_LINE:
         line = f"{line[: LONGEST_LINE - 500]} ... {line[-450:]}"
@@ -58,7 +61,7 @@ def _shown(problem: str) -> str:
 
 
 def tell_elastic(error: Exception) -> None:
-    """Let torchrun and accelerate launch show the traceback of the process that failed first."""
+    """Record an error, so that torchrun and accelerate launch show the traceback of the process that failed first."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

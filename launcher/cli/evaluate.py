@@ -1,4 +1,4 @@
-"""Evaluate a finished run's model on a split or on other images."""
+"""The command `evaluate`: the metrics of a finished run's model on a split or on other images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from launcher.errors import Problems
 
 
 class SplitName(str, enum.Enum):
+    """The split to evaluate."""
+
     val = "val"
     train = "train"
     test = "test"

@@ -1,9 +1,10 @@
-"""export: a finished run's model in a form that runs elsewhere."""
+"""The command `export`: a finished run's model in a form that runs elsewhere."""
 
 from __future__ import annotations
 
 import enum
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 
 class To(str, enum.Enum):
+    """The form of an export."""
+
     onnx = "onnx"
     torch_export = "torch-export"
     safetensors = "safetensors"
@@ -86,7 +89,11 @@ def export(
     problems = Problems()
     with problems.collected():
         use_assets(assets)
-    _check_words(problems, to, preprocess, probabilities, opset, license_name, upload, private, with_images, tolerance)
+    graphs = {"--preprocess": preprocess, "--probabilities": probabilities}
+    of_the_hub = {"--license": license_name, "--upload": upload, "--with-images": with_images or None}
+    _check_words(problems, to, graphs, of_the_hub, opset, tolerance)
+    if private and upload is None:
+        problems.found.append("--private: is for --upload OWNER/NAME")
 
     from launcher.export.export import export as run_export
     from launcher.export.onnx import check_extra
@@ -139,17 +146,12 @@ def export(
 def _check_words(
     problems: Problems,
     to: To,
-    preprocess: bool,
-    probabilities: bool,
+    graphs: Mapping[str, bool],
+    of_the_hub: Mapping[str, str | bool | None],
     opset: int | None,
-    license_name: str | None,
-    upload: str | None,
-    private: bool,
-    with_images: bool,
     tolerance: float,
 ) -> None:
-    """Options that do not go together."""
-    graphs = {"--preprocess": preprocess, "--probabilities": probabilities}
+    """Collect problems with options that do not go together."""
     if to not in (To.onnx, To.torch_export):
         problems.found += [
             f"{name}: is for --to onnx and --to torch-export; {to.value} holds the weights alone"
@@ -161,13 +163,11 @@ def _check_words(
     elif opset is not None and not 18 <= opset <= 26:
         problems.found.append(f"--opset {opset}: must be from 18 to 26")
     if to is not To.hub:
-        for name, value in {"--license": license_name, "--upload": upload}.items():
-            if value is not None:
-                problems.found.append(f"{name} {value}: is for --to hub")
-    if with_images and to is not To.hub:
-        problems.found.append("--with-images: is for --to hub")
-    if private and upload is None:
-        problems.found.append("--private: is for --upload OWNER/NAME")
+        problems.found += [
+            f"{name}{'' if value is True else f' {value}'}: is for --to hub"
+            for name, value in of_the_hub.items()
+            if value is not None
+        ]
     if not tolerance > 0:
         problems.found.append(f"--tolerance {tolerance:g}: must be above 0")
 

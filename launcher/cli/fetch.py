@@ -1,4 +1,4 @@
-"""fetch: what a recipe needs from the network, into a folder for machines without one."""
+"""The command `fetch`: what a recipe needs from the network, in a folder for machines without one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fetch(
 
     What is there already is verified, what is missing or damaged is fetched. Paths of your own stay where they are.
     """
-    os.environ["TQDM_DISABLE"] = "1"  # one bar of our own, for all libraries; read when they are imported
+    os.environ["TQDM_DISABLE"] = "1"  # for a progress bar of our own; libraries read this when they are imported
     loaded = load(recipe, overrides)
     from launcher.assets.fetch import fetch as bring
 

@@ -1,4 +1,4 @@
-"""find-lr: which learning rate a recipe can take."""
+"""The command `find-lr`: the learning rate that a recipe can take."""
 
 from __future__ import annotations
 

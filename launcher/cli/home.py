@@ -1,4 +1,4 @@
-"""A home folder for a user who has none, as in containers that are started under a bare user id."""
+"""A home folder for a user without one, as in containers that are started under a bare user id."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from launcher.errors import UserError
 
 
 def settle_home(environ: MutableMapping[str, str] = os.environ) -> str | None:
-    """Set HOME to a temporary folder where the user has no home; return a line that says so, or None.
+    """Set HOME to a temporary folder if the user has no home, and return a line that says so, or None.
 
-    Libraries look for it, too: without one they fail, or write to a folder named "~". Raises UserError where the
+    Libraries look for a home, too: without one they fail, or write to a folder named "~". Raises UserError if the
     folder cannot be made.
     """
     try:

@@ -1,4 +1,4 @@
-"""init: a recipe for data that nobody has described yet."""
+"""The command `init`: a recipe for data that nobody has described yet."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from launcher.cli.app import app
 
 
 class TaskName(str, enum.Enum):
+    """The kind of the targets."""
+
     classification = "classification"
     multilabel = "multilabel"
     regression = "regression"
 
 
 class Hardware(str, enum.Enum):
+    """The hardware that a recipe is chosen for."""
+
     here = "here"
     cpu = "cpu"
     gpu = "gpu"

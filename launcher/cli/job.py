@@ -1,4 +1,4 @@
-"""What runs under Slurm: the words that slurm/train.sbatch asks."""
+"""The hidden command `job`, which slurm/train.sbatch calls under Slurm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAIN_WORDS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_
 
 
 def train_words(words: Sequence[str]) -> dict[str, Any]:
-    """The words of `train`, parsed as it does. Raises typer's usage errors."""
+    """Parse the arguments of `train` as it does. Raises typer's usage errors."""
     command: Any = typer.main.get_command(app)
     return dict(command.commands["train"].make_context("train", list(words)).params)
 

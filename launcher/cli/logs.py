@@ -1,4 +1,4 @@
-"""Print the log of a run's newest job."""
+"""The command `logs`: the log of a run's newest job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words that several commands take, and what they mean."""
+"""The arguments and options that several commands take, and their meaning."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ PreparedFolder = Annotated[
 
 
 def screen_width() -> float:
-    """Return how many characters fit in a line: of the terminal, or as COLUMNS says; a pipe has no end."""
+    """Return how many characters fit in a line of the terminal, or what COLUMNS says; a pipe has no limit."""
     from rich.console import Console
 
     console = Console()
@@ -85,7 +85,7 @@ def screen_width() -> float:
 
 
 def use_assets(folder: Path | None) -> None:
-    """Before the recipe is imported: it may import libraries that read once where their files are."""
+    """Use a folder of assets. This comes before the import of the recipe, as libraries read their paths only once."""
     if folder is not None:
         from launcher.assets.bundle import use_assets as use
 
@@ -93,7 +93,7 @@ def use_assets(folder: Path | None) -> None:
 
 
 def own_types(recipes: Sequence[str] | None) -> Types:
-    """Return the classes that the recipe files bring, whose code is run. Raises UserError."""
+    """Return the classes that recipe files define; their code is run. Raises UserError if one cannot be loaded."""
     from launcher.recipe.loading import types_of
 
     types: dict[str, type] = {}
@@ -103,12 +103,12 @@ def own_types(recipes: Sequence[str] | None) -> Types:
 
 
 def recipe_words(recipes: Sequence[str] | None) -> str:
-    """Return the option that a command needs again, with a space before it."""
+    """Return the option `--recipe` for a further command, with a space before it."""
     return "".join(f" --recipe {shlex.quote(spec)}" for spec in recipes or ())
 
 
 def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrides: list[str] | None) -> None:
-    """Raises UserError with a line for each asset that the recipe needs and `folder` lacks; its bytes are not read."""
+    """Raise UserError with a line for each asset that the recipe needs and `folder` lacks; no bytes are read."""
     if folder is None:
         return
     from launcher.assets.fetch import missing_assets
@@ -120,11 +120,12 @@ def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrid
 
 
 def leave_prepared_copy() -> None:
-    """For commands that train on some of the samples: a copy is of all of them, and the processes would refuse it."""
+    """Ignore a prepared copy, for commands that train on some samples: it is of all, and processes would refuse it."""
     os.environ.pop(PREPARED_VARIABLE, None)
 
 
 def read_micro_batch(text: str | None) -> int | Literal["auto"] | None:
+    """Parse the value of --micro-batch. Raises UserError for other text than a whole number from 1, or "auto"."""
     if text is None:
         return None
     if text == "auto":
@@ -135,6 +136,7 @@ def read_micro_batch(text: str | None) -> int | Literal["auto"] | None:
 
 
 def load(name: str, overrides: list[str] | None) -> LoadedRecipe:
+    """Load a recipe and apply the overrides. Raises UserError for either."""
     import dataclasses
 
     from launcher.recipe.loading import load_recipe
@@ -154,5 +156,5 @@ def load(name: str, overrides: list[str] | None) -> LoadedRecipe:
             raise UserError(f"{name}: neither a command nor a recipe{close}") from error
         raise
     changed = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, overrides or []))
-    to_json(changed.recipe)  # a part that cannot be written down is told here, not when the run dir is made
+    to_json(changed.recipe)  # a part that cannot be written down is reported here, not when the run dir is made
     return changed

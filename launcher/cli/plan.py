@@ -1,4 +1,4 @@
-"""Show what a recipe will do, and all that is wrong with it."""
+"""The command `plan`: what a recipe will do, and all that is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predict: what a finished run's model says of images."""
+"""The command `predict`: the predictions of a finished run's model for images."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from launcher.inference.loaded_model import LoadedModel
 
 SOME_UNREADABLE = 3
-"""Exit code where some images could not be read; all others were predicted."""
+"""The exit code if some images could not be read; all others were predicted."""
 BROKEN_PIPE = 141
-"""Exit code where the reader of stdout has left, as shells have it: 128 + SIGPIPE."""
+"""The exit code if the reader of stdout has left, as shells have it: 128 + SIGPIPE."""
 
 
 class As(str, enum.Enum):
+    """The format of predictions."""
+
     table = "table"
     csv = "csv"
     jsonl = "jsonl"
@@ -110,7 +112,7 @@ def predict(
         with output.told():
             rows.close()
         output.finish()
-    except BrokenPipeError as error:  # `... | head`: who reads has seen enough
+    except BrokenPipeError as error:  # `... | head`: the reader has seen enough
         lost_output(error)
         raise typer.Exit(BROKEN_PIPE) from None
     except BaseException as error:
@@ -134,7 +136,7 @@ def _form(as_: As | None, to: Path | None) -> As:
 
 
 def _how(model: LoadedModel, run: Path, recipe: str) -> str:
-    """Say what the probabilities are."""
+    """Say whether probabilities are calibrated, and from which thresholds labels are given."""
     from launcher.metrics.calibration import few_positives
 
     named = shlex.quote(str(run))

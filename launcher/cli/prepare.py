@@ -1,4 +1,4 @@
-"""prepare: a smaller copy of a recipe's images, so that training does not wait for them."""
+"""The command `prepare`: a smaller copy of a recipe's images, so that training does not wait for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Play a job's life on this machine."""
+"""The command `rehearse`: a cluster job, played on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""report: what finished runs came to, in one HTML file."""
+"""The command `report`: the results of finished runs, in one HTML file."""
 
 from __future__ import annotations
 

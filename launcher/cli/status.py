@@ -1,4 +1,4 @@
-"""Show how a run on a cluster stands."""
+"""The command `status`: the state of a run on a cluster."""
 
 from __future__ import annotations
 

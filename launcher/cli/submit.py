@@ -1,4 +1,4 @@
-"""Submit a training job to Slurm."""
+"""The command `submit`: a training job for Slurm."""
 
 from __future__ import annotations
 

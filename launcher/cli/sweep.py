@@ -1,4 +1,4 @@
-"""sweep: many trials of a recipe with other settings."""
+"""The command `sweep`: many trials of a recipe with other settings."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 
 
 class Sampler(str, enum.Enum):
+    """The way in which settings are drawn."""
+
     tpe = "tpe"
     random = "random"
 
 
 class Pruner(str, enum.Enum):
+    """The rule by which trials are stopped early."""
+
     median = "median"
     hyperband = "hyperband"
     none = "none"
@@ -106,7 +110,7 @@ def _request(
     assets: Path | None,
     micro_batch: str | None,
 ) -> Request:
-    """Everything about the words that is wrong, in one go."""
+    """Check the arguments, and return the request. Raises UserError with all that is wrong with them."""
     from launcher.cluster.processes import check_world
     from launcher.recipe.overrides import apply_overrides
     from launcher.tuning.sweep.space import read_space

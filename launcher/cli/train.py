@@ -1,4 +1,4 @@
-"""Train, or continue training."""
+"""The command `train`: the start or the continuation of a training run."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 
 class Resume(str, enum.Enum):
+    """The rule for continuing a run that is there."""
+
     auto = "auto"
     must = "must"
     never = "never"
@@ -90,8 +92,8 @@ def train(
     from launcher.training.loop import run
     from launcher.training.stop import StoppedError
 
-    # What is imported stays: collections, of which each phase ends with one, leave it alone (0.2 s), and the pages
-    # that data workers share with this process stay shared.
+    # Imported objects stay to the end. Once frozen, they are skipped by garbage collections, one of which ends each
+    # phase (this saves 0.2 s), and the memory pages that data workers share with this process stay shared.
     gc.freeze()
     launch = Launch(
         run_dir=run_dir,
@@ -124,7 +126,7 @@ def train(
 
 
 def _end(run: Run, outputs: torch.Tensor | None, recipe: str) -> None:
-    from launcher.report.end_of_run import end  # what it imports is needed now and not before
+    from launcher.report.end_of_run import end  # its imports are not needed before
 
     end(run, outputs, recipe)
 

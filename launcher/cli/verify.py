@@ -1,4 +1,4 @@
-"""Check the promises on a user's own recipe."""
+"""The command `verify`: checks of the promises on a user's own recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep: one recipe, many overrides, a task of a job array for each."""
+"""Sweep as a job array: one recipe, many overrides, and an array task for each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ _COMMA = re.compile(r"(?<!\\),")
 
 
 def tasks_of(words: Sequence[str]) -> list[list[str]]:
-    """The words of every task, from those of the sweep: "seed=0,1" is a value for each, and all such words make a grid;
-    "@FILE" is a file with a task's overrides on each line, quoted as in a shell. A comma in a value is written "\\,".
+    r"""Return the words of every task, from the words of the sweep.
 
-    The other words are every task's. Raises UserError for a file that is not there or holds something else.
+    "seed=0,1" gives a value for each task, and all such words together make a grid; "@FILE" names a file with the
+    overrides of one task on each line, quoted as in a shell. A comma within a value is written "\,". All other words go
+    to every task.
+
+    Raises:
+        UserError: A file is not there, or holds something else.
     """
     choices: list[list[list[str]]] = []
     for word in words:
@@ -34,7 +38,11 @@ def tasks_of(words: Sequence[str]) -> list[list[str]]:
 
 
 def task(words: Sequence[str], number: int, run_dir: Path) -> list[str]:
-    """The words of one task, with a run dir of its own. Raises UserError for a number that the sweep does not have."""
+    """Return the words of one task, with a run dir of its own.
+
+    Raises:
+        UserError: The sweep has no task of this number.
+    """
     tasks = tasks_of(words)
     if not 0 <= number < len(tasks):
         raise UserError(f"task {number}: the sweep has {len(tasks)}; submit it with --array=0-{len(tasks) - 1}")
@@ -42,8 +50,13 @@ def task(words: Sequence[str], number: int, run_dir: Path) -> list[str]:
 
 
 def array_of(text: str, count: int) -> str:
-    """sbatch's --array for a sweep of so many tasks: "%2" is all of them, two at a time; "all" is all of them at once.
-    Raises UserError where `text` names tasks that the sweep does not have."""
+    """Return sbatch's --array for a sweep of `count` tasks.
+
+    "%2" stands for all tasks, two at a time, and "all" for all of them at once.
+
+    Raises:
+        UserError: `text` names tasks that the sweep does not have.
+    """
     if text == "all" or re.fullmatch(r"%[1-9]\d*", text):
         return f"0-{count - 1}{text if text != 'all' else ''}"
     numbers = [int(number) for number in re.findall(r"\d+", re.sub(r"[%:]\d+", "", text))]

@@ -1,8 +1,8 @@
-"""The lives of a run under Slurm: each start and each end, one row in LIVES.jsonl, and what follows from them.
+"""Attempts at a run under Slurm: each start and each end is a row in LIVES.jsonl, from which all else follows.
 
-A job may be started many times (preempted, out of time, a node lost). Whether it is to be started once more depends on
-why it ended and on whether the last life got anywhere; both are read from the run dir, for the exit code of a launcher
-is 1 whatever happened.
+A job may be started many times (preempted, out of time, a node lost). Whether it should be started once more depends on
+why it ended and on whether the last attempt made progress. Both are read from the run dir, because the exit code of a
+launcher is 1 whatever happened.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from launcher.training.attempt import this_life
 
 LIVES = "LIVES.jsonl"
 LIVES_WITHOUT_PROGRESS = 3
-"""So many lives in a row that were preempted before they could save anything new end a job."""
+"""Number of attempts in a row, each preempted before it could save anything new, that ends a job."""
 
 Cause = Literal["finished", "asked to stop", "preempted", "time limit", "interrupted", "error", "out of memory", "lost"]
 CONTINUE = ("preempted", "time limit")
-# What a process says when another one has gone: no cause by itself.
+# Errors that a process reports when another one has gone, which are no cause by themselves.
 _PEER_IS_GONE = (
     "connection closed by peer",
     "connection reset by peer",
@@ -43,7 +43,7 @@ _PEER_IS_GONE = (
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """How a life ended, and whether the job is to be started again."""
+    """End of an attempt, and whether the job is to be started again."""
 
     cause: Cause
     why: str
@@ -51,15 +51,18 @@ class Verdict:
 
 
 def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
-    """This job as Slurm's commands take it. A task of an array names itself by array and index: the last task has the
-    array's own job id, by which `scontrol requeue` would requeue all of them."""
+    """Return the name by which Slurm's commands know this job, or None outside of a job.
+
+    A task of an array is named by array and index, because the last task has the array's own job id, by which `scontrol
+    requeue` would requeue all of them.
+    """
     if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ.get("SLURM_JOB_ID")
 
 
 def append(run_dir: Path, row: Mapping[str, Any]) -> None:
-    """One row, in one write: several jobs may write to the same file."""
+    """Append one row, in one write: several jobs may write to the same file."""
     told = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | dict(row)
     with (run_dir / LIVES).open("ab") as file:
         file.write(json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
@@ -68,10 +71,10 @@ def append(run_dir: Path, row: Mapping[str, Any]) -> None:
 
 
 def record_failure(run_dir: Path, error: Exception, environ: Mapping[str, str] = os.environ) -> None:
-    """Tell in the run dir what ended this process, for `job end` and `status`. Of what all see alike, the main process
-    tells.
+    """Record in the run dir what ended this process, for `job end` and `status`.
 
-    Only in a job whose batch script has announced this life there: a mistake leaves any other run dir as it is.
+    Nothing is recorded unless the batch script of a job has announced this attempt there: a mistake leaves any other
+    run dir as it is. An error that all processes see alike is recorded by the main process only.
     """
     if not any(row.get("event") == "begin" and is_of(row, this_life(environ)) for row in rows_of(run_dir)):
         return
@@ -90,12 +93,12 @@ def record_failure(run_dir: Path, error: Exception, environ: Mapping[str, str] =
 
 
 def is_of(row: Mapping[str, Any], life: Mapping[str, Any]) -> bool:
-    """Whether a row, lock or marker was written in this life."""
+    """Return whether a row, lock or marker was written in this attempt."""
     return all(row.get(key) == value for key, value in life.items())
 
 
 def rows_of(run_dir: Path) -> list[dict[str, Any]]:
-    """All rows, oldest first; one that was cut off by a crash of the machine is passed over."""
+    """Return all rows, oldest first, without those that a crash of the machine cut off."""
     try:
         lines = (run_dir / LIVES).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -120,10 +123,11 @@ def verdict_of(
     exit_code: int,
     steps_of_lives: Sequence[tuple[int, int]],
 ) -> Verdict:
-    """How a life ended, and whether another one makes sense.
+    """Return how an attempt ended, and whether another one makes sense.
 
-    `stopped` is the reason of the run's marker, `failures` are the rows in which its processes told what went wrong in
-    this life, `steps_of_lives` are (step at the start, step at the end) of the job's lives, this one last.
+    `stopped` is the reason in the run's marker, `failures` are the rows in which the processes reported errors during
+    this attempt, and `steps_of_lives` holds (step at the start, step at the end) for each attempt of the job, this one
+    last.
     """
     if finished:
         return Verdict("finished", "the run is finished", False)

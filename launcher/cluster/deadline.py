@@ -1,4 +1,4 @@
-"""By when a run must have saved and left: told by the user, or by the scheduler."""
+"""Deadline by which a run must have saved and ended, set by the user or by the scheduler."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _LATER = re.compile(r"\+(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 def read_deadline(text: str | None, environ: Mapping[str, str]) -> float | None:
-    """Unix time in seconds: of `text` ("2026-05-01T18:30", "18:30" today, "+2h30m" from now), else of the end of the
-    SLURM allocation where SLURM tells it (SLURM_JOB_END_TIME, since 23.02), else None.
+    """Return the deadline as Unix time in seconds, or None without one.
 
-    Raises UserError for another text, and for a time that is past.
+    It is read from `text` ("2026-05-01T18:30", "18:30" today, "+2h30m" from now). Without `text` it is the end of the
+    SLURM allocation, if SLURM reports it (SLURM_JOB_END_TIME, since 23.02).
+
+    Raises:
+        UserError: `text` is of another form, or names a time that is past.
     """
     if text is None:
         end = environ.get("SLURM_JOB_END_TIME", "")

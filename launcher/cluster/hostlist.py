@@ -1,4 +1,4 @@
-"""Host lists as Slurm writes them: "n[1-3,7],gpu01" -> n1 n2 n3 n7 gpu01."""
+"""Host lists in Slurm's notation: "n[1-3,7],gpu01" -> n1 n2 n3 n7 gpu01."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import re
 
 from launcher.errors import UserError
 
-# Commas between brackets belong to them.
+# A comma within brackets does not separate items.
 _ITEM = re.compile(r"(?:[^,\[\]]|\[[^\[\]]*\])+")
 _PIECE = re.compile(r"\[([^\[\]]*)\]|([^\[\]]+)")
 
 
 def expand_hostlist(text: str) -> list[str]:
-    """All names of a host list, in its order; what `scontrol show hostnames` prints, where there is no scontrol
-    (in containers). Raises UserError where it cannot be read."""
+    """Return all names of a host list, in its order, as `scontrol show hostnames` prints them.
+
+    It needs no scontrol, which is missing in containers.
+
+    Raises:
+        UserError: The list cannot be read.
+    """
     if not re.fullmatch(r"(?:[^\[\]]|\[[\d,-]+\])+", text):
         raise UserError(f"host list {text!r}: cannot be read; wanted: names and ranges such as n[1-3,7],gpu01")
     return [name for item in _ITEM.findall(text) for name in _names(item)]
@@ -29,13 +34,13 @@ def _numbers(text: str) -> list[str]:
     found = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        # Zeros in front are kept: gpu[08-10] is gpu08, gpu09, gpu10.
+        # Leading zeros are kept: gpu[08-10] is gpu08, gpu09, gpu10.
         found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
     return found
 
 
 def tasks_of_nodes(text: str) -> list[int]:
-    """Tasks on each node, from "2(x3),1" (SLURM_TASKS_PER_NODE) -> [2, 2, 2, 1]."""
+    """Return the number of tasks on each node, from "2(x3),1" (SLURM_TASKS_PER_NODE) -> [2, 2, 2, 1]."""
     counts = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)

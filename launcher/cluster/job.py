@@ -1,4 +1,4 @@
-"""What a batch script asks at the beginning and at the end of each life of its job."""
+"""Bookkeeping for a batch script, at the beginning and at the end of each attempt of its job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from launcher.training.attempt import newest_step, this_life
 
 
 def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:
-    """Write down that a life begins. Raises UserError in a chain of jobs whose last one ended for good."""
+    """Record that an attempt begins.
+
+    Raises:
+        UserError: The job belongs to a chain whose last job ended for good, or the run dir cannot be written to.
+    """
     chain = environ.get("LAUNCHER_CHAIN")
     if chain:
         ends = [row for row in rows_of(run_dir) if row.get("event") == "end" and row.get("chain") == chain]
@@ -36,7 +40,7 @@ def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def end(run_dir: Path, exit_code: int, canceled: bool, environ: Mapping[str, str] = os.environ) -> Verdict:
-    """How this life ended, written down, and whether there is to be another."""
+    """Record how this attempt ended, and return that and whether there is to be another."""
     mine, rows = this_life(environ), rows_of(run_dir)
     failures = [row for row in rows if row.get("event") == "failure" and is_of(row, mine)]
     verdict = verdict_of(
@@ -58,7 +62,7 @@ def _goes_on(end_row: Mapping[str, Any]) -> bool:
 
 
 def _marker(run_dir: Path, mine: Mapping[str, Any]) -> str | None:
-    """The reason of the run's marker, where this life has written it."""
+    """Return the reason in the run's marker, if this attempt has written it."""
     try:
         told = json.loads((run_dir / "STOPPED.json").read_text())
         return str(told["reason"]) if is_of(told, mine) else None
@@ -67,8 +71,10 @@ def _marker(run_dir: Path, mine: Mapping[str, Any]) -> str | None:
 
 
 def _steps_of_lives(rows: list[dict[str, Any]], mine: Mapping[str, Any], step: int) -> list[tuple[int, int]]:
-    """(step at the start, step at the end) of this job's lives. A life whose end nobody wrote down (its node was lost)
-    ended where the next one began."""
+    """Return (step at the start, step at the end) for each attempt of this job.
+
+    An attempt whose end was not recorded, because its node was lost, ended where the next one began.
+    """
     starts = {
         row["life"]: int(row.get("step", 0))
         for row in rows

@@ -1,4 +1,4 @@
-"""The program that started this process: accelerate launch, torchrun, or something else, and what it was asked for."""
+"""Program that started this process (accelerate launch, torchrun, or another), and the options it was given."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from launcher.training.command import PYTHON
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """The parent process. Empty where the system does not let us look."""
+    """Parent process; empty if the system does not let us look."""
 
     command: tuple[str, ...] = ()
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """As it was when the parent started; what the parent has set for its children since is not in it."""
+    """Environment with which the parent was started, without what it has set for its children since."""
 
     @property
     def accelerate_words(self) -> list[str] | None:
-        """The words after `accelerate launch`; None where the parent is another program."""
+        """Words after `accelerate launch`, or None if the parent is another program."""
         words = list(self.command)
         names = [Path(word).name.removesuffix(".exe") for word in words[:4]]
         for index, name in enumerate(names):
@@ -35,12 +35,13 @@ class Parent:
 
     @property
     def is_launcher(self) -> bool:
-        """Whether it starts one process for each device and sets their environment."""
+        """True if the parent starts one process for each device and sets their environment."""
         names = {Path(word).name for word in self.command[:4]}
         return self.accelerate_words is not None or bool(names & {"torchrun", "torch.distributed.run"})
 
 
 def read_parent() -> Parent:
+    """Return the parent of this process."""
     import psutil
 
     try:
@@ -51,10 +52,10 @@ def read_parent() -> Parent:
 
 
 def starter_of(parent: Parent, num_machines: int = 1) -> tuple[str, ...]:
-    """Return the words before a run's own: `accelerate launch` or torchrun with the options that they were given, else
-    `python -m launcher`.
+    """Return the words before a run's own, to start it as this process was started.
 
-    Over several machines each has options of its own, so there it is the form that starts on one.
+    They are `accelerate launch` or torchrun with the options that these were given, else `python -m launcher`. With
+    several machines, each of which has options of its own, they are `accelerate launch` as it starts on one machine.
     """
     if not parent.is_launcher:
         return PYTHON
@@ -70,23 +71,26 @@ def starter_of(parent: Parent, num_machines: int = 1) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class AccelerateRequest:
-    """What `accelerate launch` was asked for, as its own parser reads it."""
+    """Options of `accelerate launch`, as its own parser reads them."""
 
     num_processes: int | None
-    """From the option, or else the config file; over all machines."""
+    """Number of processes over all machines, from the option, or else from the config file."""
     source: str
-    """Where that number was found, in words."""
+    """Description of where that number was found."""
     wants_cpu: bool
     sets_threads: bool
-    """Whether --num_cpu_threads_per_process was given."""
+    """True if --num_cpu_threads_per_process was given."""
     rest: tuple[str, ...]
-    """The script or module, and its arguments."""
+    """Script or module, and its arguments."""
     num_machines: int = 1
-    """From the option, or else the config file."""
+    """Number of machines, from the option, or else from the config file."""
 
 
 def accelerate_request(parent: Parent) -> AccelerateRequest | None:
-    """None where the parent is not `accelerate launch`."""
+    """Return what `accelerate launch` was asked for, or None if the parent is another program.
+
+    It is also None if the installed parser does not know the options.
+    """
     words = parent.accelerate_words
     if words is None:
         return None
@@ -94,7 +98,7 @@ def accelerate_request(parent: Parent) -> AccelerateRequest | None:
 
     try:
         options = launch_command_parser().parse_args(words)
-    except SystemExit:  # Another version's options; it would not have started us with wrong ones.
+    except SystemExit:  # options of another version, which would not have started us with wrong ones
         return None
     rest = ("-m",) if options.module else ()
     rest += (options.training_script, *options.training_script_args)
@@ -113,7 +117,10 @@ def accelerate_request(parent: Parent) -> AccelerateRequest | None:
 
 
 def _config(options: argparse.Namespace) -> tuple[str, argparse.Namespace] | None:
-    """The config file that accelerate launch has read, by its rule: a given one, or its default one unless --cpu."""
+    """Return the config file that accelerate launch has read, and its settings, or None.
+
+    By accelerate's own rule this is the given file, or else the default one unless --cpu is given.
+    """
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     path = options.config_file

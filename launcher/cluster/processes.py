@@ -1,4 +1,4 @@
-"""Which processes were started, checked before anything is built.
+"""Check of the processes that were started, before anything is built.
 
 Five common ways of starting two processes give two lone runs, or one, and no error (accelerate 1.15): each is either
 honoured here or refused with the command that works.
@@ -17,25 +17,26 @@ from launcher.errors import Problems, UserError
 from launcher.text import plural
 from launcher.training.launch import PARENT_VARIABLE, World, usable_cpus
 
-# Ranks as torchrun and accelerate launch set them, then as the MPI starters do.
+# First the names that torchrun and accelerate launch set, then those of the MPI starters.
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 _LOCAL_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 
 _OF_TORCHRUN = ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE")
-"""Set by torchrun, and by accelerate launch for several processes."""
+"""Variables set by torchrun, and by accelerate launch for several processes."""
 
 
 def check_world(environ: MutableMapping[str, str] = os.environ, parent: Parent | None = None) -> World:
-    """The processes that were started, this one among them.
+    """Return the processes that were started, this one among them.
 
-    Tasks that srun started by itself, one for each process, get their ranks here: `environ` receives RANK and its
-    companions, as Accelerate reads them.
+    Tasks that srun started without another launcher, one for each process, get their ranks here: `environ` receives
+    RANK and its companions, as Accelerate reads them.
 
-    Raises UserError, one line for each reason, where they could not train as one run: ranks that are missing or make no
-    sense, a launcher that was asked for more processes than it starts, several launchers that do not know of each
-    other, or one that sets up DeepSpeed, FSDP, Megatron-LM or torch.compile.
+    Raises:
+        UserError: The processes could not train as one run, one line for each reason: ranks that are missing or make no
+            sense, a launcher that was asked for more processes than it starts, several launchers that do not know of
+            each other, or one that sets up DeepSpeed, FSDP, Megatron-LM or torch.compile.
     """
     parent = read_parent() if parent is None else parent
     problems = Problems()
@@ -55,7 +56,11 @@ def check_world(environ: MutableMapping[str, str] = os.environ, parent: Parent |
 
 
 def check_alone(command: str) -> World:
-    """As `check_world`, for a command that runs on one process."""
+    """Return the world as `check_world` does, for a command that runs on one process.
+
+    Raises:
+        UserError: There are several processes, or `check_world` raises it.
+    """
     world = check_world()
     if world.num_processes > 1:
         raise UserError(f"{command} runs on one process, not {world.num_processes}; start it with python -m launcher")
@@ -63,8 +68,11 @@ def check_alone(command: str) -> World:
 
 
 def _leaves_with_worker(environ: Mapping[str, str], parent: Parent) -> bool:
-    """Whether a sweep's worker has started this process as a trial's run. Raises UserError where it is gone already:
-    another worker may have begun to continue the trial."""
+    """Return whether a sweep's worker has started this process as the run of a trial.
+
+    Raises:
+        UserError: The worker is gone already: another one may have begun to continue the trial.
+    """
     worker = environ.get(PARENT_VARIABLE)
     if worker is None or parent.is_launcher:
         return False
@@ -110,11 +118,15 @@ def _started(environ: MutableMapping[str, str]) -> World:
 
 
 def _check_slurm(environ: Mapping[str, str], world: World) -> None:
-    """In a step of srun with several tasks, all tasks must belong to one run."""
+    """Check that all tasks of a step of srun belong to one run.
+
+    Raises:
+        UserError: They do not, or a node has more GPUs than tasks.
+    """
     if not is_task_of_srun(environ):
         return
     num_tasks = _number(environ, ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), 1)
-    # torchrun and accelerate launch tell how many of them have met; with ranks set by hand each task is a process.
+    # torchrun and accelerate launch set how many of them have met; with ranks set by hand, each task is a process.
     together = _number(environ, ("GROUP_WORLD_SIZE",), world.num_processes)
     by_itself = "GROUP_WORLD_SIZE" not in environ
     if num_tasks > 1 and by_itself and not world.use_cpu and _num_devices() > world.num_local_processes:
@@ -133,7 +145,7 @@ def _check_slurm(environ: Mapping[str, str], world: World) -> None:
 
 
 def lone_process_note(environ: Mapping[str, str], world: World) -> str | None:
-    """Return a line where a batch job was given several tasks and its script starts one process without srun."""
+    """Return a line for a batch job with several tasks whose script starts one process without srun, else None."""
     tasks = environ.get("SLURM_NTASKS", "1")
     lone = world.num_processes == 1 and "SLURM_JOB_ID" in environ and "SLURM_STEP_ID" not in environ
     if not lone or world.leave_with_parent or not tasks.isdecimal() or int(tasks) == 1:
@@ -145,7 +157,11 @@ def lone_process_note(environ: Mapping[str, str], world: World) -> str | None:
 
 
 def _check_request(request: AccelerateRequest | None, world: World) -> None:
-    """What accelerate launch was asked for must be what it started."""
+    """Check that accelerate launch started what it was asked for.
+
+    Raises:
+        UserError: It started another number of processes.
+    """
     if request is None or request.num_processes is None or request.num_processes <= 1:
         return
     asked, started = request.num_processes, world.num_processes
@@ -156,7 +172,7 @@ def _check_request(request: AccelerateRequest | None, world: World) -> None:
             f"{request.source}: {asked} processes asked for in all, but accelerate launch started {started}, "
             "as each machine gets the same number; ask for a multiple of --num_machines"
         )
-    # A config file that was made for several machines would let it wait for the others.
+    # With a config file made for several machines, it would wait for the others.
     alone = ["--num_machines", "1", "--machine_rank", "0"] if request.num_machines > 1 else []
     command = ["accelerate", "launch", "--multi_gpu", *alone, "--num_processes", str(asked), *request.rest]
     prefix = "ACCELERATE_USE_CPU=true " if request.wants_cpu else ""
@@ -167,7 +183,11 @@ def _check_request(request: AccelerateRequest | None, world: World) -> None:
 
 
 def _check_plugins(environ: Mapping[str, str]) -> None:
-    """What a forgotten config file in the home folder may switch on (~/.cache/huggingface/accelerate)."""
+    """Check for plugins that a forgotten config file may switch on (~/.cache/huggingface/accelerate).
+
+    Raises:
+        UserError: A plugin is switched on.
+    """
     names = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP", "MEGATRON_LM": "Megatron-LM"}
     on = [name for key, name in names.items() if _flag(environ, f"ACCELERATE_USE_{key}")]
     if environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() not in ("no", ""):
@@ -183,10 +203,10 @@ def set_threads(world: World, environ: MutableMapping[str, str] = os.environ, pa
     """Give torch this process's share of the CPU cores, and return the number of threads.
 
     torchrun and accelerate launch set OMP_NUM_THREADS=1 for their children, which makes work on the CPU slow. A number
-    that the user has chosen stays: by --num_cpu_threads_per_process, by OMP_NUM_THREADS in the environment in which
-    the launcher itself was started (it sets its own 1 only where there is none), or by any OMP_NUM_THREADS where no
-    launcher is the parent. Where the parent cannot be read, what torchrun tells its children shows that it is one, and
-    its 1 is not taken for the user's: each life of a run computes with the same number of threads.
+    that the user has chosen stays: by --num_cpu_threads_per_process, by OMP_NUM_THREADS in the environment in which the
+    launcher itself was started (it sets its own 1 only where there is none), or by any OMP_NUM_THREADS where no
+    launcher is the parent. Where the parent cannot be read, the variables that torchrun sets for its children reveal
+    it, and its 1 is not taken for the user's choice: each attempt of a run computes with the same number of threads.
 
     Call it before `Accelerator()`, which otherwise counts the machine's cores, warns, and fails where it cannot.
     """
@@ -205,13 +225,15 @@ def set_threads(world: World, environ: MutableMapping[str, str] = os.environ, pa
 
 
 def cpu_count_for_workers(num_local_processes: int) -> int:
-    """CPU cores for each of the processes on this machine, at least 1. They share what this process may use: launchers
-    start their children without binding them to cores."""
+    """Return the number of CPU cores for each of the processes on this machine, at least 1.
+
+    They share the cores that this process may use: launchers start their children without binding them to cores.
+    """
     return max(1, usable_cpus() // num_local_processes)
 
 
 def _num_devices() -> int:
-    """Accelerators of this machine over which Accelerate spreads processes; Apple's is none of them."""
+    """Return the number of accelerators here over which Accelerate spreads processes; Apple's does not count."""
     import torch
 
     if not hasattr(torch, "accelerator"):  # before torch 2.6

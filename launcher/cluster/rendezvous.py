@@ -1,4 +1,4 @@
-"""Waiting until all processes of a run have come, with a word about it, and an end."""
+"""Rendezvous of all processes of a run, with a message about the wait, and a limit to it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 SILENT_SECONDS = 10.0
-"""Wait so long before saying so."""
+"""Time to wait in silence before the first message."""
 SAID_EVERY_SECONDS = 60.0
 LIMIT_VARIABLE = "LAUNCHER_WAIT_SECONDS"
 LIMIT_SECONDS = 600.0
-"""A process that has not come by then will not: tasks of one srun start together, and read the same recipe."""
+"""Time after which a missing process is given up: tasks of one srun start together, and read the same recipe."""
 _LOOK_EVERY_SECONDS = 0.2
 
 
 def meet(world: World, tell: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> TCPStore | None:
-    """Return when all processes of a run have come to the address of process 0. What is returned is to be kept until
-    they are joined, as torch goes on using it.
+    """Wait until all processes of a run have come to the address of process 0.
 
-    torch itself waits in silence, for as long as its collectives may take. Launchers as torchrun and accelerate launch
-    let their processes meet before they start them; then, and with a lone process, nothing is done.
+    Keep the store that is returned until the processes have joined, as torch goes on using it.
 
-    Raises UserError where some have not come after LAUNCHER_WAIT_SECONDS (600).
+    torch itself waits in silence, for as long as its collectives may take. Launchers such as torchrun and accelerate
+    launch let their processes meet before they start them; then, and with a lone process, this returns None at once.
+
+    Raises:
+        UserError: Some have not come after LAUNCHER_WAIT_SECONDS (600), or the network fails.
     """
     if world.num_processes == 1 or "TORCHELASTIC_RUN_ID" in environ:
         return None
@@ -53,20 +55,20 @@ def meet(world: World, tell: Callable[[str], None], environ: Mapping[str, str] =
             is_master=world.is_main_process,
             timeout=datetime.timedelta(seconds=30),
             wait_for_workers=False,
-            multi_tenant=True,  # torch's own store at this address is then the same
+            multi_tenant=True,  # so that torch's own store at this address is the same
         )
         come = store.add("launcher/come", 1)
         while come < count:
             waiting.look(f"{come} of {count} {'has' if come == 1 else 'have'} come")
             come = store.add("launcher/come", 0)
-    except RuntimeError as error:  # torch's network errors are
+    except RuntimeError as error:  # the class of torch's network errors
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"the {count} processes of this run cannot meet at {where}: {first}") from error
     return store
 
 
 def tell_waiting(line: str) -> None:
-    """Print a line on the standard error output, at once."""
+    """Print a line on standard error, at once."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -77,7 +79,11 @@ class _Waiting:
         self._next = self._begin + SILENT_SECONDS
 
     def look(self, state: str) -> None:
-        """Sleep for a moment, after a word where one is due. Raises UserError at the end of the time."""
+        """Sleep for a moment, after a message if one is due.
+
+        Raises:
+            UserError: The time is over.
+        """
         now = time.monotonic()
         if now - self._begin > self._limit:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What is asked of Slurm: to take a job, to say how it stands, to end it."""
+"""Requests to Slurm: to take a job, to report its state, to cancel it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from launcher.errors import UserError
 
 ASK_SECONDS = 60.0
-"""How long to wait for a busy controller."""
+"""Time to wait for a busy controller."""
 WAITS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 RUNS = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING")
 
 
 @dataclasses.dataclass(frozen=True)
 class JobState:
-    """A job as Slurm sees it now."""
+    """State of a job, as Slurm sees it now."""
 
     job: str
     state: str
@@ -29,19 +29,24 @@ class JobState:
     nodes: str
     log: Path | None
     run_dir: Path | None
-    """As the job has told; None for one that has not started."""
+    """Run dir that the job has reported, or None if it has not started."""
 
     @property
     def is_over(self) -> bool:
+        """True if the job neither waits nor runs."""
         return self.state not in (*WAITS, *RUNS)
 
 
 def has_slurm() -> bool:
+    """Return whether Slurm is installed here."""
     return shutil.which("sbatch") is not None
 
 
 def job_state(job: str) -> JobState | None:
-    """None where Slurm does not know the job: it forgets them some minutes after their end (MinJobAge)."""
+    """Return the state of a job, or None if Slurm does not know it.
+
+    Slurm forgets jobs some minutes after their end (MinJobAge).
+    """
     if not re.fullmatch(r"\d+(_\d+)?", job) or shutil.which("scontrol") is None:
         return None
     done = _ask(["scontrol", "show", "job", "-o", job])
@@ -61,17 +66,24 @@ def job_state(job: str) -> JobState | None:
 
 
 def _field(line: str, name: str) -> str:
-    """A value in scontrol's line of Name=value pairs; it may hold spaces, and ends where the next name begins."""
+    """Return a value from scontrol's line of Name=value pairs.
+
+    The value may hold spaces, and ends where the next name begins.
+    """
     found = re.search(rf"(?:^| ){name}=(.*?)(?= [A-Z][A-Za-z:/]*=|\s*$)", line)
     return found[1].rstrip() if found else ""
 
 
 _NO_CONTROLLER = ("resolve_ctls", "Could not establish a configuration source", "Unable to contact slurm controller")
-"""What Slurm's programs say where no slurm.conf, or no slurmctld, is to be found."""
+"""Messages of Slurm's programs if no slurm.conf, or no slurmctld, can be found."""
 
 
 def sbatch(options: Sequence[str], words: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Submit, and return the job's id. Raises UserError with what Slurm says against it."""
+    """Submit a job, and return its id.
+
+    Raises:
+        UserError: Slurm is not here, or refuses the job; the message holds Slurm's own.
+    """
     if not has_slurm():
         raise UserError("sbatch: not found, so Slurm is not installed here; --dry-run shows what would be submitted")
     done = _ask(["sbatch", "--parsable", *options, *words], environ)
@@ -87,6 +99,11 @@ def sbatch(options: Sequence[str], words: Sequence[str], environ: Mapping[str, s
 
 
 def cancel(job: str) -> None:
+    """Cancel a job.
+
+    Raises:
+        UserError: Slurm refuses.
+    """
     done = _ask(["scancel", job])
     if done.returncode != 0:
         raise UserError(f"scancel {job}: {' '.join(done.stderr.split())}")

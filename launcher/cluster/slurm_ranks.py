@@ -14,24 +14,31 @@ from collections.abc import Mapping
 from launcher.cluster.hostlist import expand_hostlist, tasks_of_nodes
 from launcher.errors import UserError
 
-# Slurm numbers the steps that a person did not start with srun (batch script, interactive shell, ...) from here on.
+# Steps that nobody started with srun (batch script, interactive shell, ...) have numbers from here on.
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 FIRST_PORT, PORTS = 10_000, 20_000
-"""Ports of rendezvous lie below the ephemeral range, which begins at 32768 on Linux: a port in it may be in use by any
-connection."""
+"""First port of a rendezvous, and number of ports.
+
+They lie below the ephemeral range, which begins at 32768 on Linux: any connection may use a port in that range.
+"""
 
 
 def is_task_of_srun(environ: Mapping[str, str]) -> bool:
-    """Whether this process is a task of an srun that a person or script has written. SLURM_* variables alone do not say
-    so: they leak into interactive shells and from batch scripts."""
+    """Return whether this process is a task of an srun that a person or a script has written.
+
+    SLURM_* variables alone do not say so: they leak into interactive shells and from batch scripts.
+    """
     step = environ.get("SLURM_STEP_ID", "")
     return step.isdigit() and int(step) < FIRST_SPECIAL_STEP and "SLURM_PTY_PORT" not in environ
 
 
 def ranks_of_tasks(environ: Mapping[str, str]) -> dict[str, str]:
-    """RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT from SLURM_*; empty for a lone task.
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT from SLURM_*.
 
-    Raises UserError where a SLURM variable is missing or cannot be read.
+    The result is empty for a lone task. MASTER_ADDR and MASTER_PORT are left out if `environ` has them.
+
+    Raises:
+        UserError: A SLURM variable is missing or cannot be read.
     """
     num_tasks = environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))
     if num_tasks == "1":
@@ -60,16 +67,24 @@ def ranks_of_tasks(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def port_of(job: str, step: str) -> int:
-    """A port of this step's own: the same on all its tasks, another one than that of a job beside it. Raises
-    UserError where the job's id is no number."""
+    """Return a port of this step's own: the same for all its tasks, and different from that of a job beside it.
+
+    Raises:
+        UserError: The job's id is not a number.
+    """
     if not job.isdecimal():
         raise UserError(f"SLURM_JOB_ID={job}: must be a whole number, as Slurm sets it; unset it, or set MASTER_PORT")
     return FIRST_PORT + (7 * int(job) + int(step)) % PORTS
 
 
 def address_of(node: str) -> str:
-    """What the other nodes can connect to: the node's name where it is a host's, else its address in slurm.conf (the
-    two names may differ)."""
+    """Return an address to which the other nodes can connect.
+
+    It is the node's name if that is a host's name, or else its address in slurm.conf (the two names may differ).
+
+    Raises:
+        UserError: The node has no address that can be looked up.
+    """
     try:
         socket.getaddrinfo(node, None)
     except OSError:

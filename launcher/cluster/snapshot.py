@@ -1,4 +1,4 @@
-"""The code of a job as it was when it was submitted: what runs is what was submitted, whatever changes meanwhile."""
+"""Copy of a job's code at submission: what runs is what was submitted, whatever changes meanwhile."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ _NOT_CODE = {"__pycache__", "node_modules", "site-packages", "runs"}
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A copy of the code below `folder`, and the recipe's place in it."""
+    """Copy of the code below `folder`, and the recipe's place in it."""
 
     folder: Path
     recipe: Path
     commit: str | None
-    """Of git, where the code is under it."""
+    """Git commit, if the code is under git."""
     changed: bool
-    """Whether the tree held changes that no commit has."""
+    """True if the tree held changes that no commit has."""
 
 
 def take(recipe: Path, module_name: str, folder: Path, words: Sequence[str]) -> Snapshot:
-    """Copy the recipe's code, and this package's where it is not installed for good, to `folder`.
+    """Copy the recipe's code to `folder`, and this package's too unless it is installed for good.
 
-    Of a git tree all files that look like code and are not ignored; else those beside the recipe. Data are not copied:
-    a job reads them from where they are. Raises UserError where there is too much to copy, or no room for it.
+    In a git tree, all files are copied that look like code and are not ignored; without git, those beside the recipe.
+    Data are not copied: a job reads them from where they are.
+
+    Raises:
+        UserError: There is too much to copy, or no room for it.
     """
     recipe = recipe.resolve()
     root = _git_root(recipe.parent)
@@ -49,7 +52,7 @@ def take(recipe: Path, module_name: str, folder: Path, words: Sequence[str]) -> 
     package = Path(__file__).resolve().parents[1]
     try:
         _copy(top, chosen, folder)
-        # An editable install may change too; what is in site-packages is taken to stay.
+        # An editable install may change, too; what is in site-packages is assumed to stay.
         if "site-packages" not in package.parts and not package.is_relative_to(top):
             _copy(package.parent, (file.relative_to(package.parent) for file in package.rglob("*.py")), folder)
         inside = folder / recipe.relative_to(top)
@@ -102,7 +105,7 @@ def _known_to_git(root: Path) -> list[Path]:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git says, or None where it is not installed or says no."""
+    """Return the output of git, or None if it is not installed or fails."""
     git = shutil.which("git")
     if git is None:
         return None

@@ -1,4 +1,4 @@
-"""How a run stands: its job, its step, its lives and why each of them ended."""
+"""State of a run: its job, its step, its attempts, and why each of them ended."""
 
 from __future__ import annotations
 
@@ -21,51 +21,56 @@ from launcher.training.run_lock import RunLock
 
 LOOK_EVERY_SECONDS = 1.0
 CLEAN_STOP_SECONDS = 120.0
-"""How long a run may take to save and stop before its job is canceled."""
+"""Time that a run may take to save and stop before its job is canceled."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What is known of a run, from its folder and from Slurm."""
+    """State of a run, from its folder and from Slurm."""
 
     run_dir: Path
     state: str
-    """In a word: finished, running, waiting, stopped, failed, ..."""
+    """State in a word: finished, running, waiting, stopped, failed, ..."""
     why: str
     step: int
-    """The newest that is saved."""
+    """Newest step that is saved."""
     job: JobState | None
     lives: tuple[dict[str, Any], ...]
     """Rows of LIVES.jsonl."""
     steps: int | None = None
-    """Of the whole run; None before it has begun."""
+    """Number of steps of the whole run, or None before it has begun."""
     may_end_early: bool = False
-    """A phase with patience may leave some of the steps out."""
+    """True if a phase with patience may leave some of the steps out."""
 
     @property
     def progress(self) -> str:
-        """In words: "step 120 of 400"."""
+        """Progress in words: "step 120 of 400"."""
         if self.steps is None:
             return f"step {self.step}"
         return f"step {self.step} of {'at most ' if self.may_end_early else ''}{self.steps}"
 
     starts: int = 0
-    """That have begun to train, on a cluster or not, as log.txt tells."""
+    """Number of starts that have begun to train, on a cluster or not, as recorded in log.txt."""
 
     @property
     def restarts(self) -> int:
+        """Number of restarts, from the attempts and the starts."""
         begins = [row for row in self.lives if row.get("event") == "begin"]
         return max(0, len(begins) - 1, self.starts - 1)
 
 
 def find(run: str) -> tuple[Path, JobState | None]:
-    """The run dir, and the newest job of it, that "runs/x" or a job's id means. Raises UserError for neither."""
+    """Return the run dir and its newest job, for a run dir ("runs/x") or a job's id.
+
+    Raises:
+        UserError: `run` is neither, or a job that has not reported its run dir.
+    """
     path = Path(run)
     if path.is_dir():
         refuse_endless(path)
         names = [str(row["name"]) for row in rows_of(path) if row.get("name")]
         jobs = [job for job in map(job_state, reversed(list(dict.fromkeys(names)))) if job is not None]
-        # Of a chain, the one that runs says more than those that wait for it.
+        # In a chain, the job that runs says more than those that wait for it.
         return path, next((job for job in jobs if job.state in slurm.RUNS), jobs[0] if jobs else None)
     job = job_state(run)
     if job is not None and job.run_dir is not None:
@@ -78,7 +83,11 @@ def find(run: str) -> tuple[Path, JobState | None]:
 
 
 def status_of(run: str) -> Status:
-    """Raises UserError as `find` does."""
+    """Return the state of a run.
+
+    Raises:
+        UserError: `find` raises it.
+    """
     run_dir, job = find(run)
     rows = rows_of(run_dir)
     state, why = _state(run_dir, job, rows)
@@ -89,12 +98,12 @@ def status_of(run: str) -> Status:
 
 
 def _shown(value: object) -> object:
-    """What a run dir says, without anything that a terminal would obey."""
+    """Return a value of a run dir without anything that a terminal would obey."""
     return one_line(value) if isinstance(value, str) else value
 
 
 _BEGINS = re.compile(r"^\S+ \S+  .*: [\d,]+ training and [\d,]+ validation images, ", re.MULTILINE)
-"""The line with which each start of a run begins in log.txt."""
+"""Line with which each start of a run begins in log.txt."""
 
 
 def _starts(run_dir: Path) -> int:
@@ -125,7 +134,11 @@ def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> t
 
 
 def follow(run: str, keep_on: bool) -> Iterator[str]:
-    """The log of a run's job, or of the run where there is no job; with `keep_on`, what comes until it is over."""
+    """Yield the log of a run's job, or of the run if there is no job; with `keep_on`, go on until it is over.
+
+    Raises:
+        UserError: There is no log yet, and `keep_on` is False.
+    """
     run_dir, job = find(run)
     path = job.log if job is not None and job.log is not None and job.log.exists() else run_dir / "log.txt"
     if not path.exists() and not keep_on:
@@ -139,7 +152,8 @@ def follow(run: str, keep_on: bool) -> Iterator[str]:
                 content = file.read()
             position += len(content)
             if content:
-                yield without_controls(content.decode("utf-8", "replace").replace("\r", "\n"))  # a job may print any
+                # a job may print control characters
+                yield without_controls(content.decode("utf-8", "replace").replace("\r", "\n"))
         if over or not keep_on:
             return
         time.sleep(LOOK_EVERY_SECONDS)
@@ -153,7 +167,7 @@ def _is_over(run_dir: Path, job: JobState | None) -> bool:
 
 
 def stop_and_cancel(run: str, at_once: bool) -> str:
-    """Ask the run to save and stop, and then cancel its jobs. What was done, in words."""
+    """Ask the run to save and stop, then cancel its jobs, and describe what was done."""
     run_dir, _ = find(run)
     names = dict.fromkeys(str(row["name"]) for row in rows_of(run_dir) if row.get("name"))
     jobs = [state for state in map(job_state, names) if state is not None and not state.is_over]

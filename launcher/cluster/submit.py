@@ -1,4 +1,4 @@
-"""`submit`: a recipe becomes a job of slurm/train.sbatch, checked first and with its code as it is now."""
+"""Submission of a recipe as a job of slurm/train.sbatch, checked first and with its code as it is now."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from launcher.errors import Problems, UserError
 from launcher.recipe.loading import LoadedRecipe
 
 CODE = ".code"
-"""In the run dir: the code of its jobs, a folder for each time it was submitted."""
+"""Folder in the run dir with the code of its jobs, a folder for each submission."""
 _TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of Slurm."""
+    """Resources and options asked of Slurm."""
 
     nodes: int = 1
     gpus_per_node: int = 0
     processes_per_node: int = 1
-    """On nodes without GPUs."""
+    """Number of processes on each node without GPUs."""
     time: str | None = None
     partition: str | None = None
     account: str | None = None
@@ -40,14 +40,19 @@ class Request:
     chain: int = 1
     container: str | None = None
     others: tuple[str, ...] = ()
-    """Options of sbatch as they are, "--mem=64G"."""
+    """Options passed to sbatch as they are, such as "--mem=64G"."""
 
     @property
     def num_processes(self) -> int:
+        """Number of processes on all nodes."""
         return self.nodes * (self.gpus_per_node or self.processes_per_node)
 
     def check(self) -> None:
-        """Raises UserError, one line for each."""
+        """Check the request before Slurm sees it.
+
+        Raises:
+            UserError: The request is wrong; there is one line for each reason.
+        """
         problems = Problems()
         if self.time is not None and not _TIME.fullmatch(self.time):
             problems.found.append(f"--time {self.time!r}: write minutes, hours:minutes:seconds, or days-hours:minutes")
@@ -72,7 +77,7 @@ class Request:
         problems.raise_if_any()
 
     def options(self, name: str) -> list[str]:
-        """Of sbatch."""
+        """Return the options of sbatch for a job called `name`."""
         told = [f"--job-name={name}", f"--nodes={self.nodes}"]
         if self.gpus_per_node:
             told.append(f"--gpus-per-node={self.gpus_per_node}")
@@ -96,12 +101,14 @@ _OWN = {
         "--gpus-per-node G, a process for each GPU, or on nodes without GPUs --processes-per-node {}"
     ),
 }
-"""Options of sbatch, and those of `submit` that say the same."""
+"""Options of sbatch, and the options of `submit` that mean the same."""
 
 
 def _own_option(word: str) -> str | None:
-    """Return why an option of sbatch is not passed on, or None: what is checked, and shares out the batch, must be
-    known here."""
+    """Return why an option of sbatch is not passed on, or None.
+
+    Options that are checked, and those that share out the batch, must be known here.
+    """
     found = re.fullmatch(r"(--[A-Za-z][\w-]*|-[A-Za-z])(=?)(.*)", word, re.DOTALL)
     if found is None:
         return None
@@ -120,20 +127,24 @@ def _own_option(word: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """A job that was submitted, or would be."""
+    """Job that was submitted, or would be."""
 
     jobs: tuple[str, ...]
     command: tuple[str, ...]
-    """Of the first job, with sbatch in front."""
+    """Command that submits the first job, beginning with sbatch."""
     environ: Mapping[str, str]
-    """What is set for it beside this environment."""
+    """Variables set for the job besides this environment."""
     script: Path
     snapshot: Snapshot | None
     run_dir: Path
 
 
 def script_named(name: str) -> Path:
-    """The user's own copy in ./slurm, or the one that comes with this package. Raises UserError where there is none."""
+    """Return the path of the user's own copy in ./slurm, or of the script that comes with this package.
+
+    Raises:
+        UserError: There is none.
+    """
     beside = Path(__file__).resolve().parents[2]
     for folder in (Path("slurm"), beside / "slurm", beside / "launcher/cluster/scripts"):
         if (folder / name).is_file():
@@ -153,8 +164,11 @@ def submit(
 ) -> Submission:
     """Copy the code, and submit the job, or a chain of jobs of which each continues the last.
 
-    `spec` names the recipe as the user did, `words` are all others of the training command. Raises UserError where
-    Slurm does not take it.
+    `spec` names the recipe as the user did, and `words` are all other words of the training command. With `dry_run`
+    nothing is copied or submitted.
+
+    Raises:
+        UserError: Slurm refuses the job.
     """
     if not str(run_dir).isprintable():
         raise UserError(
@@ -197,10 +211,10 @@ def submit(
 
 
 def _take_back(snapshot: Snapshot, run_dir: Path) -> None:
-    """No job was made: nothing stays of the code that was copied for it."""
+    """Remove the code that was copied for a job that Slurm refused."""
     shutil.rmtree(snapshot.folder, ignore_errors=True)
     for folder in (run_dir / CODE, run_dir):
-        with contextlib.suppress(OSError):  # it is not empty, or not there
+        with contextlib.suppress(OSError):  # not empty, or not there
             folder.rmdir()
 
 
@@ -216,8 +230,12 @@ def _environ(request: Request, snapshot: Snapshot | None) -> dict[str, str]:
 
 
 def check_python() -> None:
-    """Raises UserError on Python 3.10, whose -m always looks into the current folder first: the code there would run in
-    place of the copy."""
+    """Check that Python can run the copied code alone.
+
+    Raises:
+        UserError: This is Python 3.10, whose -m always looks into the current folder first: the code there would run in
+            place of the copy.
+    """
     if sys.version_info < (3, 11):
         raise UserError(
             "submit: needs Python 3.11, to run the copied code alone; sbatch slurm/train.sbatch works with 3.10"

@@ -1,4 +1,4 @@
-"""Where images and targets come from."""
+"""Data parts of a recipe: the sources of images and targets."""
 
 from launcher.data.csv import CsvImages
 from launcher.data.folder import ImageFolder

@@ -1,4 +1,4 @@
-"""The columns of an Arrow table that hold images and targets: found by their types, or named."""
+"""Columns of an Arrow table that hold images and targets, found by their types or given by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Array = npt.NDArray[np.int64] | npt.NDArray[np.float32] | npt.NDArray[np.float64
 
 
 class ImageTable:
-    """One split of a data set: its images as stored (never decoded by `datasets`), and its targets."""
+    """One split of a data set: its images as stored (never decoded by `datasets`) and its targets."""
 
     def __init__(
         self,
@@ -37,7 +37,10 @@ class ImageTable:
         label_columns: tuple[str, ...] | None,
         root: Path | None = None,
     ) -> None:
-        """`root` is the folder that paths of images start from, None where there is none (a data set of the hub)."""
+        """Find and check the columns.
+
+        `root` is the folder that the paths of images are relative to, or None for a data set of the hub.
+        """
         import datasets
 
         self._title, self._root = title, root
@@ -55,8 +58,10 @@ class ImageTable:
         self._cells: list[Sequence[Any]] = [cells[name] for name in self._columns]
 
     def targets(self, names: tuple[str, ...], like: ImageTable | None = None) -> Array:
-        """Targets as in `protocols.Split`, for the names that the training split (`like`) gives. Raises UserError where
-        they are not among these, are missing, or are not numbers."""
+        """Return targets as in `protocols.Split` for `names`, which come from the training split (`like`).
+
+        Raises UserError for targets that are not among `names`, are missing, or are not numbers.
+        """
         column = self._cells[0]
         if self._target_kind == "class":
             return class_indices(self._texts(column, range(len(column))), names, self._title)
@@ -65,7 +70,7 @@ class ImageTable:
         return numbers(self._cells, self._columns, self._target_kind, self._title, _row_name)
 
     def notes(self) -> list[str]:
-        """Return a line on how label lists are read, and on a column that says which split a row is of."""
+        """Return a line on how label lists are read, and a line on each column that assigns rows to splits."""
         notes = [self._lists().note] if self._target_kind == "labels" and self._has_lists() else []
         for name, feature in self._features.items():
             if name.lower() in ("split", "set", "subset", "partition") and "string" in _dtype(feature):
@@ -79,7 +84,7 @@ class ImageTable:
         return notes
 
     def groups(self, column: str) -> list[str]:
-        """Return the cells of a column as text. Raises UserError where there is no such column."""
+        """Return the cells of a column as text. Raises UserError if there is no such column."""
         self._check_named("group_column", [column], lambda feature: True, "groups")
         actual = in_list(column, list(self._features)) or column
         return [str(cell) for cell in self._table[actual][:]]
@@ -100,7 +105,7 @@ class ImageTable:
         return FileImages(root, paths)
 
     def _has_lists(self) -> bool:
-        """Return whether the column holds several labels: lists, or texts that are no numbers."""
+        """Return whether the column holds several labels per cell: lists, or text that is not a number."""
         feature = self._features[self._columns[0]]
         if _is_list(feature):
             return True
@@ -116,7 +121,7 @@ class ImageTable:
             return lists_in_cells(cells, name, self._title, _row_name, of_training)
         if given is None:
             return lists_in_rows(column, name, self._title, _row_name, of_training)
-        # The type says that these are ids; only zeros and ones, one for each class, can be nothing but positions.
+        # By their type these are ids; only zeros and ones, one for each class, can be nothing but positions.
         if _are_positions(column, len(given)):
             each = plural(len(given), "zero or one", "zeros and ones")
             note = f"column {name!r}: each list of {each} is read by position"
@@ -130,7 +135,7 @@ class ImageTable:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the outputs, as this split alone gives them. Raises UserError as `targets`."""
+        """Names of the outputs, derived from this split alone. Raises UserError as `targets` does."""
         if self._target_kind == "values" or (self._target_kind == "labels" and not self._has_lists()):
             return self._columns
         given = self._given_names()
@@ -141,7 +146,7 @@ class ImageTable:
         return class_names(self._texts(self._cells[0], range(len(self._cells[0]))))
 
     def _texts(self, labels: Sequence[Any], rows: Sequence[int]) -> list[str]:
-        """Labels as names. Raises UserError for missing ones: None, or -1 where the column lists its classes."""
+        """Return labels as names. Raises UserError for missing ones: None, or -1 if the column lists its classes."""
         given = self._given_names()
         missing = [
             row
@@ -169,7 +174,7 @@ class ImageTable:
         return str(int(label))
 
     def _given_names(self) -> tuple[str, ...] | None:
-        """The names that the column's type lists (ClassLabel), in its order."""
+        """Return the names that the column's type (ClassLabel) lists, in its order, or None."""
         feature = self._features[self._columns[0]]
         names = getattr(getattr(feature, "feature", feature), "names", None)
         return tuple(map(nfc, names)) if names is not None else None
@@ -187,7 +192,7 @@ class ImageTable:
         return is_image(feature) or (self._root is not None and "string" in _dtype(feature))
 
     def _names_images(self, column: str) -> bool:
-        """Return whether a column of text holds paths: the endings of the first cells are those of images."""
+        """Return whether a column of text holds paths: its first 20 cells end in the suffixes of image files."""
         if self._root is None or "string" not in _dtype(self._features[column]):
             return False
         cells = self._table[column][:20]
@@ -212,7 +217,7 @@ class ImageTable:
             for name, feature in self._features.items()
             if name != image_column and not (is_image(feature) or isinstance(feature, dict))
         }
-        # The first test that any column passes decides: a column that lists its classes goes before numbers and text.
+        # The first test that any column passes decides: a column that lists its classes precedes numbers and text.
         tests: dict[TargetKind, list[Callable[[Any], bool]]] = {
             "class": [
                 lambda feature: hasattr(feature, "names"),
@@ -254,7 +259,7 @@ class ImageTable:
 
 
 def _flat(column: Sequence[Any]) -> tuple[list[Any], list[int]]:
-    """The labels of all lists in a row, and the row that each is from. A missing list is one missing label."""
+    """Return the labels of all lists one after another, and the row of each. A missing list is one missing label."""
     pairs = [(label, row) for row, cell in enumerate(column) for label in ([None] if cell is None else cell)]
     return [label for label, _ in pairs], [row for _, row in pairs]
 
@@ -264,8 +269,10 @@ def _dtype(feature: Any) -> str:
 
 
 def is_image(feature: Any) -> bool:
-    """Return whether a column's type is that of images: Image, bytes, or a struct with the bytes or the path of each,
-    as pandas and pyarrow write images."""
+    """Return whether a column's type is that of images.
+
+    These are Image, bytes, and a struct of bytes with or without a path, as pandas and pyarrow write images.
+    """
     if isinstance(feature, dict):
         types = {name: _dtype(inner) for name, inner in feature.items()}
         return types.get("bytes", "").endswith("binary") and set(types) <= {"bytes", "path"}
@@ -277,7 +284,7 @@ def _row_name(row: int) -> str:
 
 
 def _are_positions(rows: Sequence[Any], count: int) -> bool:
-    """Return whether lists are a 0 or 1 for each of `count` classes: a value that comes twice is no id."""
+    """Return whether lists hold a 0 or 1 for each of `count` classes: a value that occurs twice cannot be an id."""
     whole = all(row is not None and len(row) == count and set(row) <= {0, 1} for row in rows)
     return whole and any(len(set(row)) < count for row in rows)
 

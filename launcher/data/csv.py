@@ -1,4 +1,4 @@
-"""A CSV file of image paths and targets."""
+"""CSV files of image paths and targets."""
 
 from __future__ import annotations
 
@@ -31,36 +31,40 @@ from launcher.text import listed, one_line, plural
 
 @part
 class CsvImages:
-    """Images named in a CSV file (with a header; comma-separated, tabs in `.tsv`), with their targets in other columns.
+    """Images whose paths a CSV file lists (with a header; comma-separated, tabs in `.tsv`), with targets beside them.
 
-    For "class" `label_column` is one column of class names or numbers (integers are ordered as numbers, else as text);
-    for "labels" one column of 0 and 1 per label, or one column of lists ("cat|dog", "['cat', 'dog']", "[1, 0, 1]"; an
-    empty cell is an image without a label); for "values" one column of numbers per target. Classes come from the
-    training rows. Rows of the split "test" are not trained on. Rows that name the same image stay on one side where a
-    fraction is set aside.
+    For "class", `label_column` is one column of class names or numbers (sorted as numbers if all are integers, else as
+    text); for "labels", one column of 0 and 1 per label, or one column of lists ("cat|dog", "['cat', 'dog']",
+    "[1, 0, 1]"; an empty cell means an image without a label); for "values", one column of numbers per target. Classes
+    come from the training rows. Rows of the split "test" are not trained on. If a fraction is set aside for validation,
+    rows with the same image stay on one side.
     """
 
     path: PathText
     image_column: str = "path"
     label_column: Columns = "label"
     root: PathText | None = None
-    """Folder that the paths start from; None: the folder of the CSV file."""
+    """Folder that the paths are relative to; None: the folder of the CSV file."""
     val_path: PathText | None = None
-    """A second file with the validation images."""
+    """Second file, with the validation images."""
     test_path: PathText | None = None
-    """Another file, with the test images; None: the rows that `split_column` calls "test", where there are some. Read
-    by `evaluate --split test` alone."""
+    """Another file, with the test images; None: the rows whose `split_column` says "test", if there are any. Read by
+    `evaluate --split test` alone."""
     split_column: str | None = None
-    """Column that says "train" or "val" for each image."""
+    """Column that says "train", "val" or "test" for each image."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share set aside for validation, where neither `val_path` nor `split_column` is given."""
+    """Fraction set aside for validation if neither `val_path` nor `split_column` is given."""
     group_column: str | None = None
-    """Column whose equal values (a patient, a camera) stay on one side where a fraction is set aside."""
+    """Column whose equal values (a patient, a camera) stay on one side if a fraction is set aside."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+    """Treatment of images that cannot be decoded: stop the run before training starts, or leave them out and list
+    them."""
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
-        """See `protocols.Data`. Raises UserError for missing files and columns, and for cells that are not targets."""
+        """Read the splits, as `protocols.Data` describes.
+
+        Raises UserError for missing files and columns, and for cells that are not targets.
+        """
         columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
         problems = Problems()
         if target_kind == "class" and len(columns) != 1:
@@ -117,9 +121,9 @@ class CsvImages:
         return Splits(train_split, val_split, names, notes=tuple(notes))
 
     def test_images(self, target_kind: TargetKind, names: tuple[str, ...]) -> Split | None:
-        """Return the test images (None where there are none), for the names that the training rows gave.
+        """Return the test images, or None if there are none; `names` come from the training rows.
 
-        Raises UserError as `build`, and for targets that are not among these names.
+        Raises UserError as `build` does, and for targets that are not among `names`.
         """
         if self.test_path is not None:
             return self.other_images("data.test_path", self.test_path, target_kind, names)
@@ -130,11 +134,11 @@ class CsvImages:
         return table.split(rows, names, target_kind, table.label_lists()) if len(rows) else None
 
     def other_images(self, field: str, path: str, target_kind: TargetKind, names: tuple[str, ...]) -> Split:
-        """Return all images of another file with the columns of this one; otherwise as `test_images`."""
+        """Return all images of another file with the same columns; `names` and errors are as in `test_images`."""
         table = self._table(field, path, target_kind)
         like = None
         if target_kind == "labels":
-            with contextlib.suppress(UserError):  # the training rows need not be here to evaluate on others
+            with contextlib.suppress(UserError):  # the training rows may be absent when other images are evaluated
                 like = self._table("data.path", self.path, target_kind).label_lists()
         return table.split(np.arange(len(table.lines)), names, target_kind, table.label_lists(like))
 
@@ -143,12 +147,12 @@ class CsvImages:
         return _Table(field, path, self.root, self.image_column, columns, split_column, None, target_kind)
 
     def assets(self) -> list[OwnPath]:
-        """Its files and folders: the user's own, which stay where they are."""
+        """Return its files and folders: the user's own, which stay where they are."""
         return own_paths(path=self.path, val_path=self.val_path, test_path=self.test_path, root=self.root)
 
 
 class _Table:
-    """The columns of one file that are used, checked: every row is whole, every image is there."""
+    """The columns in use of one file, after a check that every row is complete and every image exists."""
 
     def __init__(
         self,
@@ -183,22 +187,24 @@ class _Table:
             )
 
     def label_lists(self, like: LabelLists | None = None) -> LabelLists | None:
-        """Return the labels where each cell holds several; `like` is how those of the training images are read."""
+        """Return the labels if each cell holds several, else None; `like` is how the training images' are read."""
         if not self._has_lists and like is None:
             return None
         where, column = f"{self._field}: {self._file}", self._label_columns[0]
         return lists_in_cells(self.columns[0], column, where, lambda row: f"line {self.lines[row]}", like)
 
     def groups(self) -> list[str] | None:
-        """Return for each row what must stay on one side: its group, or the image that it names. None: every row is
-        alone."""
+        """Return for each row the group that must stay on one side, or None if every row is on its own.
+
+        Without a group column, rows with the same image are a group.
+        """
         if self._groups is not None:
             return self._groups
         same = [os.path.normpath(path) for path in self._paths]
         return same if len(set(same)) < len(same) else None
 
     def notes(self) -> list[str]:
-        """Return a line where several rows name the same image."""
+        """Return a line about images that several rows name, if there are any."""
         rows_of: dict[str, list[int]] = {}
         for row, path in enumerate(self._paths):
             rows_of.setdefault(os.path.normpath(path), []).append(row)
@@ -254,7 +260,7 @@ class _Table:
             raise UserError(*problems)
 
     def _names_for(self, header: list[str], used: Sequence[str]) -> list[str]:
-        """Return names for the columns of a file without a header, with those that the recipe uses."""
+        """Return names for the columns of a file without a header, among them those that the recipe uses."""
         others = (name for name in used if name != nfc(self._image_column))
         return [
             self._image_column if _names_an_image(self._root, cell) else next(others, f"column_{place}")
@@ -262,7 +268,7 @@ class _Table:
         ]
 
     def rows_of(self, split: str, *, may_be_none: bool = False) -> npt.NDArray[np.int64]:
-        """Rows that the split column gives to "train" or "val"."""
+        """Return the rows that the split column assigns to `split`: "train", "val" or "test"."""
         splits = list(map(split_named, self._splits))
         odd = [row for row, name in enumerate(splits) if name is None]
         if odd:
@@ -297,7 +303,7 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def _names_an_image(root: Path, cell: str) -> bool:
-    """Return whether a cell of the first line is the path of an image."""
+    """Return whether a cell of the first line is the path of an image that exists."""
     if Path(cell).suffix.lower() not in SUFFIXES or "\0" in cell:
         return False
     return bool(cell) and not missing_files(root, [cell])

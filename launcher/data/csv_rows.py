@@ -1,4 +1,4 @@
-"""Text files of a row of cells in each line: CSV, and TSV with tabs."""
+"""Text files with a row of cells per line: CSV, and TSV with tabs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from launcher.text import plural
 
 
 def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of each row that is not blank, the header (in NFC) first.
+    """Yield (line, cells) of each row that is not blank, beginning with the header (in NFC).
 
-    Raises UserError, which begins with the `field` of the recipe that names the file, for a file that is empty or
-    cannot be read, and where a row has not as many cells as the header.
+    Raises UserError for a file that is empty or cannot be read, and for a row whose number of cells differs from the
+    header's. The message begins with `field`, the field of the recipe that names the file.
     """
     said = f"{field}: " if field else ""
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
         check_file(file)
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            # Strict: a quote that is never closed would otherwise take the lines below it into its cell.
+            # Strict, as a quote that is never closed would otherwise pull the lines below it into its cell.
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
             try:
                 header = [nfc(name.strip()) for name in next(filter(None, reader), [])]

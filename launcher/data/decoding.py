@@ -1,7 +1,7 @@
-"""One decoder for every source: the same picture gives the same RGB pixels, wherever it came from.
+"""Decoding of images from every source: the same image gives the same RGB pixels, wherever it comes from.
 
-Libraries disagree on pixels: some ignore the EXIF orientation, clip 16-bit grey to white, or show the colour that hides
-under full transparency. So all sources hand over images as stored, and `to_rgb` alone decides what they look like.
+Libraries disagree on pixels: some ignore the EXIF orientation, clip 16-bit grey to white, or show the colour that is
+hidden under full transparency. All sources therefore return images as stored, and `to_rgb` alone decides how they look.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from PIL import Image, UnidentifiedImageError
 
 from launcher.assets.git_lfs import LFS_POINTER, is_lfs_pointer
 from launcher.files import check_file
-from launcher.recipe.protocols import HoldsEncodedImages, HoldsPixels, ImageSource
+from launcher.recipe.abilities import HoldsEncodedImages, HoldsPixels
+from launcher.recipe.protocols import ImageSource
 from launcher.recipe.transforms import PixelSteps, RandomCrop, pixels_of
 
 if TYPE_CHECKING:
     import torch
 
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels: white, as on the pages and screens that such pictures are made for."""
+"""Colour behind transparent pixels: white, as on the pages and screens that such images are made for."""
 
 PIXELS_VERSION = 1
-"""To be raised when the same file gives other pixels: stored features then have another name, and are computed
-again."""
+"""Version of the decoding, to be raised when the same file gives different pixels: stored features then get another
+name and are computed again."""
 
 SUFFIXES = frozenset(
     f".{ending}"
@@ -40,16 +41,17 @@ SUFFIXES = frozenset(
         *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
     )
 )
-"""Endings of image files. HEIC is among them although Pillow needs a plugin for it: such a file is then reported as
-unreadable, where leaving it out as "not an image" would lose a phone's pictures."""
+"""Suffixes of image files. HEIC is among them although Pillow needs a plugin for it: such a file is then reported as
+unreadable, whereas leaving it out as "not an image" would lose a phone's photos."""
 
 MOST_BYTES = 2**31
-"""Of an image file. The largest that Pillow decodes, 179 million pixels of 16 bits in four channels, take 1.4 GB."""
+"""Largest size of an image file, in bytes. The largest image that Pillow decodes, 179 million pixels of 16 bits in four
+channels, takes 1.4 GB."""
 LARGEST = 2**27
-"""Pixels that a resized picture may have, 400 MB: one of 1 x 20,000 pixels, enlarged to a shorter side of 256, would
-have 1.3 billion."""
+"""Largest number of pixels of a resized image, 400 MB. An image of 1 x 20,000 pixels, enlarged to a shorter side of
+256, would have 1.3 billion."""
 
-# They name neither image nor harm; the check of all images counts and names what is warned of (image_check.py).
+# Pillow's warnings name neither the image nor the harm; the check of all images counts and names them (image_check.py).
 warnings.filterwarnings("ignore", module=r"PIL\.\w*Image\w*$")
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -65,7 +67,10 @@ _UPRIGHT = {
 
 
 class BrokenImageError(OSError):
-    """An image that cannot be read; the message names it and says why. Picklable, so that it crosses processes."""
+    """Error for an image that cannot be read; the message names it and says why.
+
+    Picklable, so that worker processes can pass it on.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -77,10 +82,12 @@ class BrokenImageError(OSError):
 
 
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """The first frame of an image file (a path) or of its content (bytes), decoded, in the mode it is stored in.
+    """Decode the first frame of an image file (a path) or of its content (bytes), in the mode in which it is stored.
 
-    `name` is what the error calls it; a path is its own name. Raises BrokenImageError for whatever is wrong with it:
-    missing, empty, truncated, no image at all, or so large that decoding it could exhaust the memory.
+    `name` identifies the image in errors; by default it is the path.
+
+    Raises BrokenImageError for an image that is missing, empty, truncated, not an image at all, or so large that
+    decoding it could exhaust the memory.
     """
     try:
         if not isinstance(source, bytes):
@@ -106,16 +113,16 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise OSError for what is no file with an end: a named pipe or a device is read for ever, or never answers."""
+    """Raise OSError for a file that is too large, and for anything but a file: reading a named pipe may never end."""
     status = check_file(path)
     if status.st_size > MOST_BYTES:
         raise OSError(f"{status.st_size:,} bytes are too many for an image; at most {MOST_BYTES:,} are read")
 
 
 def too_narrow(width: int, height: int, resize_size: int) -> str | None:
-    """Return why an image cannot be resized to a shorter side of `resize_size` pixels, or None where it can.
+    """Return why an image cannot be resized to a shorter side of `resize_size` pixels, or None if it can.
 
-    1 x 60,000 pixels would become 256 x 15 million: 12 GB.
+    An image of 1 x 60,000 pixels, for example, would become 256 x 15 million: 12 GB.
     """
     if max(height, width) * resize_size**2 <= LARGEST * min(height, width):
         return None
@@ -133,12 +140,13 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as a person sees it: upright (EXIF orientation applied), 8 bits, opaque, RGB.
+    """Return the image as a person sees it: upright (EXIF orientation applied), 8 bits, opaque, RGB.
 
-    16-bit grey is scaled by 255 / 65535 and rounded; mode "I" (how some 16-bit files are read) counts as 16 bits and
-    must lie in 0 to 65535. Transparency of any kind (alpha, palette, a transparent colour) is composited on BACKGROUND.
-    CMYK and the rest are converted by Pillow, which knows that Adobe writes CMYK inverted. Raises ValueError for pixels
-    without a stated range (floating point, 32-bit integers) and for unreadable EXIF data.
+    16-bit grey is scaled by 255 / 65535 and rounded; mode "I", in which Pillow reads some 16-bit files, counts as
+    16 bits and must lie in 0 to 65535. Transparency of any kind (alpha, palette, a transparent colour) is composited on
+    BACKGROUND. CMYK and other modes are converted by Pillow, which knows that Adobe writes CMYK inverted.
+
+    Raises ValueError for pixels without a stated range (floating point, 32-bit integers) and for unreadable EXIF data.
     """
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
@@ -159,28 +167,28 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     if rgb is not image:
-        rgb.info = {}  # above all the orientation, which must not be applied again
+        rgb.info = {}  # drops the orientation above all, which must not be applied again
     return rgb
 
 
 class Decoder:
-    """Decodes the images of a source; picklable, as the source is.
+    """Decoder for the images of a source; picklable, as the source is.
 
-    What the source can do is looked up once: for each image that would take 24 microseconds (files, Python 3.11).
+    The source's abilities are looked up once: per image this would take 24 microseconds (files, Python 3.11).
     """
 
     def __init__(self, images: ImageSource) -> None:
         self.images = images
         self._pixels = images if isinstance(images, HoldsPixels) else None
-        # A source of the user's own may hold something else under this name.
+        # A user's own source may use this name for something else.
         self._encoded = images if isinstance(images, HoldsEncodedImages) and callable(images.encoded) else None
 
     def encoded(self, index: int) -> bytes | None:
-        """Return the content of the image file, from a source that has it."""
+        """Return the content of the image file, or None if the source does not have it."""
         return None if self._encoded is None else self._encoded.encoded(index)
 
     def pixels(self, index: int) -> torch.Tensor:
-        """Return the pixels of `to_rgb` of an image: uint8 (3, height, width), channels last in memory."""
+        """Return an image's pixels as `to_rgb` gives them: uint8 (3, height, width), channels last in memory."""
         if self._pixels is not None:
             import torch
 
@@ -192,10 +200,11 @@ class Decoder:
         return pixels_of(to_rgb(open_image(content, self.images.name(index)))) if pixels is None else pixels
 
     def transformed(self, index: int, transform: PixelSteps) -> torch.Tensor:
-        """Return the pixels of an image after the steps of a transform: uint8 (3, S, S).
+        """Return an image's pixels after the steps of a transform: uint8 (3, S, S).
 
-        Where the first step crops, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, at which the crop still has
-        `transforms.SPARE` times S pixels along each side: the same crop, drawn from the same numbers, and see SPARE.
+        If the first step crops, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as the crop still has
+        `transforms.SPARE` times S pixels along each side (see there). The crop is the same, drawn from the same random
+        numbers.
         """
         crop = transform.steps[0] if transform.steps else None
         if isinstance(crop, RandomCrop) and (jpeg := self.plain_jpeg(index)):
@@ -205,40 +214,40 @@ class Decoder:
                 pixels = jpeg.pixels(reduced)
             except MemoryError:
                 raise
-            except Exception:  # whatever is wrong is told by the usual way
+            except Exception:  # whatever is wrong, decoding in the usual way reports it
                 reduced, pixels = 1, self.pixels(index)
             return transform.pixels(crop.cut(pixels, window.reduced(reduced, *pixels.shape[1:])), start=1)
         return transform.pixels(self.pixels(index))
 
     def plain_jpeg(self, index: int) -> PlainJpeg | None:
-        """Return an image that is a JPEG to be decoded, one that can be read; of others None."""
+        """Return an image as a plain JPEG, not decoded yet, or None if it is not one or cannot be read."""
         content = None if self._pixels is not None else self.encoded(index)
         return _plain(content) if content else None
 
 
 def read_pixels(images: ImageSource, index: int) -> torch.Tensor:
-    """Return what `Decoder.pixels` gives, for a few images of a source."""
+    """Return an image's pixels as `Decoder.pixels` does, for callers that read only a few images of a source."""
     return Decoder(images).pixels(index)
 
 
 def encoded_image(images: ImageSource, index: int) -> bytes | None:
-    """Return what `Decoder.encoded` gives, for a few images of a source."""
+    """Return an image's content as `Decoder.encoded` does, for callers that read only a few images of a source."""
     return Decoder(images).encoded(index)
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainJpeg:
-    """A JPEG in RGB or grey that lies upright, not decoded yet."""
+    """An upright JPEG in RGB or grey, not decoded yet."""
 
     content: bytes
     height: int
     width: int
 
     def pixels(self, reduced: int = 1) -> torch.Tensor:
-        """uint8 (3, height, width), each side divided by 1, 2, 4 or 8 and rounded up; as Pillow has them.
+        """Decode to Pillow's pixels, uint8 (3, height, width), each side divided by 1, 2, 4 or 8 and rounded up.
 
-        libjpeg makes a smaller picture of the lower frequencies alone: of 12 million pixels in 0.54 to 0.66 of the
-        time. Raises what its decoders raise.
+        libjpeg makes the smaller image from the lower frequencies alone, which for 12 million pixels takes 0.54 to 0.66
+        of the time. Raises whatever the decoders raise, and ValueError for an unexpected size.
         """
         import torch
 
@@ -259,22 +268,21 @@ def _plain(content: bytes) -> PlainJpeg | None:
     if not content.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        header = Image.open(io.BytesIO(content))  # not decoded; what is too large is refused here
+        header = Image.open(io.BytesIO(content))  # not decoded; an image that is too large is refused here
         upright = header.getexif().get(_ORIENTATION, 1) not in _UPRIGHT
         if header.format == "JPEG" and header.mode in ("RGB", "L") and upright:
             return PlainJpeg(content, header.height, header.width)
     except MemoryError:
         raise
-    except Exception:  # noqa: S110 - Pillow will meet it again
+    except Exception:  # noqa: S110 - Pillow will meet the same error again
         pass
     return None
 
 
 def _plain_jpeg(content: bytes) -> torch.Tensor | None:
-    """The pixels of a plain JPEG, as Pillow has them, in 3/4 of its time.
+    """Return Pillow's pixels of a plain JPEG in 3/4 of Pillow's time, or None for Pillow to decode it.
 
-    Of others None, and where simplejpeg (the extra `fast`) is not installed: Pillow then decodes it, or says what is
-    wrong.
+    None is for other images, broken ones, and where simplejpeg (the extra `fast`) is not installed.
     """
     found = None if _faster_decoder() is None else _plain(content)
     if found is not None:
@@ -282,21 +290,21 @@ def _plain_jpeg(content: bytes) -> torch.Tensor | None:
             return found.pixels()
         except MemoryError:
             raise
-        except Exception:  # noqa: S110 - Pillow will meet it again
+        except Exception:  # noqa: S110 - Pillow will meet the same error again
             pass
     return None
 
 
 def can_tell_damage() -> bool:
-    """Return whether there is a decoder that refuses damaged JPEG data; Pillow's repairs it without a word."""
+    """Return whether a decoder that refuses damaged JPEG data is available; Pillow repairs such data silently."""
     return _faster_decoder() is not None
 
 
 @functools.cache
 def _faster_decoder() -> Callable[..., npt.NDArray[np.uint8]] | None:
-    """simplejpeg's, where it is installed and gives the very bits of Pillow's on this machine.
+    """Return simplejpeg's decoder if it is installed and gives exactly Pillow's pixels on this machine, else None.
 
-    Both bring libjpeg-turbo in their wheels; other builds may have another library, whose pixels differ.
+    The wheels of both contain libjpeg-turbo; other builds may use another library, whose pixels differ.
     """
     try:
         from simplejpeg import decode_jpeg

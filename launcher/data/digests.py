@@ -1,4 +1,4 @@
-"""What images are made of, as hashes: the same content is the same image, wherever its file lies."""
+"""Hashes of images' content: images with the same content are the same, wherever their files lie."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ import numpy as np
 
 from launcher.data.decoding import Decoder
 from launcher.files import draft_file, remove_drafts
-from launcher.recipe.protocols import HoldsImageFiles, ImageSource
+from launcher.recipe.abilities import HoldsImageFiles
+from launcher.recipe.protocols import ImageSource
 
 CHUNK = 256
-"""Images whose hashes are computed between two looks at the rest of the world."""
+"""Number of images whose hashes are computed between two reports of progress."""
 
 Digests = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def content_digests(images: ImageSource, memory: Path, threads: int) -> Generator[int, None, Digests]:
-    """Return uint8 (N, 16): a hash of what each image is read from; of its pixels, where a source does not tell.
+    """Return uint8 (N, 16): a hash of each image's encoded content, or of its pixels if there is none.
 
-    On the way the number of images that are done is yielded now and then, for reading a million takes long. Hashes of
-    files that have not changed since (size, times of content and of inode, device and inode) are taken from `memory`, a
-    folder. Raises OSError for a file that cannot be read.
+    Meanwhile the number of finished images is yielded from time to time, as reading a million takes long. Hashes of
+    files that have not changed since they were computed (same size, times of content and inode, device and inode) are
+    taken from the folder `memory`. Raises OSError for a file that cannot be read.
     """
     if isinstance(images, HoldsImageFiles) and images.file(0) is not None:
         paths = [os.fspath(cast(Path, images.file(index))) for index in range(len(images))]
@@ -56,7 +57,7 @@ def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Generator[i
     if len(unknown):
         missing = [Path(paths[int(index)]) for index in unknown]
         digests[unknown] = yield from _in_threads(lambda n: content_digest(missing[n]), len(missing), threads)
-        with contextlib.suppress(OSError):  # what cannot be remembered is hashed again the next time
+        with contextlib.suppress(OSError):  # hashes that cannot be stored are computed again next time
             memory.mkdir(parents=True, exist_ok=True)
             remove_drafts(memory)
             with draft_file(file) as stream:
@@ -79,12 +80,12 @@ def _in_threads(digest: Callable[[int], bytes], count: int, threads: int) -> Gen
 
 
 def content_digest(content: Path | bytes) -> bytes:
-    """Return 16 bytes of BLAKE2b. Raises OSError for a file that cannot be read."""
+    """Return the BLAKE2b hash of a file or of bytes, 16 bytes long. Raises OSError for a file that cannot be read."""
     return hashlib.blake2b(content.read_bytes() if isinstance(content, Path) else content, digest_size=16).digest()
 
 
 def image_digest(decoder: Decoder, index: int) -> bytes:
-    """Return the hash of one image's encoded content, or of its pixels. Raises what reading it raises."""
+    """Return the hash of one image's encoded content, or of its pixels. Raises whatever reading it raises."""
     if (encoded := decoder.encoded(index)) is not None:
         return content_digest(encoded)
     image = decoder.images.read(index)

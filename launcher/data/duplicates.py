@@ -1,4 +1,4 @@
-"""The same picture twice: in training and validation, or with different targets. Compared by content, byte for byte."""
+"""Duplicate images: in both training and validation, or with different targets; compared by content, byte for byte."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from launcher.text import one_line, plural
 
 
 def digest(content: bytes | None, image: Image.Image | None = None) -> bytes | None:
-    """Return a digest of an image file's content, or of the pixels where a source has no files."""
+    """Return a digest of an image file's content, or of the pixels if there is none, or None if both are missing."""
     if content is None:
         if image is None:
             return None
@@ -22,8 +22,10 @@ def digest(content: bytes | None, image: Image.Image | None = None) -> bytes | N
 
 
 def repeat_notes(splits: Splits, train: Sequence[bytes | None], val: Sequence[bytes | None]) -> list[str]:
-    """Return a line on images that are in both splits, and one on images with different targets. `train` and `val` are
-    their digests, None where an image was not looked at."""
+    """Return a line on images that are in both splits, and a line on images with different targets.
+
+    `train` and `val` are the digests of the splits' images, with None for images that were not examined.
+    """
     notes = []
     first: dict[bytes, int] = {}
     for index, key in enumerate(train):

@@ -1,4 +1,4 @@
-"""A folder of class folders, with or without train and val folders above them."""
+"""Folders of class folders, with or without train and val folders above them."""
 
 from __future__ import annotations
 
@@ -27,58 +27,64 @@ from launcher.text import listed, one_line, plural
 
 
 def _as_text(path: object) -> object:
-    if path == "":  # which pathlib takes for the current folder
+    if path == "":  # pathlib would take it for the current folder
         raise ValueError("is empty; give a path")
     return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
 PathText = Annotated[str, BeforeValidator(_as_text)]
-"""A path as text (a recipe is stored as JSON); pathlib's paths are taken, too."""
+"""Path as text, because a recipe is stored as JSON; pathlib's paths are accepted, too."""
 
 _USUAL: dict[SplitName, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-"""Where a folder has one of these names, others that mean the same ("training_set", "dev") are not looked for."""
+"""Usual names of the splits' folders; synonyms ("training_set", "dev") are looked for only if none of these exists."""
 
 
 @part
 class ImageFolder:
-    """Images in one folder per class, in any depth below it.
+    """Images in one folder per class, at any depth below it.
 
     `root` holds `train` and `val` (or "training_set", "valid", "dev", ...) with the class folders, or the class folders
-    themselves; a fraction of each class is then set aside for validation. Classes are the training folders, sorted by
-    name as text, and validation folders are matched by name, whatever their Unicode form. Hidden files are ignored.
-    Files of other types in class folders, and hidden and system folders with images in them (".thumbnails", "@eaDir"),
-    are left out and listed in `Splits.skipped`.
+    themselves; in the latter case a fraction of each class is set aside for validation. Classes are the training
+    folders, sorted by name as text; validation folders are matched by name, whatever their Unicode form. Hidden files
+    are ignored. Files of other types in class folders, and hidden and system folders with images in them
+    (".thumbnails", "@eaDir"), are left out and listed in `Splits.skipped`.
     """
 
     root: PathText
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of each class set aside for validation, where there is no folder for it."""
+    """Fraction of each class set aside for validation if there is no validation folder."""
     test: PathText | None = None
-    """Folder of test images, with a folder for each class; None: the folder "test" beside that of the training images,
-    where there is one. Read by `evaluate --split test` alone."""
+    """Folder of test images, with a folder for each class; None: the folder "test" beside the training images' folder,
+    if there is one. Read by `evaluate --split test` alone."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+    """Treatment of images that cannot be decoded: stop the run before training starts, or leave them out and list
+    them."""
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
-        """See `protocols.Data`. Raises UserError for a missing folder, empty classes, unknown classes in val."""
+        """Read the splits, as `protocols.Data` describes.
+
+        Raises UserError for a missing folder, empty classes, and unknown classes in the validation folder.
+        """
         refuse("ImageFolder", "class", target_kind)
         test = None if self.test is None else Path(self.test)
         return read_folders("data.root", self.root, self.val_fraction, seed, test=test)
 
     def test_images(self, names: tuple[str, ...]) -> Split | None:
-        """Return the test images (None where there are none), for the names that the training images gave. Raises
-        UserError as `build`, and for a class that is not among these names."""
+        """Return the test images, or None if there are none; `names` come from the training images.
+
+        Raises UserError as `build` does, and for a class that is not among `names`.
+        """
         if self.test is not None:
             return read_labelled("data.test", self.test, names)[0]
         return read_test_folder("data.root", expanded(self.root).absolute(), None, names)
 
     def assets(self) -> list[OwnPath]:
-        """The folders of images: the user's own, which stay where they are."""
+        """Return the folders of images: the user's own, which stay where they are."""
         return own_paths(root=self.root, test=self.test)
 
 
 def own_paths(**paths: str | None) -> list[OwnPath]:
-    """Return the user's own files and folders by the fields of a data part that name them."""
+    """Return the user's own files and folders, given by the fields of a data part that name them."""
     return [
         OwnPath(field=f"data.{name}={path!r}", path=expanded(path).absolute())
         for name, path in paths.items()
@@ -95,8 +101,12 @@ def read_folders(
     val: str | None = None,
     test: Path | None = None,
 ) -> Splits:
-    """The splits of an image folder; `field` is what its errors call it, `train` and `val` name folders in it (the same
-    one: a fraction of it is for validation), and `test` is the folder of the test images, where that is named."""
+    """Read the splits of an image folder.
+
+    `field` is the recipe's field that errors name. `train` and `val` are the names of folders in it; if they are the
+    same, a fraction of that folder is set aside for validation. `test` is the folder of the test images, if the recipe
+    names it. Raises UserError as `ImageFolder.build` does.
+    """
     folder = expanded(root).absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
@@ -108,8 +118,11 @@ def read_folders(
 
 
 def read_test_folder(field: str, folder: Path, named: str | None, names: tuple[str, ...]) -> Split | None:
-    """Return the images of the test folder beside that of the training images (None where there is none), whose name is
-    `named` or stands for it. Raises UserError as `read_labelled`."""
+    """Return the images of the test folder beside the training images' folder, or None if there is none.
+
+    The test folder is the one called `named` or, without it, by a name for test images. Raises UserError as
+    `read_labelled` does, and if there is no folder `named`.
+    """
     if named is None and not _part(field, folder, "train", None):
         return None
     test_folder = _part(field, folder, "test", named)
@@ -117,8 +130,11 @@ def read_test_folder(field: str, folder: Path, named: str | None, names: tuple[s
 
 
 def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split, list[str]]:
-    """Images in a folder for each class, of which some may be absent, with the places of the classes in `names`; and
-    what was left out. Raises UserError for a class that is not among them."""
+    """Return the images in one folder per class, and a line for each file or folder that was left out.
+
+    Targets are the places of the classes in `names`, of which some may have no folder. Raises UserError for a class
+    that is not among `names`, and for a folder that is missing, unreadable or without class folders.
+    """
     folder = expanded(root).absolute()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
@@ -133,7 +149,7 @@ def read_labelled(field: str, root: str, names: tuple[str, ...]) -> tuple[Split,
         classes = _read_classes(field, folder, skipped)
     except OSError as error:
         raise UserError(f"{field}: cannot read {error.filename or folder}: {error.strerror or error}") from error
-    places = {nfc(name): name for name in names}  # of older runs, in whatever form
+    places = {nfc(name): name for name in names}  # names from older runs may be in any Unicode form
     if unknown := [name for name in classes if name not in places]:
         raise UserError(
             f"{field}: {folder} has {len(unknown)} class folder(s) that the model does not know: "
@@ -189,7 +205,7 @@ def _read(
 def _check_test_folder(
     field: str, folder: Path, train_folder: Path | None, val_folder: Path | None, test: Path
 ) -> None:
-    """Raise UserError where the test images would be trained or validated on."""
+    """Raise UserError if the test images would be used for training or validation."""
     where = test.resolve()
     for other, use in ((train_folder or folder, "trained"), (val_folder, "validated")):
         if other is not None and where == other.resolve():
@@ -202,8 +218,11 @@ def _check_test_folder(
 
 
 def _part(field: str, folder: Path, split: SplitName, named: str | None) -> Path | None:
-    """Return the one sub-folder of that name, or with a name that stands for the split, that holds folders ("train" may
-    also be a class)."""
+    """Return the only subfolder called `named`, or by a name for the split, or None if there is none.
+
+    It must contain folders itself, because "train" may also be a class. Raises UserError if there are several, or none
+    called `named`.
+    """
     subfolders = [sub for sub in _subfolders(folder) if _subfolders(sub)]
     if named is not None and split_named(named) != split:
         matching = [sub for sub in subfolders if nfc(sub.name) == nfc(named)]
@@ -224,9 +243,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _read_classes(field: str, folder: Path, skipped: list[str], notes: list[str] | None = None) -> dict[str, list[str]]:
-    """Return the paths of images relative to `folder`, sorted, by class; add what is left out to `skipped`.
+    """Return the paths of images relative to `folder`, sorted, by class; add a line for each omission to `skipped`.
 
-    With `notes`, for classes that are to be learned, the layout is looked at first.
+    With `notes`, which is for classes that are to be learned, the layout of the folders is checked first.
     """
     _list_system_folders(folder, skipped)
     subfolders = []
@@ -265,7 +284,7 @@ def _read_classes(field: str, folder: Path, skipped: list[str], notes: list[str]
 
 
 def _types(files: Sequence[str]) -> str:
-    """Return the endings of files with their numbers: "6 files of other types (.dcm 4, .npy 2)"."""
+    """Return the number of files with a count of their suffixes: "6 files of other types (.dcm 4, .npy 2)"."""
     endings = Counter(os.path.splitext(file)[1].lower() or "no ending" for file in files)  # noqa: PTH122
     shown = listed([f"{end} {n}" for end, n in endings.most_common()])
     return f"{plural(len(files), 'file of another type', 'files of other types', spec='')} ({shown})"
@@ -287,7 +306,7 @@ def _images_below(class_folder: Path, base: Path, others: list[str], skipped: li
 
 
 def _list_system_folders(at: str | Path, skipped: list[str], names: Sequence[str] | None = None) -> None:
-    """Add the hidden and system folders in a folder that hold images to what is left out."""
+    """Add a line to `skipped` for each hidden or system folder in a folder that contains images."""
     if names is None:
         with os.scandir(at) as entries:
             names = [entry.name for entry in entries if is_system_folder(entry.name) and entry.is_dir()]
@@ -300,8 +319,10 @@ def _list_system_folders(at: str | Path, skipped: list[str], names: Sequence[str
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as os.walk does; links are followed (downloaded data sets are often links into a cache), but not round in
-    circles. Raises OSError for what may not be read."""
+    """Walk like os.walk, but follow links without going round in circles, and raise OSError for unreadable folders.
+
+    Links are followed because downloaded data sets often consist of links into a cache.
+    """
     for at, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
         real, parent = os.path.realpath(at), os.path.realpath(os.path.dirname(at))  # noqa: PTH120
         if f"{parent}/".startswith(f"{real}/"):
@@ -311,7 +332,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _fail(error: OSError) -> None:
-    raise error  # os.walk alone would leave out what it may not read
+    raise error  # os.walk by default skips folders that it may not read
 
 
 def _is_image(name: str) -> bool:

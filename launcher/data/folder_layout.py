@@ -1,4 +1,4 @@
-"""Folders that look like classes and are none: splits, folds, copies of the data set inside itself."""
+"""Folders that look like classes but are not: splits, folds, and copies of the data set inside itself."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ _OWN = {
     ("sweep.json", "journal.log"): "a sweep",
     ("manifest.json", "train.index.npy"): "a prepared copy",
 }
-"""The files by which launcher's own folders are known."""
+"""Files by which launcher's own folders are recognised."""
 OF_A_RUN = ("checkpoints", "explanation", "final")
-"""The folders in a run dir."""
+"""Folders in a run dir."""
 
 _FOLD = re.compile(r"(fold|split|subset|part|batch|set)[ _-]*\d+", re.IGNORECASE)
 
 
 def copies_inside(folders: Sequence[Path]) -> list[Path]:
-    """Return the folders that hold nothing but folders of the others' names, as archives that were unpacked twice
-    leave them: beside "cat" and "dog" a folder "pets" with "cat" and "dog" in it."""
+    """Return the folders that contain folders with the names of all the others and no images of their own.
+
+    Archives that were unpacked twice leave such folders: beside "cat" and "dog", a folder "pets" that contains "cat"
+    and "dog".
+    """
     copies = []
     for folder in folders:
         others = {nfc(other.name) for other in folders if other != folder}
@@ -37,7 +40,10 @@ def copies_inside(folders: Sequence[Path]) -> list[Path]:
 
 
 def made_by_launcher(folder: Path) -> str | None:
-    """Say what of launcher's own a folder is, which is nobody's class: runs are often kept beside the images."""
+    """Return the kind of folder that launcher itself made ("a run dir", "a sweep", ...), or None for any other.
+
+    Such a folder is never a class, although runs are often kept beside the images.
+    """
     for names, what in _OWN.items():
         if all((folder / name).exists() for name in names):
             return what
@@ -46,13 +52,13 @@ def made_by_launcher(folder: Path) -> str | None:
         for entry in entries:
             if not entry.name.startswith("."):
                 if not entry.is_dir(follow_symlinks=False):  # links may lead round in circles
-                    return None  # or the first image of a class: not all of a million files are looked at
+                    return None  # the first image of a class settles it, without listing a million files
                 inner.append(Path(entry))
     return "run dirs" if inner and all(map(made_by_launcher, inner)) else None
 
 
 def check_layout(field: str, folder: Path, class_folders: Sequence[Path], notes: list[str]) -> None:
-    """Raise UserError where the class folders are splits, folds or a wrapping of them; add a note where they may be."""
+    """Raise UserError if the class folders are splits or folds, or hold the real classes; add a note if they may."""
     names = [one_line(sub.name) for sub in class_folders]
     splits = [name for name in names if split_named(name)]
     if len({split_named(name) for name in splits}) > 1 or len(splits) == len(names) == 1:
@@ -91,7 +97,7 @@ def check_layout(field: str, folder: Path, class_folders: Sequence[Path], notes:
 
 
 def _folders_alone(folder: Path) -> set[str]:
-    """Return the names of the folders in a folder that has no images of its own; else nothing."""
+    """Return the names of the folders in a folder, or an empty set if it also has images of its own."""
     names = set()
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -29,15 +29,15 @@ from launcher.text import listed, one_line
 if TYPE_CHECKING:
     import datasets
 
-_PROBE_SECONDS = 5.0  # for a connection
-_ANSWER_SECONDS = 8.0  # for the whole, name servers included
+_PROBE_SECONDS = 5.0  # time-out of a connection
+_ANSWER_SECONDS = 8.0  # time-out of the whole request, name servers included
 _VAL_NAMES = ("validation", "val", "valid")
-"""Where there is one of these, others that mean the same ("dev") are not looked for."""
+"""Usual names of the validation split; synonyms ("dev") are looked for only if none of these exists."""
 
 
 @part
 class HuggingFace:
-    """A data set by its hub name ("timm/oxford-iiit-pet"), or a local folder or file.
+    """A data set of the hub, given by its name ("timm/oxford-iiit-pet"), or a local folder or file.
 
     A local `path` is a folder of class folders (with or without train and val above them, as in `ImageFolder`; columns
     do not apply), a folder written by `save_to_disk`, a folder of parquet or arrow files, or one such file.
@@ -45,30 +45,33 @@ class HuggingFace:
 
     path: PathText
     name: str | None = None
-    """Configuration of the data set, where it has several."""
+    """Configuration of the data set, if it has several."""
     train_split: str = "train"
     val_split: str | None = None
-    """None: "validation" or "val" where there is one, else a fraction of the training split; never "test". The name of
-    the training split: a fraction of it, also where there is a validation split."""
+    """Validation split; None: "validation" or "val" if there is one, else a fraction of the training split, never
+    "test". The name of the training split stands for a fraction of it, even if there is a validation split."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     test_split: str | None = None
-    """None: "test" where there is one. Read by `evaluate --split test` alone."""
+    """Test split; None: "test" if there is one. Read by `evaluate --split test` alone."""
     image_column: str | None = None
-    """None: the only column of images. It may hold images, bytes, structs of bytes and path, or paths."""
+    """Column of images, bytes, structs of bytes and path, or paths; None: the only such column."""
     label_column: Columns | None = None
-    """Column of classes; of lists of labels (as a list, or in text as in `CsvImages`), or one column of 0 and 1 per
-    label; or of numbers, one per target. None: the only column that can be meant."""
+    """Column of classes; column of lists of labels (as a list, or in text as in `CsvImages`), or one column of 0 and 1
+    per label; or columns of numbers, one per target. None: the only column that fits."""
     root: PathText | None = None
-    """Folder that paths of images start from; None: the folder of the table."""
+    """Folder that the paths of images are relative to; None: the folder of the table."""
     group_column: str | None = None
-    """Column whose equal values (a patient, a camera) stay on one side where a fraction is set aside."""
+    """Column whose equal values (a patient, a camera) stay on one side if a fraction is set aside."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+    """Treatment of images that cannot be decoded: stop the run before training starts, or leave them out and list
+    them."""
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
-        """See `protocols.Data`. Raises UserError where it is neither here nor to be had, and for unclear columns.
+        """Read the splits, as `protocols.Data` describes.
 
-        Without network that takes a second (8 s where nothing answers at all); `datasets` alone retries for 23 s.
+        Raises UserError if the data set is neither on this machine nor available from the hub, and for columns that are
+        missing or ambiguous. Without a network this takes a second (8 s if nothing answers at all), whereas `datasets`
+        alone retries for 23 s.
         """
         local = expanded(self.path).absolute()
         if local.is_dir() and not is_for_datasets(local):
@@ -107,13 +110,17 @@ class HuggingFace:
         return Splits(train_split, val_split, names, notes=notes)
 
     def tables(self) -> Mapping[str, datasets.Dataset]:
-        """All splits as `datasets` reads them, for whoever wants to see the columns first. Raises UserError as `build`;
-        a folder of class folders is not for `datasets`, and has none."""
+        """Return all splits as `datasets` reads them, for a look at the columns before `build`.
+
+        A folder of class folders is not read by `datasets` and has no tables. Raises UserError as `build` does.
+        """
         return self._load(expanded(self.path).absolute())
 
     def test_images(self, target_kind: TargetKind, names: tuple[str, ...]) -> Split | None:
-        """Return the test split (None where there is none), for the names that the training split gave. Raises
-        UserError as `build`, and for targets that are not among these names."""
+        """Return the test split, or None if there is none; `names` come from the training split.
+
+        Raises UserError as `build` does, and for targets that are not among `names`.
+        """
         local = expanded(self.path).absolute()
         if local.is_dir() and not is_for_datasets(local):
             return read_test_folder("data.path", local, self.test_split, names)
@@ -129,13 +136,15 @@ class HuggingFace:
         return Split(table.images, table.targets(names, self._table(tables, self.train_split, target_kind)))
 
     def other_images(self, path: Path, target_kind: TargetKind, names: tuple[str, ...]) -> Split:
-        """Return the images of a parquet or arrow file with the columns of this data set; otherwise as
-        `test_images`."""
+        """Return the images of a parquet or arrow file that has the columns of this data set.
+
+        `names` and errors are as in `test_images`.
+        """
         other = dataclasses.replace(self, path=str(path), train_split="train", root=self.root or str(path.parent))
         table = other._table(other.tables(), "train", target_kind)
         like = None
         if target_kind == "labels" and (expanded(self.path).exists() or assets_folder() is not None):
-            with contextlib.suppress(UserError):  # the training images need not be here to evaluate on others
+            with contextlib.suppress(UserError):  # the training images may be absent when others are evaluated
                 like = self._table(self.tables(), self.train_split, target_kind)
         return Split(table.images, table.targets(names, like))
 
@@ -165,7 +174,7 @@ class HuggingFace:
         import datasets
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-        if not sys.stderr.isatty():  # bars are control characters in a log file
+        if not sys.stderr.isatty():  # in a log file, bars are control characters
             datasets.disable_progress_bars()
             disable_progress_bars()
         if local.is_file():
@@ -177,13 +186,13 @@ class HuggingFace:
                 return {self.train_split: datasets.Dataset.load_from_disk(str(local))}
             if local.is_dir():
                 return read_folder(local, self.name)
-        except Exception as error:  # whatever a reader of some format says about the files
+        except Exception as error:  # readers of the various formats may raise anything
             raise UserError(f"data.path: {local} cannot be read as a data set: {error}") from error
         self._check_hub_name(local)
         return self._load_from_assets() if assets_folder() is not None else self._load_from_hub(local)
 
     def _check_hub_name(self, local: Path) -> None:
-        """Raises UserError where `path`, which is not on this disk, cannot be a name of the hub either."""
+        """Raise UserError if `path`, which is not on this disk, cannot be a name on the hub either."""
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -201,9 +210,9 @@ class HuggingFace:
             ) from error
 
     def assets(self) -> list[Asset | OwnPath]:
-        """A data set of the hub as something that must be there for `build`; what is local stays where it is.
+        """Return the data set that `build` needs: an asset if it is on the hub, else a path that stays where it is.
 
-        Asks no network. Raises UserError.
+        Nothing is asked of the network. Raises UserError if `path` is neither on this disk nor a possible hub name.
         """
         local = expanded(self.path).absolute()
         if local.exists():
@@ -214,9 +223,9 @@ class HuggingFace:
             import datasets
 
             tables = self._load_from_hub(local, scratch)
-            # As a folder of its own, not as a cache of the library: it holds the images themselves, not paths into a
-            # cache; it is read without locks, which a folder that cannot be written does not have; and it does not
-            # depend on how a release of the library names what it caches.
+            # A folder of its own, not a cache of the library: it holds the images themselves, not paths into a cache;
+            # it is read without locks, which a read-only folder cannot have; and it does not depend on how a release
+            # of the library names the files in its cache.
             datasets.DatasetDict(tables).save_to_disk(str(files / self._place_in_assets()))
             commits = sorted(path.name for path in (scratch / "hub").glob("datasets--*/snapshots/*"))
             return f"{datasets.config.HF_ENDPOINT}/datasets/{self.path}@{'+'.join(commits) or 'cached'}"
@@ -244,8 +253,10 @@ class HuggingFace:
         return dict(datasets.DatasetDict.load_from_disk(str(place)))
 
     def _load_from_hub(self, local: Path, scratch: Path | None = None) -> Mapping[str, datasets.Dataset]:
-        """From the hub, or where that cannot be reached from the cache of `datasets`; what is downloaded goes to the
-        usual cache, or to `scratch`."""
+        """Load the data set from the hub or, if the hub cannot be reached, from the cache of `datasets`.
+
+        Downloads go to the usual cache, or to `scratch`. Raises UserError if the data set cannot be loaded.
+        """
         import datasets
 
         unreachable = _probe(self.path)
@@ -271,7 +282,7 @@ class HuggingFace:
 
 
 def _unused(local: Path) -> list[str]:
-    """Say which tables of a folder are not read."""
+    """Return a line that names the tables of a folder that are not read, if there are any."""
     if not local.is_dir() or any((local / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return []
     names = unused_tables(local)
@@ -283,10 +294,10 @@ def _unused(local: Path) -> list[str]:
 
 
 def _probe(path: str) -> str | None:
-    """Why the hub cannot be reached, or None where it answers.
+    """Return why the hub cannot be reached, or None if it answers.
 
-    In a thread with a deadline, as a name server that does not answer keeps a process waiting for much longer than any
-    connection's time-out.
+    The request runs in a thread with a deadline, as a name server that does not answer keeps a process waiting for much
+    longer than any connection's time-out.
     """
     import datasets
     import huggingface_hub
@@ -301,7 +312,7 @@ def _probe(path: str) -> str | None:
             huggingface_hub.HfApi().dataset_info(path, timeout=_PROBE_SECONDS)
             answer.append(None)
         except HfHubHTTPError:
-            answer.append(None)  # it answers; what it says is told by the loading that follows
+            answer.append(None)  # the hub answers; the loading that follows reports the error
         except Exception as error:
             answer.append(str(error) or type(error).__name__)
 
@@ -320,7 +331,7 @@ def _below(scratch: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _hub_cache(scratch: Path | None) -> Iterator[None]:
-    """Let the hub's library, which `datasets` downloads with, keep its files below `scratch`."""
+    """Make the hub's library, with which `datasets` downloads, keep its files below `scratch`."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_CACHE
@@ -333,7 +344,7 @@ def _hub_cache(scratch: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Let `datasets` look into its cache only."""
+    """Restrict `datasets` to its cache."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE

@@ -1,6 +1,7 @@
-"""Every image is decoded once before training: a broken one must not end a run after hours, nor be left out unseen.
+"""Decoding of every image before training, so that a broken one neither ends a run after hours nor is lost silently.
 
-The main process finds (`find_broken`) and tells the others what; all of them do the same with it (`verified`):
+The main process finds the broken images (`find_broken`) and broadcasts them; all processes then treat them alike
+(`verified`):
 
     broken = find_broken(splits, workers=8) if is_main_process else None
     broken = broadcast_object_list([broken])[0]
@@ -32,35 +33,36 @@ from launcher.data.decoding import (
 from launcher.data.duplicates import digest, repeat_notes
 from launcher.data.sources import Subset
 from launcher.errors import UserError
-from launcher.recipe.protocols import Data, HandlesBadImages, ImageSource, Split, Splits
+from launcher.recipe.abilities import HandlesBadImages
+from launcher.recipe.protocols import Data, ImageSource, Split, Splits
 from launcher.text import listed, one_line, plural
 
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """Indices of the images that cannot be decoded, and why. Picklable."""
+    """Indices of the images that cannot be decoded, each with the reason. Picklable."""
 
     train: tuple[tuple[int, str], ...] = ()
     val: tuple[tuple[int, str], ...] = ()
     notes: tuple[str, ...] = ()
-    """What is to be said of images that can be decoded, one line each."""
+    """Remarks on images that can be decoded, one line each."""
 
 
 def on_bad_image_of(data: Data) -> Literal["stop", "skip"]:
-    """What a data part wants done; a part that does not say so stops."""
+    """Return what a data part wants done with broken images: "stop" unless the part says "skip"."""
     return "skip" if isinstance(data, HandlesBadImages) and data.on_bad_image == "skip" else "stop"
 
 
 @dataclasses.dataclass
 class Looked:
-    """What was seen of a source's images."""
+    """The findings about a source's images."""
 
     broken: list[tuple[int, str]]
-    """Index and why, of those that cannot be decoded."""
+    """Index and reason of each image that cannot be decoded."""
     digests: list[bytes | None]
-    """Of every image that can be read, what tells it apart from all others."""
+    """Digest of each image's content; None for images that cannot be read."""
     remarks: dict[str, list[int]]
-    """Indices of images that are read and yet not as they should be, by what is to be said of them."""
+    """Indices of images that can be read but are not as they should be, by remark."""
 
 
 def broken_images(
@@ -69,7 +71,7 @@ def broken_images(
     progress: Callable[[int], None] | None = None,
     resize_size: int | None = None,
 ) -> list[tuple[int, str]]:
-    """Return index and why of the images that cannot be decoded, as `look_at_all` finds them."""
+    """Return the index and reason of each image that cannot be decoded, as `look_at_all` finds them."""
     return look_at_all(images, workers, progress, resize_size).broken
 
 
@@ -79,10 +81,10 @@ def look_at_all(
     progress: Callable[[int], None] | None = None,
     resize_size: int | None = None,
 ) -> Looked:
-    """Decode every image in `workers` threads (decoders hold no interpreter lock).
+    """Decode every image, in `workers` threads, as decoders release the interpreter lock.
 
-    With `resize_size`, images too narrow to be resized to that shorter side count as broken. `progress` is called with
-    the number of images done, from this thread, as they are done, in order.
+    With `resize_size`, images that are too narrow to be resized to that shorter side count as broken. `progress` is
+    called from this thread with the number of finished images, in order.
     """
     looked, decoder = Looked([], [], {}), Decoder(images)
     with _kept_warnings() as warned, ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
@@ -98,7 +100,7 @@ def look_at_all(
                 return " ".join(text.split()) or type(error).__name__, None, []
             return None, key, [*([remark] if remark else []), *dict.fromkeys(warned())]
 
-        # In pieces: `map` takes all of its input at once, and a million futures are gigabytes.
+        # In pieces, because `map` consumes its whole input at once, and a million futures take gigabytes.
         for start in range(0, len(images), 4096):
             part = range(start, min(start + 4096, len(images)))
             for index, (why, key, remarks) in zip(part, pool.map(look, part), strict=True):
@@ -113,7 +115,10 @@ def look_at_all(
 
 
 def _decoded(decoder: Decoder, index: int, resize_size: int | None) -> tuple[bytes | None, str | None]:
-    """Return an image's digest and what is to be said of it. Raises what its decoder raises, ValueError if narrow."""
+    """Return an image's digest, and a remark on it or None.
+
+    Raises whatever its decoder raises, and ValueError for an image that is too narrow.
+    """
     images, content = decoder.images, decoder.encoded(index)
     jpeg = decoder.plain_jpeg(index) if content else None
     repaired = None
@@ -125,7 +130,7 @@ def _decoded(decoder: Decoder, index: int, resize_size: int | None) -> tuple[byt
                 return digest(content), None
             except MemoryError:
                 raise
-            except Exception:  # Pillow's word decides: it may be able to repair it
+            except Exception:  # Pillow decides, as it may be able to repair the data
                 repaired = DAMAGED_JPEG
     image = open_image(content, images.name(index)) if content else images.read(index)
     _check_shape(*image.size, resize_size)
@@ -147,7 +152,10 @@ def _check_shape(width: int, height: int, resize_size: int | None) -> None:
 
 @contextlib.contextmanager
 def _kept_warnings() -> Iterator[Callable[[], list[str]]]:
-    """Keep what Pillow warns of, for each thread on its own, so that the image is known; other warnings pass."""
+    """Collect Pillow's warnings for each thread, so that the image is known; let other warnings pass.
+
+    The value yielded is a function that returns the warnings of the calling thread.
+    """
     local = threading.local()
 
     def of_this_thread() -> list[str]:
@@ -184,7 +192,7 @@ def find_broken(
     progress: Callable[[int], None] | None = None,
     resize_size: int | None = None,
 ) -> Broken:
-    """The broken images of both splits, and what is to be said of the others; `progress` counts over both."""
+    """Return the broken images of both splits and the remarks on others; `progress` counts the images of both."""
     train = look_at_all(splits.train.images, workers, progress, resize_size)
     done = len(splits.train)
     counted = (lambda count: progress(done + count)) if progress else None
@@ -201,9 +209,9 @@ def find_broken(
 
 
 def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip"]) -> Splits:
-    """Splits without the broken images, which `skipped` then lists, and with what is noted of the others.
+    """Return the splits without the broken images, which are listed in `skipped`, and with the notes of `broken`.
 
-    Raises UserError with "stop" for any broken image, and with "skip" where a split or a class of the training images
+    Raises UserError with "stop" for any broken image, and with "skip" if a split or a class of the training images
     would be left empty.
     """
     lines = [
@@ -239,8 +247,10 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
 def whole(
     field: str, split: Split, broken: list[tuple[int, str]], on_bad_image: Literal["stop", "skip"]
 ) -> tuple[Split, list[str]]:
-    """A split of its own without the broken images, and a line for each of them. Raises UserError with "stop" for any,
-    and where none is left."""
+    """Return a single split without its broken images, and a line for each of them.
+
+    Raises UserError with "stop" for any broken image, and if no image is left.
+    """
     lines = [f"{one_line(split.images.name(index))} ({reason})" for index, reason in broken]
     if lines and (on_bad_image == "stop" or len(lines) == len(split)):
         raise UserError(

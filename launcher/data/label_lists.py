@@ -1,4 +1,4 @@
-"""Several labels in one cell: words, ids, or a 0 or 1 for each label. What could have two meanings is refused."""
+"""Cells with several labels: words, ids, or a 0 or 1 for each label. Ambiguous cells are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.errors import UserError
 from launcher.text import listed, plural
 
 Form = Literal["positions", "names"]
-"""Whether a list holds a 0 or 1 for each label in order, or the labels (or their ids) themselves."""
+"""Meaning of a list: a 0 or 1 for each label in order ("positions"), or the labels or their ids ("names")."""
 
 _SEPARATORS = {"|": "'|'", ";": "';'", ",": "commas"}
 _QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
@@ -27,17 +27,20 @@ _INSTEAD = "write the labels as words, or one column of 0 and 1 for each label"
 
 @dataclasses.dataclass(frozen=True)
 class LabelLists:
-    """The labels of each image of a split, as text, and how they are read."""
+    """The labels of each image of a split, as text, and how they were read."""
 
     where: str
     rows: list[list[str]]
     row_name: Callable[[int], str]
     form: Form
     note: str
-    """How they are read, for people."""
+    """Description of how the labels are read, for people."""
 
     def names(self, rows: Sequence[int] | None = None) -> tuple[str, ...]:
-        """Return the labels of these rows (all of them by default), or the positions: "0", "1", ..."""
+        """Return the distinct labels of these rows (by default all rows), or the positions: "0", "1", ...
+
+        Raises UserError if no image has a label.
+        """
         if self.form == "positions":
             return tuple(str(place) for place in range(len(self.rows[0])))
         names = class_names(
@@ -48,7 +51,10 @@ class LabelLists:
         return names
 
     def matrix(self, names: tuple[str, ...], rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
-        """Return float32 (N, len(names)) of 0 and 1. Raises UserError for labels that are not among the names."""
+        """Return float32 (N, len(names)) of 0 and 1.
+
+        Raises UserError for labels that are not among the names, and for lists by position of another length.
+        """
         chosen = [self.rows[row] for row in (range(len(self.rows)) if rows is None else rows)]
         if self.form == "positions":
             odd = [row for row, labels in enumerate(chosen) if len(labels) != len(names)]
@@ -67,7 +73,7 @@ class LabelLists:
 
 
 def cells_are_lists(cells: Sequence[str]) -> bool:
-    """Return whether cells of text hold labels, and not a number each (0 or 1 for the one label of their column)."""
+    """Return whether cells of text hold labels, rather than one number each: 0 or 1 for the one label of the column."""
     filled = [cell for cell in cells if cell]
     numbers = [not math.isnan(_value(cell)) for cell in filled]
     separated = any(
@@ -80,9 +86,10 @@ def cells_are_lists(cells: Sequence[str]) -> bool:
 def lists_in_cells(
     cells: Sequence[str], column: str, where: str, row_name: Callable[[int], str], like: LabelLists | None = None
 ) -> LabelLists:
-    """Read cells of text: "cat|dog", "cat;dog", "cat,dog", "['cat', 'dog']", "[1, 0, 1]", "1 0 1"; "" is no label.
+    """Read cells of text: "cat|dog", "cat;dog", "cat,dog", "['cat', 'dog']", "[1, 0, 1]", "1 0 1"; "" means no label.
 
-    `like` is how the training images' labels are read. Raises UserError for what cannot be read, or in two ways.
+    `like` holds the training images' labels, which are to be read in the same way. Raises UserError for cells that
+    cannot be read, or that can be read in two ways.
     """
     filled = [cell for cell in cells if cell]
     brackets = [cell.startswith("[") and cell.endswith("]") for cell in filled]
@@ -125,7 +132,7 @@ def lists_in_rows(
     like: LabelLists | None = None,
     how: str = "in lists",
 ) -> LabelLists:
-    """Read lists of words, of ids, or of a 0 or 1 for each label. As `lists_in_cells`."""
+    """Read lists of words, of ids, or of a 0 or 1 for each label. Raises UserError as `lists_in_cells` does."""
     missing = [row for row, labels in enumerate(rows) if labels is None or any(map(_is_missing, labels))]
     if missing:
         shown = listed([row_name(row) for row in missing])
@@ -176,7 +183,7 @@ def _form(
 def _form_of_numbers(
     rows: list[list[str]], values: list[list[float]], column: str, where: str, row_name: Callable[[int], str]
 ) -> Form | None:
-    """Return how lists of whole numbers are read; None where both ways are possible."""
+    """Return how lists of whole numbers are to be read, or None if both ways are possible."""
     lengths = {len(labels) for labels in values}
     twice = next((row for row, labels in enumerate(values) if len(set(labels)) < len(labels)), None)
     binary = all(value in (0, 1) for labels in values for value in labels)
@@ -193,7 +200,7 @@ def _form_of_numbers(
 
 
 def _bracketed(cell: str) -> list[Any] | None:
-    """Return the items of "['a', 'b']", '["a"]', "[1 0 1]" or "[a, b]"; None for what is no list."""
+    """Return the items of "['a', 'b']", '["a"]', "[1 0 1]" or "[a, b]", or None if the cell is not a list."""
     try:
         items = json.loads(cell)
         return items if isinstance(items, list) else None
@@ -213,7 +220,7 @@ def _bracketed(cell: str) -> list[Any] | None:
 
 
 def _is_missing(label: Any) -> bool:
-    """Tell whether a label is none: null, NaN, or infinite (as 1e400 is read)."""
+    """Return whether a label is missing: null, NaN, or infinite (which is how 1e400 is read)."""
     return label is None or (isinstance(label, (float, np.floating)) and not math.isfinite(label))
 
 
@@ -228,6 +235,6 @@ def _text(label: Any) -> str:
 
 
 def _value(text: str) -> float:
-    """Return the number that a label is; NaN for a word."""
+    """Return the number that a label stands for, or NaN for a word."""
     text = {"true": "1", "false": "0"}.get(text.strip().lower(), text)
     return float(text) if re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", text, re.IGNORECASE) else math.nan

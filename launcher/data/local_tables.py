@@ -1,4 +1,4 @@
-"""Tables on this disk that the `datasets` library reads."""
+"""Local tables that the `datasets` library reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def is_for_datasets(folder: Path) -> bool:
-    """Whether a folder holds tables, not only images: looked for in the folder and one below."""
+    """Return whether a folder, or a folder directly in it, contains tables and not only images.
+
+    Raises UserError if it cannot be read.
+    """
     try:
         folders = [folder, *(sub for sub in folder.iterdir() if sub.is_dir())]
         return any(_is_table(name) for sub in folders for name in os.listdir(sub))  # noqa: PTH208 - names are enough
@@ -29,9 +32,10 @@ def _is_table(name: str) -> bool:
 
 
 def read_file(file: Path) -> datasets.Dataset:
+    """Read a parquet or arrow file. Raises UserError for files of other types and unreadable ones."""
     import datasets
 
-    # `datasets` takes paths for patterns: [ ] in a name would match one letter.
+    # `datasets` takes paths for patterns: [ ] in a name would match a single letter.
     readers = {
         ".parquet": lambda: datasets.Dataset.from_parquet(glob.escape(str(file))),
         ".arrow": lambda: _from_arrow(file),
@@ -50,7 +54,11 @@ def read_file(file: Path) -> datasets.Dataset:
 
 
 def read_folder(folder: Path, name: str | None) -> dict[str, datasets.Dataset]:
-    """Read the tables of a folder by split. Raises what `datasets` raises."""
+    """Read the tables of a folder, by split.
+
+    Raises whatever `datasets` raises, and ValueError for git-lfs pointers and for a configuration (`name`) below a path
+    with *, ? or [ ] in it.
+    """
     import datasets
     from datasets.data_files import get_data_patterns
 
@@ -75,20 +83,22 @@ def read_folder(folder: Path, name: str | None) -> dict[str, datasets.Dataset]:
 
 
 def unused_tables(folder: Path) -> list[str]:
-    """Return the names of tables that `read_folder` leaves out, as `datasets` does without a word: beside files that
-    are named after splits, those that are not."""
+    """Return the names of tables that `read_folder` leaves out, because `datasets` silently does.
+
+    If some files are named after splits, these are the files that are not.
+    """
     from datasets.data_files import get_data_patterns, resolve_pattern
 
     tables = set()
     for at, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         tables |= {Path(at, name) for name in files if name.endswith((".parquet", ".arrow"))}
-    if len(tables) < 2 or (folder / "README.md").exists():  # which may say itself what is of which split
+    if len(tables) < 2 or (folder / "README.md").exists():  # a README may assign files to splits itself
         return []
     base = glob.escape(str(folder.resolve()))
     used: set[Path] = set()
     for pattern in (pattern for patterns in get_data_patterns(base).values() for pattern in patterns):
-        with contextlib.suppress(FileNotFoundError):  # nothing is named so
+        with contextlib.suppress(FileNotFoundError):  # no file has such a name
             used.update(Path(file) for file in resolve_pattern(os.path.join(base, pattern), base))  # noqa: PTH118
     names = (path.relative_to(folder) for path in tables)
     return sorted(str(name) for name in names if folder.resolve() / name not in used)

@@ -1,4 +1,4 @@
-"""Names of splits, of folders that systems make, and text in one form: the same everywhere that names are compared."""
+"""Comparison of names: names of splits, system folders, and Unicode forms, by the same rules everywhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SYSTEM_FOLDERS = frozenset(
 
 
 def split_named(name: str) -> SplitName | None:
-    """Return the split that a name of a folder, file or cell stands for: "Training_Set" is train, "dev" is val.
+    """Return the split that the name of a folder, file or cell stands for: "Training_Set" is train, "dev" is val.
 
     >>> [split_named(name) for name in ("train", "Test Set", "dev", "trains")]
     ['train', 'test', 'val', None]
@@ -41,23 +41,25 @@ def split_named(name: str) -> SplitName | None:
 
 
 def is_system_folder(name: str) -> bool:
-    """Return whether a folder is made by a system (thumbnails, recycle bins) or hidden: nobody's class."""
+    """Return whether a folder is hidden or made by a system (thumbnails, recycle bins), and thus never a class."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 def nfc(text: str) -> str:
-    """Return text in Unicode's composed form: macOS writes "é" as two characters, most others as one."""
+    """Return text in Unicode's composed form: macOS writes "é" as two characters, most other systems as one."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def in_list(name: str, names: Sequence[str]) -> str | None:
-    """Return the item of `names` that is `name` in any Unicode form, or None."""
+    """Return the item of `names` that equals `name` in any Unicode form, or None."""
     return name if name in names else next((item for item in names if nfc(item) == nfc(name)), None)
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ in case, spaces, characters that are not seen, or how a number is written
-    alone: ("Red", "red")."""
+    """Return groups of names that differ only in case, spacing, invisible characters or the notation of a number.
+
+    An example of such a group is ("Red", "red").
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(_plain(name), []).append(name)
@@ -65,7 +67,7 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def notes_of_names(names: Iterable[str]) -> list[str]:
-    """Return lines on classes or labels that are likely one and the same, and on those that likely mean none."""
+    """Return lines on names that are likely the same class or label, and on names that likely mean a missing label."""
     names = list(names)
     notes = []
     if groups := [" and ".join(map(repr, group)) for group in alike(names)]:

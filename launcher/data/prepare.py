@@ -1,5 +1,4 @@
-"""Making a prepared copy (`prepared.py`): all images decoded and resized once, on all cores, in one folder or not at
-all."""
+"""Creation of a prepared copy (`prepared.py`): all images decoded and resized once, on all cores, all or nothing."""
 
 from __future__ import annotations
 
@@ -35,21 +34,22 @@ from launcher.data.prepared import (
 )
 from launcher.errors import UserError
 from launcher.files import draft_folder, expanded
-from launcher.recipe.protocols import HasPreset, Preprocessing, Split, Splits
+from launcher.recipe.abilities import HasPreset
+from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import shrunk
 
 SIZES_SAMPLED = 200
 IN_FLIGHT = 8
-"""Images that wait to be written, for each thread; one of 12 million pixels takes 36 MB while it is resized."""
+"""Number of images per thread that wait to be written; one of 12 million pixels takes 36 MB while it is resized."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """An image as it goes into the copy."""
+    """An image as it is stored in the copy."""
 
     pixels: npt.NDArray[np.uint8]
-    """(height, width, 3); empty where it could not be read."""
+    """RGB pixels (height, width, 3); empty if the image could not be read."""
     stamp: tuple[int, int]
     source_hash: bytes
     why_broken: str | None = None
@@ -66,11 +66,13 @@ def make_copy(
     tell: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Copy, bool]:
-    """The copy in `folder`, and whether it was there already; then it is whole, current, and fits the recipe.
+    """Return the copy in `folder`, and whether it existed before; if so, it is complete, current, and fits the recipe.
 
-    `short_side` is that of training images, where it is not to follow from the recipe. `tell` hears beforehand how
-    large the copy will be, `progress` the number of images done. Raises UserError for a folder that holds something
-    else, for a disk without room, for images that cannot be read, and where another process is at it.
+    `short_side` is the shorter side of the training images, if it is not to follow from the recipe. `tell` is called
+    beforehand with a line on the size of the copy, `progress` with the number of finished images.
+
+    Raises UserError for a folder with other content, for a disk without enough space, for images that cannot be read,
+    and if another process is preparing the same folder.
     """
     folder = expanded(folder).absolute()
     enough_for = need_of(recipe, preprocessing)
@@ -97,13 +99,13 @@ def make_copy(
 
 
 def estimated_bytes(splits: Splits, kept: Need) -> int:
-    """Size of a copy, from the sizes of some of the images."""
+    """Estimate the size of a copy in bytes from the sizes of up to SIZES_SAMPLED images of each split."""
     total = 0.0
     for split, side in ((splits.train, kept.train), (splits.val, kept.val)):
         picked = np.unique(np.linspace(0, len(split) - 1, min(SIZES_SAMPLED, len(split))).round().astype(int))
         sizes = []
         for index in picked.tolist():
-            with contextlib.suppress(Exception):  # a broken one is told, by name, when its turn comes
+            with contextlib.suppress(Exception):  # a broken image is reported by name when its turn comes
                 width, height = split.images.read(index).size
                 scale = min(1.0, side / min(width, height))
                 sizes.append(3 * width * height * scale**2)
@@ -119,7 +121,10 @@ def _check_room(folder: Path, needed: int, kept: Need, tell: Callable[[str], Non
 
 
 def _there_already(folder: Path, kept: Need, recipe: Recipe, splits: Splits, preprocessing: Preprocessing) -> Copy:
-    """The copy that the folder holds, every stored byte looked at. Raises UserError for anything else."""
+    """Return the copy in the folder after a check of every stored byte.
+
+    Raises UserError if the folder holds other files, or a copy that is damaged, out of date or of another size.
+    """
     if not (folder / "manifest.json").is_file():
         raise UserError(f"--to {folder}: holds other files; give a folder that is empty or does not exist")
     copy = read_copy(folder)
@@ -152,7 +157,7 @@ def _write(
     broken: dict[str, list[tuple[int, str]]] = {"train": [], "val": []}
     done = 0
     for name, split in (("train", splits.train), ("val", splits.val)):
-        # The evaluation transform finds its own result; a random crop is resized once more, from a good one.
+        # The evaluation transform must find exactly its own result; a random crop is resized again, from a good source.
         is_final = name == "val" or (isinstance(recipe.augment, HasPreset) and recipe.augment.preset == "none")
         how = preprocessing if is_final else dataclasses.replace(preprocessing, interpolation="bicubic")
         side = getattr(kept, name)
@@ -181,7 +186,7 @@ def _write(
             "index_hash": hash_of(rows.tobytes()).hex(),
             "broken": broken[name],
         }
-    # Raises where an image is broken, and the data part says that it may not be.
+    # Raises if an image is broken and the data part does not allow that.
     verified(splits, Broken(tuple(broken["train"]), tuple(broken["val"])), on_bad_image_of(recipe.data))
     with (folder / "manifest.json").open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
@@ -194,11 +199,14 @@ def _to_disk(file: Any) -> None:
 
 
 def _stored(split: Split, side: int, how: Preprocessing, workers: int) -> Iterator[Stored]:
-    """The images in order, made in `workers` threads: decoders, resizing and hashing hold no interpreter lock."""
+    """Yield the images in order, made in `workers` threads.
+
+    Decoding, resizing and hashing release the interpreter lock.
+    """
     images, decoder = split.images, Decoder(split.images)
 
     def make(index: int) -> Stored:
-        # Before the image: what changes meanwhile is seen to have changed.
+        # Taken before the image is read, so that a change in the meantime is noticed later.
         stamp, content_hash = stamp_of(images, index), source_hash(decoder, index)
         try:
             pixels = decoder.pixels(index)

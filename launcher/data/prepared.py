@@ -1,16 +1,17 @@
-"""A smaller copy of a data set's images as plain pixels: what is in its folder, and whether it fits a recipe.
+"""Prepared copies: a data set's images as plain pixels of a smaller size, and the check that a copy fits a recipe.
 
-    manifest.json                      how large the images are kept, how many there are, which could not be read
-    train.pixels  val.pixels           RGB, 8 bits: rows of one image after another, and one image after another
-    train.index.npy  val.index.npy     for each sample: where its pixels begin, their size, and what they were made of
+    manifest.json                      size and number of the stored images, and those that could not be read
+    train.pixels  val.pixels           RGB, 8 bits: one image after another, each row by row
+    train.index.npy  val.index.npy     for each sample: start and size of its pixels, and what they were made from
     train.targets.npy  val.targets.npy
     train.names.json  val.names.json
 
-Plain pixels take 281 kB where a JPEG of quality 95 takes 41 kB (500x375 photographs, shorter side 259 px); that one
-would be 2.2 of 256 levels away in the mean, and its decoding alone as slow as all that is done to plain pixels.
+Plain pixels take 281 kB per image, a JPEG of quality 95 takes 41 kB (500x375 photographs, shorter side 259 px); but the
+JPEG would differ by 2.2 of 256 levels in the mean, and its decoding alone would take as long as all that is done to
+plain pixels.
 
-Nothing is read from a copy that was made of other files than those that the data part names now, so it is never stale:
-a file whose size and time of change are as they were is taken for the same, of any other the content is compared.
+A copy is used only if it was made from the files that the data part names now, so it is never stale: a file whose size
+and time of change are the same is taken for unchanged, and of any other file the content is compared.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from launcher.data.duplicates import repeat_notes
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.errors import UserError
 from launcher.files import expanded
-from launcher.recipe.protocols import ImageSource, KnowsShortSide, Preprocessing, Split, Splits
+from launcher.recipe.abilities import KnowsShortSide
+from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.text import listed, one_line, plural
 
@@ -51,12 +53,12 @@ ROW = np.dtype(
         ("pixels_hash", "u1", (HASH_BYTES,)),
     ]
 )
-"""A sample: its pixels (height 0 where it could not be read), and the file or the content they were made of."""
+"""Index row of a sample: its pixels (height 0 if it could not be read), and the file or content they were made from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Lengths of the shorter side, in pixels, that a recipe's transforms need."""
+    """Lengths of the shorter side of the images, in pixels, that a recipe's transforms need."""
 
     train: int
     val: int
@@ -66,7 +68,11 @@ class Need:
 
 
 def need_of(recipe: Recipe, preprocessing: Preprocessing) -> Need:
-    """What the evaluation transform resizes to; for training, what the augmentation says (`short_side`), if it does."""
+    """Return the shorter sides that a recipe needs.
+
+    For validation this is the size to which the evaluation transform resizes; for training, the size that the
+    augmentation states (`short_side`), or else the larger of the image size and the size for validation.
+    """
     val = preprocessing.resize_size
     if isinstance(recipe.augment, KnowsShortSide):
         return Need(int(recipe.augment.short_side(preprocessing)), val)
@@ -75,13 +81,13 @@ def need_of(recipe: Recipe, preprocessing: Preprocessing) -> Need:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """A prepared copy as its manifest tells it."""
+    """A prepared copy as its manifest describes it."""
 
     folder: Path
     kept: Need
-    """Length of the shorter side of what is stored; smaller images are stored as they are."""
+    """Lengths of the shorter side of the stored images; smaller images are stored as they are."""
     enough_for: Need
-    """What the recipe that it was made for needs."""
+    """Lengths of the shorter side that the recipe needs for which the copy was made."""
     samples: tuple[int, int]
     size_bytes: int
     broken: Broken
@@ -95,11 +101,11 @@ class Copy:
 
     @property
     def id(self) -> str:
-        """Changes with anything that is stored."""
+        """Identifier that changes with anything that is stored."""
         return hashlib.blake2b(repr((self.kept, self.index_hashes)).encode(), digest_size=8).hexdigest()
 
     def rows(self, name: str) -> npt.NDArray[Any]:
-        """The index of "train" or "val". Raises UserError where the folder's files are not those of the manifest."""
+        """Return the index of "train" or "val". Raises UserError if the folder's files do not match the manifest."""
         file = self.folder / f"{name}.index.npy"
         try:
             rows: npt.NDArray[Any] = np.load(file, allow_pickle=False)
@@ -113,19 +119,22 @@ class Copy:
 
 
 def bytes_of(rows: npt.NDArray[Any]) -> int:
+    """Return the number of bytes that the pixels of all samples of an index take."""
     return int(3 * (rows["height"].astype(np.int64) * rows["width"]).sum())
 
 
 def gigabytes(count: int) -> str:
+    """Return a number of bytes for people, in GB, or in MB if it is below 1 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def hash_of(content: Any) -> bytes:
+    """Return the BLAKE2b hash of a bytes-like object, HASH_BYTES long."""
     return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
 
 
 def read_copy(folder: Path) -> Copy:
-    """Raises UserError where there is no prepared copy."""
+    """Read the manifest of a prepared copy. Raises UserError if there is no prepared copy in the folder."""
     folder = expanded(folder).absolute()
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -154,7 +163,7 @@ def _pairs(broken: Any) -> tuple[tuple[int, str], ...]:
 
 
 def check_fits(copy: Copy, recipe: Recipe, preprocessing: Preprocessing) -> None:
-    """Raises UserError where the recipe's transforms need larger images than the copy has."""
+    """Raise UserError if the recipe's transforms need larger images than the copy has."""
     need = need_of(recipe, preprocessing)
     problems = [
         f"{copy.folder}: {what} images are prepared for transforms that need a shorter side of {has} px, this recipe "
@@ -170,7 +179,7 @@ def check_fits(copy: Copy, recipe: Recipe, preprocessing: Preprocessing) -> None
 
 
 def check_current(copy: Copy, splits: Splits) -> None:
-    """Raises UserError where the copy was made of other samples, or of files that have changed since."""
+    """Raise UserError if the copy was made from other samples, or from files that have changed since."""
     problems = []
     for name, split in (("train", splits.train), ("val", splits.val)):
         rows = copy.rows(name)
@@ -193,7 +202,7 @@ def check_current(copy: Copy, splits: Splits) -> None:
 
 
 def _tail(name: str) -> tuple[str, ...]:
-    """A data set may be moved as a whole: the last two parts of a path tell its samples apart."""
+    """Return the last two components of a path, which identify a sample even after the data set has been moved."""
     return Path(name).parts[-2:]
 
 
@@ -207,7 +216,7 @@ def _changed(images: ImageSource, rows: npt.NDArray[Any]) -> Iterator[int]:
 
 
 def stamp_of(images: ImageSource, index: int) -> tuple[int, int]:
-    """Size and time of change of the file that an image is named after; (-1, -1) where there is none."""
+    """Return the size and time of change (ns) of the file that an image is named after, or (-1, -1) if none exists."""
     path = Path(images.name(index))
     if path.is_absolute():
         try:
@@ -219,7 +228,7 @@ def stamp_of(images: ImageSource, index: int) -> tuple[int, int]:
 
 
 def source_hash(decoder: Decoder, index: int) -> bytes:
-    """Return the image's digest; zeros where it cannot be read."""
+    """Return the image's digest, or zeros if it cannot be read."""
     try:
         return image_digest(decoder, index)
     except MemoryError:
@@ -229,7 +238,7 @@ def source_hash(decoder: Decoder, index: int) -> bytes:
 
 
 def with_copy(copy: Copy, recipe: Recipe, splits: Splits) -> Splits:
-    """The splits with their images taken from the copy, and without those that could not be read.
+    """Return the splits with images read from the copy, and without those that could not be read.
 
     Raises UserError as `verified` does.
     """
@@ -247,7 +256,7 @@ def _prepared(copy: Copy, name: str, split: Split) -> Split:
 
 
 class PreparedImages:
-    """The images of a copy; the names are those of the source."""
+    """The images of a prepared copy, under the names of their source."""
 
     def __init__(self, source: ImageSource, copy: Copy, name: str, rows: npt.NDArray[Any]) -> None:
         self.copy_id = copy.id
@@ -261,19 +270,22 @@ class PreparedImages:
 
     @property
     def source_digests(self) -> Digests:
-        """uint8 (N, 16): of the images that the copy was made of."""
+        """Digests of the images from which the copy was made: uint8 (N, 16)."""
         return np.ascontiguousarray(self._rows["source_hash"])
 
     def read(self, index: int) -> Image.Image:
         return Image.fromarray(self.stored_pixels(index))
 
     def stored_pixels(self, index: int) -> npt.NDArray[np.uint8]:
-        """uint8 (height, width, 3), not yet read from the disk."""
+        """Return uint8 (height, width, 3), mapped from the file.
+
+        Raises UserError if the pixels are not as they were written.
+        """
         row = self._rows[index]
         begin, height, width = int(row["begin"]), int(row["height"]), int(row["width"])
         pixels = self._mapped[begin : begin + 3 * height * width]
-        # Once for each process, as the 281 kB of an image take half a millisecond: a copy that the disk has damaged
-        # would train silently.
+        # Training on a copy that the disk has damaged would go unnoticed. Compared once per process, as the 281 kB of
+        # an image take half a millisecond.
         if not self._compared[index]:
             if hash_of(pixels) != row["pixels_hash"].tobytes():
                 raise UserError(
@@ -285,12 +297,12 @@ class PreparedImages:
 
     @functools.cached_property
     def _compared(self) -> npt.NDArray[np.bool_]:
-        """bool (N,): whose pixels this process has found to be as they were written."""
+        """Mask of the images whose pixels this process has found to be as they were written: bool (N,)."""
         return np.zeros(len(self._rows), dtype=bool)
 
     @functools.cached_property
     def _mapped(self) -> npt.NDArray[np.uint8]:
-        # "c": the file stays as it is; torch wants no arrays that cannot be written.
+        # "c" (copy-on-write) leaves the file as it is; torch wants arrays that can be written.
         return np.asarray(np.memmap(self._file, dtype=np.uint8, mode="c"))
 
     def __getstate__(self) -> dict[str, Any]:

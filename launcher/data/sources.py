@@ -1,7 +1,8 @@
-"""Images by index, held in arrays.
+"""Image sources: images by index, with pixels or paths held in arrays.
 
-Reading a Python object writes its reference count, and every page so touched is copied into each worker process: lists
-of a million paths cost gigabytes over a few dozen workers (pytorch/pytorch#13246). Arrays are not touched when read.
+Reading a Python object writes its reference count, and each page touched in this way is copied into each worker
+process: lists of a million paths cost gigabytes over a few dozen workers (pytorch/pytorch#13246). Reading an array
+writes nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from PIL import Image
 
 from launcher.data.decoding import Decoder, check_regular, open_image
 from launcher.data.names import in_list
-from launcher.recipe.protocols import HoldsImageFiles, ImageSource
+from launcher.recipe.abilities import HoldsImageFiles
+from launcher.recipe.protocols import ImageSource
 
 if TYPE_CHECKING:
     import datasets
 
 
 class PackedStrings:
-    """Strings in one buffer of bytes with offsets; a fixed-width array would make all as wide as the longest."""
+    """Strings in one buffer of bytes with offsets; in a fixed-width array all would be as wide as the longest."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         encoded = [os.fsencode(string) for string in strings]  # file names need not be valid text
@@ -40,7 +42,7 @@ class PackedStrings:
 
 
 class FileImages:
-    """Image files, by paths relative to a folder (an absolute path stays as it is)."""
+    """Image files, given by paths relative to a folder or absolute."""
 
     def __init__(self, folder: str | Path, paths: Iterable[str]) -> None:
         self._folder = str(folder)
@@ -60,7 +62,7 @@ class FileImages:
             return None
 
     def file(self, index: int) -> Path:
-        """Where the image is read from."""
+        """Return the path of the image file."""
         return Path(self._folder, self._paths[index])
 
     def name(self, index: int) -> str:
@@ -85,10 +87,10 @@ class ArrayImages:
 
 
 class TableImages:
-    """Images in a column of an Arrow table: `table[column]` is the bytes, or has "bytes" and "path"."""
+    """Images in a column of an Arrow table, whose cells are bytes or have "bytes" and "path"."""
 
     def __init__(self, title: str, table: datasets.Dataset, column: str, root: Path | None = None) -> None:
-        """`root` is the folder that paths start from, where a cell has no bytes."""
+        """Keep the column alone; `root` is the folder that the paths of cells without bytes are relative to."""
         self._title, self._root = title, root
         self._table = table.select_columns([column])
         self._column = column
@@ -98,7 +100,7 @@ class TableImages:
 
     def read(self, index: int) -> Image.Image:
         content, path = self._cell(index)
-        # Without bytes the path is a file; with them it is only the name that the file once had.
+        # Without bytes, the path is a file's; with them, it is only the name that the file once had.
         file = Path(self._root or "", path) if content is None and path else None
         return open_image(file or content or b"", name=self._name(index, path))
 
@@ -121,7 +123,7 @@ class TableImages:
 
 
 class Subset:
-    """Some images of a source, by their indices in it; names are the source's."""
+    """Some images of a source, given by their indices in it, under the source's names."""
 
     def __init__(self, images: ImageSource, indices: npt.NDArray[np.int64]) -> None:
         self._images = images
@@ -139,7 +141,7 @@ class Subset:
         return self._decoder.encoded(int(self._indices[index]))
 
     def file(self, index: int) -> Path | None:
-        """Where the image is read from, if that is a file of its own."""
+        """Return the path of the image file, or None if the image is not in a file of its own."""
         return None if self._files is None else self._files.file(int(self._indices[index]))
 
     def name(self, index: int) -> str:
@@ -147,9 +149,9 @@ class Subset:
 
 
 def missing_files(root: Path, paths: list[str]) -> list[int]:
-    """Return the rows whose file is not there; a path in another Unicode form than the disk's is replaced by that.
+    """Return the rows whose file is missing; in `paths`, replace a path in another Unicode form by the one on disk.
 
-    Each folder is listed once: on NFS, asking for a million files takes minutes.
+    Each folder is listed only once, because on NFS asking for a million files takes minutes.
     """
     listings: dict[str, set[str]] = {}
     missing = []
@@ -167,7 +169,7 @@ def missing_files(root: Path, paths: list[str]) -> list[int]:
 
 
 def _in_any_form(root: Path, path: str) -> str | None:
-    """Return the path whose parts are those of `path` in some Unicode form, where there is one below `root`."""
+    """Return the path below `root` that equals `path` in any Unicode form, or None if there is none."""
     at, parts = Path(root), Path(path).parts
     there = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""A seeded part of the training images set aside for validation: the same on every process and machine."""
+"""Validation images set aside from the training images by a seed: the same in every process and on every machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ Indices = npt.NDArray[np.int64]
 
 
 def split_indices(count: int, val_fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Indices of `count` images for training and for validation, sorted. With 2 images or more, neither is empty."""
+    """Return sorted indices of `count` images for training and for validation.
+
+    With 2 images or more, neither is empty.
+    """
     order = _order(count, seed)
     num_val = _num_val(count, val_fraction)
     return np.sort(order[num_val:]), np.sort(order[:num_val])
 
 
 def stratified_indices(classes: Indices, val_fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """The same fraction of each class (int64 (N,)). A class with 2 images or more is in both; a single one trains."""
+    """Return indices for training and for validation, with the same fraction of each class.
+
+    `classes` is int64 (N,). A class with 2 images or more is in both; a single image is for training.
+    """
     order = _order(len(classes), seed)
     grouped = order[np.argsort(classes[order], kind="stable")]
     ends = np.cumsum(np.unique(classes, return_counts=True)[1])
@@ -37,9 +43,10 @@ def stratified_indices(classes: Indices, val_fraction: float, seed: int) -> tupl
 def grouped_indices(
     groups: Sequence[str], classes: Indices | None, val_fraction: float, seed: int
 ) -> tuple[Indices, Indices]:
-    """The same fraction (of each class, int64 (N,), where there are any), with all images of a group on one side.
+    """Return indices for training and for validation, with all images of a group on one side.
 
-    A group counts for the class of most of its images, the smaller of two. Where no two images are of one group this is
+    With `classes`, int64 (N,), the fraction is the same in each class; a group counts for the class of most of its
+    images, and in a tie for the smaller class. If every group has a single image, the result is that of
     `stratified_indices` or `split_indices`. With 2 groups or more, neither side is empty.
     """
     places: dict[str, int] = {}
@@ -56,15 +63,15 @@ def grouped_indices(
     sizes = np.bincount(group_of)
     order = _order(len(places), seed)
     is_val = np.zeros(len(places), dtype=bool)
-    room = 0.0  # images still wanted; what a class has too many or too few of, the next one makes good
+    room = 0.0  # images still wanted; each class makes up for the excess or deficit of those before it
     for kind in np.unique(kind_of):
         members = order[kind_of[order] == kind]
         room += float(sizes[members].sum()) * val_fraction
-        for member in members[:-1]:  # one of each class trains
-            if sizes[member] < 2 * room:  # then closer to the share with it than without
+        for member in members[:-1]:  # one group of each class is for training
+            if sizes[member] < 2 * room:  # with it, the number is closer to the fraction than without
                 is_val[member] = True
                 room -= float(sizes[member])
-    if not is_val.any() and len(places) > 1:  # every group is larger than the share: the smallest of all
+    if not is_val.any() and len(places) > 1:  # every group is too large: take the smallest
         is_val[order[np.argmin(sizes[order])]] = True
     return np.flatnonzero(~is_val[group_of]), np.flatnonzero(is_val[group_of])
 
@@ -78,10 +85,10 @@ def set_aside(
     skipped: tuple[str, ...] = (),
     groups: Sequence[str] | None = None,
 ) -> Splits:
-    """Splits of images that came without a validation split: stratified for classes, plain for other targets.
+    """Divide images without a validation split: stratified for classes, at random for other targets.
 
-    `groups` names for each image the group that must not be divided. Raises UserError where there are too few images
-    for that.
+    `groups` names for each image its group, which must not be divided. Raises UserError if there are too few images or
+    groups to set some aside.
     """
     if groups is not None:
         of_class = targets.astype(np.int64) if targets.ndim == 1 else None
@@ -114,5 +121,5 @@ def _num_val(count: int, val_fraction: float) -> int:
 
 
 def _order(count: int, seed: int) -> Indices:
-    # numpy promises the stream of a bit generator to be the same in every version, that of shuffle() not (NEP 19).
+    # numpy promises the same stream of a bit generator in every version, but not that of shuffle() (NEP 19).
     return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable").astype(np.int64)

@@ -1,4 +1,4 @@
-"""The precision in which a task takes targets of kind "values"."""
+"""Precision in which a task takes targets of kind "values"."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import torch
 
-from launcher.recipe.protocols import Split, Splits, TakesExactTargets, Task
+from launcher.recipe.abilities import TakesExactTargets
+from launcher.recipe.protocols import Split, Splits, Task
 from launcher.recipe.recipe import Recipe
 
 
 def build_splits(recipe: Recipe) -> Splits:
-    """Return the images and targets of a recipe, the targets in the precision in which its task takes them.
+    """Return the images and targets of a recipe, with targets in the precision that its task takes.
 
     Raises UserError as the data part does.
     """
@@ -22,7 +23,7 @@ def build_splits(recipe: Recipe) -> Splits:
 
 
 def as_taken(task: Task, split: Split) -> Split:
-    """Return a split with float32 targets in the place of float64, unless the task takes these (`exact_targets`)."""
+    """Return a split with float32 targets instead of float64, unless the task takes float64 (`exact_targets`)."""
     targets = np.asarray(split.targets)
     if targets.dtype != np.float64 or (isinstance(task, TakesExactTargets) and task.exact_targets):
         return split
@@ -30,7 +31,7 @@ def as_taken(task: Task, split: Split) -> Split:
 
 
 def on_device(targets: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return targets where a loss takes them: float64 stays on the CPU where the device has none (Apple's MPS)."""
+    """Return targets on `device`; float64 stays on the CPU if the device does not support it (Apple's MPS)."""
     if device.type == "mps" and targets.dtype == torch.float64:
         return targets
     return targets.to(device, non_blocking=True)

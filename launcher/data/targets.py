@@ -1,4 +1,4 @@
-"""Targets as arrays, from what folders, tables and data sets say; and the words for what is wrong with them."""
+"""Targets as arrays, made from the labels and numbers of folders, tables and data sets, with errors for bad ones."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _sound_columns(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 Columns = Annotated[str | tuple[str, ...], AfterValidator(_sound_columns)]
-"""One column or several, by their names."""
+"""Name of one column, or names of several."""
 
 MOST_DIGITS = 100
-"""Of a class whose name is a number; Python itself reads no more than 4,300."""
+"""Largest number of characters of a class name that is sorted as a number; Python itself reads at most 4,300 digits."""
 
 MEANING: dict[TargetKind, str] = {
     "class": "one class per image",
@@ -38,7 +38,7 @@ MEANING: dict[TargetKind, str] = {
 
 
 def refuse(part: str, gives: TargetKind, target_kind: TargetKind) -> None:
-    """Raise UserError where a part that gives only one kind of target is asked for another."""
+    """Raise UserError if a part that gives only one kind of target is asked for another."""
     if target_kind != gives:
         raise UserError(
             f"data: {part} gives {MEANING[gives]}, but the task reads {MEANING[target_kind]}; "
@@ -47,7 +47,7 @@ def refuse(part: str, gives: TargetKind, target_kind: TargetKind) -> None:
 
 
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels in order: as numbers where all are integers (2 before 10, -1 before 0), else as text."""
+    """Return the distinct labels, sorted as numbers if all are integers (2 before 10, -1 before 0), else as text."""
     distinct = set(labels)
     if all(len(label) <= MOST_DIGITS and label.removeprefix("-").isdecimal() for label in distinct):
         return tuple(sorted(distinct, key=lambda label: (int(label), label)))
@@ -55,9 +55,9 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_indices(labels: Sequence[str], names: tuple[str, ...], where: str) -> npt.NDArray[np.int64]:
-    """int64 (N,): each label's place in `names`, which the training images fix. `where` says whose labels they are.
+    """Return int64 (N,): each label's index in `names`, which come from the training images.
 
-    Raises UserError naming the labels that are not among them.
+    `where` names the source of the labels in errors. Raises UserError for labels that are not among `names`.
     """
     place = {name: index for index, name in enumerate(names)}
     unknown = class_names(label for label in set(labels) if label not in place)
@@ -77,9 +77,10 @@ def numbers(
     where: str,
     row_name: Callable[[int], str],
 ) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
-    """(N, len(columns)) from columns of numbers or of text that reads as numbers: float32 for "labels", else float64.
+    """Return (N, len(columns)), float32 for "labels", else float64, from columns of numbers or of text with numbers.
 
-    Raises UserError for every column with cells that are not finite numbers (for "labels": not 0 or 1).
+    Raises UserError with a line for each column that has cells that are not finite numbers (for "labels": not 0 or 1),
+    and for whole numbers that float64 cannot hold exactly.
     """
     problems, arrays = [], []
     for name, column in zip(names, columns, strict=True):
@@ -107,14 +108,14 @@ def numbers(
 
 
 def _is_rounded(cell: Any, value: float) -> bool:
-    """Tell whether a whole number is another one as a float."""
+    """Return whether a whole number changes when it becomes a float."""
     text = str(cell).strip()
     is_large = 2**53 <= abs(value) < math.inf
     return is_large and text.lstrip("+-").isdecimal() and int(text) != int(value)
 
 
 def _number(cell: Any) -> float:
-    """The number in a cell; NaN where there is none."""
+    """Return the number in a cell, or NaN if it has none."""
     if isinstance(cell, str):
         cell = {"true": 1, "false": 0}.get(cell.strip().lower(), cell)
     try:

@@ -1,4 +1,4 @@
-"""The image classification data sets of torchvision."""
+"""Image classification data sets of torchvision."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from launcher.recipe.protocols import Split, Splits, TargetKind
 
 
 class _Set(NamedTuple):
-    """How a class of torchvision.datasets is called: `split="..."`, `train=True`, or all in one."""
+    """The arguments of a class of torchvision.datasets: `split="..."`, `train=True`, or neither (one piece)."""
 
     argument: Literal["split", "train", None]
     train: str = "train"
     val: str | None = None
-    """The official validation split. A test split is never used for validation unless it is named."""
+    """Official validation split. A test split is never used for validation unless the recipe names it."""
 
 
 SETS = {
@@ -57,28 +57,32 @@ WITH_TEST = {
     *("Country211", "DTD", "FGVCAircraft", "Flowers102", "Food101", "GTSRB", "OxfordIIITPet", "RenderedSST2"),
     *("STL10", "SVHN", "StanfordCars"),
 }
-"""Data sets that are called with `split` and have a test split."""
+"""Data sets that take the argument `split` and have a test split."""
 
 
 @part
 class Torchvision:
-    """A data set of `torchvision.datasets`, as it lies below `root` (or is downloaded to it)."""
+    """A data set of `torchvision.datasets`, whose files lie below `root` (or are downloaded to it)."""
 
     name: str
-    """Its class: "Flowers102", "OxfordIIITPet", "CIFAR10", ..."""
+    """Name of its class: "Flowers102", "OxfordIIITPet", "CIFAR10", ..."""
     root: PathText
     train_split: str | None = None
-    """None: "train" ("trainval" for OxfordIIITPet)."""
+    """Training split; None: "train" ("trainval" for OxfordIIITPet)."""
     val_split: str | None = None
-    """None: the official validation split, else a fraction of each class of the training split; never "test". The name
-    of the training split: a fraction of it, also where there is a validation split."""
+    """Validation split; None: the official one, else a fraction of each class of the training split, never "test". The
+    name of the training split stands for a fraction of it, even if there is a validation split."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     download: bool = False
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop the run before training starts, or be left out and listed."""
+    """Treatment of images that cannot be decoded: stop the run before training starts, or leave them out and list
+    them."""
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
-        """See `protocols.Data`. Raises UserError where the files are not below `root` and cannot be downloaded."""
+        """Read the splits, as `protocols.Data` describes.
+
+        Raises UserError if the files are not below `root` and cannot be downloaded.
+        """
         refuse("Torchvision", "class", target_kind)
         train_name, val_name = self._splits()
         train, names = self._load(train_name)
@@ -90,8 +94,10 @@ class Torchvision:
         return Splits(train, val, names)
 
     def test_images(self, names: tuple[str, ...]) -> Split | None:
-        """Return the official test split; None where there is none, or where it trains or validates. Raises UserError
-        where its files are not there; nothing is downloaded."""
+        """Return the official test split, or None if there is none or if it is used for training or validation.
+
+        Nothing is downloaded. Raises UserError if its files are missing, or if its classes are not `names`.
+        """
         style = SETS[self.name]
         has_test = style.argument == "train" or self.name in WITH_TEST
         if not has_test or "test" in self._splits():
@@ -102,7 +108,7 @@ class Torchvision:
         return split
 
     def assets(self) -> list[Asset | OwnPath]:
-        """With `download` its files, which the network brings; else `root`, which stays where it is."""
+        """Return the data set's files as an asset if `download` is set; else `root`, which stays where it is."""
         splits = [split for split in self._splits() if split is not None]
         if not self.download:
             return [OwnPath(field=f"data.root={self.root!r}", path=expanded(self.root).absolute())]
@@ -118,7 +124,10 @@ class Torchvision:
         return [Asset(key=key, field=f"data.name={self.name!r}", what=f"data set {self.name}", bring=bring)]
 
     def _splits(self) -> tuple[str, str | None]:
-        """Names of the splits to train and to validate on; None: a part of the former. Raises UserError."""
+        """Return the names of the splits for training and for validation; None stands for a fraction of the former.
+
+        Raises UserError for an unknown data set, and for splits of one that comes in one piece.
+        """
         if self.name not in SETS:
             raise UserError(
                 f"data.name: {self.name!r} is no torchvision data set that can be used here"
@@ -166,7 +175,7 @@ class Torchvision:
         try:
             if download:
                 root.mkdir(parents=True, exist_ok=True)
-                with file_lock(root / f".{self.name}.lock"):  # one process downloads, the others find it there
+                with file_lock(root / f".{self.name}.lock"):  # one process downloads, the others find the files
                     return make(**arguments)
             return make(**arguments)
         except (RuntimeError, OSError, ImportError, ValueError) as error:
@@ -191,7 +200,10 @@ class Torchvision:
 
 
 def _images_and_labels(dataset: Any, title: str) -> tuple[FileImages | ArrayImages, npt.NDArray[np.int64]]:
-    """What a data set has indexed: paths or pixels. Its items would be decoded by torchvision's loader."""
+    """Return the paths or pixels that a data set has indexed, and its labels.
+
+    Its items are not used, as torchvision's loader would decode them.
+    """
     for attribute in ("samples", "_samples"):
         if hasattr(dataset, attribute):
             samples = getattr(dataset, attribute)

@@ -1,1 +1,1 @@
-"""A finished run's model in forms that run elsewhere, each run and compared before it gets its name."""
+"""Export of a finished run's model to forms that run elsewhere; each is run and compared before it gets its name."""

@@ -1,4 +1,4 @@
-"""The model card of a hub folder: what the model is, how good it is, how it is used, where it ends."""
+"""Model card of a hub folder: the model, its results, its use, its limits, and its training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from launcher.metrics.calibration import few_positives
 from launcher.text import number, one_line, plural
 
 MOST_OPEN = 20
-"""Classes up to which their table is shown unfolded."""
+"""Most classes whose table is shown unfolded."""
 NO_LICENSE = "# license: say here under which licence you publish these weights, e.g. apache-2.0"
 
 
@@ -35,7 +35,7 @@ def card(
     has_report: bool,
     with_images: bool,
 ) -> str:
-    """Markdown with the metadata that the hub reads before it. All names in it are escaped."""
+    """Return the card as Markdown that begins with the metadata for the hub; all names in it are escaped."""
     title = finished.rundir.path.absolute().name
     evaluation = _evaluation(finished)
     about = model.preprocessing.about
@@ -203,7 +203,7 @@ def _training(finished: FinishedRun, has_report: bool, with_images: bool) -> str
 
 
 def _evaluation(finished: FinishedRun) -> dict[str, Any] | None:
-    """Of the validation images, as the model is used; None where there was none since these weights."""
+    """Return the evaluation of the validation images with these weights, or None if there is none."""
     file = finished.rundir.path / "evaluation.json"
     if not file.exists():
         return None
@@ -229,7 +229,7 @@ def _environment(finished: FinishedRun) -> dict[str, Any]:
 
 
 def _hub_name(finished: FinishedRun) -> str | None:
-    """Of a data set that others can have."""
+    """Return the name of the run's data set on the hub, or None if it is not from there."""
     part = finished.recipe.data
     if isinstance(part, data.HuggingFace) and not expanded(part.path).exists() and part.path.count("/") <= 1:
         return str(part.path)
@@ -251,7 +251,7 @@ def _listed(names: Sequence[str], most: int = 10) -> str:
 
 
 def _text(name: str) -> str:
-    """A name as plain text in Markdown, in a table too: on one line, nothing of it is markup or HTML."""
+    """Escape a name as plain text on one line of Markdown, also in a table, so that none of it is markup or HTML."""
     escaped = html.escape(_valid(one_line(name)), quote=False)
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#~$!" else letter for letter in escaped)
 

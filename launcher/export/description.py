@@ -1,4 +1,4 @@
-"""What an exported file says of itself: enough to use it without this package."""
+"""Description in an exported file, with all that its use without this package takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from launcher.inference.loaded_model import LoadedModel
 
 
 def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> dict[str, Any]:
-    """JSON. Values are in it whether the file's graph applies them or not; "applied" says which it does."""
+    """Return the description as JSON.
+
+    It holds all values, whether the file's graph applies them or not; "applied" says which it applies.
+    """
     about = model.preprocessing.about
     graph = wanted.form in GRAPHS
     applied = {
@@ -71,7 +74,7 @@ def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> di
 
 
 def _meaning(finished: FinishedRun, model: LoadedModel, applied: dict[str, bool]) -> str:
-    """Say what comes out of this file, with what it applies itself."""
+    """Describe the outputs of the file, given what it applies itself."""
     if applied["probabilities"] and model.kind == "classification":
         how = (
             f"calibrated: logits divided by temperature {model.temperature:.4g}"
@@ -90,13 +93,17 @@ def _meaning(finished: FinishedRun, model: LoadedModel, applied: dict[str, bool]
 
 
 def as_strings(described: dict[str, Any]) -> dict[str, str]:
-    """For files whose metadata are texts: strings as they are, all else as JSON. A class may be a folder whose name is
-    not valid text; such bytes are escaped."""
+    """Convert a description to text values, for files whose metadata are texts.
+
+    Strings stay as they are, and all other values become JSON. A class may be a folder whose name is not valid text;
+    such bytes are escaped.
+    """
     texts = {key: value if isinstance(value, str) else json_text(value) for key, value in described.items()}
     return {key: text.encode("utf-8", "backslashreplace").decode() for key, text in texts.items()}
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of this package and of the installed libraries on which an export depends."""
     found = {}
     for name in (DISTRIBUTION, "torch", "torchvision", "timm", "onnx", "onnxscript"):
         try:

@@ -1,4 +1,4 @@
-"""`export`: write, run, compare, and only then give the file its name."""
+"""The command `export`: write a file, run it, compare it with the model, and only then give it its name."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from launcher.inference.loaded_model import LoadedModel
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What was written, and what it was found to be."""
+    """An export that was written, with the result of its comparison."""
 
     path: Path
     files: list[Path]
-    """All of it, where that is more than `path` itself."""
+    """All files of the export, which may be more than `path` itself."""
     size: int
-    """Bytes."""
+    """Size of all files in bytes."""
     opset: int | None
     ran_by: str
     difference: Difference
@@ -47,8 +47,11 @@ def export(
     license_name: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Export:
-    """Raises UserError where the network cannot be written so, or what was written is not the model; then nothing is
-    left, and what was there stays."""
+    """Write an export of a model, and compare its outputs with those of the model.
+
+    Raises UserError if the network cannot be written in this form, or if the export does not behave like the model;
+    then no new file is left, and existing ones stay.
+    """
     with _draft(wanted.out) as folder:
         draft = folder / wanted.out.name
         tell(f"writing {wanted.form}")
@@ -126,7 +129,7 @@ def _weights(
 
 
 def _beside(draft: Path) -> Path:
-    """For what is written only to be compared with."""
+    """Return a path, in a folder of its own beside the draft, for a file that only the comparison needs."""
     folder = draft.parent / "pixels"
     folder.mkdir()
     return folder / draft.name
@@ -134,8 +137,11 @@ def _beside(draft: Path) -> Path:
 
 @contextlib.contextmanager
 def _draft(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, on the same disk; gone at the end, with the folders above it that it needed and that hold
-    nothing. Raises UserError where nothing can be written."""
+    """Make a folder beside `out`, and so on the same disk, that is removed at the end.
+
+    The folders above it that were made for it are removed, too, if they are empty. Raises UserError if nothing can be
+    written.
+    """
     new = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -145,12 +151,12 @@ def _draft(out: Path) -> Iterator[Path]:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
     finally:
         for parent in new:
-            with contextlib.suppress(OSError):  # not empty: something was written
+            with contextlib.suppress(OSError):  # it is not empty if an export was written
                 parent.rmdir()
 
 
 def _move(folder: Path, out: Path) -> list[Path]:
-    """All that is in the draft, to where it belongs; the file that was asked for last, for it needs the others."""
+    """Move the files of the draft to their places, the one that was asked for last, because it needs the others."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as stream:

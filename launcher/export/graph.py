@@ -1,4 +1,4 @@
-"""The computation that is exported: the network, and around it what was asked for; captured with free sizes."""
+"""Computation that is exported: the network with the requested steps around it, captured with free sizes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from launcher.recipe.protocols import Preprocessing
 
 
 class Pixels(nn.Module):
-    """uint8 pictures (N, height, width, 3) of any one size to uint8 (N, 3, S, S): the shorter side resized, the centre
-    cropped, as in validation. Integers all the way: the sizes are those that torchvision computes in floating point."""
+    """Preprocessing of raw images, uint8 (N, height, width, 3), all of one size, to uint8 (N, 3, S, S).
+
+    As in validation, the shorter side is resized and the centre cropped. Sizes are computed with integers only, and
+    equal those that torchvision computes in floating point.
+    """
 
     def __init__(self, about: Preprocessing) -> None:
         super().__init__()
@@ -33,7 +36,8 @@ class Pixels(nn.Module):
             pixels = F.interpolate(pixels, size=size, mode="nearest-exact")
         else:
             pixels = F.interpolate(pixels, size=size, mode=self.interpolation, align_corners=False, antialias=True)
-        # Not views: whether one is contiguous depends on the size, and torch.export would allow one of the two cases.
+        # These are no views: whether a view is contiguous depends on the size, and torch.export would allow only one of
+        # the two cases.
         pixels = pixels.index_select(2, self._middle(pixels.shape[2]))
         return pixels.index_select(3, self._middle(pixels.shape[3]))
 
@@ -45,9 +49,10 @@ class Pixels(nn.Module):
 
 
 class Exported(nn.Module):
-    """Images (N, 3, S, S) as the network takes them, or pictures as `Pixels` does, to outputs (N, num_outputs).
+    """The network with the requested steps around it, which maps images to outputs (N, num_outputs).
 
-    A regression's outputs are in the units of its targets.
+    The input is images (N, 3, S, S) that are ready for the network, or raw images as for `Pixels`. The outputs of a
+    regression are in the units of its targets.
     """
 
     image_mean: torch.Tensor
@@ -81,12 +86,12 @@ class Exported(nn.Module):
 
 
 def capture(module: nn.Module, wanted: Wanted, about: Preprocessing) -> ExportedProgram:
-    """torch.export of a `Pixels` or an `Exported`, for a batch (and pictures) of any size.
+    """Capture a `Pixels` or an `Exported` with torch.export, for batches (and raw images) of any size.
 
-    Raises UserError where the network cannot be captured, or only for a batch of one size.
+    Raises UserError if the network cannot be captured, or only for batches of one size.
     """
     if wanted.preprocess:
-        # Three sizes that nothing else in the network has, so that none is taken for a constant.
+        # No other dimension in the network has one of these three sizes, so none is taken for a constant.
         example = torch.zeros(2, about.resize_size + 37, about.resize_size + 19, 3, dtype=torch.uint8)
         dims = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     else:
@@ -95,18 +100,18 @@ def capture(module: nn.Module, wanted: Wanted, about: Preprocessing) -> Exported
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(module, (example,), dynamic_shapes=(dims,), strict=False)
-    except Exception as error:  # whatever a network of the user's own, or the exporter, raises
+    except Exception as error:  # a user's own network or the exporter may raise anything
         what = "with pictures of any size" if wanted.preprocess else "for batches of any size"
         raise UserError(
             f"--to {wanted.form}: torch.export cannot capture this network {what}: {_first_lines(error)}"
         ) from error
-    for node in program.graph.nodes:  # paths of this machine, and half of the size of a small file
+    for node in program.graph.nodes:  # these hold paths of this machine, and are half of the size of a small file
         node.meta.pop("stack_trace", None)
     return program
 
 
 def names_of_axes(wanted: Wanted) -> list[str]:
-    """Of the input's dimensions that are free, from the first on."""
+    """Return the names of the input's free dimensions, from the first one on."""
     return ["N", "height", "width"] if wanted.preprocess else ["N"]
 
 

@@ -40,11 +40,14 @@ def write(
     described: dict[str, Any],
     license_name: str | None,
 ) -> None:
-    """Write the folder: with `wanted.with_images` the report and the recipe as they are in the run dir, else without
-    images and absolute paths of this machine.
+    """Write the folder.
 
-    A timm network with one classifying layer gets timm's own configuration. A network that no library builds is
-    there as a program, too. Raises UserError where that one cannot be captured."""
+    With `wanted.with_images`, the report and the recipe are those of the run dir; without it, they hold neither images
+    nor absolute paths of this machine.
+
+    A timm network with one classifying layer gets timm's own configuration. A network that no library builds is also
+    written as a program; raises UserError if it cannot be captured.
+    """
     folder.mkdir()
     if plain is not None and is_timm(plain):
         _write_timm(finished, plain, folder, described)
@@ -65,7 +68,7 @@ def write(
 
 
 def _write_report(run_dir: Path, to: Path, with_images: bool) -> bool:
-    """Write the report, where the run has one, and return whether it has."""
+    """Write the report, if the run has one, and return whether it has."""
     if not (run_dir / to.name).is_file():
         return False
     if with_images:
@@ -77,7 +80,7 @@ def _write_report(run_dir: Path, to: Path, with_images: bool) -> bool:
 
 
 def _remove_paths(finished: FinishedRun, folder: Path) -> None:
-    """Take the absolute paths of this machine out of all texts in the folder."""
+    """Remove the absolute paths of this machine from all texts in the folder."""
     run_dir = finished.rundir.path
     known = {str(run_dir.absolute()), str(run_dir.absolute().parent), str(Path.cwd()), str(Path.home())}
     for name in ("recipe.json", "environment.json"):
@@ -92,12 +95,15 @@ def _remove_paths(finished: FinishedRun, folder: Path) -> None:
 
 
 def is_timm(plain: Plain | None) -> bool:
-    """Whether `timm.create_model` alone loads it."""
+    """Return whether `timm.create_model` alone loads the network."""
     return plain is not None and plain.library == "timm" and plain.mlp is None
 
 
 def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, folder: Path) -> Runs:
-    """By what a reader of the folder would use: timm from the folder, the plain network, or the program."""
+    """Return a function that runs the export as a user of the folder would.
+
+    It uses timm with the folder, the plain network, or the program. Raises UserError if these cannot load it.
+    """
     if plain is None:
         return torch_export.runs(folder / PROGRAM)
     if not is_timm(plain):
@@ -139,17 +145,17 @@ def _write_timm(finished: FinishedRun, plain: Plain, folder: Path, described: di
             safe_serialization=True,
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    # What the weights began as, is not what they are: no tag, licence or address of theirs.
+    # The weights are no longer those from which the training began, so their tag, licence and address do not apply.
     for key in (
         *("tag", "url", "hf_hub_id", "license", "origin_url", "paper_name", "paper_ids", "notes", "description"),
-        *("test_input_size", "test_crop_pct"),  # nor are the sizes at which those would be tested
+        *("test_input_size", "test_crop_pct"),  # nor do the sizes at which they would be tested
     ):
         config["pretrained_cfg"].pop(key, None)
     _write_json(folder / "config.json", config)
 
 
 def _crop_share(about: Preprocessing) -> float:
-    """timm resizes to floor(size / share)."""
+    """Return the share with which timm, which resizes to floor(size / share), arrives at the run's resize size."""
     share = about.image_size / about.resize_size
     while math.floor(about.image_size / share) < about.resize_size:
         share = math.nextafter(share, 0)
@@ -157,7 +163,7 @@ def _crop_share(about: Preprocessing) -> float:
 
 
 def _check_preprocessing(network: Any, finished: FinishedRun) -> None:
-    """Raises UserError where timm would prepare pictures otherwise than the run did."""
+    """Raise UserError if timm would preprocess images in another way than the run did."""
     from timm.data import resolve_data_config
 
     found, about = resolve_data_config({}, model=network), finished.preprocessing

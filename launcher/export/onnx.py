@@ -1,4 +1,4 @@
-"""ONNX: written by torch.onnx.export, run by ONNX Runtime."""
+"""ONNX files, written by torch.onnx.export and run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from launcher.export.output_check import Runs
 from launcher.export.quiet import quiet
 
 SMALLEST_OPSET = 18
-"""The first whose Resize has antialiasing, and the oldest that torch's exporter writes."""
+"""First opset whose Resize has antialiasing, and the oldest that torch's exporter writes."""
 
 
 def check_extra() -> None:
-    """Raises UserError where a package is missing."""
+    """Raise UserError if a package is missing."""
     import importlib.util
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -35,10 +35,11 @@ def write(
     opset: int | None = None,
     metadata: dict[str, str] | None = None,
 ) -> int:
-    """Returns the opset. `axes` are the names of the input's dimensions that are free, from the first one on.
+    """Write a program as ONNX and return the opset.
 
-    Weights beyond 2 GB, which one file cannot hold, go into a second one beside it. Raises UserError for what has no
-    translation to ONNX, and OSError where the file cannot be written.
+    `axes` are the names of the input's free dimensions, from the first one on. Weights beyond 2 GB, which one file
+    cannot hold, go into a second file beside it. Raises UserError for operations without a translation to ONNX, and
+    OSError if the file cannot be written.
     """
     try:
         with quiet(), torch.no_grad():
@@ -54,7 +55,7 @@ def write(
             model = written.model
             _name_axes(model, axes)
             model.producer_name = "launcher"
-            for part in (model, model.graph, *model.graph):  # what the exporter notes of its work
+            for part in (model, model.graph, *model.graph):  # these hold the exporter's notes on its work
                 part.metadata_props.clear()
             model.metadata_props.update(metadata or {})
             written.save(str(file))
@@ -67,7 +68,7 @@ def write(
 
 
 def _name_axes(model: Any, axes: list[str]) -> None:
-    """In place of the exporter's own names of free dimensions, such as s77."""
+    """Replace the exporter's own names of free dimensions, such as s77."""
     import onnx_ir
 
     names = {}
@@ -85,11 +86,11 @@ def _name_axes(model: Any, axes: list[str]) -> None:
 
 
 def runs(file: Path) -> Runs:
-    """By ONNX Runtime on the CPU. Raises UserError where it cannot load the file."""
+    """Return a function that runs the file by ONNX Runtime on the CPU; raise UserError if it cannot be loaded."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its warnings are about how it optimises
+    options.log_severity_level = 4  # its warnings are about its optimisations
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Is an export the model? Each is run on pictures in batches of several sizes, and its outputs compared."""
+"""Comparison of an export with the model: both are run on images in batches of several sizes."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from launcher.inference.loaded_model import LoadedModel
 
 BATCHES = (1, 2, 5, 8)
 SHAPES = 3
-"""With preprocessing in the graph: pictures of so many sizes, and three cut out of the first; each alone and in a batch
-with its mirror images."""
+"""Number of image sizes with preprocessing in the graph. Three crops of the first image are added, and each image is
+run alone and in a batch with its mirror images."""
 LEVELS = {"nearest": 0, "bilinear": 2, "bicubic": 3}
-"""By how many of 256 levels a resized pixel may differ: rows and columns are resized one after the other, and each is
-rounded to 8 bits. Few pixels differ at all: 0.3 to 3 % of pictures of noise, by ONNX Runtime."""
+"""Levels of 256 by which a resized pixel may differ, by interpolation: rows and columns are resized one after the
+other, and each result is rounded to 8 bits. Few pixels differ at all: with ONNX Runtime 0.3 to 3 % in images of
+noise."""
 
 Runs = Callable[[torch.Tensor], torch.Tensor]
-"""A batch to outputs, by whatever runs the exported file."""
+"""Function from a batch to outputs that runs the exported file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
+    """The differences between an export and the model."""
+
     largest: float
-    """Of the outputs; of a regression in standard deviations of the targets."""
+    """Largest difference of the outputs, for a regression in standard deviations of the targets."""
     on: str
-    """Pictures and batches, for people."""
+    """Images and batches of the comparison, for people."""
     levels: int | None = None
-    """With preprocessing in the graph: of the pixels that the network gets, of 256 levels."""
+    """Largest difference, of 256 levels, of the pixels that the network gets; only with preprocessing in the graph."""
     end_to_end: float | None = None
-    """Likewise: of the outputs, the differences of pixels included."""
+    """Largest difference of the outputs including that of the pixels; only with preprocessing in the graph."""
 
 
 def compare(run: Runs, model: LoadedModel, wanted: Wanted, pictures: Pictures, pixels: Runs | None) -> Difference:
-    """`pixels` runs the preprocessing of the export alone, where it has one.
+    """Compare the outputs of an export with those of the model; raise UserError if they differ beyond the tolerance.
 
-    With it the whole is taken apart: the export's pixels must be those of the model but for rounding, and its outputs
-    those of the model on these very pixels. Raises UserError beyond the tolerance.
+    `pixels` runs the preprocessing of the export alone, if it has one. With it, the two stages are compared separately:
+    the export's pixels must equal those of the model but for rounding, and its outputs those of the model on the very
+    same pixels.
     """
     if pixels is not None:
         return _compare_with_pixels(run, pixels, model, wanted, pictures)
@@ -89,7 +93,7 @@ def _of_different_sizes(pixels: list[torch.Tensor], resize_size: int) -> list[to
     for part in (
         found[0][:, : max(2, 2 * height // 3)],
         found[0][:, :, : max(2, 2 * width // 3)],
-        square[:, :resize_size, :resize_size],  # nothing is left to be resized
+        square[:, :resize_size, :resize_size],  # no resizing is needed
     ):
         if part.shape not in [picture.shape for picture in found]:
             found.append(part.contiguous())
@@ -97,7 +101,7 @@ def _of_different_sizes(pixels: list[torch.Tensor], resize_size: int) -> list[to
 
 
 def _batches(images: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Of all sizes, one after the other, from the start again where there are too few."""
+    """Yield batches of all sizes, one after the other, that start over if there are too few images."""
     start = 0
     for size in BATCHES:
         yield images[torch.arange(start, start + size) % len(images)].contiguous()
@@ -116,14 +120,16 @@ def _apart(found: torch.Tensor, expected: torch.Tensor, model: LoadedModel) -> f
     differences = (found.double() - expected.double()).abs()
     if model.std is not None:
         differences = differences / model.std
-    # Not a number is further away than any.
+    # NaN counts as further away than any number.
     return float(differences.max()) if bool(differences.isfinite().all()) else float("inf")
 
 
 @torch.no_grad()
 def rounding(model: LoadedModel, images: torch.Tensor) -> float:
-    """How far the model's own logits in float32 are from those in float64: another order of the same sums, which is
-    what an export computes, is about as far away."""
+    """Return the largest difference between the model's own logits in float32 and in float64.
+
+    An export computes the same sums in another order, which makes a difference of about the same size.
+    """
     exact = copy.deepcopy(model).double()(images.double())
     return float((model(images).double() - exact).abs().max())
 
@@ -133,7 +139,7 @@ def _within(found: Difference, wanted: Wanted, model: LoadedModel, images: torch
         return found
     try:
         itself = f" (float32 itself is {rounding(model, images):.2g} from float64)"
-    except Exception:  # a network that is written for float32
+    except Exception:  # the network may be written for float32 only
         itself = ""
     raise UserError(
         f"--to {wanted.form}: its outputs differ by {found.largest:.2g} from those of the model on {found.on}{itself}; "

@@ -1,4 +1,4 @@
-"""The plain torchvision or timm network that exported weights load into, and the Python lines that build it."""
+"""Plain torchvision or timm network that exported weights load into, and the Python lines that build it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from launcher.backbones.plain_names import classifier_is_conv, classifier_name_o
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.recipe import heads
-from launcher.recipe.protocols import DescribesPlainNetwork
+from launcher.recipe.abilities import DescribesPlainNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plain:
+    """A network that torchvision or timm builds."""
+
     library: str
-    """"torchvision" or "timm"."""
+    """Name of the library: "torchvision" or "timm"."""
     name: str
     kwargs: dict[str, Any]
     num_outputs: int
     classifier: str
     mlp: tuple[int, int] | None
-    """Features and hidden width, where the classifier is a `heads.MLP` and no single layer."""
+    """Number of features and hidden width of the classifier if it is a `heads.MLP`; None if it is a single layer."""
 
     @property
     def is_squeezenet(self) -> bool:
-        """torchvision's ends in a ReLU, which cuts negative outputs off."""
+        """Return whether this is torchvision's SqueezeNet, which ends in a ReLU that would cut off negative outputs."""
         return self.library == "torchvision" and self.name.startswith("squeezenet")
 
     @property
     def is_mnasnet(self) -> bool:
-        """torchvision's asks for a version that safetensors files do not hold."""
+        """Return whether this is torchvision's MNASNet, which needs a version that safetensors files do not hold."""
         return self.library == "torchvision" and self.name.startswith("mnasnet")
 
     def build(self, state: dict[str, torch.Tensor]) -> nn.Module:
-        """In evaluation mode. Raises RuntimeError where the weights do not fit, all and exactly."""
+        """Build the network with weights, in evaluation mode; raise RuntimeError unless all of them fit exactly."""
         network: nn.Module
         if self.library == "timm":
             import timm
@@ -61,7 +63,7 @@ class Plain:
         return network.eval()
 
     def code(self) -> str:
-        """The same in Python, from `model.safetensors` in the folder `folder`."""
+        """Return Python code that does the same with the weights in `model.safetensors` in the folder `folder`."""
         kwargs = "".join(f", {key}={value!r}" for key, value in self.kwargs.items())
         make = "timm.create_model" if self.library == "timm" else "torchvision.models.get_model"
         lines = [f"network = {make}({self.name!r}, num_classes={self.num_outputs}{kwargs})"]
@@ -77,6 +79,7 @@ class Plain:
         return "\n".join([*lines, "network.load_state_dict(state)", "network.eval()"])
 
     def imports(self) -> list[str]:
+        """Return the lines of imports that the code needs."""
         found = [f"import {self.library}", "from safetensors.torch import load_file"]
         if self.mlp is not None or self.is_squeezenet:
             found.append("from torch import nn")
@@ -86,10 +89,13 @@ class Plain:
 
 
 def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:
-    """None where neither library builds the network: a backbone or a head of the user's own, or a network without one
-    single classifier."""
+    """Return the plain network of a run, or None if neither library builds it.
+
+    This is so for a user's own backbone or head, and for a network without a single classifier.
+    """
     head, backbone = finished.recipe.head, model.backbone
-    # Asked of the recipe's part, which is checked: timm would take any argument from model.json, a file to load, too.
+    # The arguments come from the recipe's part, which is checked, and not from model.json: timm would accept any from
+    # there, even a file to load.
     part = finished.recipe.backbone
     described = part.plain() if isinstance(part, DescribesPlainNetwork) else {}
     classifier = classifier_name_of(backbone)
@@ -97,7 +103,7 @@ def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:
         return None
     mlp = None
     if isinstance(head, heads.MLP):
-        if classifier_is_conv(backbone):  # what follows such a classifier is not the end
+        if classifier_is_conv(backbone):  # other layers follow such a classifier
             return None
         mlp = (int(backbone.num_features), head.hidden)  # type: ignore[arg-type]
     elif not isinstance(head, heads.Linear):

@@ -1,4 +1,4 @@
-"""Exporters talk: warnings, log lines and prints about their own insides. None of it is for the user."""
+"""Suppression of the exporters' messages: warnings, log lines and prints about internals, which no user needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What Python code warns, logs or prints is dropped; exceptions pass."""
+    """Drop the warnings, log lines and prints of Python code; let exceptions pass."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

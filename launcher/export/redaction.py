@@ -1,4 +1,4 @@
-"""Text that leaves the machine, without absolute paths of it: they name its users, its disks and its projects."""
+"""Removal of absolute paths from text that leaves the machine: they name its users, its disks and its projects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _PATH = re.compile(r"(?<![\w./:<~*)\]-])/(?:[^\s/\"'<>&:,;|=()\[\]{}]+/)+(?=[^\s/\"'<>&])")
-"""The folders of an absolute path; not the rest of an address, nor the end of a tag of HTML."""
+"""Pattern of the folders of an absolute path, but not of the rest of a URL, nor of the end of an HTML tag."""
 _CODE = re.compile(r"(<(script|style)\b.*?</\2>)", re.DOTALL)
 
 
@@ -27,8 +27,10 @@ def absolute_paths(value: Any) -> Iterator[str]:
 
 
 def without_paths(text: str, known: Iterable[str]) -> str:
-    """Return text in which what stands below the folders `known` is named from there, and every other absolute path by
-    its last piece alone.
+    """Return text without absolute paths.
+
+    Paths below one of the folders `known` become relative to it, and every other absolute path is cut to its last
+    piece.
 
     >>> without_paths("root='/home/me/my photos', log /var/log/x.txt, https://a.org/b/c", ["/home/me/my photos"])
     "root='my photos', log x.txt, https://a.org/b/c"
@@ -41,7 +43,7 @@ def without_paths(text: str, known: Iterable[str]) -> str:
 
 
 def page_without_paths(page: str, known: Iterable[str]) -> str:
-    """Return HTML in which all but its script and style, whose hash the page holds, went through `without_paths`."""
+    """Apply `without_paths` to a page of HTML, except to its script and style, whose hashes the page holds."""
     known = list(known)
     pieces = _CODE.split(page)  # text, element, the element's name, text, ...
     return "".join(

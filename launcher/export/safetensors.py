@@ -19,8 +19,10 @@ from launcher.inference.loaded_model import LoadedModel
 
 
 def write(finished: FinishedRun, file: Path, metadata: dict[str, str]) -> None:
-    """Write the very tensors of `final/model.safetensors`. Raises UserError where they cannot be written, and OSError
-    where the disk refuses them."""
+    """Write the very tensors of `final/model.safetensors`.
+
+    Raises UserError if they cannot be written, and OSError if the disk refuses them.
+    """
     try:
         save_tensors(load_file(finished.weights), file, {"format": "pt", **metadata})
     except SafetensorError as error:
@@ -28,7 +30,11 @@ def write(finished: FinishedRun, file: Path, metadata: dict[str, str]) -> None:
 
 
 def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, file: Path) -> Runs:
-    """By the plain network, with the file's weights; by the run's own parts where no library builds it."""
+    """Return a function that runs the file's weights.
+
+    They are loaded into the plain network, or into the run's own parts if no library builds it. Raises UserError if
+    they do not fit.
+    """
     if plain is None:
         network: nn.Module = build_network(finished, int(finished.described["num_outputs"]))
         load_plain(network, file)  # type: ignore[arg-type]
@@ -41,7 +47,10 @@ def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, file: P
 
 
 def in_units(network: Callable[[torch.Tensor], torch.Tensor], model: LoadedModel) -> Runs:
-    """Weights alone give a regression's normalised values; what they are compared with is in units."""
+    """Return a function that runs a network and converts a regression's outputs to the units of the targets.
+
+    Weights alone give normalised values, but they are compared with values in these units.
+    """
 
     @torch.no_grad()
     def run(batch: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The pictures on which an export is compared with the model."""
+"""Images on which an export is compared with the model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from launcher.recipe.protocols import ImageSource
 
 MOST = 16
 GENERATED = "generated"
-"""The word for pictures that nobody took: noise of several sizes."""
+"""Value of --check-on for generated images: noise of several sizes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
+    """Raw images on which an export is compared with the model."""
+
     pixels: list[torch.Tensor]
-    """Each uint8 (3, height, width)."""
+    """Pixels of each image, uint8 (3, height, width)."""
     what: str
-    """For people: "16 validation images"."""
+    """Description for people: "16 validation images"."""
 
 
 def pictures_for(finished: FinishedRun, check_on: str | None) -> Pictures:
-    """Validation images of the run, unless told of others. Raises UserError where they cannot be read."""
+    """Return images from `check_on`, or validation images of the run if it is None.
+
+    Raises UserError if they cannot be read.
+    """
     if check_on == GENERATED and not Path(GENERATED).exists():
         return generated(finished)
     if check_on is not None:
@@ -44,7 +49,7 @@ def pictures_for(finished: FinishedRun, check_on: str | None) -> Pictures:
 
 
 def generated(finished: FinishedRun) -> Pictures:
-    """Smooth noise in several sizes and both orientations, always the same."""
+    """Return images of smooth noise in several sizes and both orientations, which are always the same."""
     generator = torch.Generator().manual_seed(0)
     side = finished.preprocessing.resize_size
     shapes = [(side, side), (side + 31, 2 * side), (3 * side // 2, side), (side + 1, side + 64)]
@@ -58,7 +63,7 @@ def generated(finished: FinishedRun) -> Pictures:
 
 
 def _read(images: ImageSource, what: str, field: str, advice: str = "") -> Pictures:
-    """Spread over all of them; those that cannot be read are passed over."""
+    """Read at most MOST images that are spread evenly over all, and skip those that cannot be read."""
     count = min(MOST, len(images))
     pixels, why = [], "there are none"
     for place in range(count):

@@ -1,4 +1,4 @@
-"""What an export is asked to be, and the words for what goes in and comes out."""
+"""Options of an export, and the names and types of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,52 +14,62 @@ from launcher.text import one_line
 
 Form = Literal["onnx", "torch-export", "safetensors", "hub"]
 GRAPHS: tuple[Form, ...] = ("onnx", "torch-export")
-"""Forms that hold the computation; the others hold the weights alone."""
+"""Forms that hold the computation; the others hold only the weights."""
 ENDINGS: dict[Form, str] = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors", "hub": "-hub"}
 HUB_FILES = {
     *("README.md", "config.json", "model.safetensors", "model.pt2", "preprocess.json", "recipe.py", "report.html"),
 }
-"""All that a hub folder can have: one that has more is not replaced."""
+"""All files that a hub folder can have; a folder with others is not replaced."""
 TOLERANCE = 1e-3
-"""How far outputs in float32 may be apart: logits, probabilities, or a regression's values in standard deviations of
-its targets."""
+"""Largest allowed difference of outputs in float32: logits, probabilities, or a regression's values in standard
+deviations of its targets."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
+    """The options of an export."""
+
     form: Form
     out: Path
     preprocess: bool = False
-    """Pictures come in as a file has them: uint8 (N, height, width, 3), RGB, all of one size."""
+    """If True, the graph takes images as in a file: uint8 (N, height, width, 3), RGB, all of one size."""
     probabilities: bool = False
-    """What comes out went through temperature and softmax, or through a sigmoid."""
+    """If True, the graph returns probabilities: it applies temperature and softmax, or a sigmoid."""
     opset: int | None = None
-    """Of ONNX; None is what the exporter writes unless told otherwise."""
+    """Opset of ONNX; None is the exporter's default."""
     tolerance: float = TOLERANCE
     overwrite: bool = False
     with_images: bool = False
-    """A hub folder's report shows validation images, and paths of this machine stay."""
+    """If True, a hub folder's report shows validation images, and paths of this machine stay in the folder."""
 
 
 def default_path(run_dir: Path, form: Form) -> Path:
+    """Return the path of an export for which the user gives none."""
     name = run_dir.absolute().name
     return run_dir / "export" / f"{name}{ENDINGS[form]}"
 
 
 def input_name(wanted: Wanted) -> str:
+    """Return the name of the input, which says whether it is raw images or images ready for the network."""
     return "pictures" if wanted.preprocess else "images"
 
 
 def output_name(model: LoadedModel, wanted: Wanted) -> str:
-    """What the outputs are: logits, probabilities, values in the units of the targets, or a task's own outputs."""
+    """Return the name of the outputs of a graph.
+
+    They are logits, probabilities, values in the units of the targets, or the outputs of a user's own task.
+    """
     if model.kind in ("classification", "multi-label"):
         return "probabilities" if wanted.probabilities else "logits"
     return "values" if model.mean is not None else "outputs"
 
 
 def output_dtype(model: LoadedModel) -> torch.dtype:
-    """The type of the outputs of a graph. Values of which float32 would lose more than 0.01 % of a standard deviation
-    of the targets are float64: a time in seconds since 1970 has steps of 128 s in float32."""
+    """Return the type of the outputs of a graph.
+
+    Values of which float32 would lose more than 0.01 % of a standard deviation of the targets are float64: in float32 a
+    time in seconds since 1970 has steps of 128 s.
+    """
     if model.mean is None or model.std is None:
         return torch.float32
     single = torch.finfo(torch.float32)
@@ -69,7 +79,7 @@ def output_dtype(model: LoadedModel) -> torch.dtype:
 
 
 def check_fits(model: LoadedModel, wanted: Wanted) -> list[str]:
-    """What of the options makes no sense for this model, one line each."""
+    """Return one line for each option that makes no sense for this model."""
     problems = []
     if wanted.probabilities and model.kind not in ("classification", "multi-label"):
         problems.append(f"--probabilities: a model for {model.kind} has none; leave it out")
@@ -83,7 +93,7 @@ def check_fits(model: LoadedModel, wanted: Wanted) -> list[str]:
 
 
 def check_target(out: Path, form: Form, overwrite: bool) -> None:
-    """Raises UserError where something is there already, or is in the way."""
+    """Raise UserError if the target exists and may not be replaced, or if something else is in the way."""
     if out.exists() and not overwrite:
         raise UserError(f"--out {out}: is there already; give another path, or --overwrite")
     if form != "hub" and out.is_dir():

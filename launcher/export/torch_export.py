@@ -1,4 +1,4 @@
-"""A program of torch.export in a .pt2 file: runs with torch alone."""
+"""Program of torch.export in a .pt2 file, which runs with torch alone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from launcher.export.quiet import quiet
 from launcher.files import json_text
 
 EXTRA = "launcher.json"
-"""The description's name among the extra files of the program."""
+"""Name of the description among the extra files of the program."""
 
 
 def write(program: ExportedProgram, file: Path, described: dict[str, Any]) -> None:
-    """Write the program with its description. Raises OSError where it cannot be written.
+    """Write the program with its description; raise OSError if it cannot be written.
 
-    It is made in memory: given a path, torch's own writer ends the process (SIGABRT) where the disk is full.
+    The file is made in memory first: if torch's own writer gets a path and the disk is full, it ends the process
+    (SIGABRT).
     """
     text = json_text(described, indent=1).encode("utf-8", "backslashreplace").decode()
     content = io.BytesIO()
@@ -31,7 +32,7 @@ def write(program: ExportedProgram, file: Path, described: dict[str, Any]) -> No
 
 
 def runs(file: Path) -> Runs:
-    """By torch, from the file. Raises UserError where it cannot be run."""
+    """Return a function that runs the file by torch, and raises UserError if that fails."""
     with quiet():
         module = torch.export.load(file).module()
 

@@ -1,4 +1,4 @@
-"""To the Hugging Face hub, when the user says so and is logged in."""
+"""Upload to the Hugging Face hub, if the user asks for it and is logged in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from launcher.export.quiet import quiet
 
 
 def check_upload(repository: str) -> None:
-    """Before anything is computed. Raises UserError for a name that cannot be, and for nobody who is logged in."""
+    """Check an upload before anything is computed.
+
+    Raises UserError for an invalid name, if nobody is logged in, and if the hub refuses the login or cannot be reached.
+    """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -30,7 +33,7 @@ def check_upload(repository: str) -> None:
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> str:
-    """The address of what was uploaded, in one commit. Raises UserError where the hub refuses."""
+    """Upload a folder in one commit and return the commit's URL; raise UserError if the hub refuses."""
     from huggingface_hub import HfApi
 
     try:

@@ -1,4 +1,4 @@
-"""Python lines that use a hub folder, for its model card: they need no launcher."""
+"""Python code for the model card of a hub folder, which uses the folder without launcher."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ transform = v2.Compose(
 
 
 def usage(model: LoadedModel, plain: Plain | None, described: dict[str, Any]) -> str:
-    """A program that reads `picture.jpg` and prints what the model says of it."""
+    """Return a program that reads `picture.jpg` and prints the model's prediction."""
     imports = {"import json", "from pathlib import Path", "import torch", "from PIL import Image"}
     imports |= {"from huggingface_hub import snapshot_download", "from torchvision.transforms import v2"}
     imports.add("from torchvision.transforms import InterpolationMode")
@@ -75,5 +75,5 @@ def _reading(model: LoadedModel, in_units: bool) -> list[str]:
 
 
 def _sorted(imports: set[str]) -> list[str]:
-    """Plain ones first, as in any file."""
+    """Return imports in the usual order, plain ones first."""
     return sorted(imports, key=lambda line: (line.startswith("from"), line.lower()))

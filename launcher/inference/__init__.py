@@ -1,1 +1,1 @@
-"""A finished run put together again: its evaluation, its predictions, and averages of its weights."""
+"""Use of a finished run: its evaluation, its predictions, and averages of its weights."""

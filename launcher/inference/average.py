@@ -1,4 +1,4 @@
-"""`average`: judges means of a run's weights on its validation images, and writes the best as a run dir of its own."""
+"""The command `average`: means of runs' weights, judged on validation images; the best becomes a run dir of its own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from launcher.backbones.plain_names import plain_state_dict
+from launcher.compat import end_workers, is_batch_norm
 from launcher.errors import Problems, UserError
 from launcher.files import json_text, replaced_folder, save_tensors
 from launcher.inference.finished_run import FinishedRun, build_data, build_network, check_data, read_finished
@@ -39,7 +39,7 @@ from launcher.training.best import mode_of
 from launcher.training.checked_images import checked_together
 from launcher.training.data_identity import DataIdentity
 from launcher.training.evaluation import metrics_of, outputs_of
-from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.images import evaluation_loader
 from launcher.training.launch import Launch
 from launcher.training.setup import workers_of
 
@@ -48,15 +48,17 @@ COPIED = ("recipe.json", "recipe.py", "environment.json", "data.npz", "plan.json
 
 @dataclasses.dataclass(frozen=True)
 class Averaged:
+    """The result of `average`."""
+
     metric: str
     before: dict[str, float]
-    """Of the first run's `final/`."""
+    """Metrics of the first run's `final/`."""
     candidates: list[Candidate]
-    """In the order in which they were tried."""
+    """Candidates in the order in which they were tried."""
     best: Candidate | None
-    """None: nothing was better than `final/`."""
+    """Best candidate; None if none was better than `final/`."""
     recomputed: bool
-    """BatchNorm's statistics, of each mean."""
+    """True if BatchNorm's statistics were recomputed for each mean."""
 
 
 def average(
@@ -69,25 +71,12 @@ def average(
     overwrite: bool,
     own: Types | None = None,
 ) -> Averaged:
-    """Raises UserError, with all that is wrong."""
-    problems = Problems()
-    runs: list[FinishedRun] = []
-    for path in paths:
-        with problems.collected():
-            runs.append(read_finished(path, own))
-    if to.exists() and not overwrite:
-        problems.found.append(f"--to {to}: is there already; give another folder, or --overwrite")
-    if to.exists() and overwrite and not (to / "averaged.json").is_file():
-        problems.found.append(f"--to {to}: is no average, and is not overwritten; give another folder")
-    if to.absolute() in {path.absolute() for path in paths}:
-        problems.found.append(f"--to {to}: is one of the runs; give another folder")
-    problems.raise_if_any()
+    """Judge means of the weights of runs, and write the best to `to` if it is better than the first run's own weights.
+
+    Raises UserError that lists all problems.
+    """
+    runs = _sound_runs(paths, to, overwrite, own)
     first = runs[0]
-    if others := [run for run in runs[1:] if run.names != first.names or run.preprocessing != first.preprocessing]:
-        raise UserError(
-            *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
-        )
-    _check_others(first, runs[1:])
     accelerator = start_accelerator(first.recipe, launch, first.rundir.path)
     splits = check_data(first, build_data(first), checked_together(accelerator, tell))
     task = first.recipe.task.build(splits)
@@ -147,10 +136,32 @@ def average(
     return found
 
 
+def _sound_runs(paths: Sequence[Path], to: Path, overwrite: bool, own: Types | None) -> list[FinishedRun]:
+    problems = Problems()
+    runs: list[FinishedRun] = []
+    for path in paths:
+        with problems.collected():
+            runs.append(read_finished(path, own))
+    if to.exists() and not overwrite:
+        problems.found.append(f"--to {to}: is there already; give another folder, or --overwrite")
+    if to.exists() and overwrite and not (to / "averaged.json").is_file():
+        problems.found.append(f"--to {to}: is no average, and is not overwritten; give another folder")
+    if to.absolute() in {path.absolute() for path in paths}:
+        problems.found.append(f"--to {to}: is one of the runs; give another folder")
+    problems.raise_if_any()
+    first = runs[0]
+    if others := [run for run in runs[1:] if run.names != first.names or run.preprocessing != first.preprocessing]:
+        raise UserError(
+            *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
+        )
+    _check_others(first, runs[1:])
+    return runs
+
+
 def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
     """Raise UserError for runs whose weights the first run's validation images cannot judge.
 
-    Runs of an earlier version, which have not kept what their images are made of, are taken as they are.
+    Runs of an earlier version, which have not stored the hashes of their images, are accepted unchecked.
     """
     problems = Problems()
     units = {name: first.described["task"].get(name) for name in ("mean", "std")}
@@ -175,13 +186,16 @@ def _check_others(first: FinishedRun, others: Sequence[FinishedRun]) -> None:
 
 @torch.no_grad()
 def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -> None:
-    """Of all training images, in the evaluation view, each batch by its size."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    """Recompute BatchNorm's statistics from the evaluation views of all training images.
+
+    They are the plain means over the batches.
+    """
+    norms = [module for module in model.modules() if is_batch_norm(module) and module.track_running_stats]
     model.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
+        norm.momentum = None  # torch then computes the plain mean over the batches
         norm.train()
     try:
         for batch in loader:
@@ -196,14 +210,14 @@ def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -
 def _write(
     run: FinishedRun, found: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
 ) -> None:
-    """A run dir that evaluate, predict, export and report take; written aside and renamed."""
+    """Write a run dir that evaluate, predict, export and report accept, under another name first, and rename it."""
     try:
         with replaced_folder(to) as draft:
             shutil.copytree(run.rundir.final, draft / "final")
             for name in COPIED:
                 if (run.rundir.path / name).exists():
                     shutil.copy2(run.rundir.path / name, draft / name)
-            (draft / "final/calibration.json").unlink(missing_ok=True)  # of other weights
+            (draft / "final/calibration.json").unlink(missing_ok=True)  # it belongs to other weights
             parts: dict[str, dict[str, torch.Tensor]] = {"backbone": {}, "head": {}}
             for name, tensor in best.weights.items():
                 part, _, rest = name.partition(".")
@@ -230,7 +244,7 @@ def _write(
 
 
 def _reason(error: OSError) -> str:
-    """Return why a file, or, in copying a folder, the first of its files, could not be written."""
+    """Return why a file, or the first such file while a folder was copied, could not be written."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
         message = str(error.args[0][0][2])
         number = re.match(r"\[Errno (\d+)\]", message)

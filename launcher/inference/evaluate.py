@@ -1,4 +1,4 @@
-"""`evaluate`: the metrics of a finished run's model on a split of its data, each sample once, on any processes."""
+"""The command `evaluate`: metrics of a finished run's model on a split, each sample once, on any processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from launcher.assets.bundle import verify_assets
+from launcher.compat import end_workers
 from launcher.data.image_check import broken_images, on_bad_image_of, whole
 from launcher.data.target_precision import as_taken
 from launcher.errors import Problems, UserError
@@ -30,7 +31,7 @@ from launcher.training.collectives import agreed
 from launcher.training.data_identity import DataIdentity, seen_before
 from launcher.training.evaluation import outputs_of
 from launcher.training.feature_cache.directory import cache_folder
-from launcher.training.images import Batch, end_workers, evaluation_loader
+from launcher.training.images import Batch, evaluation_loader
 from launcher.training.launch import Launch, usable_cpus
 from launcher.training.setup import workers_of
 
@@ -45,14 +46,14 @@ def evaluate(
     micro_batch_size: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Evaluation | None:
-    """Called by every process; the evaluation on the main one, None on the others.
+    """Evaluate a finished run's model; return the evaluation on the main process, and None on the others.
 
-    `split_name` is "val", "train" or "test". `data`, in the place of a split of the run's own, is a folder with a
-    folder for each class, or a table with the run's own columns. With `flips` the outputs are the means over each image
-    and its mirror image. `micro_batch_size` is how many images a device computes at a time, as in training on one
-    process unless given.
+    Every process calls this. `split_name` is "val", "train" or "test". `data`, used in place of a split of the run, is
+    a folder with a folder for each class, or a table with the run's own columns. With `flips`, the outputs are the
+    means over each image and its mirror image. `micro_batch_size` is the number of images that a device processes at a
+    time; by default it is that of training on one process.
 
-    Raises UserError for what the user can put right.
+    Raises UserError for problems that the user can solve.
     """
     accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
     try:
@@ -88,7 +89,7 @@ def evaluate(
 
 
 class WithFlips(nn.Module):
-    """A network that sees each image and its mirror image, and gives the mean of the two outputs."""
+    """A network that returns the mean of the outputs for each image and its mirror image."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -116,7 +117,7 @@ def _own_data(
 def _unseen_data(
     accelerator: Accelerator, finished: FinishedRun, data: Path | None, say: Callable[[str], None]
 ) -> tuple[Split, BuiltTask, tuple[str, ...]]:
-    """The test split of the run's own data, or the `data` that are named; the task as the training images made it."""
+    """Return the test split of the run's data, or that in `data`, with the task as fitted to the training images."""
     recipe, field = finished.recipe, "--split test" if data is None else "--data"
     left_out: list[str] = []
     with agreed(accelerator):
@@ -142,7 +143,7 @@ def _unseen_data(
         unread = plural(len(lines), "image that cannot be read is", "images that cannot be read are", spec="")
         say(f"{field}: {unread} left out: {'; '.join(lines)}")
     if accelerator.is_main_process:
-        with contextlib.suppress(UserError):  # older runs have not kept what their images are made of
+        with contextlib.suppress(UserError):  # older runs have not stored the hashes of their images
             then = DataIdentity.load(finished.rundir.path)
             if line := seen_before(then, split, cache_folder() / "digests", usable_cpus(), say):
                 say(f"{field}: {line}")
@@ -150,7 +151,7 @@ def _unseen_data(
 
 
 def _own_test(finished: FinishedRun) -> Split:
-    """Raises UserError where there is none."""
+    """Return the test split of the run's data; raise UserError if there is none."""
     splits = build_data(finished)
     if splits.names != finished.names:
         raise UserError(f"{finished.rundir.path}: the data are not those of the run (its classes or targets differ)")
@@ -171,7 +172,7 @@ def _outputs(
     num_outputs: int,
     batch_size: int,
 ) -> torch.Tensor:
-    # As in training: the same layout in memory, and the same precision around each forward.
+    # The memory layout and the precision of the forward pass are those of training.
     placed = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
     try:
         return outputs_of(accelerator, placed, loader, num_samples, num_outputs, batch_size, lambda: None)
@@ -181,7 +182,10 @@ def _outputs(
 
 @contextlib.contextmanager
 def _one_at_a_time(accelerator: Accelerator) -> Iterator[None]:
-    """For what may download: the first process of each machine before its others. A UserError is raised by all."""
+    """Run a block that may download on the first process of each machine before its others.
+
+    All processes raise the UserError of any of them.
+    """
     problems = Problems()
     with agreed(accelerator):
         with accelerator.local_main_process_first(), problems.collected():

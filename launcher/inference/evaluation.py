@@ -1,4 +1,4 @@
-"""What an evaluation found, and the files that it leaves in the run dir."""
+"""Result of an evaluation, and the files that it leaves in the run dir."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from launcher.recipe.protocols import BuiltTask, Split
 from launcher.training.evaluation import metrics_of
 
 SAME = 1e-4
-"""Metrics that differ by less, relative to their size, are the same: another number of processes rounds otherwise."""
+"""Relative difference up to which metrics count as the same: another number of processes rounds differently."""
 
 _NUMBERS = re.compile(r"\[\n\s*([-+.\dEe,\s]+?)\n\s*\]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What was evaluated."""
+    """The images of an evaluation, and how the network sees them."""
 
     split_name: str
     data: Path | None = None
-    """A folder or a table in the place of a split of the run's own."""
+    """Folder or table that takes the place of a split of the run."""
     flips: bool = False
 
     def __str__(self) -> str:
@@ -45,36 +45,36 @@ class Subject:
 
     @property
     def is_validation(self) -> bool:
-        """The validation images, as the model is used: what is fitted to its outputs is fitted on these."""
+        """Return whether these are the plain validation images, on which calibration is fitted."""
         return self.data is None and self.split_name == "val" and not self.flips
 
     @property
     def stem(self) -> str:
-        """The name of the files, without ending."""
+        """Return the name of the files, without the suffix."""
         name = "" if self.split_name == "val" else f"-{self.split_name}"
         if self.data is not None:
-            name = f"-data-{self.data.absolute().name}"  # with its ending: new.csv and new/ are two things
+            name = f"-data-{self.data.absolute().name}"  # with its suffix, to tell new.csv from new/
         return f"evaluation{name}" + ("-flips" if self.flips else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A model's outputs on a split, and what they are worth."""
+    """A model's outputs on a split, with their metrics."""
 
     run: FinishedRun
     subject: Subject
     split: Split
     names: tuple[str, ...]
-    """Of classes, labels or targets."""
+    """Names of classes, labels or targets."""
     task: BuiltTask
     outputs: torch.Tensor
-    """float32 (samples, outputs), on the CPU, in the order of the split."""
+    """Outputs, float32 (samples, outputs), on the CPU, in the order of the split."""
     metrics: dict[str, float]
     intervals: dict[str, Interval]
     details: dict[str, Any]
-    """See `reading.details_of`."""
+    """Result of `evaluation_details.details_of`."""
     how: dict[str, Any]
-    """On which processes and device."""
+    """Number of processes, device, and precision of the evaluation."""
 
     def to_json(self) -> dict[str, Any]:
         recipe = self.run.recipe
@@ -99,7 +99,7 @@ class Evaluation:
 
     @property
     def file(self) -> Path:
-        """Where it is written: in the place of an earlier one, but not of one of other data of the same name."""
+        """Return the file to write: it replaces an earlier evaluation, but not one of other data of the same name."""
         for number in itertools.count(1):
             file = self.run.rundir.path / f"{self.subject.stem}{f'-{number}' if number > 1 else ''}.json"
             if self.subject.data is None or not file.exists():
@@ -115,7 +115,7 @@ class Evaluation:
         return self.file.with_suffix(".parquet")
 
     def unlike_training(self) -> dict[str, float]:
-        """Validation metrics that are not those of the run itself, with what they were: something has changed."""
+        """Return the run's own value of each validation metric that now differs, because something has changed."""
         if not self.subject.is_validation:
             return {}
         then = self.run.metrics
@@ -127,14 +127,18 @@ class Evaluation:
 
 
 def _same(name: str, value: float, then: float) -> bool:
-    """Errors in the user's units may be of any size; all else is of the size of 1."""
+    """Return whether two values of a metric are the same.
+
+    Errors in the user's units may be of any size, so they are compared relative to it; all other metrics are close to 1
+    in size.
+    """
     in_units = name.partition("/")[0] in ("mae", "rmse")
     both_nan = math.isnan(value) and math.isnan(then)
     return both_nan or abs(value - then) <= SAME * max(0.0 if in_units else 1.0, abs(then))
 
 
 def _content(split: Split) -> str:
-    """A hash of names and targets, by which two evaluations are seen to be of the same images."""
+    """Return a hash of names and targets, which tells whether two evaluations are of the same images."""
     digest = hashlib.blake2b(np.ascontiguousarray(split.targets).tobytes(), digest_size=16)
     for index in range(len(split)):
         digest.update("/".join(Path(split.images.name(index)).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
@@ -151,7 +155,7 @@ def judged(
     processes: int,
     device: str,
 ) -> Evaluation:
-    """What outputs, float32 (samples, num_outputs), are worth."""
+    """Return the evaluation of outputs, float32 (samples, num_outputs): metrics, their intervals, and details."""
     targets = torch.as_tensor(split.targets)
     metrics = metrics_of(task, outputs, split)
     return Evaluation(
@@ -169,7 +173,7 @@ def judged(
             targets,
             names,
             split.images.name,
-            # What belongs to the model is fitted on the validation images, and judged on all others.
+            # The model's calibration is fitted on the validation images, and judged on all others.
             None if subject.is_validation else read_calibration(finished.rundir.final),
         ),
         how={"processes": processes, "device": device, "mixed_precision": finished.recipe.mixed_precision},
@@ -177,16 +181,17 @@ def judged(
 
 
 def write(evaluation: Evaluation) -> None:
-    """`evaluation.json` and `evaluation.parquet` in the run dir, and of validation images `final/calibration.json`.
+    """Write `evaluation.json` and `evaluation.parquet`, and for validation images also `final/calibration.json`.
 
-    A reader finds each as it was before or as it is now. Raises UserError where one cannot be written.
+    The files are in the run dir; a reader finds either the old or the new version of each. Raises UserError if one
+    cannot be written.
     """
     import pyarrow.parquet as pq
 
     from launcher.inference.prediction_columns import table_of
 
-    # A class may be a folder whose name is not valid text; escaped, it still is JSON. Numbers go on one line, not on
-    # one line each: a confusion matrix of 100 classes has 10,000.
+    # A class may be a folder whose name is not valid text; escaped, it still is JSON. A list of numbers goes on one
+    # line: a confusion matrix of 100 classes has 10,000 numbers.
     text = json_text(evaluation.to_json(), indent=1) + "\n"
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     temperature = evaluation.details.get("calibration", {}).get("temperature", 1.0)

@@ -1,5 +1,4 @@
-"""What the outputs of an evaluation say beyond its metrics: which classes are taken for which, how far probabilities
-can be trusted, where the largest errors are."""
+"""Details of an evaluation beyond its metrics: confused classes, calibration of probabilities, and largest errors."""
 
 from __future__ import annotations
 
@@ -12,12 +11,13 @@ import torch
 
 from launcher.metrics.calibration import best_threshold, calibration, temperature_of
 from launcher.metrics.formulas import kind_of
-from launcher.recipe.protocols import BuiltTask, PredictsValues
+from launcher.recipe.abilities import PredictsValues
+from launcher.recipe.protocols import BuiltTask
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LARGEST = 10
 WHOLE_MATRIX = 100
-"""Classes up to which the confusion matrix is written in full; of more, the pairs that occur."""
+"""Most classes for which the confusion matrix is written in full; for more, only the mistakes that occur are."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -30,7 +30,10 @@ def details_of(
     name_of: Callable[[int], str],
     stored: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """JSON. `stored` is the calibration of the model to be judged, {} where it has none; None: it is fitted here."""
+    """Return the details as JSON.
+
+    `stored` is the calibration of the model, which is to be judged, or {} if it has none. None: it is fitted here.
+    """
     kind = kind_of(task)
     outputs = outputs.float()
     if kind == "classification":
@@ -44,11 +47,11 @@ def details_of(
 
 
 def calibration_to_store(details: dict[str, Any]) -> dict[str, Any] | None:
-    """What goes with the model, of details that were fitted."""
+    """Return the calibration to store with the model, from details that were fitted; None if there is none."""
     if "calibration" in details:
         found = details["calibration"]
         kept = {when: {name: found[when][name] for name in ("nll", "ece")} for when in ("before", "after")}
-        # A reason says why there is none, so that nothing else that reads the file takes 1 for a fitted one.
+        # The reason why none was fitted is stored, too, so that no reader takes 1 for a fitted temperature.
         reason = {"reason": found["reason"]} if found["reason"] else {}
         return {"temperature": found["temperature"], **reason, **kept}
     if "labels" in details:
@@ -61,7 +64,7 @@ def calibration_to_store(details: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def confusion_matrix(predicted: Ints, targets: Ints, count: int) -> Ints:
-    """[target, prediction]: how many samples."""
+    """Return the number of samples at [target, prediction], int64 (count, count)."""
     return np.bincount(targets * count + predicted, minlength=count * count).reshape(count, count)
 
 
@@ -80,7 +83,10 @@ def _classes(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str])
 
 
 def _scores(right: int, given: int, support: int) -> dict[str, Any]:
-    """None where a number is not defined: the precision of a class that was never given."""
+    """Return precision, recall, F1 and support, or None for one that is not defined.
+
+    The precision of a class that was never predicted, for example, is not defined.
+    """
     return {
         "precision": float(right / given) if given else None,
         "recall": float(right / support) if support else None,
@@ -90,7 +96,11 @@ def _scores(right: int, given: int, support: int) -> dict[str, Any]:
 
 
 def _calibration(outputs: torch.Tensor, targets: torch.Tensor, stored: dict[str, Any] | None) -> dict[str, Any]:
-    """The key "fitted" says on what. "never" has its reason, but where the validation images were never evaluated."""
+    """Return the calibration of probabilities before and after division by the temperature.
+
+    The key "fitted" says on which samples the temperature was fitted. "never" comes with a reason, unless the
+    validation images were never evaluated.
+    """
     if stored is None:
         fitted = temperature_of(outputs, targets)
         temperature, reason, where = fitted.value, fitted.reason, "on these samples"
@@ -128,7 +138,7 @@ def _labels(
 
 
 def _residuals(errors: npt.NDArray[np.float64], name_of: Callable[[int], str]) -> dict[str, Any]:
-    """Of prediction - target, in the user's units."""
+    """Return statistics of prediction - target, in the user's units, and the largest of these errors."""
     largest = np.argsort(-np.abs(errors), kind="stable")[:LARGEST]
     quantiles = np.quantile(errors, QUANTILES).tolist()
     return {

@@ -1,4 +1,4 @@
-"""An evaluation on the screen."""
+"""Display of an evaluation on the screen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_CLASSES = 20
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
-    """Print the metrics with their intervals, and what is known of the classes; all numbers are in the file."""
+    """Print the metrics with their intervals, and the details of the classes; the file has all numbers."""
     then = evaluation.unlike_training()
     where = "data" if evaluation.subject.data else evaluation.subject.split_name
     rows = [["metric", where, f"{LEVEL:.0%} interval", *["in the run"] * bool(then)]]

@@ -1,4 +1,4 @@
-"""A run that has ended, put together again from its run dir: recipe, data, task, and the network that it trained."""
+"""A run that has ended, restored from its run dir: recipe, data, task, and trained network."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ from launcher.training.model import TransferModel, build_model
 from launcher.training.run_dir import RunDir
 
 OUTPUT_FOR_EACH_NAME = ("classification", "multi-label", "regression")
-"""Tasks whose network has as many outputs as the data has names; one of the user's own may have others."""
+"""Tasks whose network has as many outputs as the data has names; a user's own task may have another number."""
 SMALLEST_STD = 1e-6
-"""Of pixels from 0 to 1."""
+"""Smallest standard deviation of pixels from 0 to 1."""
 MAX_SIDE = 16384
-"""Pixels of an image's side; backbones take no more."""
+"""Most pixels of an image's side; backbones take no more."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """What the run dir says."""
+    """A finished run, as its run dir describes it."""
 
     rundir: RunDir
     recipe: Recipe
-    """As it was trained, but with a backbone that is built without the weights that the training began with."""
+    """Recipe of the training, but its backbone is built without the weights with which the training began."""
     preprocessing: Preprocessing
     metrics: dict[str, float]
-    """`final/metrics.json`: on the validation images, while it trained."""
+    """Metrics on the validation images from `final/metrics.json`, computed during the training."""
     step: int
-    """After which `final/` had its weights."""
+    """Optimizer step after which the weights were those of `final/`."""
     names: tuple[str, ...]
-    """`final/classes.json`: of classes, labels or targets, in the order of the outputs."""
+    """Names of classes, labels or targets from `final/classes.json`, in the order of the outputs."""
     described: Mapping[str, Any]
-    """`final/model.json`."""
+    """Content of `final/model.json`."""
 
     @property
     def weights(self) -> Path:
@@ -60,10 +60,11 @@ class FinishedRun:
 
 
 def read_finished(path: Path, own: Types | None = None) -> FinishedRun:
-    """Put a run together from its files, none of which is run as code.
+    """Restore a run from its files, none of which is run as code.
 
     `own` holds the classes of parts that are not launcher's (see `recipe.loading.types_of`). Raises UserError for a
-    folder that is no run dir, a run that has not ended, files that are damaged, and parts that are in neither.
+    folder that is no run dir, a run that has not ended, damaged files, and parts that are neither launcher's nor in
+    `own`.
     """
     rundir = RunDir(path)
     if not rundir.recipe_json.is_file():
@@ -94,13 +95,15 @@ def read_finished(path: Path, own: Types | None = None) -> FinishedRun:
 
 
 def build_data(finished: FinishedRun) -> Splits:
-    """As the recipe's data part makes them; the same on every process."""
+    """Build the splits of the recipe's data part, which are the same on every process."""
     return build_splits(finished.recipe)
 
 
 def check_data(finished: FinishedRun, splits: Splits, check_images: Callable[[Recipe, Splits], Splits]) -> Splits:
-    """The splits that the run had: without the broken images that it left out, which `check_images` finds. It is asked
-    only where there were some. Raises UserError where the data are other ones."""
+    """Return the splits of the run, without the broken images that it left out, which `check_images` finds.
+
+    `check_images` is called only if the run left some out. Raises UserError if the data are not those of the run.
+    """
     if (finished.rundir.path / "skipped.txt").is_file():
         splits = check_images(finished.recipe, splits)
     if changed := finished.rundir.changes_of_data(splits):
@@ -109,8 +112,10 @@ def check_data(finished: FinishedRun, splits: Splits, check_images: Callable[[Re
 
 
 def build_network(finished: FinishedRun, num_outputs: int) -> TransferModel:
-    """The network with the weights of `final/`, on the CPU and in evaluation mode. Raises UserError where they do not
-    fit."""
+    """Return the network with the weights of `final/`, on the CPU and in evaluation mode.
+
+    Raises UserError if they do not fit.
+    """
     recipe = finished.recipe
     model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
     load_plain(model, finished.weights)
@@ -119,8 +124,11 @@ def build_network(finished: FinishedRun, num_outputs: int) -> TransferModel:
 
 
 def build_task_alone(finished: FinishedRun, split: Split) -> BuiltTask:
-    """The task without the images that the run was trained on: the weights that they give to classes count in
-    training alone. Raises UserError where it cannot be had so."""
+    """Build the task without the run's training images.
+
+    The weights of classes, which are computed from these, count only in training. Raises UserError if the task cannot
+    be built in this way.
+    """
     task = finished.recipe.task
     if isinstance(task, Classification):
         task = dataclasses.replace(task, class_weights=None)
@@ -143,7 +151,7 @@ def load_plain(model: TransferModel, file: Path) -> None:
         stored = load_file(file)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
-    # Under the plain network's names, and not copied: what is written to them is written to the model.
+    # These tensors, under the plain network's names, are not copies: writing to them writes to the model.
     own = plain_state_dict(model.backbone, model.backbone.state_dict(), model.head.state_dict())
     wrong = [f"{name} is missing" for name in own if name not in stored]
     wrong += [f"{name} is not of this network" for name in stored if name not in own]
@@ -159,13 +167,13 @@ def load_plain(model: TransferModel, file: Path) -> None:
 
 
 def _as_trained(backbone: Backbone, described: Mapping[str, Any], final: Path) -> Backbone:
-    """The same network out of `final/`: the weights that the training began with need not be on this machine."""
+    """Return the backbone with weights from `final/`; those of before the training may not be on this machine."""
     if not isinstance(backbone, (Torchvision, Timm)):
         return backbone
     name = str(described.get("name"))
     if name.partition(".")[0] != backbone.name.partition(".")[0]:
         raise UserError(f"{final / 'model.json'}: describes a {name}, but recipe.json names a {backbone.name}")
-    # By its full name: without the tag of its first weights, timm might take another variant for meant.
+    # The full name is used because timm might choose another variant without the tag of the first weights.
     backbone = dataclasses.replace(backbone, name=name, weights=str(final.absolute()))
     return dataclasses.replace(backbone, match_by_order=False) if isinstance(backbone, Timm) else backbone
 
@@ -182,7 +190,7 @@ def _recipe(rundir: RunDir, own: Types | None) -> Recipe:
         raise UserError(f"{rundir.recipe_json}: holds a {type(recipe).__name__}, not a recipe")
     data = recipe.data
     if isinstance(data, TorchvisionData) and data.download and assets_folder() is None:
-        # What was downloaded lies in `root`; a run dir of others is not to write there.
+        # The downloaded data are in `root`; a run dir from somebody else must not cause writes there.
         return dataclasses.replace(recipe, data=dataclasses.replace(data, download=False))
     return recipe
 

@@ -1,4 +1,4 @@
-"""The images that `predict` is asked for: files, folders with all that is below them, and patterns."""
+"""Images given to `predict`: files, folders with everything below them, and patterns."""
 
 # Path objects for a million files take seconds.
 # ruff: noqa: PTH100, PTH112, PTH118, PTH120, PTH122, PTH207
@@ -16,14 +16,16 @@ from launcher.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
+    """Paths of the images to predict, and of the files that are left out."""
+
     images: list[str]
-    """Each once, in the order in which they were asked for; those of a folder sorted by path."""
+    """Images, each once, in the order in which they were given; those of a folder are sorted by path."""
     left_out: list[str]
-    """Files in folders that are no images by their names. A file that is named itself is always one of `images`."""
+    """Files in folders that are no images by their names. A file that is given itself is always in `images`."""
 
 
 def find_images(words: Sequence[str]) -> Inputs:
-    """Raises UserError with a line for each word that stands for nothing."""
+    """Return the images for which `words` stand; raise UserError with a line for each word that stands for none."""
     images: dict[str, None] = {}
     left_out: dict[str, None] = {}
     problems = []
@@ -52,7 +54,10 @@ def find_images(words: Sequence[str]) -> Inputs:
 
 
 def _matching(pattern: str) -> list[str]:
-    """Sorted. "**" follows links round in circles; a file is taken by the shortest of its paths."""
+    """Return the sorted paths that match a pattern, each file once, by its shortest path.
+
+    "**" follows links even in circles, so it finds a file by several paths.
+    """
     found: dict[tuple[str, str], str] = {}
     for path in sorted(glob.glob(pattern, recursive=True), key=len):
         folder, name = os.path.split(path)
@@ -61,10 +66,13 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _files_below(folder: str) -> Iterator[str]:
-    """Sorted; hidden files and folders are ignored, and links followed but not round in circles."""
+    """Yield the files below a folder in sorted order.
+
+    Hidden files and folders are ignored, and links are followed, but not in circles.
+    """
 
     def fail(error: OSError) -> None:
-        raise error  # os.walk alone would leave out what it may not read
+        raise error  # os.walk alone would leave out folders that it may not read
 
     for at, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         real, parent = os.path.realpath(at), os.path.realpath(os.path.dirname(os.path.abspath(at)))

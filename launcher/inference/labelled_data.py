@@ -1,4 +1,4 @@
-"""Images with targets that a model did not see in training: a run's own test split, or files that are named.
+"""Images with targets that a model did not see in training: the test split of the run's data, or given files.
 
 Nothing but `evaluate` reads targets of a test split; `init` and `plan` count its images.
 """
@@ -13,17 +13,18 @@ from launcher.data.folder import read_labelled
 from launcher.data.targets import MEANING
 from launcher.errors import UserError
 from launcher.files import expanded
-from launcher.recipe.protocols import Data, HasImageColumn, HasLabelColumn, Split, Splits, TargetKind
+from launcher.recipe.abilities import HasImageColumn, HasLabelColumn
+from launcher.recipe.protocols import Data, Split, Splits, TargetKind
 from launcher.text import plural
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow")
 
 
 def test_split(data: Data, target_kind: TargetKind, splits: Splits) -> Split | None:
-    """Return the images that a data part keeps for the very end, or None where it has none.
+    """Return the images that a data part keeps for the very end, or None if it has none.
 
-    `splits` are what it builds. A part of the user's own says them in `Splits.test`. Raises UserError for targets that
-    the model does not know.
+    `splits` is the result of its `build`; a user's own part gives the images in `Splits.test`. Raises UserError for
+    targets that the model does not know.
     """
     if splits.test is not None:
         return splits.test
@@ -33,7 +34,7 @@ def test_split(data: Data, target_kind: TargetKind, splits: Splits) -> Split | N
 
 
 def test_line(data: Data, target_kind: TargetKind, splits: Splits) -> str | None:
-    """Say how many test images there are, or what is wrong with them; None where there are none."""
+    """Return a line with the number of test images, or with what is wrong with them; None if there are none."""
     try:
         split = test_split(data, target_kind, splits)
     except UserError as error:
@@ -45,11 +46,10 @@ def test_line(data: Data, target_kind: TargetKind, splits: Splits) -> str | None
 
 
 def read_other(data: Data, target_kind: TargetKind, names: tuple[str, ...], path: Path) -> tuple[Split, list[str]]:
-    """Return the images that `evaluate --data` names, and what of them was left out.
+    """Return the images that `evaluate --data` names, and the files among them that were left out.
 
-    `path` is a folder with a folder for each class; or a table with the columns of the run's own, a CSV or parquet
-    file, or a folder that holds one. Raises UserError for what cannot be read, and for targets that the model does not
-    know.
+    `path` is a folder with a folder for each class, or a table with the run's own columns: a CSV or parquet file, or a
+    folder that holds one. Raises UserError for files that cannot be read, and for targets that the model does not know.
     """
     where = expanded(path).absolute()
     if where.is_dir() and target_kind != "class":

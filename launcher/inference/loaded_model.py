@@ -1,4 +1,4 @@
-"""A finished run's network as a plain module, with what it takes to use it; its data are not needed."""
+"""A finished run's network as a plain module with all that its use takes; the data are not needed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from launcher.text import plural
 from launcher.training.model import TransferModel
 
 KINDS: dict[type, str] = {Classification: "classification", MultiLabel: "multi-label", Regression: "regression"}
-"""What `final/model.json` calls the outputs of launcher's own tasks."""
+"""Kind of the outputs of launcher's own tasks in `final/model.json`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """A picture of any mode, as a file has it, to what the network takes: normalised float32 (3, S, S). Picklable.
+    """Transform of an image of any mode, as in a file, to the network's input: normalised float32 (3, S, S).
 
-    Upright, opaque, its shorter side resized, its centre cropped: as in validation.
+    As in validation, the image is turned upright and made opaque, its shorter side is resized, and its centre is
+    cropped. The transform is picklable.
     """
 
     about: Preprocessing
 
     @property
     def steps(self) -> PixelSteps:
-        """For pixels, and for batches of them."""
+        """Return the evaluation transform, which also takes pixels and batches of them."""
         return evaluation_transform(self.about)
 
     def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
@@ -44,39 +45,44 @@ class Preprocess:
 
 
 class LoadedModel(TransferModel):
-    """Images (N, 3, S, S) to outputs (N, num_outputs)."""
+    """The network of a finished run, which maps images (N, 3, S, S) to outputs (N, num_outputs)."""
 
     preprocessing: Preprocess
     classes: tuple[str, ...]
     """Names of the outputs: of classes, labels, or targets."""
     kind: str
-    """"classification", "multi-label", "regression", or what a task of the user's own says."""
+    """Kind of the outputs: "classification", "multi-label", "regression", or that of a user's own task."""
     temperature: float
-    """1.0 where none was fitted: `python -m launcher evaluate RUN_DIR` does so."""
+    """Temperature for the logits of classes; 1.0 if none was fitted, which `python -m launcher evaluate RUN_DIR`
+    does."""
     thresholds: tuple[float, ...]
-    """Of a multi-label model: the probability from which each label is given; 0.5 where none was fitted."""
+    """Probabilities from which a multi-label model gives each label; 0.5 if none were fitted."""
     calibrated: bool
-    """Whether probabilities of classes are divided by a temperature that was fitted. Those of labels never are."""
+    """True if the logits of classes are divided by a temperature that was fitted; the logits of labels never are."""
     thresholds_fitted: bool
-    """Of a multi-label model: whether its thresholds were fitted."""
+    """True if the thresholds of a multi-label model were fitted."""
     positives: tuple[int, ...]
-    """On how many images with the label each threshold rests; empty where it is not known."""
+    """Number of images with the label on which each threshold rests; empty if it is not known."""
     not_calibrated: str
-    """Why the evaluation of the run fitted no temperature; empty where it did, or where there was none yet."""
+    """Reason why the evaluation of the run fitted no temperature; empty if it did, or if there was no evaluation."""
     mean: torch.Tensor | None = None
+    """Mean of each target of a regression, float64 (num_outputs,)."""
     std: torch.Tensor | None = None
-    """Of a regression: one output's unit, float64."""
+    """Standard deviation of each target of a regression, float64 (num_outputs,)."""
 
     def interpret(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs as a person reads them: calibrated probabilities of classes, probabilities of labels, values in the
-        units of the targets; others as they are."""
+        """Convert outputs to values that a person can read.
+
+        These are calibrated probabilities of classes, probabilities of labels, or values in the units of the targets.
+        Other outputs stay as they are.
+        """
         outputs = outputs.float()
         if self.kind == "classification":
             return (outputs / self.temperature).softmax(1)
         if self.kind == "multi-label":
             return outputs.sigmoid()
         if self.mean is not None and self.std is not None:
-            # On the CPU in float64: a time in seconds since 1970 has steps of 128 s in float32.
+            # The CPU has float64: in float32 a time in seconds since 1970 has steps of 128 s.
             return outputs.cpu().double() * self.std + self.mean
         return outputs
 
@@ -90,6 +96,7 @@ def load(run_dir: Path, own: Types | None = None) -> LoadedModel:
 
 
 def model_of(finished: FinishedRun) -> LoadedModel:
+    """Return the network of a finished run, with its calibration; raise UserError for files that do not fit."""
     described = finished.described
     try:
         about: dict[str, Any] = described["task"]

@@ -1,4 +1,4 @@
-"""`predict`: what a finished run's model says of images, in batches on one device."""
+"""The command `predict`: predictions of a finished run's model for images, in batches on one device."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from launcher.training.accelerator import recorded_precision
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Of a batch."""
+    """Predictions for a batch of images."""
 
     names: list[str]
     results: torch.Tensor
-    """float32 (len(names), outputs) on the CPU; see `LoadedModel.interpret`."""
+    """Results of `LoadedModel.interpret`, float32 (len(names), outputs), on the CPU."""
     broken: list[tuple[str, str]]
-    """Images that could not be read, and why."""
+    """Images that could not be read, with the reasons."""
 
 
 @torch.inference_mode()
@@ -40,9 +40,9 @@ def predict(
     batch_size: int = 64,
     num_threads: int = 1,
 ) -> Iterator[Predictions]:
-    """In the order of `paths`. The next batch is read while the network computes.
+    """Yield predictions for the images in the order of `paths`, and read the next batch while the network computes.
 
-    Raises UserError where the device has too little memory for a batch.
+    Raises UserError if the device has too little memory for a batch.
     """
     steps, resize_size = model.preprocessing.steps, model.preprocessing.about.resize_size
     decoder = Decoder(FileImages("", paths))
@@ -71,7 +71,7 @@ def predict(
 
 
 def _read(decoder: Decoder, index: int, steps: PixelSteps, resize_size: int) -> torch.Tensor | str:
-    """Pixels as the network has them, or why not."""
+    """Return an image's pixels at the network's size, or why they cannot be had."""
     try:
         pixels = decoder.pixels(index)
         height, width = pixels.shape[1:]
@@ -107,7 +107,10 @@ def _results(
 
 
 def device_named(name: str | None) -> torch.device:
-    """The accelerator that is here, or the CPU, unless named. Raises UserError for one that is not here."""
+    """Return the named device, or else the accelerator of this machine, or else the CPU.
+
+    Raises UserError for a device that this machine does not have.
+    """
     here = ["cpu"]
     if torch.cuda.is_available():
         here += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -121,7 +124,10 @@ def device_named(name: str | None) -> torch.device:
 
 
 def precision_on(device: torch.device, finished: FinishedRun) -> torch.dtype | None:
-    """Of the forward pass, as in training; None is float32. fp16 is for GPUs only."""
+    """Return the precision of the forward pass, which is that of training; None is float32.
+
+    On CPUs it is float32 in place of fp16, which is for GPUs only.
+    """
     precision: str | None = finished.recipe.mixed_precision
     if precision == "auto":
         precision = recorded_precision(finished.rundir.path)

@@ -1,4 +1,4 @@
-"""Predictions as columns of a table, the same in `evaluation.parquet` and in what `predict` writes."""
+"""Predictions as columns of a table, which are the same in `evaluation.parquet` and in the output of `predict`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from launcher.metrics.formulas import kind_of
-from launcher.recipe.protocols import BuiltTask, PredictsValues, Split
+from launcher.recipe.abilities import PredictsValues
+from launcher.recipe.protocols import BuiltTask, Split
 
 
 def as_text(name: str) -> str:
-    """A name whose bytes that are no valid UTF-8 (file systems allow them) are written as escapes."""
+    """Return a name with escapes for the bytes that are no valid UTF-8, which file systems allow."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def name_columns(names: Sequence[str]) -> dict[str, Any]:
-    """`name`, as text; and `name_bytes`, the name itself where it is no valid text, else null."""
+    """Return the columns `name`, as text, and `name_bytes`: the name itself if it is no valid text, otherwise null."""
     texts = [as_text(name) for name in names]
     exact = [None if text == name else os.fsencode(name) for text, name in zip(texts, names, strict=True)]
     return {"name": pa.array(texts, pa.string()), "name_bytes": pa.array(exact, pa.binary())}
@@ -29,13 +30,13 @@ def name_columns(names: Sequence[str]) -> dict[str, Any]:
 def table_of(
     task: BuiltTask, outputs: torch.Tensor, split: Split, names: Sequence[str], temperature: float
 ) -> pa.Table:
-    """A row for each sample, in the order of the split.
+    """Return a table with a row for each sample, in the order of the split.
 
-    Classification: target, prediction, probability/CLASS. Multi-label: target/LABEL, prediction/LABEL (1 where the
-    probability is above 0.5, as in the metrics), probability/LABEL. Regression: target/NAME, prediction/NAME, float64
-    in the user's units. Of another task: target and output/NAME. Probabilities of classes are those of the outputs
-    divided by `temperature`, as `predict` and exports give them.
-    `loss` is the plain loss of the sample, whose mean is the metric.
+    Its columns for classification are target, prediction, and probability/CLASS; for multi-label target/LABEL,
+    prediction/LABEL (1 if the probability is above 0.5, as in the metrics), and probability/LABEL; for regression
+    target/NAME and prediction/NAME, float64 in the user's units; and for another task target and output/NAME.
+    Probabilities of classes are those of the outputs divided by `temperature`, as in `predict` and exports. `loss` is
+    the plain loss of the sample; its mean is the metric.
     """
     columns: dict[str, Any] = {"index": pa.array(range(len(split)), pa.int64())}
     columns |= name_columns([split.images.name(index) for index in range(len(split))])
@@ -68,6 +69,9 @@ def _named(indices: torch.Tensor, texts: Sequence[str]) -> Any:
 
 
 def _each(what: str, texts: Sequence[str], values: torch.Tensor) -> dict[str, Any]:
-    """A column for each output; a task of the user's own may have other outputs than its data has names."""
+    """Return a column for each output, named by its index if there are not as many outputs as names.
+
+    With a user's own task, the number of outputs may differ from that of the data's names.
+    """
     names = texts if len(texts) == values.shape[1] else [str(index) for index in range(values.shape[1])]
     return {f"{what}/{name}": values[:, index].numpy() for index, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""How far a prediction is, on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a prediction on stderr: a bar on a terminal, and a line every 10 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ TOLD_EVERY_SECONDS = 10.0
 
 
 class Teller:
+    """The progress of a prediction, and lines about files that were not predicted."""
+
     def __init__(self, total: int) -> None:
         self.done = self.broken = 0
         self._total, self._told = total, time.monotonic()
@@ -39,14 +41,16 @@ class Teller:
         self._bar.stop()
 
     def say(self, line: str) -> None:
+        """Print a line, unless it is empty."""
         if line:
             self._console.print(one_line(line), markup=False)
 
     def name(self, what: str, path: str, reason: str = "") -> None:
-        """A file that was not predicted."""
+        """Print the name of a file that was not predicted, and the reason."""
         self.say(f"{what}: {path}" + (f" ({reason})" if reason else ""))
 
     def advance(self, predicted: int, broken: int) -> None:
+        """Add images that were predicted or could not be read, and print the progress if it is due."""
         self.done += predicted
         self.broken += broken
         self._bar.advance(self._task, predicted + broken)
@@ -56,6 +60,7 @@ class Teller:
             self.say(f"{looked_at:,} of {self._total:,}")
 
     def end(self, to: Path | None) -> None:
+        """Print the summary."""
         where = f", in {to}" if to else ""
         unread = f"; {self.broken:,} could not be read" if self.broken else ""
         self.say(f"{plural(self.done, 'image')} predicted{where}{unread}")

@@ -1,8 +1,8 @@
-"""Predictions as rows: a table for people, CSV, JSON lines, or parquet.
+r"""Predictions as rows: a table for people, CSV, JSON lines, or parquet.
 
-Names of files need not be valid text. CSV keeps their bytes as they are, but for a terminal, and text that a
-spreadsheet would take for a formula gets an apostrophe before it. JSON has such bytes as \\udc80 to \\udcff, which
-Python reads as the file's name; parquet has the text with escapes, and the bytes in a column of their own.
+Names of files need not be valid text. CSV keeps their bytes as they are, except on a terminal, and text that a
+spreadsheet would take for a formula gets an apostrophe before it. JSON has such bytes as \udc80 to \udcff, which Python
+reads as the file's name; parquet has the text with escapes, and the bytes in a column of their own.
 """
 
 from __future__ import annotations
@@ -31,22 +31,29 @@ FileFormat = Literal["csv", "jsonl", "parquet"]
 
 @dataclasses.dataclass(frozen=True)
 class Column:
+    """A column of predictions; "value" is a number in the user's units, float64."""
+
     name: str
     values: list[Any]
     type: Literal["string", "float", "value", "int8"]
 
 
 class Rows(Protocol):
+    """A writer of rows of predictions."""
+
     def add(self, names: Sequence[str], results: torch.Tensor) -> None: ...
 
     def close(self) -> None:
-        """All rows have been added."""
+        """Finish once all rows have been added."""
         ...
 
 
 def columns_of(model: LoadedModel, results: torch.Tensor, top: int) -> list[Column]:
-    """Classification: class_1, probability_1, and so on to `top`, the likeliest first. Multi-label: for each label
-    prediction/LABEL, 1 from its threshold on, and probability/LABEL. Else prediction/NAME."""
+    """Return the columns of the results of a model.
+
+    They are, for classification, class_1, probability_1, and so on up to `top`, the likeliest first; for multi-label,
+    prediction/LABEL, which is 1 from the label's threshold on, and probability/LABEL; and otherwise prediction/NAME.
+    """
     names = model.classes
     if model.kind == "classification":
         values, indices = results.topk(min(top, results.shape[1]), dim=1)
@@ -69,7 +76,7 @@ def columns_of(model: LoadedModel, results: torch.Tensor, top: int) -> list[Colu
 
 
 class TextRows:
-    """CSV or JSON lines, written as they come."""
+    """A writer of CSV or JSON lines, which writes rows as they come."""
 
     def __init__(self, form: Literal["csv", "jsonl"], model: LoadedModel, top: int, stream: BinaryIO) -> None:
         self._form, self._model, self._top, self._stream = form, model, top, stream
@@ -102,7 +109,7 @@ class TextRows:
 
 
 _CONTROLS = re.compile("[\x7f-\x9f]")
-"""JSON lets these stand as they are; a terminal obeys some."""
+"""Control characters that JSON leaves as they are, and some of which a terminal obeys."""
 
 
 def _escaped(control: re.Match[str]) -> str:
@@ -110,6 +117,8 @@ def _escaped(control: re.Match[str]) -> str:
 
 
 class ParquetRows:
+    """A writer of a parquet file."""
+
     def __init__(self, model: LoadedModel, top: int, stream: BinaryIO) -> None:
         import pyarrow.parquet as pq
 
@@ -135,7 +144,7 @@ class ParquetRows:
 
 
 class TableRows:
-    """For people: printed when all are there, as wide as it needs to be."""
+    """A writer of a table for people, which is printed once all rows are there, and as wide as it needs to be."""
 
     def __init__(self, model: LoadedModel, top: int, console: Console) -> None:
         self._model, self._top, self._console = model, top, console
@@ -173,10 +182,10 @@ class TableRows:
 
 
 class Output:
-    """A file that appears when it is whole; or a stream, which is used as it is."""
+    """A file that appears once it is complete, or a stream, which is used as it is."""
 
     def __init__(self, to: Path | None, stream: BinaryIO) -> None:
-        """Raises UserError where the file cannot be written."""
+        """Open the output, which is a file unless `to` is None; raise UserError if it cannot be written."""
         self._to, self._draft = to, contextlib.ExitStack()
         with self.told():
             if to is None:
@@ -190,18 +199,18 @@ class Output:
             self._draft.close()
 
     def abandon(self, error: BaseException) -> None:
-        """Leave no file: `error` ends what writes."""
-        with contextlib.suppress(OSError):  # on a full disk, of what is still to be written
+        """Close the output without leaving a file, because `error` ends the writing."""
+        with contextlib.suppress(OSError):  # closing writes buffered data, which fails on a full disk
             self._draft.__exit__(type(error), error, error.__traceback__)
 
     def told(self) -> Any:
-        """Return a context that turns an OSError of what writes to `stream` into a UserError."""
+        """Return a context that turns an OSError from writing to `stream` into a UserError."""
         return _Told(self._to)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Told:
-    """What the operating system refuses is a mistake of the user's."""
+    """Context that turns an OSError from writing to a file into a UserError."""
 
     file: Path | None
 
@@ -213,7 +222,7 @@ class _Told:
 
 
 def rows_in(form: FileFormat, model: LoadedModel, top: int) -> Callable[[BinaryIO], Rows]:
-    """What makes the rows of a stream."""
+    """Return a function that makes the writer of rows to a stream."""
     if form == "parquet":
         return lambda stream: ParquetRows(model, top, stream)
     return lambda stream: TextRows(form, model, top, stream)

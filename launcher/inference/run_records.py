@@ -1,4 +1,4 @@
-"""What a run has written of itself, in the shape that reports and tables rely on; what is not of it is not used.
+"""Records of a run, in the form on which reports and tables rely; those of another form are not used.
 
 A run dir is data: its files may be damaged, or written by another program.
 """
@@ -180,7 +180,7 @@ class _Precision(_Record):
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:
-    """Return an evaluation.json. Raises UserError where it is missing, or is none."""
+    """Return the content of an evaluation.json; raise UserError if it is missing or damaged."""
     content = read_json(file)
     try:
         _Evaluation.model_validate(content)
@@ -193,36 +193,36 @@ def read_evaluation(file: Path) -> dict[str, Any]:
 
 
 def sound_environment(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what an environment.json holds; nothing where its parts are of other kinds."""
+    """Return the content of an environment.json, or nothing if its fields have other types."""
     return content if _fits(_Environment, content) else {}
 
 
 def sound_plan(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a plan.json holds; nothing where its parts are of other kinds."""
+    """Return the content of a plan.json, or nothing if its fields have other types."""
     return content if _fits(_Plan, content) else {}
 
 
 def sound_cache(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a cache.json holds; nothing where its parts are of other kinds."""
+    """Return the content of a cache.json, or nothing if its fields have other types."""
     return content if _fits(_Cache, content) else {}
 
 
 def sound_precision(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a precision.json holds; nothing where its parts are of other kinds."""
+    """Return the content of a precision.json, or nothing if its fields have other types."""
     return content if _fits(_Precision, content) else {}
 
 
 def read_lines(file: Path) -> tuple[str, ...]:
-    """Return the lines of a file, without empty ones; none where it cannot be read."""
+    """Return the lines of a file that are not empty, or none if it cannot be read."""
     try:
-        # Not splitlines: a name may hold other characters that end a line.
+        # splitlines would not do: a name may hold other characters at which it ends a line.
         return tuple(line for line in file.read_text(encoding="utf-8", errors="backslashreplace").split("\n") if line)
     except OSError:
         return ()
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of JSON lines that are whole; the last may be that of a process that was killed."""
+    """Return the complete rows of a file of JSON lines; the last may be incomplete if its process was killed."""
     rows = []
     for line in read_lines(file):
         with contextlib.suppress(ValueError, RecursionError):
@@ -231,22 +231,22 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def epochs_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl that tell of an epoch."""
+    """Return the rows of a metrics.jsonl that describe an epoch."""
     return [row for row in rows if row.get("event") == "epoch" and _fits(_Epoch, row)]
 
 
 def steps_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl that tell of an optimizer step."""
+    """Return the rows of a metrics.jsonl that describe an optimizer step."""
     return [row for row in rows if row.get("event") == "step" and _fits(_Step, row)]
 
 
 def timing_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a timing.jsonl."""
+    """Return the valid rows of a timing.jsonl."""
     return [row for row in rows if _fits(_Seconds, row)]
 
 
 def proofs_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a proofs.jsonl."""
+    """Return the valid rows of a proofs.jsonl."""
     return [row for row in rows if _fits(_Proof, row)]
 
 

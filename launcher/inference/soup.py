@@ -1,8 +1,9 @@
-"""Averages of weights that were trained: what a few sums may add to a run, at the cost of evaluations.
+"""Averages of trained weights, which may improve a run at the cost of a few evaluations.
 
-Greedy soup (https://arxiv.org/abs/2203.05482): ingredients in the order of their validation metric, each taken into
-the mean where that makes it no worse. Interpolation (https://arxiv.org/abs/2109.01903): between the network whose head
-alone was trained and the one that was fine-tuned, which often keeps more of what the pretrained weights knew.
+A greedy soup (https://arxiv.org/abs/2203.05482) goes through the ingredients in the order of their validation metric
+and adds each to the mean unless that makes it worse. Interpolation (https://arxiv.org/abs/2109.01903) is between the
+network of which only the head was trained and the fine-tuned one; it often keeps more of the pretrained weights'
+knowledge.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from launcher.compat import is_batch_norm
 from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun
 from launcher.text import number
@@ -25,48 +26,55 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Ingredient:
+    """Weights that may enter a mean."""
+
     name: str
-    """Such as "runs/pets step 120"."""
+    """Name such as "runs/pets step 120"."""
     weights: Weights
-    """Under the names of TransferModel's state."""
+    """Tensors by the names of TransferModel's state."""
     is_head_alone: bool = False
-    """Its backbone is as it was before training."""
+    """True if the backbone is as it was before training."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
+    """A mean of weights, or an ingredient alone, that was judged."""
+
     name: str
     weights: Weights
     metrics: dict[str, float]
     of: tuple[str, ...]
-    """Ingredients."""
+    """Names of its ingredients."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """How weights are judged."""
+    """The metric by which weights are judged, and their evaluation."""
 
     evaluate: Callable[[Weights], dict[str, float]]
     metric: str
     mode: Mode
 
     def rank(self, metrics: dict[str, float]) -> tuple[float, float]:
-        """The better of two is the larger: by the metric, then by the loss."""
+        """Return a key by which the better of two results is the larger: by the metric, then by the loss."""
         return rank_of(metrics, self.metric, self.mode)
 
     def shown(self, metrics: dict[str, float]) -> str:
+        """Return the metrics that decide, as text."""
         return shown_result(metrics, self.metric)
 
 
 def shown_result(metrics: Mapping[str, float], metric: str) -> str:
-    """Return what decides between two results: "accuracy 0.9542, loss 0.1210"."""
+    """Return the metrics that decide between two results, as text: "accuracy 0.9542, loss 0.1210"."""
     loss = f", loss {number(metrics['loss'])}" if "loss" in metrics and metric != "loss" else ""
     return f"{metric} {number(metrics[metric])}{loss}"
 
 
 def ingredients_of(finished: FinishedRun, final: Weights) -> list[Ingredient]:
-    """The weights of `final/`, given under the names of the run's own network, and those of its checkpoints that are
-    complete; each state once."""
+    """Return the weights of `final/` and of the run's complete checkpoints, each state once.
+
+    `final` holds the weights of `final/` by the names of the run's network.
+    """
     path, checkpoints = finished.rundir.path, finished.rundir.checkpoints
     found = [Ingredient(f"{path} final", final)]
     for folder in sorted(checkpoints.folder.glob("step-*")):
@@ -82,7 +90,7 @@ def ingredients_of(finished: FinishedRun, final: Weights) -> list[Ingredient]:
 
 
 def check_alike(ingredients: Sequence[Ingredient]) -> None:
-    """Raises UserError where weights are of different networks."""
+    """Raise UserError if the weights belong to different networks."""
     first = ingredients[0]
     problems = []
     for other in ingredients[1:]:
@@ -99,7 +107,7 @@ def check_alike(ingredients: Sequence[Ingredient]) -> None:
 
 
 def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, tell: Callable[[str], None]) -> list[Candidate]:
-    """Each ingredient alone, the best first, and last the soup, where it has more than one ingredient."""
+    """Return each ingredient alone, the best first, and then the soup, if it has more than one ingredient."""
     alone = [Candidate(i.name, i.weights, judge.evaluate(i.weights), (i.name,)) for i in ingredients]
     alone.sort(key=lambda candidate: judge.rank(candidate.metrics), reverse=True)
     for candidate in alone:
@@ -119,7 +127,7 @@ def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, tell: Callable[
 def interpolations(
     probe: Ingredient, tuned: Ingredient, points: int, judge: Judge, tell: Callable[[str], None]
 ) -> list[Candidate]:
-    """Between the two, without the ends."""
+    """Return the `points` - 1 evenly spaced means between two ingredients, without the ends."""
     found = []
     for point in range(1, points):
         share = point / points
@@ -132,7 +140,7 @@ def interpolations(
 
 
 def mean_of(weights: Sequence[Weights], shares: Sequence[float] | None = None) -> dict[str, torch.Tensor]:
-    """In float64; whole numbers (the batches that a norm has seen) are the first's."""
+    """Return the weighted mean, computed in float64; integers (batch counts of norms) are those of the first."""
     shares = shares or [1 / len(weights)] * len(weights)
     mixed = {}
     for name, first in weights[0].items():
@@ -146,8 +154,11 @@ def mean_of(weights: Sequence[Weights], shares: Sequence[float] | None = None) -
 
 
 def statistics_differ(ingredients: Sequence[Ingredient], model: nn.Module) -> bool:
-    """Whether BatchNorm has seen other data in some of them: the mean of statistics is not that of the mean weights."""
-    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    """Return whether BatchNorm's statistics differ between ingredients.
+
+    If they do, their mean is not the statistics of the mean weights.
+    """
+    norms = [name for name, module in model.named_modules() if is_batch_norm(module)]
     names = [f"{norm}.{what}" for norm in norms for what in ("running_mean", "running_var")]
     first = ingredients[0].weights
     return any(not other.weights[name].equal(first[name]) for other in ingredients for name in names if name in first)

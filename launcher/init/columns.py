@@ -1,4 +1,4 @@
-"""Which columns of a table are targets, and of which kind. The same rules for text files and for typed tables."""
+"""The columns of a table that are targets, and their kind; the rules are the same for text files and typed tables."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from launcher.errors import UserError, did_you_mean
 from launcher.recipe.protocols import TargetKind
 
 LABEL_NAMES = ("label", "labels", "class", "classes", "target", "targets", "category", "class_name", "tags", "y")
-"""A column of such a name decides, whatever the others hold; the first of these goes before the rest."""
+"""Names of a column that decides, whatever the others hold; an earlier name takes precedence over a later one."""
 NO_TARGETS = {"id", "idx", "index", "image_id", "img_id", "filename", "file_name", "width", "height", "fold", ""}
-"""Names of columns that say which image it is, not what it shows."""
+"""Names of columns that tell which image it is, not what it shows."""
 
 FEW_NUMBERS = 20
-"""Integers with so many different values are classes; with more they are measured numbers, such as ages."""
+"""The most different values that integers may have as classes; with more they are measured numbers, such as ages."""
 IMAGES_OF_A_WORD = 2
-"""A text that, on average, stands at fewer images than this is no class, but a caption or a name."""
+"""The fewest images that a text must stand at, on average, to be a class and not a caption or a name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
+    """A column of a table, summarised by its values."""
+
     name: str
     kind: Literal["names", "text", "int", "float", "list", "other"]
-    """"names": its type lists the classes; "list": a list of labels for each image; "other": none of these."""
+    """The kind of values: "names" if the type lists the classes; "list" for lists of labels; "other" for no kind."""
     rows: int
     distinct: int
-    """Different values."""
+    """The number of different values."""
     binary: bool
-    """Nothing but 0 and 1."""
+    """True if there is nothing but 0 and 1."""
 
     @property
     def is_class(self) -> bool:
-        """Whether each value can be a class: few of them, and of each several images."""
+        """True if each value can be a class: there are few of them, with several images each."""
         few = self.distinct <= FEW_NUMBERS if self.kind == "int" else self.distinct * IMAGES_OF_A_WORD <= self.rows
         return self.kind == "names" or (self.kind in ("text", "int") and self.distinct >= 2 and few)
 
@@ -48,14 +50,16 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
+    """The targets chosen in a table."""
+
     kind: TargetKind
     columns: tuple[str, ...]
     remark: str = ""
-    """What else could have been meant."""
+    """The columns that could have been meant instead."""
 
 
 def text_column(name: str, cells: Sequence[str]) -> Column:
-    """A column of a text file, by what its cells read as. Empty cells decide nothing."""
+    """Summarise a column of a text file by what its cells read as; empty cells decide nothing."""
     values = {cell for cell in cells if cell}
     lowered = {value.lower() for value in values}
     kind: Literal["text", "int", "float", "list", "other"] = "text"
@@ -64,7 +68,7 @@ def text_column(name: str, cells: Sequence[str]) -> Column:
     elif all(re.fullmatch(r"[+-]?\d+", value) for value in values):
         kind = "int"
     elif len(values) <= FEW_NUMBERS and all(re.fullmatch(r"[+-]?\d+(\.0*)?", value) for value in values):
-        kind = "int"  # "1.0": pandas writes classes so where a cell of the column is empty
+        kind = "int"  # "1.0" is how pandas writes classes if a cell of the column is empty
     elif all(map(_is_number, values)):
         kind = "float"
     elif looks_like_lists(values):
@@ -74,7 +78,7 @@ def text_column(name: str, cells: Sequence[str]) -> Column:
 
 
 def typed_column(name: str, values: Sequence[Any], kind: Literal["names", "text", "int", "float", "list"]) -> Column:
-    """A column of a table with types."""
+    """Summarise a column of a typed table."""
     if kind == "list":
         return Column(name, kind, len(values), 0, False)
     different = {value for value in values if value is not None}
@@ -84,14 +88,14 @@ def typed_column(name: str, values: Sequence[Any], kind: Literal["names", "text"
 def targets_in(
     columns: Sequence[Column], where: str, label: Sequence[str] = (), kind: TargetKind | None = None
 ) -> Targets:
-    """The targets of a table. `label` names columns and `kind` says how targets are read, where the user does.
+    """Choose the targets of a table; `label` names columns and `kind` says how targets are read, if the user does.
 
     1. A column named like a label ("label", "class", "target", ...) decides by what it holds.
-    2. Else several columns of 0 and 1 are labels; or one column of lists.
-    3. Else a column of few different texts or whole numbers is the class.
-    4. Else columns of numbers are the numbers to predict.
+    2. Otherwise several columns of 0 and 1 are labels, or one column of lists.
+    3. Otherwise a column of few different texts or whole numbers is the class.
+    4. Otherwise columns of numbers are the numbers to predict.
 
-    Raises UserError where there is none.
+    Raises UserError if no column can be a target, and for names in `label` that are no columns.
     """
     if label:
         columns = _named(columns, label, where)
@@ -109,12 +113,27 @@ def targets_in(
     by_name = {column.name.lower(): column for column in reversed(usable)}
     named = usable if label else [by_name[name] for name in LABEL_NAMES if name in by_name]
     for column in named:
-        if column.kind == "list":
-            return Targets("labels", (column.name,), _others(usable, column))
-        if column.is_class:
-            return Targets("class", (column.name,), _others(usable, column))
-        if column.kind in ("int", "float") and column.distinct > 1:
-            return Targets("values", (column.name,), _others(usable, column))
+        if read_as := _read_as(column):
+            return Targets(read_as, (column.name,), _others(usable, column))
+    if found := _by_content(usable):
+        return found
+    raise UserError(
+        f"{where}: no column looks like a target: one column of classes (two or more, several images of each), several "
+        f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}; to say which: "
+        "--label COLUMN --task classification, multilabel or regression"
+    )
+
+
+def _read_as(column: Column) -> TargetKind | None:
+    if column.kind == "list":
+        return "labels"
+    if column.is_class:
+        return "class"
+    return "values" if column.kind in ("int", "float") and column.distinct > 1 else None
+
+
+def _by_content(usable: Sequence[Column]) -> Targets | None:
+    """Return the targets if no column is named like one, by rules 2 to 4."""
     binary = [column.name for column in usable if column.binary]
     if len(binary) > 1:
         return Targets("labels", tuple(binary))
@@ -129,16 +148,14 @@ def targets_in(
     measured = [column for column in numbers if column.kind == "float"] or numbers
     if measured:
         return Targets("values", tuple(column.name for column in measured))
-    raise UserError(
-        f"{where}: no column looks like a target: one column of classes (two or more, several images of each), several "
-        f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}; to say which: "
-        "--label COLUMN --task classification, multilabel or regression"
-    )
+    return None
 
 
 def looks_like_lists(values: set[str]) -> bool:
-    """Whether cells of a text file hold several labels each: "['cat', 'dog']", or "cat|dog" where "cat" and "dog" come
-    again in others (in "tench, Tinca tinca" no piece does)."""
+    """Return whether cells of a text file hold several labels each: "['cat', 'dog']" or "cat|dog".
+
+    For the second form, "cat" and "dog" must come again in other cells; of "tench, Tinca tinca" no piece does.
+    """
     if all(value.startswith("[") and value.endswith("]") for value in values):
         return True
     return any(
@@ -149,7 +166,7 @@ def looks_like_lists(values: set[str]) -> bool:
 
 
 def _named(columns: Sequence[Column], label: Sequence[str], where: str) -> list[Column]:
-    """Return the columns that the user names. Raises UserError for names that are not among them."""
+    """Return the columns that the user names. Raises UserError for names of none."""
     names = [column.name for column in columns]
     problems = [
         f"--label {name}: {where} has no such column{did_you_mean(name, names)}"

@@ -1,4 +1,4 @@
-"""From what the user names to a recipe file."""
+"""All steps from what the user names to a recipe file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS: dict[str, TargetKind] = {"classification": "class", "multilabel": "labels
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What was found and decided, and the recipe file that says so."""
+    """The findings, the decisions, and the recipe file that states them."""
 
     found: Found
     pictures: Pictures
@@ -50,9 +50,9 @@ def make_recipe(
 ) -> Made:
     """Look at `source` (a folder, a table, or a data set's name on the hub) and write a recipe for it to `to`.
 
-    `name` is the configuration of a data set of the hub that has several; `label` names the columns of targets and
-    `task` what they are, where that is not to be found out; `hardware` is what to choose for. Raises
-    UserError, and then nothing is written.
+    `name` is the configuration of a hub data set that has several. `label` names the columns of targets and `task` says
+    what they are, if that cannot be found out. `hardware` is the machine to choose for. Raises UserError, and then
+    nothing is written.
     """
     problems = Problems()
     path = to
@@ -83,7 +83,7 @@ def look_for(
     label: Sequence[str] = (),
     kind: TargetKind | None = None,
 ) -> Found:
-    """The data that `source` names. Raises UserError where it is neither on this disk nor a data set's name."""
+    """Find the data that `source` names. Raises UserError if it is neither on this disk nor the name of a data set."""
     path = expanded(source)
     if not source.strip():
         raise UserError("init: no data named; give a folder of images, a table, or the name of a data set (owner/name)")
@@ -103,7 +103,7 @@ def look_for(
 
 
 def summary(found: Found, here: Machine) -> str:
-    """One sentence on what the recipe was written for."""
+    """Return a sentence on the data and the machine that the recipe was written for."""
     return (
         f"For the {found.title}: {len(found.splits.train):,} training and "
         f"{plural(len(found.splits.val), 'validation image')}, {targets_shown(found)}; chosen for a machine "
@@ -112,7 +112,7 @@ def summary(found: Found, here: Machine) -> str:
 
 
 def targets_shown(found: Found, most: int = 6) -> str:
-    """The outputs with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
+    """Describe the outputs, with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
     names = [one_line(name) for name in found.splits.names]
     what = {"class": ("class", "classes"), "labels": ("label",), "values": ("number",)}[found.target_kind]
     if found.target_kind != "values":

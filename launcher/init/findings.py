@@ -1,4 +1,4 @@
-"""What was found: the data part that reads the data, and what it gave."""
+"""The data that were found: the part that reads them, and what it gave."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from launcher.recipe.protocols import Splits, TargetKind
 PartName: TypeAlias = Literal["ImageFolder", "CsvImages", "HuggingFace"]
 
 RARELY_SO_MANY = 20_000
-"""Images from which on a tenth is enough for validation."""
+"""The number of images from which on a tenth of them is enough for validation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """Data with targets, as a part of a recipe reads them."""
+    """Data with targets, as a recipe's part reads them."""
 
     title: str
-    """For people: "image folder data/pets"."""
+    """The data in words: "image folder data/pets"."""
     part: PartName
     fields: Mapping[str, Any]
-    """What the part is told; the rest is its defaults."""
+    """The fields of the part that are not left at their defaults."""
     target_kind: TargetKind
     splits: Splits
     validation: str | None
-    """Where the validation images come from: "val/". None: a random part of the training images."""
+    """The source of the validation images, such as "val/"; None for a random share of the training images."""
     remarks: tuple[str, ...] = ()
-    """What a person should know of the choice of files and columns."""
+    """Remarks for the user on the choice of files and columns."""
 
     @property
     def given_images(self) -> int:
-        """Images before a part of them is set aside for validation."""
+        """The number of training images before some of them are set aside for validation."""
         return len(self.splits.train) + (0 if self.validation else len(self.splits.val))
 
 
@@ -52,7 +52,7 @@ def find(
     validation: str | None,
     remarks: tuple[str, ...] = (),
 ) -> Found:
-    """Build the part, as training will. Raises UserError for whatever it refuses."""
+    """Build the part as training will. Raises UserError for whatever it refuses."""
     fields = dict(fields)
     try:
         splits = getattr(data, part)(**fields).build(target_kind, seed=0)
@@ -74,9 +74,9 @@ def find(
 
 
 def path_text(path: Path) -> str:
-    """A path as a recipe says it: relative where it is below the current folder, else absolute.
+    """Return a path as it stands in a recipe: relative if it is below the current folder, otherwise absolute.
 
-    Raises UserError for a name that is no text: a recipe is stored as JSON.
+    Raises UserError for a name that is not text in UTF-8, since a recipe is stored as JSON.
     """
     whole = os.path.abspath(expanded(path))  # noqa: PTH100 - links stay as they are
     here = str(Path.cwd())

@@ -17,11 +17,11 @@ from launcher.recipe.protocols import TargetKind
 from launcher.text import listed, one_line, plural
 
 NO_CLASSES = {"images", "image", "img", "imgs", "labels", "annotations", "masks"}
-"""Names of folders that say where images are, not what they show."""
+"""Names of folders that tell where images are, not what they show."""
 
 
 def folder(at: Path, label: Sequence[str] = (), kind: TargetKind | None = None) -> Found:
-    """What lies in a folder. Raises UserError for one that no data part reads, with what would be right."""
+    """Find the data in a folder. Raises UserError for one that no data part reads, with what would be right."""
     try:
         with os.scandir(at) as entries:
             names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
@@ -60,7 +60,7 @@ def _says_where(name: str) -> bool:
 
 
 def _train_and_val(at: Path, tables: list[str]) -> tuple[str, str | None]:
-    """Which tables to train and to validate on: a single one; train.csv and val.csv by their names."""
+    """Return the tables to train and to validate on: a single one, or train.csv and val.csv by their names."""
 
     def named(split: SplitName) -> list[str]:
         return [name for name in tables if split_named(Path(name).stem) == split]

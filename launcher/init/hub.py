@@ -1,4 +1,4 @@
-"""Data sets that `datasets` reads: of the hub, or parquet and arrow files and folders on this disk."""
+"""Data sets that `datasets` reads: from the hub, or parquet and arrow files and folders on this disk."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values")
 VAL_NAMES = ("validation", "val", "valid")
-"""As `data.HuggingFace` looks for them."""
+"""Names of the validation split, in the order in which `data.HuggingFace` looks for them."""
 
 
 def data_set(
     path: str, title: str, name: str | None = None, label: Sequence[str] = (), kind: TargetKind | None = None
 ) -> Found:
-    """What the columns of a data set say; it is loaded for that, as training would. Raises UserError."""
+    """Load a data set as training would, and find its images and targets by its columns.
+
+    Raises UserError if it cannot be loaded, or has no split, images or targets to train on.
+    """
     fields: dict[str, Any] = {"path": path} | ({"name": name} if name else {})
     tables = HuggingFace(**fields).tables()
     train = _train_split(path, tables)
@@ -70,7 +73,7 @@ def _train_split(path: str, tables: Mapping[str, datasets.Dataset]) -> str:
 
 
 def _image_column(path: str, table: datasets.Dataset) -> tuple[str | None, str]:
-    """The column of images, where it has to be named; and what is to be said of it."""
+    """Return the column of images, if it has to be named, and a remark on this choice."""
     features = table.features
     found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     found = found or [name for name, feature in features.items() if is_image(feature)]
@@ -100,7 +103,7 @@ def _holds_paths(table: datasets.Dataset, name: str) -> bool:
 
 
 def _column(table: datasets.Dataset, name: str, feature: Any) -> Column | None:
-    """None for what is neither a class, nor a number, nor a list of them."""
+    """Summarise a column; return None if it holds neither classes, nor numbers, nor lists of them."""
     inner = getattr(feature, "feature", None)
     if inner is not None:
         simple = hasattr(inner, "names") or str(getattr(inner, "dtype", "")).startswith(
@@ -118,7 +121,7 @@ def _column(table: datasets.Dataset, name: str, feature: Any) -> Column | None:
         return typed_column(name, table[name][:], "int")
     if dtype.startswith("float"):
         values = [value for value in table[name][:] if value is not None and value == value]
-        # Few whole numbers are classes: pandas writes them so where a cell of the column is empty.
+        # Few whole numbers are classes: pandas makes floats of them if a cell of the column is empty.
         whole = len(set(values)) <= FEW_NUMBERS and all(float(value).is_integer() for value in values)
         return typed_column(name, values, "int" if whole else "float")
     return None

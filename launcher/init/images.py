@@ -1,4 +1,4 @@
-"""A sample of the images, opened: how large they are, and how many cannot be read."""
+"""A sample of the images, opened to see how large they are and how many cannot be read."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from launcher.text import listed, one_line, plural
 from launcher.training.launch import usable_cpus
 
 MOST = 200
-"""Images to open at most: the median of their sizes is then known to a few per cent."""
+"""The most images to open; the median of their sizes is then known to a few per cent."""
 SECONDS = 3.0
-"""No more are begun after so long; photographs of 12 megapixels take a tenth of a second each."""
+"""The time after which no more are begun; photographs of 12 megapixels take a tenth of a second each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
+    """The findings from a sample of the images."""
+
     looked_at: int
     broken: tuple[str, ...]
-    """Names of those that cannot be read, and why."""
+    """The names of images that cannot be read, with the reasons."""
     width: int
     height: int
-    """Medians, in pixels, of those that can be read."""
+    """Median width and height, in pixels, of the images that can be read."""
     shortest: int
     """The median of their shorter sides."""
     same_size: bool
     notes: tuple[str, ...] = ()
-    """What is the same in training and validation, one line each."""
+    """Lines on images that come twice, in both splits or with different targets."""
 
 
 def look_at(splits: Splits) -> Pictures:
-    """Open some images of both splits, the same ones each time. Raises UserError where none can be read."""
+    """Open some images of both splits, the same ones each time. Raises UserError if none can be read."""
     chosen = _chosen(splits)
     sizes: list[tuple[int, int]] = []
     broken: list[str] = []
@@ -70,7 +72,7 @@ def look_at(splits: Splits) -> Pictures:
 
 
 def _repeats(splits: Splits, cpus: int) -> list[str]:
-    """Return lines on images that come twice, as far as all can be read in SECONDS."""
+    """Return lines on images that come twice, or none if reading all images takes more than SECONDS."""
     begin = time.monotonic()
 
     def digest_of(place: tuple[Decoder, int]) -> bytes | None:
@@ -80,7 +82,7 @@ def _repeats(splits: Splits, cpus: int) -> list[str]:
             return digest(content, None if content is not None else decoder.images.read(index))
         except MemoryError:
             raise
-        except Exception:  # a broken image is told by the check of all
+        except Exception:  # a broken image is reported by the check of all images
             return None
 
     digests: list[list[bytes | None]] = []
@@ -109,12 +111,12 @@ def _chosen(splits: Splits) -> list[tuple[ImageSource, int]]:
 
 
 def _opened(place: tuple[ImageSource, int]) -> tuple[tuple[int, int] | None, str]:
-    """Width and height, or why it cannot be read."""
+    """Return width and height of an image, or None and why it cannot be read."""
     images, index = place
     try:
         return to_rgb(images.read(index)).size, ""
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like, as in `verifying.broken_images`
+    except Exception as error:  # decoders raise whatever they like, as in `image_check.broken_images`
         reason = error.reason if isinstance(error, BrokenImageError) else str(error) or type(error).__name__
         return None, f"{one_line(images.name(index))} ({reason})"

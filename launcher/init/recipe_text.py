@@ -1,4 +1,4 @@
-"""The recipe file: Python that its author goes on with, a comment for each decision."""
+"""The recipe file: Python for its author to go on with, with a comment on each decision."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from launcher.recipe.location import place_of
 from launcher.text import one_line
 
 WIDTH = 88
-"""Of lines: the formatters' default. What fits it, or is broken with a comma at its end, stays so at any width."""
+"""The width of lines, which is the default of formatters. Lines that fit into it, or are broken with a trailing comma,
+stay as they are at any larger width."""
 
 
 def recipe_text(
     decisions: Sequence[Decision], summary: str, file: str, words: Sequence[str], start: Sequence[str]
 ) -> str:
-    """Return the whole file. `file` is its name, `words` what `init` was given, `summary` one sentence on the data,
-    `start` the words before `file` that train it."""
+    """Return the whole recipe file.
+
+    `file` is its name, `words` are the arguments of `init`, `summary` is a sentence on the data, and `start` are the
+    words before `file` that train it.
+    """
     parts = {"Recipe"} | {
         call.name.partition(".")[0]
         for decision in decisions
@@ -54,7 +58,7 @@ def recipe_text(
 
 
 def in_python(value: Any) -> str:
-    """A call or a plain value on one line."""
+    """Return a call or a plain value in Python, on one line."""
     if isinstance(value, Call):
         return f"{value.name}({', '.join(f'{name}={in_python(item)}' for name, item in value.fields.items())})"
     if isinstance(value, tuple):
@@ -65,7 +69,7 @@ def in_python(value: Any) -> str:
 
 
 def _field(name: str, value: Any, width: int) -> list[str]:
-    """`name=value,`, on one line where it fits and else a line for each item."""
+    """Return the lines of `name=value,`: one line if it fits, otherwise a line for each item."""
     if isinstance(value, tuple) and len(value) == 1:
         return _field(name, value[0], width)
     if isinstance(value, tuple) and isinstance(value[0], Call):
@@ -93,7 +97,7 @@ def _import(names: Sequence[str]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A string literal as formatters have it: double quotes, unless single ones save escapes."""
+    """Return a string literal as formatters write it: in double quotes, unless single ones save escapes."""
     escaped = repr(text + "\"'")[1:-4].replace("\\'", "'")  # with both quotes in it, repr takes single ones
     mark = '"' if text.count('"') <= text.count("'") else "'"
     return mark + escaped.replace(mark, "\\" + mark) + mark
@@ -104,7 +108,7 @@ def _in_docstring(text: str) -> str:
 
 
 def check_target(to: Path, overwrite: bool) -> Path:
-    """The absolute path of the file to write. Raises UserError for a place or a name that cannot be a recipe's."""
+    """Return the absolute path of the file to write. Raises UserError for a place or name that cannot be a recipe's."""
     path = Path(os.path.abspath(expanded(to)))  # noqa: PTH100
     if path.suffix != ".py":
         raise UserError(f"--to {to}: a recipe is a Python file; end its name in .py")
@@ -119,7 +123,7 @@ def check_target(to: Path, overwrite: bool) -> Path:
 
 
 def write(text: str, path: Path, overwrite: bool) -> None:
-    """Write the file whole or not at all. Raises UserError where it cannot be written, or has come to be meanwhile."""
+    """Write the file as a whole or not at all. Raises UserError if it cannot be written, or has appeared meanwhile."""
     try:
         if overwrite:
             remove_drafts(path.parent, path.name)

@@ -1,7 +1,7 @@
-"""All rules that turn what was found into settings. Each decision carries the reason with its numbers.
+"""The rules that turn findings into settings; each decision carries its reason, with numbers.
 
 They are the rules of thumb of transfer learning, not tuned to any data set: the fewer images there are of a class, the
-less of the network trains, the smaller its steps, and the gentler the augmentation.
+less of the network is trained, the smaller the steps are, and the gentler the augmentation is.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from launcher.init.networks import Chosen, choose
 from launcher.text import level, plural
 
 FEW, SOME, MANY = 20, 200, 1000
-"""Images of a class (or of a label, or a tenth of all images where numbers are predicted): below FEW only the head
-trains; below SOME the backbone takes the smallest steps; from MANY on the largest."""
+"""Images of a class (or of a label, or a tenth of all images for a regression): below FEW only the head is trained,
+below SOME the backbone takes the smallest steps, and from MANY on the largest."""
 
 IMBALANCED, EXTREME = 3, 100
-"""The largest class has so many times the images of the smallest: weights in the loss; beyond, they would be so
-large that single images decide."""
+"""Ratios of the largest class to the smallest: from IMBALANCED on the loss is weighted, but not beyond EXTREME, where
+the weights would be so large that single images decide."""
 
 STEPS_OF_A_PROBE = 300
 STEPS_ON_GPU, EPOCHS_ON_GPU = 2_000, (5, 20)
 STEPS_ON_CPU, EPOCHS_ON_CPU = 400, (2, 5)
-"""Optimizer steps that fine-tuning takes, and the least and most epochs for it."""
+"""Optimizer steps that fine-tuning should take, and the fewest and the most epochs for it."""
 
 PART_OF_AN_EPOCH = 4
-"""At least so many steps an epoch, as far as images suffice."""
+"""The fewest steps in an epoch, as far as the images suffice."""
 
 NATIVE = 224
-"""Pixels that all networks to begin with were trained at."""
+"""Pixels a side, at which all networks to begin with were trained."""
 SMALLEST = 64
-"""Below, features of networks that halve the side five times have no extent left."""
+"""The fewest pixels a side; below, the features of networks that halve the side five times have no extent left."""
 
 
 def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]:
-    """Every setting of the recipe, in the order of its fields."""
+    """Decide on every setting of the recipe, in the order of its fields."""
     train, amount = len(found.splits.train), _images_of_each(found)
     batch, batch_why = _batch_size(train, machine)
     plan = _freeze_plan(found, amount, math.ceil(train / batch), machine)
@@ -59,7 +59,7 @@ def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]
         augment,
         Decision("batch_size", batch, batch_why),
     ]
-    if len(plan.value) == 1 and augment.value.fields.get("preset") != "none":  # that draws one view of each image
+    if len(plan.value) == 1 and augment.value.fields.get("preset") != "none":  # "none" has one view of each image
         why = "Augmented views of each image whose features are stored: the backbone is frozen throughout."
         decisions.append(Decision("cache_views", 4, why))
     if machine.gpus:
@@ -69,7 +69,7 @@ def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]
 
 
 def counts_of_classes(found: Found) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Training images of each class, or of each label."""
+    """Return the number of training images of each class or label."""
     targets = found.splits.train.targets
     if found.target_kind == "class":
         return np.bincount(targets, minlength=len(found.splits.names)).astype(np.int64)
@@ -78,6 +78,7 @@ def counts_of_classes(found: Found) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def is_imbalanced(found: Found) -> bool:
+    """Return whether the largest class has at least IMBALANCED times the images of the smallest."""
     if found.target_kind != "class":
         return False
     counts = counts_of_classes(found)
@@ -85,7 +86,7 @@ def is_imbalanced(found: Found) -> bool:
 
 
 def _images_of_each(found: Found) -> int:
-    """Images from which each output is learned."""
+    """Return the number of images from which each output is learned."""
     train = len(found.splits.train)
     if found.target_kind == "class":
         return train // len(found.splits.names)
@@ -134,7 +135,7 @@ def _backbone(chosen: Chosen, pictures: Pictures, machine: Machine) -> Decision:
 
 
 def image_size_for(shortest: int) -> int | None:
-    """The next multiple of 32 that shows all pixels; None where that is what the weights were made for, or more."""
+    """Return the least multiple of 32 that shows all pixels, or None if it is not below the size of the pretraining."""
     size = max(SMALLEST, math.ceil(shortest / 32) * 32)
     return size if size < NATIVE else None
 
@@ -193,7 +194,10 @@ def _data(found: Found, pictures: Pictures) -> Decision:
 
 
 def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
-    """A power of two, so that 2, 4 or 8 processes share it evenly; else a multiple of the GPUs that are here."""
+    """Return the batch size, and why.
+
+    It is a power of two, which 2, 4 or 8 processes share evenly, or a multiple of the number of GPUs that are here.
+    """
     most = (128 if train >= 50_000 else 64) if machine.gpus else 32
     least = min(2, train)
     wanted = 2 ** int(math.log2(max(least, train / PART_OF_AN_EPOCH)))
@@ -244,9 +248,9 @@ def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Dec
 
 
 def _monitor(found: Found) -> tuple[dict[str, str], str]:
-    """Return the field of a phase that names the metric, nothing for the task's own, and why."""
+    """Return the field of a phase that names the metric (none for the task's own), and why."""
     if found.target_kind == "labels":
-        # Nothing ranks images by a label that all of them have, or none: a small set may have no other labels.
+        # Images cannot be ranked by a label that all or none of them have; a small set may have no other labels.
         validated = found.splits.val.targets
         if ((validated == validated[:1]).all(axis=0)).all():
             return {"monitor": "loss"}, " Judged by the loss: no label varies in the validation images."
@@ -293,10 +297,10 @@ def _augment(found: Found, amount: int) -> Decision:
 
 
 SIGNS = 10
-"""So many classes with names of one letter or digit are taken for letters or digits; fewer may be codes."""
+"""The fewest classes whose names of one letter or digit are taken for letters or digits; fewer may be codes."""
 
 _SIDED = re.compile(
     r"\b(left|right|angle|rotation|degrees?|yaw|roll|steering|heading|clockwise|anticlockwise|arrow|digit|letter"
     r"|[xy]\d?|c[xy]|[xy] ?(min|max)|keypoint)\b"
 )
-"""Words in names of what a mirror image or a crop changes."""
+"""Words in the names of classes and targets that a mirror image or a crop would change."""

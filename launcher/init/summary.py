@@ -1,4 +1,4 @@
-"""What `init` says on the screen: what was found, what was decided, and the commands that follow."""
+"""The output of `init` on the screen: what was found, what was decided, and the commands that follow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from launcher.text import listed, one_line
 
 
 def show(made: Made, console: Console) -> None:
+    """Show what was found, what was decided, and the commands that follow."""
     found, pictures = made.found, made.pictures
     source = found.validation or "a random part"
     images = f"{pictures.width}x{pictures.height} pixels ({'all' if pictures.same_size else 'median'} of "
@@ -48,7 +49,7 @@ def show(made: Made, console: Console) -> None:
 
 
 def _test(found: Found) -> str | None:
-    """Say what is kept for the end."""
+    """Describe the test images, which are kept for the end; return None if there are none."""
     return test_line(getattr(data, found.part)(**found.fields), found.target_kind, found.splits)
 
 

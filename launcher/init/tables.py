@@ -1,4 +1,4 @@
-"""Tables of image paths and targets: CSV and TSV as `data.CsvImages` reads them; for others, what would be right."""
+"""Tables of image paths and targets: CSV and TSV as `data.CsvImages` reads them, and advice on other formats."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from launcher.text import listed
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 ROWS_TRIED = 50
-"""Of a column that may name images, so many of its cells are looked for, from its start to its end."""
+"""The number of cells of a column, from its start to its end, that are looked for as files (up to twice as many)."""
 FOLDERS_TRIED = 50
+"""The most folders on each of two levels below a table in which its images are looked for."""
 
 SPLIT_NAMES = ("split", "set", "subset", "partition")
 
 
 def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), kind: TargetKind | None = None) -> Found:
-    """What a table says of images; `label` and `kind` are the targets, where the user names them.
+    """Find the images and targets of a table; `label` and `kind` are the targets, if the user names them.
 
-    Raises UserError for a file that no part reads, and where columns are unclear.
+    Raises UserError for a file that no part reads, and if columns are unclear.
     """
     ending = file.suffix.lower()
     if ending == ".jsonl":
@@ -72,7 +73,7 @@ def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), k
 
 
 def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """The header and the columns."""
+    """Return the header and the columns."""
     rows = read_cells(file)
     _, header = next(rows)
     if len(header) < 2:
@@ -95,7 +96,7 @@ def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _check_header(file: Path, header: Sequence[str]) -> None:
-    """Raise UserError where the first line names an image: then it is no header."""
+    """Raise UserError if the first line names an image, as it is no header then."""
     for root in _roots(file):
         image = next((cell for cell in header if Path(cell).suffix.lower() in SUFFIXES and _is_file(root, cell)), None)
         if image:
@@ -108,7 +109,7 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
 
 
 def _images(file: Path, header: Sequence[str], columns: dict[str, list[str]]) -> tuple[str, Path]:
-    """The column whose cells are files, and the folder that they start from."""
+    """Return the column whose cells are files, and the folder that they start from."""
     best: tuple[int, str, Path] | None = None
     tried: dict[str, list[str]] = {name: _spread([cell for cell in columns[name] if cell]) for name in header}
     roots = list(_roots(file))
@@ -138,7 +139,7 @@ def _images(file: Path, header: Sequence[str], columns: dict[str, list[str]]) ->
 
 
 def _roots(file: Path) -> Iterator[Path]:
-    """Folders that the paths of a table may start from, the likeliest first."""
+    """Yield folders that the paths of a table may start from, the likeliest first."""
     yield file.parent
     inner = sorted(_folders_in(file.parent))
     yield from (folders := [file.parent / name for name in inner[:FOLDERS_TRIED]])
@@ -168,7 +169,7 @@ def _spread(cells: list[str]) -> list[str]:
 
 
 def _names_files(column: Column, columns: dict[str, list[str]]) -> bool:
-    """A second column of paths, such as masks."""
+    """Return whether a column names image files, as a second column of paths does (masks, for instance)."""
     cells = _spread([cell for cell in columns[column.name] if cell])
     return column.kind == "text" and all(Path(cell).suffix.lower() in SUFFIXES for cell in cells)
 
@@ -204,7 +205,7 @@ def _json_lines(file: Path) -> Found:
 
 
 def _check_parquet(file: Path) -> None:
-    """`datasets` would log what is wrong in several lines before it raises."""
+    """Raise UserError if a file is not parquet, as `datasets` would log several lines before it raises."""
     try:
         check_file(file)
         with file.open("rb") as stream:

@@ -1,1 +1,1 @@
-"""Metrics of the built-in tasks, in float64: the ones that training shows, and those that intervals are made of."""
+"""Metrics of the built-in tasks, in float64: those that training shows, and those that intervals are computed from."""

@@ -1,17 +1,19 @@
-"""95 % intervals of metrics: exact ones of shares, and of all others the percentile bootstrap over samples.
+"""95 % intervals of metrics: exact for shares, and the percentile bootstrap over samples for all other metrics.
 
 Accuracy, exact match and recalls are shares of samples that are right, so the binomial distribution gives their
 intervals (`launcher.metrics.clopper_pearson`).
 
-The samples of a split are drawn again with replacement as often as there are, and each metric is computed of each such
-draw; between which values 95 % of them lie is the interval (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapter 13). It tells how far a metric would move with other images of the same kind, not with another training.
+For the bootstrap, as many samples as a split has are drawn from it with replacement, many times, and each metric is
+computed for each such draw; the interval holds the middle 95 % of the values (Efron and Tibshirani, An Introduction to
+the Bootstrap, 1993, chapter 13). It shows how far a metric would move with other images of the same kind, not with
+another training.
 
-A draw is how often it has each sample. Metrics of the built-in tasks are formulas of these numbers, computed for all
-draws at once (`formulas`); a formula is used only where it gives the value that the task itself gives. For all other
-metrics, those of a user's own task for instance, the task is asked for each draw, and there are fewer of these.
+A draw is stored as the number of times that it has each sample. Metrics of the built-in tasks are formulas of these
+numbers, computed for many draws at once (`formulas`); a formula is used only if it gives the same value as the task
+itself. Other metrics, such as those of a user's own task, are computed by the task for one draw after the other, so
+they get fewer draws.
 
-Where (nearly) all draws give the same value, as of an AUROC of 1, they tell nothing of other images: no interval is
+If (nearly) all draws give the same value, as for an AUROC of 1, they say nothing about other images, so no interval is
 defined.
 """
 
@@ -34,28 +36,31 @@ LEVEL = 0.95
 RESAMPLES = 1000
 FEWEST = 100
 MOST_WORK = 2**28
-"""Numbers to go through for one metric; a formula that needs more gets fewer draws, though not below FEWEST."""
+"""Most numbers to process for one formula; one that needs more gets fewer draws, though not fewer than FEWEST."""
 RESAMPLES_OF_A_TASK = 100
-"""Where the task itself is asked: a call of torchmetrics, for instance, takes 5 ms, however few samples there are."""
+"""Draws for metrics that the task itself computes: a call of torchmetrics, for instance, takes 5 ms, however few
+samples there are."""
 AT_ONCE = 2**22
-"""Numbers of draws in memory at a time."""
+"""Most numbers in memory at a time for the draws."""
 SAME = 1e-4
 ROUNDING = 1e-12
-"""Values that differ by less, relative to their size, are the same."""
+"""Relative difference up to which values count as the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
+    """The interval of a metric, and the number of draws from which it was computed."""
+
     low: float
     high: float
     resamples: int
-    """0: it is exact, of a share."""
+    """Number of draws; 0 for a share, whose interval is exact."""
 
 
 def intervals(
     task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor, metrics: Mapping[str, float], seed: int
 ) -> dict[str, Interval]:
-    """The interval of each of `metrics`, which are those of all samples; one that the draws do not define has none."""
+    """Return the interval of each of `metrics`, which are those over all samples, unless the draws define none."""
     found: dict[str, Interval] = {}
     for name, share in shares_of(task, outputs, targets).items():
         if name in metrics and _same(name, share.right / share.total, metrics[name]):
@@ -75,7 +80,10 @@ def intervals(
 
 
 def _same(name: str, value: float, of_task: float) -> bool:
-    """Whether two computations gave the same metric. Errors in the user's units may be of any size."""
+    """Return whether two computations gave the same metric.
+
+    Errors in the user's units may be of any size, so they are compared without an absolute tolerance.
+    """
     in_units = name.partition("/")[0] in ("mae", "rmse")
     return math.isclose(value, of_task, rel_tol=SAME, abs_tol=0.0 if in_units else SAME)
 
@@ -102,8 +110,10 @@ def _by_task(
 
 
 def draws(samples: int, count: int, seed: int, at_once: int) -> Iterator[torch.Tensor]:
-    """`count` draws, in parts: float64 (draws, samples), how often each has each sample. Draw i is the same whatever
-    the other arguments."""
+    """Yield `count` draws, at most `at_once` at a time, as float64 (draws, samples): the count of each sample in each.
+
+    Draw i depends on `seed` and `samples` alone.
+    """
     for start in range(0, count, at_once):
         rows = []
         for number in range(start, min(start + at_once, count)):
@@ -117,16 +127,16 @@ def _quantiles(values: Mapping[str, npt.NDArray[np.float64]], names: set[str]) -
     for name in names & values.keys():
         defined = values[name][np.isfinite(values[name])]  # a draw may lack a class, whose recall is then undefined
         if not len(defined) or np.ptp(defined) <= ROUNDING * np.abs(defined).max():
-            continue  # no draw defines it, or all give the same
+            continue  # no draw defines it, or all give the same value
         low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         if high - low <= ROUNDING * np.abs(defined).max():
-            continue  # nearly all give the same
+            continue  # nearly all give the same value
         found[name] = Interval(float(low), float(high), len(defined))
     return found
 
 
 def to_json(found: Mapping[str, Interval], metrics: Mapping[str, float], seed: int) -> dict[str, Any]:
-    """Each interval, how they were computed, and the metrics that have none."""
+    """Return the JSON of the intervals, with the methods by which they were computed and the metrics without one."""
     usual = max((interval.resamples for interval in found.values()), default=0)
     fewer = {name: interval.resamples for name, interval in found.items() if 0 < interval.resamples < usual}
     return {

@@ -1,6 +1,6 @@
-"""Whether probabilities mean what they say, and what makes them: a temperature for classes, thresholds for labels.
+"""Calibration of probabilities: its measurement, a temperature for classes, and thresholds for labels.
 
-Kept in `final/calibration.json`, beside weights that stay as they are.
+It is kept in `final/calibration.json`, beside the weights, which stay as they are.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from launcher.text import one_line, plural
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
-"""Between which the best temperature is looked for; one that would lie beyond is none."""
+"""Range in which the best temperature is searched for; one outside of it is not used."""
 FEWEST = 10
-"""Images that a temperature, and images with a label that its threshold, rests on; of fewer it is told."""
+"""Fewest images to rest on: with fewer, no temperature is fitted, and with fewer that have a label, the threshold of
+the label is reported."""
 FILE = "calibration.json"
 
 Floats = npt.NDArray[np.float64]
@@ -34,23 +35,23 @@ Floats = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-    """A temperature, and why it is 1 where none could be fitted."""
+    """A temperature, with the reason if none could be fitted and it is 1."""
 
     value: float
     reason: str = ""
-    """Empty where it was fitted."""
+    """Reason why none could be fitted; empty for a fitted one."""
 
 
 def temperature_of(logits: torch.Tensor, targets: torch.Tensor) -> Temperature:
-    """Fit the temperature by which logits are divided so that the targets are likeliest (Guo et al.,
-    https://arxiv.org/abs/1706.04599), as far as the samples can carry it.
+    """Fit the temperature that makes the targets likeliest when the logits are divided by it.
 
-    Without a mistake among them the likeliest temperature is 0, by which every probability is 100 %; so none is fitted.
-    With few mistakes it is still too low, so a sample counts as one of its class by (n + 1) / (n + 2) only, n being the
-    number of samples, and as one of the other classes by the rest: the rule of succession, as in Platt, Probabilistic
-    Outputs for Support Vector Machines, 1999, section 2.2. This bounds how sure n samples can make.
+    The method is that of Guo et al. (https://arxiv.org/abs/1706.04599), with a bound on how confident n samples can
+    make the probabilities. Without a mistake among the samples the likeliest temperature is 0, which makes every
+    probability 100 %, so none is fitted. With few mistakes it would still be too low, so a sample counts as one of its
+    class with a weight of (n + 1) / (n + 2) only, and as one of the other classes with the rest: the rule of
+    succession, as in Platt, Probabilistic Outputs for Support Vector Machines, 1999, section 2.2.
 
-    The negative log-likelihood is convex in 1 / temperature, so the sign of its slope leads to the one minimum.
+    The negative log-likelihood is convex in 1 / temperature, so the sign of its slope leads to the only minimum.
     """
     logits, count = logits.double(), len(targets)
     mistakes = int((logits.argmax(1) != targets).sum())
@@ -70,17 +71,17 @@ def temperature_of(logits: torch.Tensor, targets: torch.Tensor) -> Temperature:
     if not slope(low) < 0 < slope(high):
         wrong = "is a mistake" if mistakes == 1 else "are mistakes"
         return Temperature(1.0, f"the outputs say too little of the classes ({mistakes} of {count} {wrong})")
-    for _ in range(34):  # to 1e-9 of the logarithm
+    for _ in range(34):  # until the logarithm is known to 1e-9
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return Temperature(math.exp(-(low + high) / 2))
 
 
 def calibration(logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0) -> dict[str, Any]:
-    """How well the probabilities of the classes that were chosen are calibrated.
+    """Measure how well the probabilities of the predicted classes are calibrated.
 
-    `ece` is the expected calibration error: how far confidence and accuracy of a bin are apart, as the mean over the
-    samples; in 15 bins of equal width.
+    `ece` is the expected calibration error, with 15 bins of equal width: the mean over the samples of the distance
+    between the confidence and the accuracy of their bin.
     """
     logits = logits.double() / temperature
     confidences, predicted = logits.softmax(1).max(1)
@@ -95,8 +96,8 @@ def calibration(logits: torch.Tensor, targets: torch.Tensor, temperature: float 
 
 
 def _bins(confidences: Floats, right: Floats) -> list[dict[str, Any]]:
-    """The bins of the reliability diagram that have samples."""
-    # Edges in float32, as torchmetrics has them, and a confidence of 1 in the last bin.
+    """Return those bins of the reliability diagram that have samples."""
+    # The edges are float32, as in torchmetrics, and a confidence of 1 is in the last bin.
     edges = np.linspace(0, 1, BINS + 1, dtype=np.float32)
     places = np.minimum(np.searchsorted(edges, confidences.astype(np.float32), side="right") - 1, BINS - 1)
     return [
@@ -112,11 +113,14 @@ def _bins(confidences: Floats, right: Floats) -> list[dict[str, Any]]:
 
 
 def best_threshold(probabilities: Floats, positive: npt.NDArray[np.bool_]) -> float:
-    """The probability from which a label is given so that its F1 is best: in the middle between the samples on its two
-    sides. 0.5 where F1 is the same, and where no sample has the label."""
+    """Return the probability at which to start giving a label so that its F1 is best.
+
+    It lies in the middle between the samples on its two sides. It is 0.5 if that gives the same F1, and if no sample
+    has the label.
+    """
     if not positive.any():
         return 0.5
-    values, counts = np.unique(-probabilities, return_counts=True)  # from the highest
+    values, counts = np.unique(-probabilities, return_counts=True)  # from the highest probability on
     order = np.argsort(-probabilities, kind="stable")
     given = np.cumsum(counts)
     right = np.cumsum(positive[order])[given - 1]
@@ -128,18 +132,18 @@ def best_threshold(probabilities: Floats, positive: npt.NDArray[np.bool_]) -> fl
     lowest = -values[best]
     below = -values[best + 1] if best + 1 < len(values) else 0.0
     middle = (lowest + below) / 2
-    return float(middle if below < middle else lowest)  # neighbouring numbers have no middle
+    return float(middle if below < middle else lowest)  # adjacent floats have no middle
 
 
 def few_positives(positives: Mapping[str, int]) -> str:
-    """Name the labels whose thresholds rest on fewer than FEWEST positive images; empty where all rest on more."""
+    """Name the labels whose thresholds rest on fewer than FEWEST positive images; return "" if there are none."""
     few = sorted((count, name) for name, count in positives.items() if count < FEWEST)
     more = f" and {len(few) - 5} more" if len(few) > 5 else ""
     return ", ".join(f"{one_line(name)} (on {count})" for count, name in few[:5]) + more
 
 
 def read_calibration(final: Path) -> dict[str, Any]:
-    """What `final/calibration.json` says; empty where there is none. Raises UserError where it cannot be read."""
+    """Return the content of `final/calibration.json`, empty if there is none; raise UserError if it cannot be read."""
     file = final / FILE
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -159,7 +163,10 @@ def read_calibration(final: Path) -> dict[str, Any]:
 
 
 def write_calibration(final: Path, content: dict[str, Any]) -> None:
-    """Readers find the old file or the new one. Raises UserError where it cannot be written."""
+    """Write `final/calibration.json` so that readers find either the old file or the new one.
+
+    Raises UserError if it cannot be written.
+    """
     file = final / FILE
     try:
         write_json(file, content)

@@ -15,10 +15,11 @@ MOST_LIKELY = 5
 
 
 def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str], *, keep: bool) -> list[Formula]:
-    """Return accuracy, macro F1, loss, top-5 accuracy of more than five classes, AUROC, and the recall of each class.
+    """Return the formulas of accuracy, macro F1, loss, top-5 accuracy, AUROC, and the recall of each class.
 
-    Macro F1 is the mean over the classes that occur, as target or as prediction; AUROC that of each class against the
-    others. `keep` keeps the rankings of the classes in memory, for formulas that are used more than once.
+    Top-5 accuracy is there for more than five classes. Macro F1 is the mean over the classes that occur, as target or
+    as prediction, and AUROC the mean over each class against the others. `keep` keeps the rankings of the classes in
+    memory, for formulas that are used more than once.
     """
     count = len(names)
     predicted = outputs.argmax(1)
@@ -32,7 +33,7 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str],
         )
         total = weights.sum(1)
         recalls = of_right / of_class
-        f1 = 2 * of_right / (of_class + of_prediction)  # NaN for a class that is nowhere
+        f1 = 2 * of_right / (of_class + of_prediction)  # NaN for a class that does not occur
         found = {
             "accuracy": weights @ right.double() / total,
             "macro_f1": f1.nanmean(1),
@@ -57,7 +58,7 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str],
 
 
 def shares(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, Share]:
-    """Return the metrics that are shares, of all samples or of those of a class."""
+    """Return the metrics that are shares of all samples or of the samples of a class."""
     right, within = _right(outputs, targets)
     found = {
         "accuracy": Share(int(right.sum()), len(targets)),
@@ -69,7 +70,7 @@ def shares(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -
 
 
 def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
-    """Return the metrics that are not defined for these targets, and why not."""
+    """Return the metrics that are not defined for these targets, with the reasons."""
     counts = torch.bincount(targets, minlength=len(names)).tolist()
     absent = [name for name, count in zip(names, counts, strict=True) if not count]
     if not absent:
@@ -80,6 +81,6 @@ def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
 
 
 def _right(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether the target is the likeliest class, and whether it is among the likeliest, bool (samples,) each."""
+    """Return whether each target is the likeliest class and whether it is among the likeliest, bool (samples,) each."""
     likeliest = outputs.topk(min(MOST_LIKELY, outputs.shape[1]), dim=1).indices
     return outputs.argmax(1) == targets, (likeliest == targets[:, None]).any(1)

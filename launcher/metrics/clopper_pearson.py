@@ -1,4 +1,4 @@
-"""The exact interval of a share: between which true shares what was counted is not unlikely."""
+"""Exact interval of a share: the true shares for which the observed count is not unlikely."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 
 def clopper_pearson(right: int, total: int, level: float) -> tuple[float, float]:
-    """Return the interval of `right` of `total` (Clopper and Pearson, Biometrika 26, 1934).
+    """Return the interval of the share `right` of `total` (Clopper and Pearson, Biometrika 26, 1934).
 
-    Below its low end so many right ones, or more, would be seen in (1 - level) / 2 of all cases at most; above its high
-    end so many or fewer. It has a width for a perfect score, too: 16 of 16 are 79.4 % to 100 %.
+    With a true share below its low end, at least `right` samples would be right in at most (1 - level) / 2 of all
+    cases; with one above its high end, at most `right` would be. A perfect score has an interval of some width, too: 16
+    of 16 gives 79.4 % to 100 %.
     """
     tail = (1 - level) / 2
     low = 0.0 if right == 0 else _share_of_tail(right, total, tail)
@@ -21,7 +22,7 @@ def clopper_pearson(right: int, total: int, level: float) -> tuple[float, float]
 
 
 def _share_of_tail(count: int, total: int, tail: float) -> float:
-    """The share of which `total` samples have `count` or more with a probability of `tail`."""
+    """Return the true share at which at least `count` of `total` samples are right with a probability of `tail`."""
     places = np.arange(count, total + 1, dtype=np.float64)
     factorials = np.array([math.lgamma(n + 1) for n in range(total + 1)])
     ways = factorials[total] - factorials[count:] - factorials[: total - count + 1][::-1]

@@ -1,4 +1,4 @@
-"""Metrics as functions of how often each sample counts, for many such weightings at once."""
+"""Metrics as functions of the weights of the samples, for many such weightings at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 Values = dict[str, torch.Tensor]
-"""By metric, float64 (weightings,); NaN where a metric is not defined."""
+"""Values by metric, float64 (weightings,); NaN where a metric is not defined."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Formula:
     """Metrics that are computed together."""
 
     of: Callable[[torch.Tensor], Values]
-    """From weights, float64 (weightings, samples)."""
+    """Function of weights, float64 (weightings, samples): how often each sample counts."""
     work: int
-    """How many numbers a weighting goes through, for each sample."""
+    """Numbers to process per sample and weighting."""
     width: int = 1
-    """How many of them are in memory together."""
+    """Numbers in memory at a time per sample and weighting."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The formulas of a task's metrics, by what its outputs are."""
+"""Formulas of a task's metrics, by the kind of its outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.metrics.formula import Formula, Share
 
 
 class MeasuredTask(Protocol):
-    """The part of a built task (`launcher.recipe.protocols.BuiltTask`) that metrics and their intervals need."""
+    """The methods of a built task (`launcher.recipe.protocols.BuiltTask`) that metrics and their intervals need."""
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
 
@@ -30,19 +30,19 @@ class NamesOutputs(Protocol):
 
 @runtime_checkable
 class NormalisesByStatistics(Protocol):
-    """A built task whose outputs are numbers, normalised by these statistics of the training targets."""
+    """A built task whose outputs are numbers that are normalised by these statistics of the training targets."""
 
     mean: torch.Tensor | None
     std: torch.Tensor | None
 
 
 def kind_of(task: MeasuredTask) -> str:
-    """What the outputs are, as `final/model.json` says it: "classification", "multi-label", "regression", or other."""
+    """Return the kind of the outputs in `final/model.json`: "classification", "multi-label", "regression", or other."""
     return str(task.describe().get("kind"))
 
 
 def formulas_of(task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor) -> list[Formula]:
-    """None for a task whose outputs are of no known kind."""
+    """Return the formulas of a task's metrics; an empty list if its outputs are of no known kind."""
     kind, names = kind_of(task), _names_of(task)
     outputs = outputs.float()
     if _are_classes(kind, names, outputs, targets):
@@ -58,7 +58,7 @@ def formulas_of(task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor
 
 
 def shares_of(task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Share]:
-    """The metrics that are shares of samples; none for a task whose outputs are of no known kind."""
+    """Return the metrics that are shares of samples; an empty dict if a task's outputs are of no known kind."""
     kind, names = kind_of(task), _names_of(task)
     outputs = outputs.float()
     if _are_classes(kind, names, outputs, targets):

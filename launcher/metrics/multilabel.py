@@ -1,4 +1,4 @@
-"""Metrics of labels that are each given or not. Outputs are logits (samples, labels), targets 0 or 1 likewise."""
+"""Metrics of several labels per sample. Outputs are logits (samples, labels), targets 0 or 1 likewise."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from launcher.metrics.ranking import Ranking
 
 
 def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> list[Formula]:
-    """Return macro and micro F1, exact match and recalls of the labels given from a probability of 0.5 on; loss; and
-    mean average precision and AUROC over the labels that have both positive and negative samples."""
+    """Return the formulas of macro and micro F1, exact match, recalls, loss, mean average precision, and AUROC.
+
+    F1, exact match and recalls are those of the labels with a probability above 0.5. Mean average precision and AUROC
+    are means over the labels that have both positive and negative samples.
+    """
     truth, predicted = _truth(targets).double(), _predicted(outputs).double()
     exact = (predicted == truth).all(1).double()
     losses = F.binary_cross_entropy_with_logits(outputs.double(), targets.double(), reduction="none").mean(1)
@@ -28,7 +31,8 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str])
             "loss": weights @ losses / total,
         } | {f"recall/{name}": recalls[:, i] for i, name in enumerate(names)}
 
-    # By logits: equal ones may differ after sigmoid, whose rounding depends on the place in a vector register.
+    # Logits are ranked, not probabilities: equal logits may differ after sigmoid, whose rounding depends on the place
+    # in a vector register.
     ranked = [Ranking(outputs[:, i], truth[:, i] > 0) for i in _with_both(targets)]
 
     def ranks(weights: torch.Tensor) -> Values:
@@ -42,7 +46,7 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str])
 
 
 def shares(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, Share]:
-    """Return the metrics that are shares, of all samples or of those that have a label."""
+    """Return the metrics that are shares of all samples or of the samples that have a label."""
     truth, predicted = _truth(targets), _predicted(outputs)
     supports, right = truth.sum(0).tolist(), (truth & predicted).sum(0).tolist()
     found = {"exact_match": Share(int((truth == predicted).all(1).sum()), len(truth))}
@@ -50,7 +54,7 @@ def shares(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -
 
 
 def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
-    """Return the metrics that are not defined for these targets, and why not."""
+    """Return the metrics that are not defined for these targets, with the reasons."""
     supports = _truth(targets).sum(0).tolist()
     found = {f"recall/{name}": f"no image of it has {name!r}" for name, n in zip(names, supports, strict=True) if not n}
     if not _with_both(targets):
@@ -63,11 +67,14 @@ def _truth(targets: torch.Tensor) -> torch.Tensor:
 
 
 def _predicted(outputs: torch.Tensor) -> torch.Tensor:
-    """The labels with a probability above 0.5; not by the sign, for sigmoid rounds the smallest logits to 0.5."""
+    """Return which labels have a probability above 0.5.
+
+    The sign of the logits is not enough, because sigmoid rounds the smallest ones to 0.5.
+    """
     return outputs.float().sigmoid() > 0.5
 
 
 def _with_both(targets: torch.Tensor) -> list[int]:
-    """The labels that some samples have and others lack; the others cannot be ranked."""
+    """Return the indices of the labels that some samples have and others lack; samples cannot be ranked by the rest."""
     truth = _truth(targets)
     return [i for i in range(truth.shape[1]) if 0 < int(truth[:, i].sum()) < len(truth)]

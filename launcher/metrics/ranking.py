@@ -1,4 +1,4 @@
-"""Samples in the order of a score, for the metrics that depend on this order alone."""
+"""Ranking of samples by a score, for the metrics that depend on their order alone."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ class Ranking:
         self._comparable = not bool(scores.isnan().any())
         ordered, order = scores.sort(descending=True, stable=True)
         _, groups = torch.unique_consecutive(ordered, return_inverse=True)
-        # Small types, for there is one of these for each class: 250 MB for 1,000 classes and 50,000 samples, not 800.
+        # The types are small because each class has a ranking: 1,000 classes and 50,000 samples take 250 MB, not 800.
         self._order = order.to(torch.int32)
         self._groups = None if groups[-1] + 1 == len(scores) else groups.to(torch.int32)
         self._positive = positive[order]
 
     def auroc(self, weights: torch.Tensor) -> torch.Tensor:
-        """Return the share of pairs of a positive and a negative sample in which the positive one is above; ties half.
+        """Return the share of pairs of a positive and a negative sample in which the positive one ranks higher.
 
-        `weights` are float64 (weightings, samples); NaN where they leave no pair, or where a score is NaN.
+        Ties count half. `weights` are float64 (weightings, samples). The result is NaN where they leave no pair, or if
+        a score is NaN.
         """
         positive, negative = self._weighted(weights)
         below = negative.sum(1, keepdim=True) - negative.cumsum(1) + negative / 2
         return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
 
     def average_precision(self, weights: torch.Tensor) -> torch.Tensor:
-        """Return the mean over the positive samples of the precision down to each; NaN as in `auroc`."""
+        """Return the mean, over the positive samples, of the precision down to each; NaN like `auroc`."""
         positive, negative = self._weighted(weights)
         above = positive.cumsum(1)
         precision = torch.nan_to_num(above / (above + negative.cumsum(1)))

@@ -1,7 +1,7 @@
 """Metrics of numbers, in the user's units.
 
-All is computed of values that are normalised in float64: by the mean and the standard deviation of the training
-targets they are of the size of 1 whatever the unit, so that neither a small spread, nor a large offset, nor a square
+They are computed from values that are normalised in float64 by the mean and the standard deviation of the training
+targets. Whatever the unit, these are close to 1 in size, so neither a small spread, nor a large offset, nor a square
 costs digits.
 """
 
@@ -22,15 +22,15 @@ def formulas(
     losses: torch.Tensor,
     names: Sequence[str],
 ) -> list[Formula]:
-    """Return mean absolute error, root mean square error, loss, R² (its mean over the targets) and, of several targets,
-    the mean absolute error of each.
+    """Return the formulas of mean absolute error, root mean square error, loss, and R² (its mean over the targets).
 
-    Outputs are normalised (samples, targets), targets in the user's units; `mean` and `std` float64 (targets,);
-    `losses` (samples,).
+    With several targets, there is also the mean absolute error of each. `outputs` are normalised (samples, targets),
+    `targets` in the user's units, `mean` and `std` float64 (targets,), and `losses` (samples,).
     """
     goals = (targets.double() - mean) / std
     errors = outputs.double() - goals
-    # Not around 0, where the training targets have their mean: the squares could be much larger than their variance.
+    # The goals are centred on their own mean, not on that of the training targets, which is 0: squares around it could
+    # be much larger than their variance.
     centred = goals - goals.mean(0)
     losses = losses.double()
     largest = std.max()
@@ -52,7 +52,7 @@ def formulas(
 
 
 def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
-    """Return the metrics that are not defined for these targets, and why not."""
+    """Return the metrics that are not defined for these targets, with the reasons."""
     if len(targets) < 2:
         return {"r2": "it has one image"}
     constant = [name for i, name in enumerate(names) if bool((targets[:, i] == targets[0, i]).all())]
@@ -60,7 +60,7 @@ def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
 
 
 def _constant(weights: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Whether the samples that count all have the same value, bool (weightings, targets)."""
+    """Return whether all samples that count have the same value, bool (weightings, targets)."""
     counted = weights > 0
     columns = []
     for column in targets.double().T:

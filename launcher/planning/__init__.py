@@ -1,1 +1,1 @@
-"""What a recipe will do and cost, without training."""
+"""The plan of a recipe: what it will do and cost, without training."""

@@ -1,4 +1,4 @@
-"""`plan --time`: how many allocations of a cluster the whole run needs, by a few real steps on this machine."""
+"""The number of cluster allocations that a whole run needs, by a few real steps on this machine (`plan --time`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _SLURM_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))
 
 
 def allocation_seconds(text: str) -> float:
-    """Of Slurm's ways to write a time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes,
-    days-hours:minutes:seconds. Raises UserError for another."""
+    """Return the seconds of a time as Slurm takes it. Raises UserError for other text.
+
+    The forms are minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and
+    days-hours:minutes:seconds.
+    """
     found = _SLURM_TIME.fullmatch(text)
     if found is None:
         raise UserError(f"--time {text!r}: write minutes, hours:minutes:seconds, or days-hours:minutes")
@@ -32,7 +35,7 @@ def allocation_seconds(text: str) -> float:
 
 
 def time_lines(prepared: Prepared, text: str) -> Iterable[str]:
-    """What the plan says of the time, after measuring it. Raises UserError where an allocation is too short."""
+    """Measure the time of a run, and yield the plan's lines on it. Raises UserError if an allocation is too short."""
     allocation = allocation_seconds(text)
     accelerator = start_accelerator(prepared.recipe, Launch(), Path("runs"))
     num_workers = workers_of(Launch())

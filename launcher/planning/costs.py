@@ -1,4 +1,4 @@
-"""A few real steps, evaluations and a save on this machine, timed: what `plan --time` reckons with."""
+"""The times of a few real steps, evaluations and a save on this machine, from which `plan --time` reckons."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from launcher.training.preflight import Prepared, ResolvedPhase
 from launcher.training.stop import SECONDS_TO_LEAVE
 
 TIMED = 3
-"""Repetitions, after a first one that is not counted: it allocates, and reads what is cold."""
+"""Timed repetitions, after a first one that is not counted: it allocates memory and fills caches."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseCost:
-    """What a phase takes, in seconds."""
+    """The time that a phase takes: its numbers of steps and evaluations, and the seconds of each one."""
 
     name: str
     steps: int
@@ -42,37 +42,43 @@ class PhaseCost:
     evaluations: int
     evaluation: float
     features: float = 0.0
-    """To compute the outputs of what is frozen, once, where they are stored."""
+    """Seconds to compute the outputs of the frozen layers once, if they are stored."""
     may_end_early: bool = False
+    """True if the phase has patience."""
 
     @property
     def seconds(self) -> float:
+        """The seconds of the whole phase."""
         return self.features + self.steps * self.step + self.evaluations * self.evaluation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run takes, in seconds."""
+    """The time that a run takes, in seconds."""
 
     phases: tuple[PhaseCost, ...]
     start: float
-    """From the start of Python to the first step."""
+    """The time from the start of Python to the first step."""
     save: float
-    """Of the largest checkpoint."""
+    """The time to save the largest checkpoint."""
 
     @property
     def seconds(self) -> float:
+        """The time of all phases."""
         return sum(phase.seconds for phase in self.phases)
 
     @property
     def reserve(self) -> float:
-        """Before the end of an allocation the run keeps so much free to save and leave."""
+        """The time that the run keeps free before the end of an allocation, to save and leave."""
         return max(phase.step for phase in self.phases) + 2 * self.save + SECONDS_TO_LEAVE
 
     def allocations(self, allocation: float) -> int:
-        """How many of so many seconds each the run needs. Raises UserError where one is too short to get on at all."""
+        """Return how many allocations of `allocation` seconds the run needs.
+
+        Raises UserError if one is too short to get on at all.
+        """
         usable = allocation - self.start - self.reserve
-        # A step, or an evaluation, that does not fit is begun again in each allocation.
+        # A step or an evaluation that does not fit into one allocation would be begun again in each.
         least = max(max(phase.step, phase.evaluation) for phase in self.phases)
         if usable < least:
             needed = math.ceil((self.start + self.reserve + least) / 60)
@@ -84,9 +90,11 @@ class Cost:
 
 
 def measure(accelerator: Accelerator, prepared: Prepared, num_workers: int) -> Cost:
-    """A few real steps, evaluations and a save, on this machine: network and data of the recipe, micro-batch of the
-    plan; the weights are not kept."""
-    start = time.time() - psutil.Process().create_time()  # imports, and all that was looked at until here
+    """Time a few real steps, evaluations and a save on this machine.
+
+    They take the network and data of the recipe, and the micro-batch of the plan; the weights are not kept.
+    """
+    start = time.time() - psutil.Process().create_time()  # imports, and all checks until here
     micro_batch_size = prepared.batching.micro_batch_size
     train = TrainingImages(
         prepared.splits.train, prepared.recipe.augment.build(prepared.preprocessing), prepared.recipe.seed
@@ -104,7 +112,7 @@ def measure(accelerator: Accelerator, prepared: Prepared, num_workers: int) -> C
     val_batch, seconds_to_load_val = load(min(micro_batch_size, len(val)), lambda index: val[index], val.transform)
     processes = prepared.batching.num_processes
     share, val_share = math.ceil(len(train.split) / processes), math.ceil(len(val) / processes)
-    averaged = 2 if prepared.recipe.ema_decay else 1  # both the weights and their average are evaluated
+    averaged = 2 if prepared.recipe.ema_decay else 1  # both the weights and their moving average are evaluated
     phases, saves = [], []
     for resolved in prepared.phases:
         trial = _Trial(accelerator, prepared, resolved)
@@ -140,7 +148,7 @@ def measure(accelerator: Accelerator, prepared: Prepared, num_workers: int) -> C
 
 
 class _Trial:
-    """A phase's network and optimizer, to be timed."""
+    """The network and the optimizer of a phase, for timing."""
 
     def __init__(self, accelerator: Accelerator, prepared: Prepared, resolved: ResolvedPhase) -> None:
         self.accelerator, self.prepared, self.resolved = accelerator, prepared, resolved
@@ -156,31 +164,35 @@ class _Trial:
 
     @property
     def stores(self) -> bool:
-        """Whether features are stored, if there is room for them."""
+        """True if features are stored, provided that there is room for them."""
         return self.frozen is not None and self.prepared.recipe.cache != "off"
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """Return the inputs of the trained layers: the images, or what the frozen layers make of them."""
         return (batch.images,) if self.frozen is None else self.frozen.of(batch)
 
     def prefix_seconds(self, batch: Batch) -> float:
-        """Of what is frozen, for a batch."""
+        """Return the seconds that the frozen layers take for a batch."""
         return 0.0 if self.frozen is None else _median(lambda: self.inputs(batch))
 
     def micro_step(self, inputs: Sequence[torch.Tensor], targets: torch.Tensor) -> None:
+        """Run the forward and the backward pass of a micro-batch."""
         set_train_mode(self.model, self.resolved.phase.norm_statistics)
         losses = self.prepared.task.loss(self.wrapped(*inputs), targets)
         self.accelerator.backward(losses.mean())
 
     def update(self) -> None:
+        """Run the optimizer."""
         self.optimizer.step()
 
     def evaluate(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Run the forward pass of a micro-batch in evaluation mode."""
         self.model.eval()
         with torch.no_grad():
             self.wrapped(*inputs)
 
     def save(self) -> float:
-        """Seconds of a checkpoint, on the disk of temporary files."""
+        """Save a checkpoint on the disk of temporary files, and return the seconds that this took."""
         state = State(
             progress=Progress(step=1),
             model=cpu_state(self.model, self.resolved.changing),
@@ -207,5 +219,5 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _beside_loading(compute: float, load: float, num_workers: int) -> float:
-    """Workers load the next batches meanwhile; without any, the process does it itself."""
+    """Return the seconds of computing and loading: workers load meanwhile; without any, the process loads itself."""
     return max(compute, load / num_workers) if num_workers else compute + load

@@ -1,4 +1,4 @@
-"""The plan's lines about the data: images per class or the range of each target, sizes, and what is left out."""
+"""The plan's lines on the data: images per class or the range of each target, sizes, and files that are left out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from launcher.recipe.recipe import Recipe
 from launcher.text import level, one_line, plural
 
 SIZES_SAMPLED = 64
-"""Images that are opened to tell the sizes."""
+"""The most images that are opened to see the sizes."""
 ROWS_SHOWN = 20
-"""Lines that the classes may take; where they need more, the largest and the smallest stand for them."""
+"""The most lines for the classes; if they need more, only the largest and the smallest are shown."""
 NAME_SHOWN = 28
-"""Characters of a class name."""
+"""The most characters of a class name."""
 SKIPPED_SHOWN = 3
 
 
 def data_lines(splits: Splits, recipe: Recipe, preprocessing: Preprocessing | None, width: int) -> list[str]:
-    """A title, then lines no wider than `width` as far as names allow."""
+    """Return a title, then lines that are no wider than `width`, as far as names allow."""
     kind = recipe.task.target_kind
     outputs = {"class": ("class", "classes"), "labels": ("label",), "values": ("target",)}[kind]
     seen = f"; the backbone sees {preprocessing.image_size}x{preprocessing.image_size}" if preprocessing else ""
@@ -48,13 +48,13 @@ def data_lines(splits: Splits, recipe: Recipe, preprocessing: Preprocessing | No
 
 
 def image_sizes(split: Split) -> str:
-    """The smallest, the median and the largest of a sample of the images, as they are stored."""
+    """Describe the smallest, median and largest size in a sample of the images, as they are stored."""
     picked = np.linspace(0, len(split) - 1, min(SIZES_SAMPLED, len(split))).round().astype(int)
     sizes = []
     for index in picked:
         try:
             sizes.append(split.images.read(int(index)).size)
-        except Exception:  # noqa: S112 - a broken image is told, by name, by the check of all images
+        except Exception:  # noqa: S112 - a broken image is reported, by name, by the check of all images
             continue
     if not sizes:
         return "of unknown size"
@@ -67,7 +67,7 @@ def image_sizes(split: Split) -> str:
 
 
 def class_rows(names: Sequence[str], train: npt.NDArray[np.int64], val: npt.NDArray[np.int64], width: int) -> list[str]:
-    """Names with their training and validation images, in as many columns as fit."""
+    """Return lines with the training and validation images of each class, in as many columns as fit."""
     name_width = min(NAME_SHOWN, max(5, *(len(name) for name in names)))
     cells = [
         f"{_cut(name):<{name_width}} {f'{ours:,}':>7} {f'{theirs:,}':>6}"
@@ -92,7 +92,7 @@ def class_rows(names: Sequence[str], train: npt.NDArray[np.int64], val: npt.NDAr
 
 
 def target_rows(splits: Splits) -> list[str]:
-    """The range of each target."""
+    """Return lines with the mean and the range of each target."""
     rows = [("", "train mean", "min", "max", "val mean")]
     for column, name in enumerate(splits.names):
         ours, theirs = splits.train.targets[:, column], splits.val.targets[:, column]
@@ -111,7 +111,7 @@ def _cut(name: str) -> str:
 
 
 def _counts(split: Split, num_names: int) -> npt.NDArray[np.int64]:
-    """Images of each class, or with each label."""
+    """Return the number of images of each class or label."""
     if split.targets.ndim == 1:
         return np.bincount(split.targets, minlength=num_names).astype(np.int64)
     return np.asarray(split.targets.sum(axis=0).round(), dtype=np.int64)

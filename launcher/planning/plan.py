@@ -1,4 +1,4 @@
-"""`plan`: what a recipe will do and what is wrong with it, on one screen, without training."""
+"""The command `plan`: what a recipe will do and what is wrong with it, on one screen, without training."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from rich.text import Text
 from launcher.assets.bundle import verify_assets
 from launcher.planning.allocations import allocation_seconds, time_lines
 from launcher.planning.data import data_lines
+from launcher.recipe.abilities import DescribesWeightsSource, ScalesWithBatchSize
 from launcher.recipe.loading import LoadedRecipe
-from launcher.recipe.protocols import DescribesWeightsSource, ScalesWithBatchSize, Schedule
+from launcher.recipe.protocols import Schedule
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
 from launcher.text import plural
@@ -26,9 +27,9 @@ from launcher.training.preflight import Findings, ResolvedPhase, examine
 from launcher.training.progress import phase_summary, phase_table
 
 WIDTH_IN_FILES = 120
-"""Columns of the output where nothing says how wide it is shown."""
+"""The columns of the output if nothing says how wide it is shown."""
 STEPS_LOOKED_AT = 10_000
-"""Of a longer phase, the learning rate is looked at in so many places."""
+"""The most steps of a phase at which the learning rate is looked up."""
 
 
 def show(
@@ -39,9 +40,9 @@ def show(
     prepared: Path | None = None,
     allocation: str | None = None,
 ) -> None:
-    """Print the plan, as far as the recipe's mistakes let it be made. Raises UserError with all of these.
+    """Print the plan, as far as the recipe's mistakes allow. Raises UserError with all of these.
 
-    `allocation` is the time of one on a cluster, as Slurm takes it: then a few steps are measured, too.
+    `allocation` is the time of a cluster allocation, as Slurm takes it; if it is given, a few steps are timed, too.
     """
     import torch
 
@@ -61,7 +62,7 @@ def show(
         console.print(Text(title, style="bold"))
         for part in body:
             _print(console, part)
-    sys.stdout.flush()  # what is wrong comes after it, where both go into one file
+    sys.stdout.flush()  # the errors come after it even if both go into one file
     found.problems.raise_if_any()
     if allocation is not None:
         console.print(Text("time", style="bold"))
@@ -70,7 +71,7 @@ def show(
 
 
 def sections(loaded: LoadedRecipe, found: Findings, width: int) -> Iterable[tuple[str, list[Any]]]:
-    """The plan: titles, and what stands below each (text or a rich table)."""
+    """Yield the plan: titles, and what stands below each (texts or rich tables)."""
     yield f"recipe {loaded.path}", recipe_lines(loaded.recipe)
     if found.splits:
         title, *lines = data_lines(found.splits, loaded.recipe, found.preprocessing, width - 2)
@@ -91,7 +92,7 @@ def sections(loaded: LoadedRecipe, found: Findings, width: int) -> Iterable[tupl
 
 
 def recipe_lines(recipe: Recipe) -> list[Text]:
-    """The resolved recipe as it is written in Python: a part a line, and the plain values together."""
+    """Return the resolved recipe as it is written in Python: one line per part, and the plain values together."""
     lines, plain = [], []
     for name, value in to_json(recipe).items():
         if isinstance(value, dict):
@@ -102,7 +103,7 @@ def recipe_lines(recipe: Recipe) -> list[Text]:
 
 
 def batch_lines(found: Findings) -> Iterable[str]:
-    """How the batch is shared out, and what that makes in steps."""
+    """Yield lines on how the batch is divided, and on the number of steps."""
     recipe, batching = found.recipe, found.batching
     assert batching is not None
     yield str(batching)
@@ -117,7 +118,7 @@ def batch_lines(found: Findings) -> Iterable[str]:
 
 
 def learning_rates(recipe: Recipe, resolved: ResolvedPhase) -> str:
-    """The course of the rate over a phase, and the rate that it starts from."""
+    """Describe the learning rate over a phase, and the base rate that it follows from."""
     base, schedule = recipe.optim.base_lr(recipe.batch_size), recipe.schedule
     stated = recipe.optim.lr_batch_size if isinstance(recipe.optim, ScalesWithBatchSize) else None
     how = f"for a batch of {stated}, scaled to {recipe.batch_size}" if stated else "as stated"
@@ -140,14 +141,14 @@ def _scales(schedule: Schedule, resolved: ResolvedPhase) -> list[tuple[float, in
 
 
 def weights_source(recipe: Recipe) -> str:
-    """Where the backbone's weights come from."""
+    """Say where the backbone's weights come from."""
     if isinstance(recipe.backbone, DescribesWeightsSource):
         return str(recipe.backbone.weights_source())
     return f"as {type(recipe.backbone).__name__}.build() makes them"
 
 
 def _print(console: Console, part: Any) -> None:
-    """Print a text or a table, indented, without spaces at the ends of lines; a path is never broken."""
+    """Print a text or a table, indented and without trailing spaces; a path is never broken."""
     width = console.width - 2
     if isinstance(part, Text):
         longest = max(map(cell_len, part.plain.split()), default=0)

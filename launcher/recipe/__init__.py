@@ -1,0 +1,1 @@
+"""Recipes, which fix what is learned, and their parts."""

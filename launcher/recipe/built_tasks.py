@@ -1,4 +1,4 @@
-"""The tasks at work: losses per sample, metrics over all samples."""
+"""Built tasks: losses per sample and metrics over all samples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ Mode = Literal["max", "min"]
 Floats = npt.NDArray[np.float64]
 
 LARGEST, SMALLEST = 1e150, 1e-150
-"""Sizes of a regression's targets whose squares float64 still holds: it ends at 1.8e308 and begins at 2.2e-308."""
+"""Bounds on the size and the spread of regression targets: float64, which spans 2.2e-308 to 1.8e308, holds their
+squares."""
 
 
 class BuiltClassification:
-    """Outputs are logits (N, num_classes); targets int64 (N,), or float (N, num_classes) when mixed."""
+    """Classification of training targets that are known.
+
+    Outputs are logits (N, num_classes); targets are int64 (N,), or float (N, num_classes) if images are mixed.
+    """
 
     monitor = "accuracy"
     monitor_mode: Mode = "max"
@@ -62,7 +66,10 @@ class BuiltClassification:
 
 
 class BuiltMultiLabel:
-    """Outputs are logits (N, num_labels); targets float32 (N, num_labels) in [0, 1]."""
+    """Multi-label classification of training targets that are known.
+
+    Outputs are logits (N, num_labels); targets are float32 (N, num_labels) in [0, 1].
+    """
 
     monitor = "map"
     monitor_mode: Mode = "max"
@@ -100,10 +107,11 @@ class BuiltMultiLabel:
 
 
 class BuiltRegression:
-    """Outputs are normalised values (N, num_targets); targets float64 (N, num_targets) in the user's units.
+    """Regression whose targets are normalised by statistics of the training targets.
 
-    What is normalised is of the size of 1, so float32 holds it. What is not must be float64: a time in seconds since
-    1970 has steps of 128 s in float32.
+    Outputs are normalised values (N, num_targets); targets are float64 (N, num_targets) in the user's units.
+    Normalised values are close to 1 in size, so float32 is enough for them. Values in the user's units must be float64:
+    in float32 a time in seconds since 1970 has steps of 128 s.
     """
 
     monitor = "mae"
@@ -121,7 +129,10 @@ class BuiltRegression:
 
     @classmethod
     def of(cls, splits: Splits, loss: str) -> BuiltRegression:
-        """Return the task for its training targets. Raises UserError where they cannot be normalised."""
+        """Return the task, with the mean and the standard deviation of its training targets.
+
+        Raises UserError if the targets cannot be normalised.
+        """
         train = splits.train.targets.astype(np.float64)
         flat = [name for name, column in zip(splits.names, train.T, strict=True) if column.max() == column.min()]
         if flat:
@@ -135,7 +146,7 @@ class BuiltRegression:
         return targets
 
     def normalised(self, targets: torch.Tensor) -> torch.Tensor:
-        """Return targets in standard deviations of the training targets, float32 (N, num_targets)."""
+        """Return normalised targets, float32 (N, num_targets): standard deviations from the training targets' mean."""
         goals = (targets.double() - self.mean.to(targets.device)) / self.std.to(targets.device)
         return goals.float()
 
@@ -145,7 +156,7 @@ class BuiltRegression:
         return losses[self.loss_name](outputs.float(), goals, reduction="none").mean(dim=1)
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return outputs, on the CPU, in the user's units: float64 (N, num_targets)."""
+        """Convert outputs, on the CPU, to the user's units, float64 (N, num_targets)."""
         return outputs.double() * self.std + self.mean
 
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -166,12 +177,15 @@ class BuiltRegression:
 
 
 def _defined(formulas: list[Formula], targets: torch.Tensor, undefined: dict[str, str]) -> dict[str, float]:
-    """Metrics of all samples. One that the targets leave undefined is left out; one of outputs that are NaN stays."""
+    """Return the metrics over all samples, without those that the targets leave undefined.
+
+    A metric that is NaN because of the outputs stays.
+    """
     return {name: value for name, value in plain_metrics(formulas, len(targets)).items() if name not in undefined}
 
 
 def _check_scale(splits: Splits, std: Floats) -> None:
-    """Raise UserError where numbers are too large or too close to each other to be normalised in float64."""
+    """Raise UserError if targets are too large or too close to each other to be normalised in float64."""
     problems = []
     for index, name in enumerate(splits.names):
         columns = [split.targets[:, index].astype(np.float64) for split in (splits.train, splits.val)]

@@ -1,4 +1,4 @@
-"""Dotted names of a recipe's fields (`optim.lr`, `freeze_plan.0.epochs`), and values in few words."""
+"""Dotted names of a recipe's fields (`optim.lr`, `freeze_plan.0.epochs`), and short forms of values."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 
 def join(at: str, name: object) -> str:
-    """The dotted name of the field or item `name` of what stands at `at` ("" is the recipe itself)."""
+    """Return the dotted name of the field or item `name` of the value at `at` ("" is the recipe itself)."""
     return f"{at}.{name}" if at else str(name)
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:
-    """Nested JSON as dotted names with scalars: {"optim": {"lr": 1}} -> {"optim.lr": 1}. Types of parts count, too."""
+    """Flatten nested JSON to scalars by dotted name: {"optim": {"lr": 1}} -> {"optim.lr": 1}.
+
+    The types of parts are included.
+    """
     if isinstance(value, dict):
         items = [(str(key), inner) for key, inner in value.items()]
     elif isinstance(value, list):
@@ -26,9 +29,11 @@ def flat(value: Any, at: str = "") -> dict[str, Any]:
 
 
 def short(value: object) -> str:
+    """Return the `repr` of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_dataclass_value(value: object) -> bool:
+    """Return whether `value` is an instance of a dataclass, and not the class itself."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -1,4 +1,4 @@
-"""Modules of the heads; apart from `heads`, which recipes import, because they need torch."""
+"""Modules of the heads, kept apart from `heads`, which recipes import, because they need torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import nn
 
 
 class LinearHead(nn.Linear):
-    """Dropout, then a linear map (N, in_features) -> (N, out_features).
+    """Dropout followed by a linear layer, (N, in_features) -> (N, out_features).
 
-    A subclass of nn.Linear and not a Sequential, so that its parameters are called `weight` and `bias` with and without
-    dropout, as in the plain network.
+    It is a subclass of nn.Linear, not a Sequential, so that its parameters are called `weight` and `bias` with and
+    without dropout, as in the plain network.
     """
 
     def __init__(self, in_features: int, out_features: int, *, dropout: float, bias: bool) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from launcher.recipe.abilities import DescribesClassifierBias
 from launcher.recipe.part import part
-from launcher.recipe.protocols import DescribesClassifierBias
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,26 +15,32 @@ if TYPE_CHECKING:
 
 @part
 class Linear:
-    """One linear layer. Weights start at N(0, 0.01), so that the first outputs are near zero; biases at 0."""
+    """One linear layer.
+
+    Weights start at N(0, 0.01), so that the first outputs are near zero, and biases at 0.
+    """
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the features."""
     init: Literal["normal", "ridge"] = "normal"
-    """"ridge": weights start where ridge regression on the training images' features puts them, with the L2 that does
-    best on a fifth of them (https://arxiv.org/abs/2202.10054 says why). One look at the data; fine-tuning goes on from
-    there."""
+    """Initial weights. "normal": as described above. "ridge": the solution of ridge regression on the features of the
+    training images, with the L2 penalty that does best on a fifth of them (https://arxiv.org/abs/2202.10054 explains
+    why). This takes one pass over the data; fine-tuning starts from there."""
 
     def build(self, backbone: nn.Module, num_outputs: int) -> nn.Module:
         from launcher.recipe.head_modules import LinearHead
 
-        # MaxViT's own classifier has no bias; a head like it loads into the plain network with strict=True.
+        # MaxViT's own classifier has no bias; a head without one loads into the plain network with strict=True.
         bias = bool(backbone.classifier_has_bias) if isinstance(backbone, DescribesClassifierBias) else True
         return LinearHead(num_features_of(backbone), num_outputs, dropout=self.dropout, bias=bias)
 
 
 @part
 class MLP:
-    """One hidden layer with GELU. The hidden layer starts as PyTorch's default, the last like `Linear`."""
+    """One hidden layer with GELU, then a linear layer.
+
+    The hidden layer starts with PyTorch's default initialisation, the last one like `Linear`.
+    """
 
     hidden: int = Field(default=512, ge=1)
     """Width of the hidden layer."""
@@ -51,5 +57,5 @@ class MLP:
 
 
 def num_features_of(backbone: nn.Module) -> int:
-    """Width of the backbone's features; what a head of your own starts from."""
+    """Return the width of the backbone's features, which a head of your own takes as its input."""
     return int(backbone.num_features)  # type: ignore[arg-type]

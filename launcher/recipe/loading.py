@@ -1,7 +1,7 @@
-"""Importing a recipe file, from any folder, by its dotted name.
+"""Import of a recipe file, from any folder, by its dotted name.
 
-By dotted name always: a module loaded by the location of its file cannot be pickled into DataLoader workers, and then a
-user's own data part fails with num_workers > 0.
+The import is always by dotted name: a module that is loaded from the location of its file cannot be pickled into
+DataLoader workers, so a user's own data part would fail with num_workers > 0.
 """
 
 from __future__ import annotations
@@ -28,39 +28,41 @@ _OUR_FOLDER = Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe and where it came from."""
+    """A loaded recipe and its origin."""
 
     recipe: Any
     module_name: str
-    """Dotted, as `importlib.import_module` takes it once `load_recipe` has put its folder on sys.path."""
+    """Dotted name for `importlib.import_module`, once `load_recipe` has put the folder on sys.path."""
     path: Path
     variable: str = "recipe"
     """The name that holds the recipe in its module."""
 
     @property
     def run_name(self) -> str:
-        """What a run of it is called unless told otherwise: two recipes of one file have runs of their own."""
+        """Return the default name of its runs; two recipes in one file get different names."""
         return self.path.stem if self.variable == "recipe" else f"{self.path.stem}-{self.variable}"
 
     @property
     def spec(self) -> str:
-        """What a command takes for it, with the path as one would type it here."""
+        """Return the argument that names the recipe on the command line, relative to the current folder if possible."""
         path = self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
         return str(path) if self.variable == "recipe" else f"{path}:{self.variable}"
 
 
 def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
-    """The recipe that `spec` names: "recipes/resnet50.py", "recipes.resnet50", or either with ":name" for another
-    variable than `recipe`.
+    """Load the recipe that `spec` names.
 
-    The folder above the outermost package of the file goes to the front of sys.path, so a recipe can import what lies
-    beside it. `recipe_type` is what the variable must hold, launcher's Recipe by default.
+    `spec` is "recipes/resnet50.py" or "recipes.resnet50", either with ":name" for a variable other than `recipe`.
+    `recipe_type` is the class that the variable must hold an instance of, launcher's Recipe by default.
 
-    Raises UserError for a missing file, whatever goes wrong inside it (with file and line), a name that another module
-    has already, and a variable that is missing or holds no recipe.
+    The folder above the outermost package of the file goes to the front of sys.path, so that a recipe can import the
+    modules beside it.
+
+    Raises UserError for a missing file, for any error inside it (with file and line), for a name that another module
+    already has, and for a variable that is missing or holds no recipe.
     """
     place_text, colon, attribute = spec.rpartition(":")
-    if not (colon and attribute.isidentifier()):  # "C:\x.py" has a colon, too; what follows it is no name.
+    if not (colon and attribute.isidentifier()):  # "C:\x.py" has a colon, too, but no identifier follows it.
         place_text, attribute = spec, "recipe"
     place = find_recipe(place_text)
     _refuse_shadowing(place.root)
@@ -72,14 +74,16 @@ def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
 
 
 def _refuse_shadowing(folder: Path, libraries: frozenset[str] = LIBRARIES) -> None:
-    """Raises UserError for what lies beside a recipe and would be imported in place of a library."""
+    """Raise UserError for each file beside a recipe that would be imported in place of a library."""
     if found := shadowing(str(folder), libraries):
         raise UserError(*(line_of(str(shown(Path(path)))) for path in found))
 
 
 def types_of(spec: str) -> Types:
-    """Return the classes of the user's own that the recipe `spec` brings, by the names that a recipe's JSON has for
-    them. Runs the code of its file, and says so on stderr. Raises UserError as `load_recipe`."""
+    """Return the user's own classes that come with the recipe `spec`, by their names in a recipe's JSON.
+
+    This runs the code of the recipe's file and says so on stderr. Raises UserError like `load_recipe`.
+    """
     if os.environ.get("RANK", "0") == "0":
         print(f"running the code of {spec}, for the parts that it defines", file=sys.stderr, flush=True)
     loaded = load_recipe(spec)
@@ -90,7 +94,7 @@ def types_of(spec: str) -> Types:
 def _imported(place: Place) -> ModuleType:
     if sys.path[:1] != [str(place.root)]:
         sys.path.insert(0, str(place.root))
-    importlib.invalidate_caches()  # The file may be younger than what Python has read of its folder.
+    importlib.invalidate_caches()  # The file may be newer than Python's cached listing of its folder.
     try:
         module = importlib.import_module(place.name)
     except (Exception, SystemExit) as error:
@@ -103,7 +107,7 @@ def _imported(place: Place) -> ModuleType:
 
 def _problems_of_import(error: BaseException, place: Place) -> list[str]:
     if isinstance(error, ModuleNotFoundError) and f"{place.name}.".startswith(f"{error.name}."):
-        # The outermost package of that name is another one, imported earlier from another folder.
+        # Another package of the same outermost name was imported earlier, from another folder.
         other = sys.modules.get(place.name.split(".")[0])
         return [collision(place.path, place.name, getattr(other, "__file__", None))]
     if isinstance(error, SyntaxError):
@@ -119,7 +123,7 @@ def _problems_of_import(error: BaseException, place: Place) -> list[str]:
 
 
 def _line_of(error: BaseException, place: Place) -> str:
-    """file:line where `error` left the user's own files: the recipe, or what it imports from its folder."""
+    """Return the last place, as file:line, at which `error` passed through the recipe or a module beside it."""
     at = shown(place.path)
     for frame in traceback.extract_tb(error.__traceback__):
         file = Path(frame.filename)
@@ -130,7 +134,10 @@ def _line_of(error: BaseException, place: Place) -> str:
 
 
 def _refusing_class(error: pydantic.ValidationError) -> type | None:
-    """The part that refused its fields: the error tells its name alone, but the traceback holds the part's __init__."""
+    """Return the class of the part that rejected its fields, or None if it is not found.
+
+    The error holds only the name of the class, but the traceback holds the instance in the frame of its __init__.
+    """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         for value in frame.f_locals.values():
             if type(value).__name__ == error.title and dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""From what a user calls a recipe to its file, its dotted name, and the folder from which Python imports that name."""
+"""Location of a recipe: its file, its dotted name, and the folder from which Python imports that name."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from launcher.files import kind_of
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a recipe module lies."""
+    """The place of a recipe module."""
 
     path: Path
-    """Its file, absolute."""
+    """Absolute path of its file."""
     name: str
-    """Its dotted name, seen from `root`."""
+    """Dotted name, relative to `root`."""
     root: Path
-    """The folder above its outermost package."""
+    """Folder above its outermost package."""
 
 
 def find_recipe(place: str) -> Place:
-    """The module of "recipes/resnet50.py" or "recipes.resnet50".
+    """Find the module of a recipe that is given as "recipes/resnet50.py" or "recipes.resnet50".
 
-    Raises UserError where there is no such file (with the closest name that is there), or where Python could not import
-    it under its name because the name has a dot or belongs to another module.
+    Raises UserError if there is no such file (naming the closest match), or if Python could not import the file under
+    its name because the name contains a dot or belongs to another module.
     """
     if place.endswith(".py") or "/" in place or os.sep in place or (place and Path(place).is_dir()):
         return place_of(_existing(Path(place)))
@@ -37,7 +37,7 @@ def find_recipe(place: str) -> Place:
 
 
 def collision(path: Path, name: str, other: str | None) -> str:
-    """The error line for a module name that `other`, a file, has already."""
+    """Return the error line for a module name that is already taken: by the file `other`, or by Python if None."""
     owner = f"of {other}" if other else "of a module of Python itself"
     return (
         f"{shown(path)}: its module name {name!r} is also that {owner}, so it cannot be imported; rename it, or move "
@@ -46,7 +46,7 @@ def collision(path: Path, name: str, other: str | None) -> str:
 
 
 def shown(path: Path) -> str:
-    """Relative to the current folder, where it lies below it."""
+    """Return a path for messages: relative to the current folder if it lies below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
@@ -80,7 +80,10 @@ def _recipes_in(folder: Path) -> list[str]:
 
 
 def place_of(path: Path) -> Place:
-    """The module that a file (absolute; it need not be there yet) is or would be. Raises UserError as `find_recipe`."""
+    """Return the place of the module that a file is or would be; its path is absolute, and it need not exist yet.
+
+    Raises UserError if the name of the file cannot be imported, like `find_recipe`.
+    """
     root, pieces = path.parent, [path.stem]
     while (root / "__init__.py").is_file():
         pieces.insert(0, root.name)
@@ -94,10 +97,13 @@ def place_of(path: Path) -> Place:
 
 
 def _refuse_shadowing(path: Path, root: Path) -> None:
-    """A lone recipe called timm.py would be imported wherever a library asks for timm."""
+    """Raise UserError for a recipe outside of any package that would be imported in place of another module.
+
+    A lone recipe called timm.py, for example, would be imported wherever a library asks for timm.
+    """
     copied = os.environ.get("LAUNCHER_CODE")
     if copied and path.is_relative_to(copied):
-        return  # a job's copy: its original may well be importable, and was looked at when the job was submitted
+        return  # a job's copy of the code; the original was checked when the job was submitted and may be importable
     elsewhere = [entry for entry in sys.path if not _same_folder(entry or ".", root)]
     spec = importlib.machinery.PathFinder.find_spec(path.stem, elsewhere)
     other = spec.origin if spec else None  # A namespace package, a folder without __init__.py, has no origin.
@@ -106,7 +112,7 @@ def _refuse_shadowing(path: Path, root: Path) -> None:
 
 
 def _by_name(name: str) -> Path:
-    """The file of a module, looked for from the current folder first; imports nothing."""
+    """Find the file of a module, in the current folder first, without importing anything."""
     if Path(name).is_file() and Path(name).suffix in _TABLES:
         raise UserError(f"{name}: {_for_data(Path(name))}")
     pieces = name.split(".")

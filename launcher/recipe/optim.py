@@ -17,15 +17,16 @@ _Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 @part
 class AdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Norms and biases get no weight decay."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), without weight decay on norms and biases."""
 
     lr: float = Field(default=1e-3, gt=0, le=1e30)
-    """Learning rate of parameters with lr_scale 1. Adam divides it by 1 - beta, and float32 ends at 3.4e38."""
+    """Learning rate of parameters with lr_scale 1. Its bound is 1e30 because Adam divides it by 1 - beta, and the
+    largest float32 is 3.4e38."""
     weight_decay: float = Field(default=0.05, ge=0, le=1e30)
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0, le=1e30)
     lr_batch_size: int | None = Field(default=None, ge=1)
-    """The batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch_size. None: `lr` as it is."""
+    """Batch size that `lr` is meant for; the rate is scaled by batch_size / lr_batch_size. None: `lr` is not scaled."""
 
     def base_lr(self, batch_size: int) -> float:
         return _for_batch(self.lr, self.lr_batch_size, batch_size)
@@ -40,16 +41,16 @@ class AdamW:
 
 @part
 class SGD:
-    """Stochastic gradient descent with momentum, Nesterov's by default. Norms and biases get no weight decay."""
+    """Stochastic gradient descent with momentum, Nesterov's by default, without weight decay on norms and biases."""
 
     lr: float = Field(default=0.01, gt=0)
     """Learning rate of parameters with lr_scale 1."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
-    """Only with momentum; without it there is nothing to look ahead with, and it is not used."""
+    """Nesterov momentum; has no effect if `momentum` is 0."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1e30)
     lr_batch_size: int | None = Field(default=None, ge=1)
-    """The batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch_size. None: `lr` as it is."""
+    """Batch size that `lr` is meant for; the rate is scaled by batch_size / lr_batch_size. None: `lr` is not scaled."""
 
     def base_lr(self, batch_size: int) -> float:
         return _for_batch(self.lr, self.lr_batch_size, batch_size)
@@ -76,7 +77,7 @@ class WarmupCosine:
     """Linear warm-up, then half a cosine (arXiv 1608.03983) down to `final_scale`."""
 
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Part of the phase's steps that warms up."""
+    """Fraction of the phase's steps spent on the warm-up."""
     final_scale: float = Field(default=0.01, ge=0, le=1)
 
     def scale(self, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -89,7 +90,7 @@ class WarmupCosine:
 
 @part
 class Constant:
-    """The same rate throughout, after an optional linear warm-up."""
+    """A constant rate after an optional linear warm-up."""
 
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
 
@@ -100,7 +101,7 @@ class Constant:
 
 @part
 class Step:
-    """The rate times `gamma` after every `every_epochs` epochs of the phase."""
+    """A rate that is multiplied by `gamma` after every `every_epochs` epochs of the phase."""
 
     every_epochs: int = Field(default=7, ge=1)
     gamma: float = Field(default=0.1, gt=0, le=1)
@@ -111,7 +112,7 @@ class Step:
 
 @part
 class OneCycle:
-    """One cycle (arXiv 1708.07120): cosine from 1/start_divisor up to 1, then cosine down to 1/final_divisor."""
+    """The one-cycle schedule (arXiv 1708.07120): cosine from 1/start_divisor up to 1, then down to 1/final_divisor."""
 
     rising_fraction: float = Field(default=0.3, gt=0, lt=1)
     start_divisor: float = Field(default=25.0, ge=1)

@@ -1,6 +1,6 @@
-"""Changes to a recipe from the command line: `optim.lr=3e-4 freeze_plan.0.epochs=5 backbone.weights=none`.
+"""Overrides of a recipe on the command line: `optim.lr=3e-4 freeze_plan.0.epochs=5 backbone.weights=none`.
 
-They reach scalars that exist already, and tuples of scalars. Structure is changed in Python.
+They change scalars and tuples of scalars that exist already. The structure of a recipe is changed in Python.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class _Override:
 
 
 def apply_overrides(recipe: R, overrides: Sequence[str]) -> R:
-    """A new recipe with the fields that `overrides` name ("dotted.name=value") changed; `recipe` stays as it is.
+    """Return a new recipe with the fields changed that `overrides` name ("dotted.name=value").
 
-    Values are read as the type that the field declares, and every part that changes is validated again as a whole, so
-    two overrides of one part are checked together. Works for any dataclass, a user's own included.
+    `recipe` itself stays as it is. Values are read as the type that the field declares. Each part that changes is
+    validated again as a whole, so two overrides of one part are checked together. This works for any dataclass,
+    including a user's own.
 
-    Raises UserError with one line for each override that is malformed, repeated, names no field, names a part
-    instead of one of its fields, or has a value that the field does not take.
+    Raises UserError with one line for each override that is malformed or repeated, that names no field or a part
+    instead of one of its fields, or whose value the field does not take.
     """
     problems = Problems()
     parsed: dict[str, _Override] = {}
@@ -63,7 +64,10 @@ def _parse(override: str) -> _Override:
 
 
 def _changed(value: Any, at: str, overrides: list[_Override], depth: int, problems: Problems) -> Any:
-    """`value`, which stands at `at` in the recipe, with the overrides below it; they agree in their first pieces."""
+    """Return `value`, which is at `at` in the recipe, with the overrides below it applied.
+
+    The first `depth` pieces of all the overrides' names are those of `at`.
+    """
     if not overrides:
         return value
     if isinstance(value, tuple):
@@ -85,7 +89,7 @@ def _changed(value: Any, at: str, overrides: list[_Override], depth: int, proble
         now = getattr(value, name)
         with problems.collected():
             new[name] = _changed_item(now, field_type(type(value), name, now), join(at, name), below, depth, problems)
-    if len(new) < len(names):  # Without all that is wanted for this part, its own checks would mislead.
+    if len(new) < len(names):  # With some of its overrides missing, the part's own checks would mislead.
         return value
     with problems.collected():
         return _replaced(value, at, new)
@@ -93,11 +97,11 @@ def _changed(value: Any, at: str, overrides: list[_Override], depth: int, proble
 
 
 MOST_NAMED = 4
-"""Of the fields of a name, deeper in a recipe."""
+"""Most fields of one name, deeper in a recipe, that an error suggests."""
 
 
 def _fields_below(value: Any, name: str) -> Iterator[str]:
-    """Yield the dotted names of all fields called `name` in the parts inside `value` that an override may replace."""
+    """Yield the dotted names of all fields inside `value` that are called `name` and that an override may replace."""
     if isinstance(value, tuple):
         items = [(str(index), item) for index, item in enumerate(value)]
     elif is_dataclass_value(value):
@@ -135,7 +139,7 @@ def _changed_item(now: Any, declared: Any, at: str, overrides: list[_Override], 
 
 
 def _read(now: Any, declared: Any, override: _Override) -> Any:
-    """The value of an override of one field, whose present value is `now`."""
+    """Read the new value of a field, whose present value is `now`, from an override of it."""
     if not _is_scalar(now):
         raise UserError(f"{override.key}: {_part_in_words(now, override.key)}")
     try:
@@ -152,7 +156,7 @@ def _replaced(value: Any, at: str, new: dict[str, Any]) -> Any:
     except pydantic.ValidationError as error:
         lines = problems_in(error, type(value), at)
         raise UserError(*(line if at else line.removeprefix(f"{error.title}.") for line in lines)) from None
-    except (ValueError, TypeError) as error:  # What a plain dataclass's own checks raise.
+    except (ValueError, TypeError) as error:  # A plain dataclass's own checks raise these.
         given = ", ".join(f"{join(at, name)}={short(item)}" for name, item in new.items())
         raise UserError(f"{given}: {error}") from None
 
@@ -178,7 +182,7 @@ def _part_in_words(value: Any, key: str) -> str:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Whether an override may replace it: a plain value, or a tuple of plain values."""
+    """Return whether an override may replace a value: a plain value, or a tuple of plain values."""
     return all(map(_is_plain, value)) if isinstance(value, tuple) else _is_plain(value)
 
 

@@ -1,6 +1,6 @@
-"""The code of a user's own parts: what is the same code, and what of it has changed.
+"""Hashes of the code of a user's own parts, to tell which code has changed.
 
-A recipe's values are compared field by field; what its own classes and functions do is not in them. Comments,
+A recipe's values are compared field by field, but they do not show what its own classes and functions do. Comments,
 docstrings and layout do not count.
 """
 
@@ -21,15 +21,17 @@ from launcher.errors import UserError
 from launcher.recipe.dotted import is_dataclass_value
 
 Code = dict[str, dict[str, str]]
-"""By file, relative to the folder that it is imported from: the hash of each top-level definition, by its name."""
+"""Hash of each top-level definition by its name, by file relative to the folder from which it is imported."""
 
 _REST = "code outside of definitions"
 _LAUNCHER = Path(__file__).resolve().parents[1]
 
 
 def own_code(recipe: object) -> Code:
-    """Return the code that a recipe's own parts run: the files of their classes, and those of the user's that these
-    files import. Empty where all parts are launcher's or a library's, as the recipe then is a value and nothing else.
+    """Return the code that a recipe's own parts run.
+
+    This is the code in the files of their classes and in the user's files that these import. It is empty if all parts
+    are launcher's or a library's: such a recipe is nothing but a value.
 
     Raises UserError for a file that can no longer be read.
     """
@@ -37,7 +39,7 @@ def own_code(recipe: object) -> Code:
 
 
 def changed_code(then: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return one line for each file that is not what it was: "losses.py (focal, Weighted)"."""
+    """Return one line for each file that has changed: "losses.py (focal, Weighted)"."""
     lines = []
     for file in sorted({*then, *now}):
         before, after = then.get(file, {}), now.get(file, {})
@@ -48,18 +50,18 @@ def changed_code(then: Mapping[str, Mapping[str, str]], now: Mapping[str, Mappin
 
 
 def is_own(kind: type) -> bool:
-    """Whether a class is the user's: neither launcher's nor an installed library's."""
+    """Return whether a class is the user's own: neither launcher's nor an installed library's."""
     file = _file_of(sys.modules.get(kind.__module__))
     return file is not None and not _is_installed(file)
 
 
 def own_types(value: object) -> set[type]:
-    """Return the user's own classes among a recipe and its parts."""
+    """Return the user's own classes among those of a recipe and its parts."""
     return {kind for kind in _types_in(value) if is_own(kind)}
 
 
 def code_of_types(kinds: set[type]) -> list[str]:
-    """Return hashes of the code of the user's own classes, in an order of their own."""
+    """Return a sorted list of text with the hashes of the code of the user's own classes, one item per module."""
     modules = _reached({sys.modules[kind.__module__] for kind in kinds if is_own(kind)})
     return sorted(repr(sorted(_definitions(module, file).items())) for module, file, _ in modules)
 
@@ -81,8 +83,10 @@ def _modules(recipe: object) -> list[tuple[ModuleType, Path, Path]]:
 
 
 def _reached(begin: set[ModuleType]) -> list[tuple[ModuleType, Path, Path]]:
-    """Return the user's modules that some modules take anything from, these among them: module, file, and the file
-    relative to the folder that it is imported from."""
+    """Return the user's modules among `begin` and among all modules from which these take anything.
+
+    Each item is the module, its file, and the file relative to the folder from which it is imported.
+    """
     found: dict[str, tuple[ModuleType, Path, Path]] = {}
     waiting = list(begin)
     while waiting:
@@ -139,8 +143,10 @@ def _definitions(module: ModuleType, file: Path) -> dict[str, str]:
 
 
 def _name_of(statement: ast.stmt, module: ModuleType) -> str | None:
-    """Return under which name a statement is compared; None for a docstring, and for a recipe or a part of one, whose
-    values are compared by themselves."""
+    """Return the name under which a statement is compared, or None if it is not compared.
+
+    Docstrings do not count, and the values of recipes and parts are compared elsewhere.
+    """
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return statement.name
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):

@@ -1,4 +1,4 @@
-"""How the parts of a recipe are made: frozen, keyword-only, typed values that pydantic validates."""
+"""Parts of a recipe: frozen, keyword-only, typed values that pydantic validates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from launcher.errors import did_you_mean
 
 T = TypeVar("T")
 
-# A field's docstring (the string below it) is its description. An unknown or ill-typed field is an error, never a
-# default.
+# A field's docstring (the string below it) is its description. An unknown or wrongly typed field is an error; it never
+# falls back to a default.
 _CONFIG = pydantic.ConfigDict(
     extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True, allow_inf_nan=False
 )
@@ -25,26 +25,26 @@ _CONFIG = pydantic.ConfigDict(
 def part(cls: type[T]) -> type[T]:
     """Make `cls` a part: a frozen, keyword-only dataclass whose fields are checked and coerced to their types.
 
-    Raises pydantic.ValidationError at construction; `launcher.recipe.part.problems_in` turns one into lines.
+    Its construction raises pydantic.ValidationError, which `launcher.recipe.part.problems_in` turns into lines.
     """
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CONFIG)
     return cast(type[T], make(cls))
 
 
 def problems_in(error: pydantic.ValidationError, owner: type | None = None, at: str = "") -> list[str]:
-    """One line for each thing that is wrong with a part: where, what, and what was given.
+    """Return one line for each problem of a part: the field, the value that was given, and what is wrong with it.
 
-    `owner` is the part's class where known (for "did you mean"); `at` the dotted path of the part in the recipe.
+    `owner` is the part's class if it is known (for "did you mean"), `at` the dotted path of the part in the recipe.
     """
     lines = []
     problems = error.errors(include_url=False)
     for problem in problems:
-        # A tuple whose items are refused is called too short as well.
+        # pydantic also reports a tuple as too short when it rejects its items.
         below = [other for other in problems if other["loc"][:1] == problem["loc"] and len(other["loc"]) > 1]
         if problem["type"] == "too_short" and below:
             continue
         # A union's location ends in the names of its members ("int", "literal['auto']"); the field's own name and the
-        # places in tuples are enough.
+        # indices in tuples are enough.
         places = itertools.takewhile(lambda piece: isinstance(piece, int), problem["loc"][1:])
         where = ".".join(map(str, [*problem["loc"][:1], *places]))
         name = ".".join(piece for piece in (at or error.title, where) if piece)
@@ -56,7 +56,7 @@ def problems_in(error: pydantic.ValidationError, owner: type | None = None, at: 
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            # What is wrong of a part as a whole has no value of its own: pydantic gives all its arguments.
+            # A problem of the part as a whole has no value of its own: pydantic gives all the arguments.
             shown = f"={_short(problem['input'])}" if problem["loc"] else ""
             lines.append(f"{name}{shown}: {message}")
     return list(dict.fromkeys(lines))

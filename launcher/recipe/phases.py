@@ -1,11 +1,11 @@
-"""Freeze phases: which parameters train, at which share of the learning rate, for how long.
+"""Freeze phases: which parameters train, at which fraction of the learning rate, and for how long.
 
-A plan is a tuple of phases; plans join with `+`:
+A freeze plan is a tuple of phases; freeze plans are joined with `+`:
 
     linear_probe(epochs=3) + full_finetune(epochs=12, backbone_lr_scale=0.1)
 
-Rules are an ordered list of (glob, lr_scale) over dotted parameter names, as in big_vision: the first that matches
-wins, 0 freezes, every parameter must be covered, and a rule that decides nothing is an error.
+Rules are an ordered list of (glob, lr_scale) over dotted parameter names, as in big_vision: the first match wins, a
+scale of 0 freezes, every parameter must be covered, and a rule that decides nothing is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from launcher.recipe.part import part
 from launcher.text import plural
 
 Rule: TypeAlias = tuple[str, Annotated[float, Field(ge=0)]]
-"""(glob over dotted parameter names, lr_scale). A bare module path ("backbone.layer4") stands for all below it."""
+"""Pair (glob over dotted parameter names, lr_scale); a bare module path ("backbone.layer4") covers all below it."""
 
 NormStatistics: TypeAlias = Literal["keep", "update"]
 
@@ -34,17 +34,18 @@ class Phase:
     rules: tuple[Rule, ...] = Field(min_length=1)
     epochs: int = Field(ge=1, le=1_000_000)
     norm_statistics: NormStatistics = "keep"
-    """What BatchNorm layers that train do with their running statistics: "keep" uses and keeps the pretrained ones (the
-    affine parameters still train; every split of the batch gives the same result), "update" uses the batch's and
-    updates them. Layers that are frozen always keep them."""
+    """Running statistics of BatchNorm layers that train. "keep" uses the pretrained ones and leaves them unchanged (the
+    affine parameters still train, and every split of the batch gives the same result); "update" normalises with the
+    statistics of the batch and updates the running ones. Frozen layers always keep theirs."""
     patience: int | None = Field(default=None, ge=1)
-    """End the phase after so many epochs without a better monitored metric; the best weights are restored then."""
+    """Number of epochs without a better monitored metric after which the phase ends and the best weights are
+    restored. None: no early stop."""
     monitor: str | None = None
-    """Metric that decides what is best, e.g. "macro_f1" or "loss". None: the task's own choice."""
+    """Metric that decides which weights are best, e.g. "macro_f1" or "loss". None: the task's own choice."""
 
 
 def linear_probe(*, epochs: int, patience: int | None = None, monitor: str | None = None) -> tuple[Phase, ...]:
-    """Train the head alone."""
+    """Return a freeze plan of one phase that trains the head alone."""
     rules = (("head", 1.0), ("backbone", 0.0))
     return (Phase(name="linear_probe", rules=rules, epochs=epochs, patience=patience, monitor=monitor),)
 
@@ -57,7 +58,7 @@ def full_finetune(
     patience: int | None = None,
     monitor: str | None = None,
 ) -> tuple[Phase, ...]:
-    """Train everything, the backbone at `backbone_lr_scale` of the head's rate."""
+    """Return a freeze plan of one phase that trains all, the backbone at `backbone_lr_scale` of the head's rate."""
     rules = (("head", 1.0), ("backbone", backbone_lr_scale))
     return (
         Phase(
@@ -81,10 +82,11 @@ def gradual_unfreeze(
     patience: int | None = None,
     monitor: str | None = None,
 ) -> tuple[Phase, ...]:
-    """One phase of `epochs` for each of `modules`, from the output to the input; each adds one to what trains.
+    """Return a freeze plan that unfreezes one more of `modules` in each phase, from the output to the input.
 
-    `gradual_unfreeze(["backbone.layer4", "backbone.layer3"], epochs=2)`: the head and layer4, then layer3 too
-    (ULMFiT, arXiv 1801.06146, section 3.3). Each deeper module trains at `depth_decay` of the one before it.
+    `gradual_unfreeze(["backbone.layer4", "backbone.layer3"], epochs=2)` trains the head and layer4 for 2 epochs, then
+    layer3, too, for 2 more (ULMFiT, arXiv 1801.06146, section 3.3). Each module trains at `depth_decay` of the rate of
+    the one before it in `modules`.
     """
     plan: tuple[Phase, ...] = ()
     rules: tuple[tuple[str, float], ...] = (("head", 1.0),)
@@ -112,10 +114,11 @@ def layer_decay(
     patience: int | None = None,
     monitor: str | None = None,
 ) -> tuple[Phase, ...]:
-    """Train everything, each of `layers` (from the input to the output) at `decay` of the rate of the next.
+    """Return a freeze plan of one phase that trains all, each of `layers` at `decay` of the rate of the next.
 
-    The last layer trains at `decay`, what is in no layer (patch embedding, stem) like one layer more at the input
-    (BEiT, arXiv 2106.08254, appendix).
+    `layers` are in order from the input to the output. The last of them trains at `decay` of the head's rate;
+    parameters in none of them (patch embedding, stem) train like one more layer at the input (BEiT, arXiv 2106.08254,
+    appendix).
     """
     ordered = list(layers)
     rules: list[tuple[str, float]] = [("head", 1.0)]
@@ -134,18 +137,18 @@ def layer_decay(
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a rule's pattern covers a dotted name: the name itself, all below a module path, or by glob.
+    """Return whether a rule's pattern covers a dotted name: as the name itself, a module path above it, or a glob.
 
-    "features.1" covers "features.1.weight" and not "features.10.weight"; `*` crosses dots ("*.bias").
+    "features.1" covers "features.1.weight" but not "features.10.weight"; `*` also matches dots ("*.bias").
     """
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
 def resolve_rules(phase: Phase, names: Iterable[str], at: str) -> Mapping[str, float]:
-    """lr_scale of every parameter name, in the order of `names`. `at` names the phase in errors ("freeze_plan.0").
+    """Return the lr_scale of every parameter by its name, in the order of `names`.
 
-    Raises UserError with every rule that decides nothing, every parameter without a rule, and a phase that trains
-    nothing.
+    `at` names the phase in errors ("freeze_plan.0"). Raises UserError that lists every rule that decides nothing and
+    the parameters without a rule, or says that the phase trains nothing.
     """
     names = list(names)
     scales: dict[str, float] = {}

@@ -21,7 +21,7 @@ _PARTS: dict[str, tuple[type, str]] = {
     "schedule": (Schedule, "optim.WarmupCosine(...), optim.Constant(...), optim.Step(...), optim.OneCycle(...)"),
     "augment": (Augmentation, "transforms.Augment(...)"),
 }
-"""What each part must be able to do, and the ones that there are."""
+"""Protocol of each part, and the parts that launcher has for it."""
 
 
 _LR = "'lr: float = 1e-3', 'def base_lr(self, batch_size): return self.lr'"
@@ -30,7 +30,7 @@ _WRAPPERS: dict[type, str] = {
     Augmentation: "'def build(self, preprocessing): return {name}(...)'",
     Schedule: "'def scale(self, step, steps, steps_per_epoch): return ...', the factor on the rate",
 }
-"""The body of a part that wraps what torch and torchvision have."""
+"""Body of a part that wraps a class of torch or torchvision."""
 
 
 def _lacking(value: object, protocol: type) -> list[str]:
@@ -38,7 +38,7 @@ def _lacking(value: object, protocol: type) -> list[str]:
 
 
 def _wrapper(cls: type, protocol: type) -> str:
-    """Say how a class of another library becomes a part, or nothing where it is none."""
+    """Return how a class of a library can be wrapped as a part, or "" if it cannot."""
     if cls.__module__ == "builtins" or protocol not in _WRAPPERS:
         return ""
     body = _WRAPPERS[protocol].format(name=cls.__name__)
@@ -47,7 +47,7 @@ def _wrapper(cls: type, protocol: type) -> str:
 
 @part
 class Recipe:
-    """Everything that decides the weights; nothing that decides where it runs.
+    """Everything that decides the weights, and nothing about where the training runs.
 
     Raises pydantic.ValidationError for a field that is unknown, missing or of the wrong type.
     """
@@ -57,7 +57,7 @@ class Recipe:
     task: Task
     data: Data
     freeze_plan: tuple[Phase, ...] = Field(min_length=1)
-    """Phases in order; plans join with `+`."""
+    """Phases in their order; freeze plans are joined with `+`."""
     optim: Optimizer = AdamW(lr=1e-3)
     schedule: Schedule = WarmupCosine()
     """Shape of the learning rate over each phase."""
@@ -65,54 +65,59 @@ class Recipe:
     batch_size: int = Field(default=64, ge=1, lt=2**31)
     """Global number of samples per optimizer step, over all processes."""
     clip_norm: float | None = Field(default=None, gt=0, le=1e30)
-    """Largest norm of the gradient; None does not clip."""
+    """Norm to which a larger gradient is clipped. None: no clipping."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of an exponential moving average of the weights. With it, the averaged weights are evaluated
-    beside the raw ones, decide what is best, and are what `final/` holds."""
+    beside the raw ones, decide which are best, and are saved in `final/`."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
-    """Accelerate's word: "no" is float32. "fp16" needs a GPU. "auto": float32 or bf16, whichever is faster where the
-    run begins; the run keeps it, and other machines may come to the other."""
+    """Precision, in Accelerate's terms: "no" is float32, "fp16" needs a GPU. "auto": float32 or bf16, whichever is
+    faster on the machine where the run begins; the run keeps the choice, which may differ on other machines."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = "channels_last"
-    """How the network's images and weights lie in memory, which changes nothing but rounding and speed. "auto": what is
-    faster where the run begins; the run keeps it."""
+    """Memory layout of the network's images and weights, which changes nothing but rounding and speed. "auto":
+    whichever is faster on the machine where the run begins; the run keeps the choice."""
     compile: bool = False
-    """Compile the network with torch.compile, anew for each phase, which takes a while. Needs a C++ compiler on CPUs. A
-    run that is stopped and continued is then equal to rounding."""
+    """Compilation of the network with torch.compile, again for each phase, which takes a while. Needs a C++ compiler on
+    CPUs. A run that is stopped and resumed is then equal only up to rounding."""
     sync_batchnorm: bool = False
     """BatchNorm statistics over all processes, for phases with norm_statistics="update". Needs GPUs."""
     cache: Literal["auto", "off", "memory", "disk"] = "auto"
-    """Whether the outputs of the frozen part of the network are stored, and read in place of the pictures. Such a phase
-    trains on the evaluation view of each image, or on `cache_views`, instead of on fresh pictures in each epoch.
-    "auto": where nothing of the backbone trains, or where that changes nothing (augment.preset="none"); what is faster,
-    disk, memory or computing, is measured. "memory", "disk": in each phase that freezes something. "off": never."""
+    """Storage of the outputs of the network's frozen layers, which are then read in place of the images. A phase that
+    uses it trains on the evaluation view of each image, or on `cache_views`, instead of on newly augmented images in
+    each epoch. "auto": used if nothing of the backbone trains, or if it changes nothing (augment.preset="none");
+    whether disk, memory or computing is fastest is measured. "memory", "disk": used in each phase that freezes
+    something. "off": never used."""
     cache_views: int | None = Field(default=None, ge=1, le=100_000)
-    """How many augmented views of each training image are stored; epoch e takes view e mod cache_views."""
+    """Number of augmented views of each training image that are stored; epoch e uses view e mod cache_views."""
     cache_precision: Literal["float32", "bf16", "fp16"] | None = None
-    """In which precision features are stored. None: as they are computed, so that storing changes no bit."""
+    """Precision of the stored features. None: that in which they are computed, so that storing changes no bit."""
     final_weights: Literal["best", "last"] = "best"
-    """Which weights `final/` holds: those with the best monitored metric over the run, or the last."""
+    """Weights in `final/`: those with the best monitored metric over the run, or the last."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of all that is drawn: new weights, the order of the samples, augmentation. torch's generators take 63 bits."""
+    """Seed of all randomness: new weights, the order of the samples, augmentation. torch's generators take 63 bits."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
-    """Also save between the ends of epochs, every so many optimizer steps."""
+    """Number of optimizer steps after which a checkpoint is also saved between the ends of epochs."""
     checkpoint_every_minutes: float | None = Field(default=None, gt=0)
-    """Also save between the ends of epochs, when so long has passed since the last save."""
+    """Minutes since the last save after which a checkpoint is also saved between the ends of epochs."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """A gradient that is not finite stops the run before anything of its update is evaluated or saved, or its step is
-    skipped (and counted), for which each step waits for the device."""
+    """Reaction to a gradient that is not finite. "stop": the run stops before anything of the update is evaluated or
+    saved. "skip": the step is skipped and counted, for which each step waits for the device."""
     max_skipped_steps: int = Field(default=10, ge=1)
-    """With on_nonfinite="skip": so many steps may be skipped over the run."""
+    """Number of steps that may be skipped over the run with on_nonfinite="skip"."""
     hang_limit_seconds: float = Field(default=300.0, gt=0)
-    """A process that makes no progress for so long is stuck, and ends the run."""
+    """Time without progress after which a process counts as stuck and ends the run."""
     deterministic: bool = False
-    """Turn on torch's deterministic algorithms: on CUDA a resumed run is then equal bit for bit, and slower. On CPUs it
+    """Use of torch's deterministic algorithms: on CUDA a resumed run is then equal bit for bit, but slower. On CPUs it
     is equal anyway."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
 
     @field_validator(*_PARTS, mode="before")
     @classmethod
     def _is_part(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic's own words would be "should be an instance of Head"; a class passes for an instance of it."""
+        """Check that a value can serve as the part, and say what it lacks if it cannot.
+
+        Without this check, pydantic would only say "should be an instance of Head", and a class would pass as an
+        instance.
+        """
         protocol, example = _PARTS[str(info.field_name)]
         if isinstance(value, type):
             if not _lacking(value, protocol):

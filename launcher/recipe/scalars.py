@@ -1,4 +1,4 @@
-"""Reading the text of an override as the type that its field declares."""
+"""Conversion of the text of an override to the type that its field declares."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from launcher.text import plural
 
 
 class NotScalarError(Exception):
-    """The field's type is not one that a text can stand for."""
+    """Error for a field whose type no text can stand for."""
 
 
 def field_type(owner: type, name: str, value: object) -> Any:
-    """The declared type of a dataclass's field, or the type of its present `value` where the declaration says nothing
-    (`Any`, or a name that exists for type checkers only)."""
-    # pydantic has resolved the types of its own dataclasses already, those of classes inside functions included.
+    """Return the declared type of a dataclass's field.
+
+    If the declaration says nothing (`Any`, or a name that exists only for type checkers), this is the type of the
+    field's present `value`.
+    """
+    # pydantic has already resolved the types of its own dataclasses, including classes inside functions.
     if name in getattr(owner, "__pydantic_fields__", {}):
         declared = cast(Any, owner).__pydantic_fields__[name].annotation
     else:
@@ -35,7 +38,7 @@ def field_type(owner: type, name: str, value: object) -> Any:
 def _plain_field_type(owner: type, name: str) -> Any:
     declared = {field.name: field.type for field in dataclasses.fields(cast(Any, owner))}[name]
     holder = types.SimpleNamespace(__annotations__={name: declared})
-    for base in owner.__mro__:  # An inherited field's type is written in the words of its base's module.
+    for base in owner.__mro__:  # An inherited field's type is written with the names of its base's module.
         module = sys.modules.get(base.__module__)
         with contextlib.suppress(NameError, AttributeError):
             return typing.get_type_hints(holder, globalns=dict(vars(module)) if module else {})[name]
@@ -43,11 +46,13 @@ def _plain_field_type(owner: type, name: str) -> Any:
 
 
 def read_scalar(text: str, declared: Any) -> object:
-    """`text` as a value of the type `declared`: None, bool, int, float, str, Path, a Literal, or a tuple of these
-    (separated by commas; no text is the empty tuple). In a union the narrowest type that fits wins: "none" is None
-    where None is allowed, "3" is an int before it is a str.
+    """Read `text` as a value of the type `declared`.
 
-    Raises ValueError("should be ...") where the text does not fit, NotScalarError where `declared` holds no scalar.
+    The type may be None, bool, int, float, str, Path, a Literal, or a tuple of these (separated by commas; no text is
+    the empty tuple). In a union the narrowest type that fits wins: "none" is None where None is allowed, and "3" is an
+    int rather than a str.
+
+    Raises ValueError("should be ...") if the text does not fit, and NotScalarError if `declared` holds no scalar.
     """
     members = sorted(filter(_is_scalar, _members(declared)), key=_narrowness)
     if not members or all(member is type(None) for member in members):
@@ -58,14 +63,14 @@ def read_scalar(text: str, declared: Any) -> object:
         except ValueError:
             continue
     choices = [_shown(choice) for member in members for choice in _choices(member)]
-    # Short words are close to everything; half of the letters must agree.
+    # Short words are similar to nearly everything, so half of the letters must agree.
     close = get_close_matches(text, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"should be {_listed([expected(member) for member in members])}{hint}")
 
 
 def _members(declared: Any) -> list[Any]:
-    """The alternatives of a type, with unions and `Annotated` taken apart."""
+    """Return the alternatives of a type, with unions and `Annotated` taken apart."""
     if hasattr(declared, "__metadata__"):
         return _members(get_args(declared)[0])
     if get_origin(declared) in (Union, types.UnionType):
@@ -94,7 +99,7 @@ def _narrowness(member: Any) -> int:
 
 
 def _read_as(text: str, member: Any) -> object:
-    """Raises ValueError where the text does not fit."""
+    """Read `text` as the one type `member`; raise ValueError if it does not fit."""
     if member is type(None) or get_origin(member) is Literal:
         for choice in _choices(member):
             if text == _shown(choice) or (choice is None and text.lower() in ("none", "null")):
@@ -140,7 +145,7 @@ def _shown(choice: object) -> str:
 
 
 def expected(member: Any) -> str:
-    """What a text for a scalar type must look like, in words."""
+    """Describe in words the text that a scalar type takes."""
     if get_origin(member) is Literal:
         return _listed([repr(_shown(choice)) for choice in get_args(member)])
     if get_origin(member) is tuple:

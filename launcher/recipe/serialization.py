@@ -1,7 +1,7 @@
-"""A recipe as JSON, and back to an equal value.
+"""Conversion of a recipe to JSON, and back to an equal value.
 
-A part is `{"type": "launcher.optim.AdamW", "lr": 0.001, ...}`, a tuple a list. Reading constructs launcher's own parts,
-and others only where the caller brings their classes: nothing is imported because a file names it.
+A part becomes `{"type": "launcher.optim.AdamW", "lr": 0.001, ...}`, and a tuple becomes a list. Reading constructs
+launcher's own parts, and others only if the caller brings their classes: nothing is imported because a file names it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PATH = "pathlib.Path"
 
 
 def to_json(recipe: object) -> dict[str, Any]:
-    """The recipe, or any dataclass, as what `json` can write; `from_json` turns it into an equal value.
+    """Convert a recipe, or any dataclass, to data that `json` can write and `from_json` turns into an equal value.
 
-    Values are None, bool, int, finite float, str, Path, tuples, dicts with str keys, and dataclasses that can be
-    imported by name. Raises UserError with one line for each field that is none of these.
+    Fields may hold None, bool, int, finite float, str, Path, tuples, dicts with str keys, and dataclasses that can be
+    imported by name. Raises UserError with one line for each field that holds none of these.
     """
     if not is_dataclass_value(recipe):
         raise UserError(f"{short(recipe)}: a {type(recipe).__name__}, not a recipe or another dataclass")
@@ -95,10 +95,10 @@ def _dotted_name(cls: type, at: str) -> str:
 
 
 def from_json(data: Mapping[str, Any], own: Types | None = None) -> Any:
-    """Return the value that `to_json` wrote. `own` holds the classes that are not launcher's, by their names.
+    """Return the value of which `to_json` made `data`; `own` holds the classes that are not launcher's, by their names.
 
-    Raises UserError with one line for all types that are in neither, and with one line for each unknown or missing
-    field and each value that a part refuses.
+    Raises UserError with one line for all types that are neither launcher's nor in `own`, or else with one line for
+    each unknown or missing field and for each value that a part rejects.
     """
     if not isinstance(data, Mapping) or "type" not in data:
         raise UserError(f"{short(data)}: not a saved recipe; it has no 'type'")
@@ -116,7 +116,7 @@ def from_json(data: Mapping[str, Any], own: Types | None = None) -> Any:
 
 
 def _types_named(data: Any) -> Iterator[str]:
-    """Yield the names of all types in a value's JSON, as they are to be shown."""
+    """Yield the names of all types in a value's JSON, as messages show them."""
     if isinstance(data, (list, tuple)):
         for item in data:
             yield from _types_named(item)
@@ -169,22 +169,25 @@ def _construct(cls: type, fields: dict[str, Any], at: str) -> Any:
         return cls(**fields)
     except pydantic.ValidationError as error:
         raise UserError(*problems_in(error, cls, at)) from None
-    except (ValueError, TypeError) as error:  # What a plain dataclass's own checks raise.
+    except (ValueError, TypeError) as error:  # A plain dataclass's own checks raise these.
         raise UserError(f"{at or cls.__name__}: {error}") from None
 
 
 def differences(there: object, now: object) -> list[str]:
-    """One line for each dotted field in which two recipes, or their JSON, differ: "optim.lr: 0.001 there, 0.0003 now".
+    """Return one line for each field in which two recipes, or their JSON, differ: "optim.lr: 0.001 there, 0.0003 now".
 
-    `there` may be the JSON of a recipe whose file is gone; nothing is imported to compare. A field that a part of
-    launcher has got since then counts with its default.
+    `there` may be the JSON of a recipe whose file is gone; the comparison imports nothing. A field that one of
+    launcher's parts has gained since then counts with its default.
     """
     old, new = (to_json(value) if is_dataclass_value(value) else value for value in (there, now))
     return _differences(_with_new_fields(old, now), new, "")
 
 
 def _with_new_fields(there: Any, now: object) -> Any:
-    """Return JSON with the defaults of fields that it lacks, where `now` has a part of launcher of the same type."""
+    """Return JSON in which the parts of launcher also have the fields that they lack, at their defaults.
+
+    The defaults are those of the parts in `now`, if these have the same type.
+    """
     if isinstance(there, list) and isinstance(now, tuple):
         newer = [_with_new_fields(old, new) for old, new in zip(there, now, strict=False)]
         return newer + there[len(newer) :]
@@ -227,7 +230,7 @@ def _differences(there: Any, now: Any, at: str) -> list[str]:
         for index, (old, new) in enumerate(zip(there, now, strict=False)):
             lines += _differences(old, new, join(at, index))
         return lines
-    # True == 1, but they are not the same setting; 1 and 1.0 are.
+    # 1 and 1.0 are the same setting, but True and 1 are not, though they are equal.
     if there == now and isinstance(there, bool) == isinstance(now, bool):
         return []
     return [f"{at or 'recipe'}: {_in_python(there)} there, {_in_python(now)} now"]
@@ -238,7 +241,7 @@ def _has_parts(items: list[Any]) -> bool:
 
 
 def _in_python(data: Any) -> str:
-    """JSON as a recipe's author would write it."""
+    """Return JSON as the Python code that a recipe's author would write."""
     if data is _ABSENT:
         return "nothing"
     if isinstance(data, Mapping):

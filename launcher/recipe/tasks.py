@@ -1,4 +1,4 @@
-"""Tasks: how targets are read, the number of outputs, the loss, the metrics."""
+"""Tasks: the kind of targets, the number of outputs, the loss, and the metrics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Weights = Literal["balanced"] | tuple[float, ...] | None
 
 @part
 class Classification:
-    """One class per image: cross-entropy."""
+    """One class per image, with cross-entropy."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Weights = None
     """Weight of each class in the training loss: "balanced" (inverse of its count), values in the order of the classes,
-    or None. Scaled so that the mean over the training samples is 1: the learning rate keeps its meaning, and the
-    loss of a step is a plain mean over its batch, whatever the split."""
+    or None. Weights are scaled to a mean of 1 over the training samples: the learning rate keeps its meaning, and the
+    loss of a step is a plain mean over its batch, however the batch is split."""
 
     @property
     def target_kind(self) -> TargetKind:
@@ -34,11 +34,11 @@ class Classification:
 
 @part
 class MultiLabel:
-    """Any number of labels per image: binary cross-entropy for each, averaged over the labels."""
+    """Any number of labels per image, with binary cross-entropy averaged over the labels."""
 
     pos_weight: Weights = None
-    """Weight of the positive samples of each label: "balanced" (negatives / positives in train), values in the order of
-    the labels, or None."""
+    """Weight of the positive samples of each label: "balanced" (negatives / positives among the training images),
+    values in the order of the labels, or None."""
 
     @property
     def target_kind(self) -> TargetKind:
@@ -52,8 +52,11 @@ class MultiLabel:
 
 @part
 class Regression:
-    """One or several numbers per image. They are normalised by the training mean and standard deviation inside the
-    task; metrics and predictions are in the user's units."""
+    """One or several numbers per image.
+
+    The task normalises them by the mean and the standard deviation of the training targets; metrics and predictions are
+    in the user's units.
+    """
 
     exact_targets: ClassVar[bool] = True
 

@@ -1,8 +1,9 @@
-"""From RGB pixels to what a backbone sees: the evaluation transform, and augmentations for training.
+"""Transforms from RGB pixels to the input of a backbone: the evaluation transform, and augmentations for training.
 
-Pixels stay 8 bits until their batch is on the device, where one function normalises all of it. Sizes are changed by
-torch's own kernel for 8 bits, which takes two fifths of Pillow's time (0.29 against 0.71 ms for a crop of 280x250 to
-224x224) and rounds as well as it: a bicubic crop is 0.28 levels from exact arithmetic in the mean, Pillow's 0.29.
+Pixels stay at 8 bits until their batch is on the device, where one function normalises the whole batch. Images are
+resized by torch's own kernel for 8 bits, which takes two fifths of Pillow's time (0.29 against 0.71 ms for a crop of
+280x250 to 224x224) and is as exact: a bicubic crop deviates from exact arithmetic by 0.28 levels on average, Pillow's
+by 0.29.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 
 
 VIEWS_VERSION = 1
-"""To be raised when the same pixels give another view, of evaluation or of an augmentation: stored features then have
-another name, and are computed again."""
+"""Version of the views of evaluation and augmentations. Raise it when the same pixels give another view: stored
+features then have another name and are computed again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalise:
-    """uint8 (N, 3, S, S) to normalised float32 on the same device, with the same layout in memory.
+    """Normalisation of uint8 (N, 3, S, S) to float32 on the same device, with the same layout in memory.
 
-    The same bits as torchvision's `Normalize` of a picture divided by 255, on every device. Goes with each batch from
-    the process that loads it.
+    The result is equal, bit for bit and on every device, to torchvision's `Normalize` of an image divided by 255. The
+    object goes with each batch from the process that loads it.
     """
 
     mean: tuple[float, float, float]
@@ -42,13 +43,14 @@ class Normalise:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         import torch
 
-        # As tensors on the device: CUDA would multiply by the reciprocal of a number, which rounds otherwise.
+        # They are tensors on the device because CUDA divides by a plain number as a product with its reciprocal, which
+        # rounds differently.
         levels, mean, std = _statistics(self.mean, self.std, images.device)
         rows = images.permute(0, 2, 3, 1)
         if images.device.type != "cpu" or not rows.is_contiguous():
             return images.to(torch.float32).div_(levels).sub_(mean).div_(std)
-        # With channels last, torch's loops would run over three values at a time: 9.5 ms for 32 images at 224 px
-        # instead of 1.7 for rows of 672, on two threads.
+        # With channels last, torch's loops would run over three values at a time: that takes 9.5 ms for 32 images at
+        # 224 px on two threads; with rows of 672 values it takes 1.7 ms.
         width = rows.shape[2]
         mean, std = (values.flatten().repeat(width) for values in (mean, std))
         flat = rows.reshape(-1, 3 * width).to(torch.float32).div_(levels).sub_(mean).div_(std)
@@ -59,7 +61,7 @@ class Normalise:
 class PixelSteps:
     """Steps on pixels, uint8 (3, height, width) to uint8 (3, S, S), and the normalisation that batches get later.
 
-    Called with an image, it does both at once, as any transform. Picklable.
+    A call with an image does both at once, like any transform. The object is picklable.
     """
 
     steps: tuple[Callable[[Any], Any], ...]
@@ -69,7 +71,7 @@ class PixelSteps:
         return self.normalise(self.pixels(pixels_of(image))[None])[0]
 
     def pixels(self, pixels: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Apply all steps, or those from `start` on, without the normalisation."""
+        """Apply all steps, or those from `start` on, but not the normalisation."""
         for step in self.steps[start:]:
             pixels = step(pixels)
         return pixels
@@ -93,14 +95,15 @@ def pixels_of(image: PIL.Image.Image) -> torch.Tensor:
 
 
 SPARE = 2
-"""How many times the pixels of a picture, along each side, a crop has left at least when a JPEG is decoded smaller. On
-photographs the pictures then are 0.4 of 256 levels from those of the same crop in full (99 % of pixels within 3), and
-1.1 with 1; the crop is moved by up to half a pixel of the smaller image, a quarter of one of the picture."""
+"""Least ratio, along each side, of the pixels of a crop to those of its result when a JPEG is decoded at a smaller
+size. On photographs the results then deviate from those of the same crop at full size by 0.4 of 256 levels (99 % of
+pixels by at most 3), and with a ratio of 1 by 1.1 levels. The crop moves by up to half a pixel of the smaller image,
+which is a quarter of a pixel of the result."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A part of an image, in pixels."""
+    """A rectangle within an image, in pixels."""
 
     top: int
     left: int
@@ -108,11 +111,11 @@ class Window:
     width: int
 
     def may_be_reduced_by(self, side: int) -> int:
-        """The most of 1, 2, 4 and 8 that its sides can be divided by and have `side` pixels SPARE times."""
+        """Return the largest of 1, 2, 4 and 8 by which its sides can be divided and keep SPARE * `side` pixels."""
         return next((by for by in (8, 4, 2) if min(self.height, self.width) >= SPARE * by * side), 1)
 
     def reduced(self, by: int, height: int, width: int) -> Window:
-        """Where it is in the image of `height` x `width` pixels that has its sides divided by so much."""
+        """Return the same window in the image of `height` x `width` pixels whose sides have been divided by `by`."""
         if by == 1:
             return self
         high, wide = round(self.height / by), round(self.width / by)
@@ -122,7 +125,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """A crop of random area and aspect ratio, resized: torchvision's RandomResizedCrop."""
+    """A resized crop of random area and aspect ratio, like torchvision's RandomResizedCrop."""
 
     preprocessing: Preprocessing
     min_scale: float
@@ -131,14 +134,15 @@ class RandomCrop:
         return self.cut(pixels, self.window(*pixels.shape[1:]))
 
     def window(self, height: int, width: int) -> Window:
-        """Drawn for an image of this size."""
+        """Draw a window for an image of this size."""
         import torch
         from torchvision.transforms import RandomResizedCrop
 
-        image = torch.empty(3, height, width, device="meta")  # of which nothing but its size is asked
+        image = torch.empty(3, height, width, device="meta")  # only its size is used
         return Window(*RandomResizedCrop.get_params(image, [self.min_scale, 1.0], [3 / 4, 4 / 3]))
 
     def cut(self, pixels: torch.Tensor, window: Window) -> torch.Tensor:
+        """Return the pixels in a window, resized to the backbone's size."""
         side = self.preprocessing.image_size
         rows = slice(window.top, window.top + window.height)
         columns = slice(window.left, window.left + window.width)
@@ -147,33 +151,34 @@ class RandomCrop:
 
 @part
 class Augment:
-    """How training images are varied.
+    """The augmentation of training images.
 
     "light": a random crop (area from `min_scale` of the image to all of it, aspect ratio 3/4 to 4/3) resized to the
-    backbone's size, and a mirror image half of the time. "trivial": these, then one random operation of random
-    strength (TrivialAugment, https://arxiv.org/abs/2103.10158). "randaugment": these, then two random operations of
-    strength 9 of 31 (RandAugment, https://arxiv.org/abs/1909.13719). "none": the evaluation transform; `min_scale` and
-    `flip` do not apply.
+    backbone's size, and a horizontal flip half of the time. "trivial": the same, then one random operation of random
+    strength (TrivialAugment, https://arxiv.org/abs/2103.10158). "randaugment": the same as "light", then two random
+    operations of strength 9 of 31 (RandAugment, https://arxiv.org/abs/1909.13719). "none": the evaluation transform;
+    `min_scale` and `flip` do not apply.
     """
 
     preset: Literal["light", "trivial", "randaugment", "none"] = "light"
     min_scale: float = Field(default=0.35, gt=0, le=1)
-    """Smallest share of the image's area that a crop shows. ImageNet training uses 0.08; a few images need more."""
+    """Smallest share of the image's area that a crop shows. ImageNet training uses 0.08; small data sets need more."""
     flip: bool = True
-    """Mirror images half of the time. Turn it off where left and right differ: digits, text, road signs."""
+    """Horizontal flip half of the time. Turn it off where left and right differ: digits, text, road signs."""
     random_erasing: float = Field(default=0.0, ge=0, le=1)
     """Probability that a rectangle is painted over with the mean colour, to the nearest of 256 levels
     (https://arxiv.org/abs/1708.04896)."""
     mixup_alpha: float | None = Field(default=None, gt=0)
-    """Blend pairs of images and targets, with a Beta(alpha, alpha) share (https://arxiv.org/abs/1710.09412)."""
+    """Alpha of MixUp, which blends pairs of images and targets with a share drawn from Beta(alpha, alpha)
+    (https://arxiv.org/abs/1710.09412)."""
     cutmix_alpha: float | None = Field(default=None, gt=0)
-    """Paste a rectangle of one image into another, likewise (https://arxiv.org/abs/1905.04899). With both, each batch
-    gets one of the two."""
+    """Alpha of CutMix, which pastes a rectangle of one image into another, with a share drawn likewise
+    (https://arxiv.org/abs/1905.04899). If both are set, each batch gets one of the two."""
 
     def build(self, preprocessing: Preprocessing) -> PixelSteps:
-        """See `PixelSteps`. Draws from torch's global generator alone.
+        """Build the transform of an image, which draws from torch's global generator alone.
 
-        MixUp and CutMix act on batches and are not part of it.
+        MixUp and CutMix act on batches and are not included.
         """
         from torchvision.transforms import v2
 
@@ -186,7 +191,7 @@ class Augment:
                 steps.append(v2.RandomHorizontalFlip())
             if self.preset != "light":
                 kind = v2.TrivialAugmentWide if self.preset == "trivial" else v2.RandAugment
-                # As images: their operations differ from those on tensors, and are faster.
+                # The operations on Pillow's images differ from those on tensors, and are faster.
                 steps += [_as_image, kind(interpolation=_interpolation(preprocessing)), pixels_of]
         if self.random_erasing:
             colour = [float(round(255 * mean)) for mean in preprocessing.mean]
@@ -194,8 +199,10 @@ class Augment:
         return PixelSteps(tuple(steps), Normalise(preprocessing.mean, preprocessing.std))
 
     def short_side(self, preprocessing: Preprocessing) -> int:
-        """Length of the shorter side, in pixels, that a smaller copy of an image must keep: a crop of average area is
-        then not enlarged, nor is the centre crop."""
+        """Return the length of the shorter side, in pixels, that a smaller copy of an image must keep.
+
+        With it, neither a crop of average area nor the centre crop is enlarged.
+        """
         if self.preset == "none":
             return preprocessing.resize_size
         mean_area = (self.min_scale + 1) / 2
@@ -203,17 +210,18 @@ class Augment:
 
 
 def evaluation(preprocessing: Preprocessing) -> PixelSteps:
-    """The shorter side resized, the centre cropped: the same every time.
+    """Return the evaluation transform: it resizes the shorter side, crops the centre, and draws nothing.
 
-    Within one of 256 levels of what torchvision's `weights.transforms()` computes with Pillow (0.002 in the mean, on
-    photographs; bicubic: within two, 0.004); without a change of size equal to it bit for bit.
+    Its results are within one of 256 levels of those that torchvision's `weights.transforms()` computes with Pillow (on
+    average 0.002 on photographs; with bicubic interpolation within two levels, and 0.004). Without a change of size
+    they are equal bit for bit.
     """
     steps = (functools.partial(_centre, preprocessing),)
     return PixelSteps(steps, Normalise(preprocessing.mean, preprocessing.std))
 
 
 def shrunk(pixels: torch.Tensor, short_side: int, preprocessing: Preprocessing) -> torch.Tensor:
-    """Pixels with their shorter side resized to `short_side`, as the evaluation transform does it."""
+    """Resize the shorter side of an image's pixels to `short_side`, like the evaluation transform."""
     return _resized(pixels, [short_side], preprocessing)
 
 
@@ -229,7 +237,7 @@ def _resized(pixels: torch.Tensor, size: list[int], preprocessing: Preprocessing
     import torch
     from torchvision.transforms.v2 import functional
 
-    # The kernel takes channels last as they are, and is slower with a window of a larger picture.
+    # The kernel takes channels-last pixels without a copy, and is slower on a window of a larger image.
     pixels = pixels[None].contiguous(memory_format=torch.channels_last)[0]
     resized: torch.Tensor = functional.resize(pixels, size, _interpolation(preprocessing), antialias=True)
     return resized
@@ -255,6 +263,6 @@ def _statistics(
 def _interpolation(preprocessing: Preprocessing) -> Any:
     from torchvision.transforms import InterpolationMode
 
-    # What Pillow calls nearest is torch's nearest-exact.
+    # Pillow's nearest is torch's nearest-exact.
     name = preprocessing.interpolation
     return InterpolationMode.NEAREST_EXACT if name == "nearest" else InterpolationMode(name)

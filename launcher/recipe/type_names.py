@@ -1,6 +1,6 @@
-"""The types that a recipe's JSON may name: launcher's own by their public names, and others that a user brings.
+"""Types that a recipe's JSON may name: launcher's own by their public names, and others that a user brings.
 
-A name in a file is looked up in tables and never imported, so that what a file says cannot run code.
+A name in a file is looked up in tables and never imported, so the content of a file cannot run code.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _OLD_NAMES = {
     "launcher.recipe.tasks.Regression": "launcher.tasks.Regression",
     "launcher.recipe.transforms.Augment": "launcher.transforms.Augment",
 }
-"""Where the classes stood when recipes named them by their modules."""
+"""Public name of each class by its old name, from when recipes named classes by their modules."""
 
 
 @functools.cache
 def public_types() -> Types:
-    """Return launcher's own parts by their public names, as "launcher.optim.AdamW"."""
+    """Return launcher's own parts by their public names, such as "launcher.optim.AdamW"."""
     import importlib
 
     from launcher.recipe.phases import Phase
@@ -61,7 +61,7 @@ def public_types() -> Types:
     for namespace in _NAMESPACES:
         module = getattr(importlib.import_module("launcher"), namespace)
         for name, value in vars(module).items():
-            own = str(getattr(value, "__module__", "")).startswith(module.__name__)  # not what it has imported
+            own = str(getattr(value, "__module__", "")).startswith(module.__name__)  # not imported from elsewhere
             if isinstance(value, type) and dataclasses.is_dataclass(value) and own and value is not Phase:
                 found[f"launcher.{namespace}.{name}"] = value
     return found
@@ -73,17 +73,17 @@ def _public_names() -> Mapping[type, str]:
 
 
 def name_of(cls: type) -> str:
-    """Return the name by which JSON names a class: the public one, or that of its module."""
+    """Return the name of a class in JSON: its public name, or else its dotted name with its module."""
     return _public_names().get(cls) or f"{cls.__module__}.{cls.__qualname__}"
 
 
 def current_name(name: object) -> object:
-    """Return the public name of a class that JSON names by an old one; any other value as it is."""
+    """Return the public name for an old name of a class, and any other value as it is."""
     return _OLD_NAMES.get(name, name) if isinstance(name, str) else name
 
 
 def find_type(name: object, own: Types) -> type | None:
-    """Return the class that JSON names: one of launcher's, or of `own`; None for any other. Nothing is imported."""
+    """Return the class that JSON names, from launcher's or from `own`, or None; import nothing."""
     if not isinstance(name, str):
         return None
     if (public := public_types().get(str(current_name(name)))) or name.startswith("launcher."):
@@ -92,20 +92,20 @@ def find_type(name: object, own: Types) -> type | None:
 
 
 def is_public(cls: type) -> bool:
-    """Tell whether a class is one of launcher's own parts."""
+    """Return whether a class is one of launcher's own parts."""
     return cls in _public_names()
 
 
 def types_in(value: object) -> Types:
-    """Return the classes of the user's own in a recipe, or another dataclass value."""
+    """Return the user's own classes in a recipe or another dataclass value."""
     return _named([type(part) for part in _parts(value) if not is_public(type(part))])
 
 
 def types_in_module(module: ModuleType, root: Path) -> Types:
-    """Return the classes of the user's own that a recipe's module brings once it has been imported.
+    """Return the user's own classes that come with a recipe's module, which has been imported.
 
-    These are the classes of its recipes, all dataclasses that it names, and those of the modules below the folder
-    `root` that it has imported.
+    These are the classes in its recipes and all dataclasses that the module names, and likewise for all imported
+    modules below the folder `root`.
     """
     found: dict[str, type] = {}
     beside = [other for other in list(sys.modules.values()) if _lies_below(other, root)]
@@ -120,7 +120,7 @@ def types_in_module(module: ModuleType, root: Path) -> Types:
 
 
 def _named(classes: Sequence[type]) -> dict[str, type]:
-    """Name classes in full, and by `:CLASS` alone: their file may have another name than when the run was trained."""
+    """Return classes by full name and by `:CLASS` alone, because their file may have been renamed since a run."""
     return {f":{cls.__qualname__}": cls for cls in classes} | {name_of(cls): cls for cls in classes}
 
 

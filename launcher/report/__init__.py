@@ -1,1 +1,1 @@
-"""The report of a run, or of several: one HTML file that needs nothing else."""
+"""The report on a run, or on several: a single self-contained HTML file."""

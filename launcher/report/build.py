@@ -1,4 +1,4 @@
-"""A report from run dirs: facts, sections, page, file."""
+"""The assembly of a report from run dirs: facts, sections, page and file."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ SECTIONS: tuple[Callable[[Facts], Section | None], ...] = (
     speed.section,
     environment.section,
 )
-"""In the order of the page, below the summary. Each says nothing (None) of a run that has nothing for it."""
+"""The sections below the summary, in the order of the page; each returns None for a run that has nothing for it."""
 
 
 def report(runs: Sequence[Facts]) -> str:
-    """The HTML of a report of one run, or of several beside each other."""
+    """Return the HTML of a report on one run, or on several side by side."""
     titles = titles_of([run.path for run in runs])
     pages = [RunPage(title, _sections(run)) for title, run in zip(titles, runs, strict=True)]
     above = [side_by_side.section(runs, titles)] if len(runs) > 1 else []
@@ -57,11 +57,11 @@ def report(runs: Sequence[Facts]) -> str:
 
 def _sections(run: Facts) -> list[Section]:
     found = [section for make in SECTIONS if (section := make(run)) is not None]
-    return [summary.section(run), *found]  # the last to be made: it tells which pictures could not be had
+    return [summary.section(run), *found]
 
 
 def titles_of(paths: Sequence[Path]) -> list[str]:
-    """The names of the run dirs; with the folders above them where they have the same name."""
+    """Return the names of the run dirs, with as many parent folders as it takes to tell them apart."""
     parts = [path.absolute().parts for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
@@ -71,7 +71,10 @@ def titles_of(paths: Sequence[Path]) -> list[str]:
 
 
 def write_report(runs: Sequence[Facts], to: Path) -> None:
-    """A reader finds the old file or the new one. Raises UserError where it cannot be written."""
+    """Write the report so that a reader finds either the old file or the new one, never half of it.
+
+    Raises UserError if the file cannot be written.
+    """
     text = report(runs)
     try:
         write_atomic(to, text)

@@ -1,6 +1,7 @@
-"""Numbers to places in an SVG. The templates draw; here are scales, ticks and paths.
+"""Positions of numbers in an SVG: scales, ticks and paths, which the templates draw.
 
-A chart is about as wide as a phone (WIDTH units), so that its letters are as large there as beside others on a desk.
+A chart is about as wide as the screen of a phone (WIDTH units). Its letters are then as large there as on a desktop,
+where charts stand side by side.
 """
 
 from __future__ import annotations
@@ -9,22 +10,28 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
+from typing_extensions import TypedDict, Unpack
+
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 20, 26
 MOST_POINTS = 240
-"""Of a line; more steps than a screen has pixels are averaged."""
+"""The most points of a line; a screen has no more pixels for them, so neighbouring steps are averaged."""
 
 Point = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
+    """A labelled tick of an axis."""
+
     at: float
     label: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Dot:
+    """A dot on a line, with a tooltip."""
+
     x: float
     y: float
     title: str = ""
@@ -33,6 +40,8 @@ class Dot:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
+    """A line, with an entry in the legend if it has a name."""
+
     name: str
     look: str
     """A class of the style sheet."""
@@ -47,12 +56,14 @@ class Band:
     x: float
     width: float
     label: str
-    """Empty where it would not fit."""
+    """The label; empty if it would not fit."""
     title: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
+    """A ring around a point, with a label beside it."""
+
     x: float
     y: float
     label: str
@@ -62,9 +73,11 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chart:
+    """A chart as the templates draw it, in units of the SVG."""
+
     title: str
     summary: str
-    """In words, for those who hear it."""
+    """The chart in words, for screen readers."""
     x_label: str
     width: int
     height: int
@@ -78,18 +91,29 @@ class Chart:
     bands: tuple[Band, ...] = ()
     marks: tuple[Mark, ...] = ()
     clouds: tuple[tuple[str, str], ...] = ()
-    """(look, path): points as strokes of no length."""
+    """(look, path) of each: points as strokes of zero length."""
     bars: tuple[tuple[float, float, float, float, str, str], ...] = ()
-    """x, y, width, height, look, title."""
+    """(x, y, width, height, look, title) of each."""
 
     @property
     def named(self) -> tuple[Line, ...]:
+        """The lines of the legend."""
         return tuple(line for line in self.lines if line.name)
+
+
+class Shapes(TypedDict, total=False):
+    """The shapes that a chart shows, as in `Chart`."""
+
+    lines: Iterable[Line]
+    bands: Iterable[Band]
+    marks: Iterable[Mark]
+    clouds: Iterable[tuple[str, str]]
+    bars: Iterable[tuple[float, float, float, float, str, str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The two scales of a chart."""
+    """The horizontal and the vertical scale of a chart."""
 
     x_low: float
     x_high: float
@@ -100,15 +124,17 @@ class Frame:
     left: float = LEFT
 
     def x(self, value: float) -> float:
+        """Return the horizontal position of a value."""
         share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
         return round(self.left + share * (self.width - self.left - RIGHT), 1)
 
     def y(self, value: float) -> float:
+        """Return the vertical position of a value."""
         share = (value - self.y_low) / ((self.y_high - self.y_low) or 1.0)
         return round(self.height - BOTTOM - share * (self.height - TOP - BOTTOM), 1)
 
     def path(self, points: Iterable[Point]) -> str:
-        """A line through points; it is broken where a value is no number."""
+        """Return a line through the points, broken where a value is not finite."""
         pieces, joined = [], False
         for x, y in points:
             if not math.isfinite(y):
@@ -119,7 +145,10 @@ class Frame:
         return "".join(pieces)
 
     def cloud(self, points: Iterable[Point]) -> str:
-        """Strokes of no length, which round ends make dots of: ten letters each, thousands of them in one element."""
+        """Return the points as strokes of zero length, which round line caps turn into dots.
+
+        At about ten characters each, thousands of them fit in one element.
+        """
         return "".join(f"M{self.x(x):g} {self.y(y):g}h0" for x, y in points if math.isfinite(x + y))
 
     def chart(
@@ -130,12 +159,9 @@ class Frame:
         *,
         x_ticks: Sequence[Tick] | None = None,
         y_ticks: Sequence[Tick] | None = None,
-        lines: Iterable[Line] = (),
-        bands: Iterable[Band] = (),
-        marks: Iterable[Mark] = (),
-        clouds: Iterable[tuple[str, str]] = (),
-        bars: Iterable[tuple[float, float, float, float, str, str]] = (),
+        **shapes: Unpack[Shapes],
     ) -> Chart:
+        """Put shapes into the frame; ticks that are not given are placed at round numbers."""
         if x_ticks is None:
             x_ticks = [Tick(self.x(value), label) for value, label in ticks(self.x_low, self.x_high, 6)]
         if y_ticks is None:
@@ -152,15 +178,15 @@ class Frame:
             bottom=self.height - BOTTOM,
             x_ticks=tuple(x_ticks),
             y_ticks=tuple(y_ticks),
-            lines=tuple(lines),
-            bands=tuple(bands),
-            marks=tuple(marks),
-            clouds=tuple(clouds),
-            bars=tuple(bars),
+            lines=tuple(shapes.get("lines", ())),
+            bands=tuple(shapes.get("bands", ())),
+            marks=tuple(shapes.get("marks", ())),
+            clouds=tuple(shapes.get("clouds", ())),
+            bars=tuple(shapes.get("bars", ())),
         )
 
     def mark(self, x: float, y: float, label: str) -> Mark:
-        """A ring round a point with its label beside it, within the frame."""
+        """Return a ring around a point, with its label beside it and within the frame."""
         at_x, at_y = self.x(x), self.y(y)
         # Letters are about 6 units wide; the label stands on the side that has room.
         anchor = "end" if at_x + 6 + 6 * len(label) > self.width - RIGHT else "start"
@@ -171,7 +197,7 @@ class Frame:
 
 
 def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    """Round numbers within a range, with their labels."""
+    """Return round numbers within a range, with their labels."""
     if not high > low:
         return [(low, number(low))]
     raw = (high - low) / max(1, most)
@@ -190,12 +216,12 @@ def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
 
 
 def _short(value: float, digits: int) -> str:
-    """With an exponent, as short as it can be: 2e-5."""
+    """Format a number with as short an exponent as possible: 2e-5."""
     return "0" if value == 0 else f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def number(value: float) -> str:
-    """Four digits that count, without an exponent where people would not write one."""
+    """Format a number with four significant digits; below 1e-4 and from 1e6 on with three and an exponent."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     if 1e-4 <= abs(value) < 1e6:
@@ -205,7 +231,7 @@ def number(value: float) -> str:
 
 
 def padded(values: Iterable[float], share: float = 0.06) -> tuple[float, float]:
-    """A range that holds all values that are numbers, with some room around."""
+    """Return a range that holds all finite values, with some room on both sides."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0
@@ -215,7 +241,7 @@ def padded(values: Iterable[float], share: float = 0.06) -> tuple[float, float]:
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """At most MOST_POINTS: the means of neighbours."""
+    """Return at most MOST_POINTS points: the means of neighbours, without values that are not finite."""
     if len(points) <= MOST_POINTS:
         return list(points)
     size = -(-len(points) // MOST_POINTS)

@@ -1,4 +1,4 @@
-"""`compare`: what several runs reached, beside what their recipes differ in."""
+"""The results of several runs, beside the settings in which their recipes differ, for `compare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from launcher.training.best import mode_of, rank_of
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One run: of a finished one the metrics of its model, of another those of its best epoch so far."""
+    """The result of one run: the metrics of its final model or, if it has none yet, of its best epoch so far."""
 
     run: str
     state: str
@@ -29,14 +29,14 @@ class Result:
     settings: dict[str, Any]
     """The recipe's fields, by dotted name."""
     readable: dict[str, Any]
-    """The same for people: a part's class and a freeze plan in a word (`plan_word`) stand beside their fields."""
+    """The same for people: a part's class and the freeze plan in few words (`plan_word`) stand beside their fields."""
     metrics: dict[str, float]
     monitored: str | None
     """The metric by which its best epoch was chosen."""
 
 
 def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> Result:
-    """Raises UserError where `run_dir` is no run dir."""
+    """Read the result of a run. Raises UserError if `run_dir` is not a run dir."""
     if not (run_dir / "recipe.json").exists():
         raise UserError(f"{run_dir}: no run dir (it has no recipe.json)")
     refuse_endless(run_dir)
@@ -77,7 +77,7 @@ _SHORT_NAMES = {"linear_probe": "probe", "full_finetune": "full"}
 
 
 def plan_word(phases: Sequence[Any]) -> str:
-    """Return a freeze plan, as recipe.json has it, in few words: names, epochs, share of the backbone's rate.
+    """Put a freeze plan from recipe.json into few words: names, epochs, and the scale of the backbone's rate.
 
     >>> full = {"name": "full_finetune", "epochs": 5, "rules": [["head", 1.0], ["backbone", 0.03]]}
     >>> plan_word([{"name": "linear_probe", "epochs": 20, "rules": [["head", 1.0], ["backbone", 0.0]]}, full])
@@ -95,7 +95,7 @@ def _phase_word(phase: dict[str, Any]) -> str:
 
 
 def _said_by_word(results: Sequence[Result]) -> bool:
-    """Tell whether the runs' plans in words say all that their names, epochs and rules differ in."""
+    """Return whether the plans in words show every difference in the names, epochs and rules of the runs' phases."""
     fields = [
         repr([(name, value) for name, value in result.readable.items() if _is_in_word(name)]) for result in results
     ]
@@ -121,16 +121,16 @@ def _monitored(run_dir: Path) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Results, the best first, and the columns worth showing."""
+    """The results, the best first, and the columns worth showing."""
 
     results: tuple[Result, ...]
     differing: tuple[str, ...]
     metrics: tuple[str, ...]
     readable: tuple[str, ...]
-    """What differs, for people: the names in `Result.readable`."""
+    """The names in `Result.readable` of settings that differ, for people."""
 
     def table(self) -> list[list[str]]:
-        """Return cells for people, the first row the names of the runs: what they reached, then what differs."""
+        """Return cells for people: the names of the runs in the first row, then their metrics, then what differs."""
         first = self.results[0]
         states = len({(result.state, result.step) for result in self.results}) > 1 or first.state != "finished"
         rows = [["", *(one_line(result.run) for result in self.results)]]
@@ -141,10 +141,11 @@ class Comparison:
 
     @property
     def columns(self) -> list[str]:
+        """The names of the columns of `rows`."""
         return ["run", "state", "step", *self.differing, *self.metrics]
 
     def rows(self) -> list[list[Any]]:
-        """Values in the order of `columns`; None where a run has none."""
+        """Return the values of each run in the order of `columns`, None where a run has none."""
         return [
             [
                 result.run,
@@ -157,6 +158,7 @@ class Comparison:
         ]
 
     def as_csv(self) -> str:
+        """Return the rows as CSV in which no spreadsheet takes a cell for a formula."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([inert_cell(name) for name in self.columns])
@@ -164,14 +166,15 @@ class Comparison:
         return text.getvalue()
 
     def as_json(self) -> str:
+        """Return the rows as JSON, one object per run."""
         return json_text([dict(zip(self.columns, row, strict=True)) for row in self.rows()], indent=1)
 
 
 def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]], by: str | None = None) -> Comparison:
-    """The runs, the best by metric `by` first (by default the one that the runs themselves go by).
+    """Compare runs, the best by metric `by` first (by default the one by which the runs chose their best epochs).
 
-    `state_of` gives a run's state in a word, and its step. Raises UserError for each folder that is no run dir, and for
-    a metric that no run has.
+    `state_of` returns the state of a run in a word, and its step. Raises UserError with a line for each folder that is
+    not a run dir, and for a metric that no run has.
     """
     problems, results = Problems(), []
     for run_dir in run_dirs:
@@ -183,7 +186,7 @@ def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]
     if by is not None and by not in names and names:
         raise UserError(f"--by {by}: no run has this metric; there are: {', '.join(names)}")
     settings = list(dict.fromkeys(name for result in results for name in result.settings))
-    # 1 and 1.0 are the same setting; true and 1 are not, which repr tells apart but == does not.
+    # 1 and 1.0 are the same setting, but true and 1 are not: repr, unlike ==, tells these two apart.
     differing = [name for name in settings if len({_key(result.settings.get(name)) for result in results}) > 1]
     readable = [
         name
@@ -200,7 +203,7 @@ def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]
 
 
 ABSENT = "-"
-"""For a setting that a run's recipe has no field for."""
+"""The cell of a setting for which a run's recipe has no field."""
 
 
 def _cell(value: Any) -> str:
@@ -211,13 +214,13 @@ def _cell(value: Any) -> str:
 
 def _key(value: Any) -> str:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
+    with contextlib.suppress(OverflowError):  # an integer of hundreds of digits is too large for a float
         return repr(float(value)) if is_number else repr(value)
     return repr(value)
 
 
 def _place(result: Result, by: str | None) -> tuple[bool, float, float, str]:
-    """Return what sorts the best run to the front: as epochs are ranked, and by name where that is equal."""
+    """Return the sort key that puts the best run first: ranked as epochs are, equal ones by name."""
     if by is None or result.metrics.get(by) is None:
         return True, 0.0, 0.0, result.run
     value, loss = rank_of(result.metrics, by, mode_of(by, "", "max"))

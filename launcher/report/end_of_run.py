@@ -1,4 +1,4 @@
-"""The end of a run that has been trained: its evaluation, its report, and what came out of it on the screen."""
+"""The end of a run after training: its evaluation, its report, and its result on the screen."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ WORST = 3
 
 
 def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
-    """On the main process; `spec` is the recipe file as the user would name it again. A failure is told, and leaves
-    the run as it is: finished."""
+    """Evaluate a finished run, write its report and show its result; on the main process only.
+
+    `spec` is the recipe file as the user would name it again. Without `outputs` there is neither evaluation nor report.
+    A failure is reported, and leaves the run finished as it is.
+    """
     path, screen = run.rundir.path, run.screen
     again = f" --recipe {shlex.quote(spec)}" if types_in(run.recipe) else ""
     facts: Facts | None = None
@@ -50,16 +53,16 @@ def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
 
 
 def _unseen(run: Run) -> str:
-    """Return the option of `evaluate` for images that the run has not seen: its own test images, where it has some."""
+    """Return the option of `evaluate` for images that the run has not seen: its own test images, if it has any."""
     kind = run.recipe.task.target_kind
-    with contextlib.suppress(UserError, OSError):  # they may be absent, or be of other classes
+    with contextlib.suppress(UserError, OSError):  # test images may be absent, or be of other classes
         if test_split(run.recipe.data, kind, run.prepared.splits) is not None:
             return "--split test"
     return f"--data {'FOLDER' if kind == 'class' else 'TABLE'}"
 
 
 def left(rundir: RunDir) -> list[str]:
-    """Name the files of the end that a run dir lacks, or that are not whole: of a run that was killed there."""
+    """List the files of this last step that are missing or incomplete, as after a kill at this point."""
     path, missing = rundir.path, []
     try:
         evaluation = read_json(path / "evaluation.json")
@@ -107,8 +110,11 @@ def _evaluate(run: Run, outputs: torch.Tensor) -> None:
 
 
 def show_end(facts: Facts, screen: Screen, report: Path | None, unseen: str, again: str) -> None:
-    """Phases, the result, the weakest classes, and where to go from here. `unseen` is what `evaluate` is to look at;
-    `again` is what the commands need beside the run dir: the recipe file, where parts of the user's own are in it."""
+    """Show the phases, the result, the weakest classes, and the commands to go on with.
+
+    `unseen` is the option of `evaluate` that names its images. `again` is what the commands need besides the run dir:
+    the recipe file, if it has parts of the user's own.
+    """
     metric = facts.monitor
     kept, spent = facts.kept, spent_in(facts)
     rows = []
@@ -145,7 +151,7 @@ def _lines(facts: Facts, report: Path | None, unseen: str, again: str) -> list[t
 
 
 def worst_classes(facts: Facts) -> list[tuple[str, float]]:
-    """The classes or labels with the lowest F1, at most half of them, unless all are perfect."""
+    """Return the classes or labels with the lowest F1, and this F1: at most WORST or half of them, none perfect."""
     classes = facts.evaluation.get("classes") or {
         name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
     }

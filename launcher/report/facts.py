@@ -1,4 +1,4 @@
-"""What the files of a run dir say, for the sections of a report. What is missing is empty, and told in `notes`."""
+"""The contents of a run dir's files, for the sections of a report; missing ones are empty, and reported in `notes`."""
 
 from __future__ import annotations
 
@@ -34,42 +34,47 @@ USUAL = {"classification": ("accuracy", "max"), "multi-label": ("map", "max"), "
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """An epoch that was evaluated; they are counted over the run, from 1."""
+    """An epoch that was evaluated."""
 
     count: int
+    """The epoch's number in the run, from 1."""
     number: int
-    """Of its phase, from 0."""
+    """The number of its phase, from 0."""
     phase: str
     in_phase: int
     step: int
-    """Optimizer steps until its end, over the run."""
+    """Optimizer steps of the run until the end of the epoch."""
     train_loss: float
     val: dict[str, float]
     best: bool
-    """Of its phase, when it was evaluated."""
+    """True if it was the best of its phase when it was evaluated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
+    """An optimizer step."""
+
     at: float
-    """In epochs since the beginning."""
+    """The end of the step, in epochs since the beginning of the run."""
     lr: float
     loss: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
+    """The facts on a finished run that its report shows."""
+
     path: Path
     kind: Kind
     names: tuple[str, ...]
-    """Of classes, labels or targets."""
+    """The names of the classes, labels or targets."""
     recipe: dict[str, Any]
     environment: dict[str, Any]
     plan: dict[str, Any]
     model: dict[str, Any]
-    """`final/model.json`"""
+    """The content of `final/model.json`."""
     metrics: dict[str, float]
-    """Of the weights that were kept, on the validation images."""
+    """The metrics of the kept weights on the validation images."""
     epochs: tuple[Epoch, ...]
     steps: tuple[Step, ...]
     timing: tuple[dict[str, Any], ...]
@@ -79,34 +84,36 @@ class Facts:
     skipped: tuple[str, ...]
     evaluation: dict[str, Any]
     test: dict[str, Any]
-    """The evaluation of the test images with these weights; empty where there was none."""
+    """The evaluation of these weights on the test images; empty if there was none."""
     samples: Samples | None
     splits: Splits | None
-    """The data themselves, where they could be had."""
+    """The data themselves, if they could be loaded."""
     pictures: Pictures
     notes: tuple[str, ...]
-    """What could not be had, and why."""
+    """Sentences on what is missing from the report, and why."""
     shows_images: bool = True
-    """Images that are kept in the run dir are shown as well."""
+    """True if images that are stored in the run dir are shown as well."""
 
     @property
     def monitor(self) -> str:
-        """The metric that the run went by."""
+        """The metric by which the run chose its best epoch."""
         phases = self.plan.get("phases") or [{}]
         named = phases[-1].get("monitor") or USUAL.get(self.kind, ("", ""))[0]
         return named if named in self.metrics else next(iter(self.metrics), "")
 
     @property
     def mode(self) -> Mode:
+        """The direction in which the monitored metric improves."""
         phases = self.plan.get("phases") or [{}]
         return "min" if (phases[-1].get("mode") or USUAL.get(self.kind, ("", "max"))[1]) == "min" else "max"
 
     @property
     def averaged(self) -> bool:
+        """True if the weights that are kept are a moving average."""
         return self.recipe.get("ema_decay") is not None
 
     def validated(self, epoch: Epoch, metric: str) -> float | None:
-        """A metric of an epoch's weights: of their average where that is what is kept."""
+        """Return a metric of an epoch's weights, or of their moving average if that is what is kept."""
         return epoch.val.get(f"ema_{metric}" if self.averaged else metric)
 
     @property
@@ -117,13 +124,16 @@ class Facts:
 
     @property
     def seconds(self) -> float:
-        """That training took: what comes before the first steps, training and validation; of an epoch that was trained
-        again, the last time."""
+        """The duration of training: the work before the first steps, training and validation.
+
+        An epoch that was trained again counts with its last time.
+        """
         last = {(row.get("number"), row.get("phase"), row.get("epoch")): row for row in self.timing if "epoch" in row}
         before = sum(row["seconds"] for row in self.timing if "epoch" not in row)
         return float(before + sum(row["seconds"] for row in last.values()))
 
     def interval(self, metric: str) -> tuple[float, float] | None:
+        """Return the confidence interval of a metric, or None if the evaluation has none."""
         found = self.evaluation.get("intervals", {}).get("of", {}).get(metric)
         return (float(found[0]), float(found[1])) if found else None
 
@@ -131,7 +141,10 @@ class Facts:
 def read_facts(
     path: Path, splits: Splits | None = None, without_pictures: str = "", notes: tuple[str, ...] = ()
 ) -> Facts:
-    """`without_pictures` says why `splits` are missing. Raises UserError where `path` is no finished run's."""
+    """Read the facts on a finished run. Raises UserError if `path` is not the folder of one.
+
+    `without_pictures` says why `splits` are missing; `notes` come before the notes on missing files.
+    """
     refuse_endless(path)
     recipe = _json(path / "recipe.json")
     model = _json(path / "final/model.json")
@@ -181,7 +194,7 @@ def read_facts(
 
 
 def _test(file: Path, step: Any) -> dict[str, Any]:
-    """The evaluation of the test images by the weights of this step; nothing where there is none that is sound."""
+    """Return the evaluation of this step's weights on the test images, empty if there is no sound one."""
     try:
         evaluation = read_evaluation(file)
     except UserError:
@@ -192,7 +205,7 @@ def _test(file: Path, step: Any) -> dict[str, Any]:
 def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
     found: list[Epoch] = []
     for row in epochs_of(rows):
-        # Two phases may have one name: epochs are counted from 1 in each.
+        # Two phases may share a name; the second one is known by its epochs, which are counted from 1 again.
         begins = bool(found) and (row["phase"] != found[-1].phase or row["epoch"] <= found[-1].in_phase)
         number = found[-1].number + begins if found else 0
         found.append(
@@ -228,7 +241,7 @@ def _metrics(file: Path) -> dict[str, float]:
 
 
 def _json(file: Path, otherwise: Any = None) -> Any:
-    """A file that is missing or broken is as empty: a report says what it can."""
+    """Return the content of a JSON file; a missing or broken one counts as empty, as a report says what it can."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

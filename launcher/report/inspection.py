@@ -1,4 +1,4 @@
-"""The files of explanation/, which `report --explain` writes, where they are of the weights that the run ended with."""
+"""The files of explanation/, written by `report --explain`, if they belong to the weights that the run ended with."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from launcher.text import active_cell
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
+    """The contents of explanation/."""
+
     told: dict[str, Any]
+    """The content of explanation.json."""
     labels: list[dict[str, str]]
+    """The rows of suspicious_labels.csv."""
     duplicates: list[dict[str, str]]
+    """The rows of near_duplicates.csv."""
     places: list[dict[str, str]]
+    """The rows of map.csv."""
     attention: list[dict[str, Any]]
+    """The Grad-CAM images of attention.json."""
 
 
 def read_explanation(facts: Facts) -> Explanation | None:
-    """None where there is none, or one of other weights."""
+    """Read the explanation of a run; return None if there is none that can be read, or it is of other weights."""
     folder = facts.path / "explanation"
     try:
         told = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The page: one file with all that it shows, from the sections of one run or of several."""
+"""The HTML page: a single file with all that it shows, from the sections of one run or of several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.text import plural
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of a report: its template is `templates/NAME.html.j2`, which is given `values`."""
+    """A section of a report, whose `values` fill the template `templates/NAME.html.j2`."""
 
     name: str
     title: str
@@ -27,7 +27,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class RunPage:
-    """What is shown of one run."""
+    """The sections on one run, under its title."""
 
     title: str
     sections: Sequence[Section]
@@ -39,7 +39,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.ChoiceLoader(
             [jinja2.PackageLoader("launcher.report"), jinja2.PackageLoader("launcher.tuning.sweep")]
         ),
-        autoescape=True,  # names of files and classes are their owners' text
+        autoescape=True,  # names of files and classes may hold any text
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -54,10 +54,10 @@ def _asset(name: str) -> str:
 
 
 def page(title: str, runs: Sequence[RunPage], above: Sequence[Section] = ()) -> str:
-    """The HTML. `above` comes before the runs: what is said of several of them."""
+    """Render the HTML page; `above` are the sections on several runs, which come before the runs."""
     environment = _environment()
     script = _asset("script.js")
-    # The browser itself sees to it that nothing is loaded, and that no other script runs.
+    # The page's content security policy lets the browser load nothing, and run no script but the one with this hash.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     render: Callable[[Section, str], Markup] = lambda section, prefix: Markup(  # noqa: E731, S704 - rendered with autoescape
         environment.get_template(f"{section.name}.html.j2").render(

@@ -1,12 +1,11 @@
-"""Facts of runs that have ended before: evaluated where need be, with their data where these can be had."""
+"""Facts on runs that ended earlier: evaluated again if necessary, with their data if these can be loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from accelerate.state import AcceleratorState, GradientState
-
+from launcher.compat import forget_accelerate
 from launcher.errors import Problems, UserError
 from launcher.inference.evaluate import evaluate
 from launcher.inference.evaluation import write
@@ -27,8 +26,11 @@ def facts_again(
     explains: bool = False,
     own: Types | None = None,
 ) -> list[Facts]:
-    """Raises UserError, with a line for each, where folders are no finished runs; with `explains`, where one cannot be
-    explained, too."""
+    """Return the facts on finished runs, after evaluating those whose evaluation is missing or stale.
+
+    With `explains`, the explanation of each run is written as well. Raises UserError with a line for each folder that
+    is not a finished run and, with `explains`, for each run that cannot be explained.
+    """
     problems = Problems()
     if explains:
         with problems.collected():
@@ -56,7 +58,10 @@ def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, tell: C
 
 
 def _opened(path: Path, own: Types | None) -> tuple[Path, FinishedRun | None, str]:
-    """A run whose recipe can no longer be read, parts of the user's own for instance, still has its files."""
+    """Return the folder of a run, the run as read from it, and why it could not be read.
+
+    If the recipe can no longer be read, for instance for its parts of the user's own, there are still the files.
+    """
     try:
         return path, read_finished(path, own), ""
     except UserError as error:
@@ -88,7 +93,7 @@ def _facts(
 
 
 def is_stale(path: Path) -> bool:
-    """Whether the evaluation is missing or older than the weights."""
+    """Return whether the evaluation is missing or older than the weights."""
     try:
         return (path / "evaluation.parquet").stat().st_mtime_ns < (path / "final/model.safetensors").stat().st_mtime_ns
     except OSError:
@@ -96,7 +101,7 @@ def is_stale(path: Path) -> bool:
 
 
 def _evaluate(finished: FinishedRun, launch: Launch, tell: Callable[[str], None]) -> str:
-    """Why it could not be done; empty where it was."""
+    """Evaluate a run; return why that was not possible, or nothing."""
     _forget_precision()
     try:
         found = evaluate(finished, launch, tell=tell)
@@ -108,9 +113,8 @@ def _evaluate(finished: FinishedRun, launch: Launch, tell: Callable[[str], None]
 
 
 def _forget_precision() -> None:
-    """Each run may have another one, which Accelerate takes once for a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    """Reset the state of Accelerate, which keeps one precision per process, as each run may have another one."""
+    forget_accelerate(process_group=True)
 
 
 def _data(finished: FinishedRun) -> tuple[Splits | None, str]:
@@ -118,5 +122,5 @@ def _data(finished: FinishedRun) -> tuple[Splits | None, str]:
         return build_data(finished), ""
     except UserError as error:
         return None, "; ".join(error.problems)
-    except Exception as error:  # a data part of the user's own may raise anything
+    except Exception as error:  # a user's own data part may raise anything
         return None, " ".join(f"{type(error).__name__}: {error}".split())

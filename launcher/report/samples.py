@@ -1,4 +1,4 @@
-"""The predictions of an evaluation, one for each sample, out of its parquet file."""
+"""The predictions of an evaluation, one for each sample, read from its parquet file."""
 
 from __future__ import annotations
 
@@ -19,40 +19,43 @@ Kind = Literal["classification", "multi-label", "regression", "other"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-    """In the order of the split. Of another task than the built-in ones, names and losses are all that is known."""
+    """Predictions in the order of the split; for tasks other than the built-in ones, only names and losses."""
 
     kind: Kind
     names: list[str]
-    """As text: bytes that are no valid text are written as escapes."""
+    """The names as text; bytes that are not valid text are escaped."""
     exact: list[str]
-    """As the image source has them."""
+    """The names as the image source has them."""
     loss: Floats
-    """(N,), the plain loss of each."""
+    """(N,), the plain loss of each sample."""
     classes: tuple[str, ...] = ()
-    """Of classes, labels or targets, in the order of the outputs."""
+    """The names of the classes, labels or targets, in the order of the outputs."""
     targets: npt.NDArray[Any]
     """Classes (N,); labels 0 or 1 (N, labels); values (N, targets), in the user's units."""
     predictions: npt.NDArray[Any]
-    """Classes (N,); labels 0 or 1 from a probability of 0.5 on (N, labels); values (N, targets)."""
+    """Classes (N,); labels 0, or 1 from a probability of 0.5 on (N, labels); values (N, targets)."""
     probabilities: Floats
-    """(N, classes or labels), as `predict` gives them: those of classes with the temperature, where one was fitted;
-    (N, 0) of a regression."""
+    """(N, classes or labels), as `predict` gives them: those of classes with the temperature, if one was fitted;
+    (N, 0) for a regression."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     @functools.cached_property
     def folder(self) -> str:
-        """What all names begin with, up to a slash."""
+        """The folder with which all names begin, up to and including a slash."""
         return common_folder(self.names)
 
     def short(self, index: int) -> str:
-        """A sample's name without it."""
+        """Return the name of a sample without `folder`."""
         return self.names[index][len(self.folder) :]
 
 
 def read_samples(file: Path, kind: str) -> Samples:
-    """Raises OSError, or ValueError where it is no such file."""
+    """Read the samples of an evaluation.
+
+    Raises OSError if the file cannot be read, and ValueError or KeyError if it is no such file.
+    """
     import pyarrow.parquet as pq
 
     table = pq.read_table(file)
@@ -96,7 +99,7 @@ def _floats(column: Any) -> Floats:
 
 
 def common_folder(names: list[str]) -> str:
-    """What all names of files begin with, up to a slash; pictures are told apart by the rest."""
+    """Return the folder with which all file names begin, up to a slash; the rest tells the images apart."""
     if len(names) < 2:
         return ""
     pairs = zip(min(names), max(names), strict=False)

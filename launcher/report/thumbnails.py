@@ -1,4 +1,4 @@
-"""Small pictures of samples, as data URIs: few, and only as many as time and size allow."""
+"""Thumbnails of samples as data URIs: few, and only as many as time and size allow."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ SIDE = 144
 """Pixels of the longer side."""
 QUALITY = 78
 MOST_BYTES = 4_000_000
-"""Of all small pictures of one run, as they stand in the file."""
+"""The limit for all thumbnails of one run together, as they stand in the file."""
 MOST_SECONDS = 20.0
-"""A picture of 12 megapixels takes a tenth of a second to read."""
+"""The limit for making them; an image of 12 megapixels takes a tenth of a second to read."""
 SMALL = 40
-"""Pictures of so few pixels a side are kept as they are, and shown with sharp pixels."""
+"""Images of at most this many pixels a side are kept without loss, and shown with sharp pixels."""
 
 
 @dataclasses.dataclass
 class Picture:
+    """A thumbnail, with its size in pixels."""
+
     uri: str
     width: int
     height: int
 
     @property
     def is_small(self) -> bool:
+        """True if it is shown with sharp pixels."""
         return max(self.width, self.height) <= SMALL
 
 
 class Pictures:
-    """Of the samples of an evaluation, each made once. `reason` says why there are none, if so."""
+    """The thumbnails of an evaluation's samples, each made once; `reason` says why there are none, if so."""
 
     def __init__(self, source: ImageSource | None, samples: Samples | None, reason: str = "") -> None:
         self.reason = reason
         self.unread: list[str] = []
-        """Names of those that could not be read."""
+        """The names of images that could not be read."""
         self.left_out = 0
-        """Asked for after the time or the bytes were used up."""
+        """The number of requests after the time or the bytes were used up."""
         self._source = source
         self._made: dict[int, Picture | None] = {}
         self._bytes, self._seconds = 0, 0.0
@@ -51,6 +54,7 @@ class Pictures:
         self._places: dict[str, int] | None = None
 
     def of(self, sample: int) -> Picture | None:
+        """Return the thumbnail of a sample, or None if it cannot be read or a limit is reached."""
         if self._source is None or self._samples is None:
             return None
         if sample not in self._made:
@@ -66,7 +70,7 @@ class Pictures:
         try:
             index = self._index(source, name, sample)
             picture = small(source, index) if index is not None else None
-        except Exception:  # a source of the user's own may raise anything; the report says how many are missing
+        except Exception:  # a user's own source may raise anything; the report says how many are missing
             picture = None
         if picture is None:
             self.unread.append(name)
@@ -75,7 +79,10 @@ class Pictures:
         return picture
 
     def _index(self, source: ImageSource, name: str, sample: int) -> int | None:
-        """Broken images may have been left out, so that others have moved up."""
+        """Return the index of a sample in the source, or None if it is no longer there.
+
+        Broken images may have been left out since, so that others have moved up.
+        """
         if sample < len(source) and source.name(sample) == name:
             return sample
         if self._places is None:
@@ -84,7 +91,7 @@ class Pictures:
 
 
 def small(source: ImageSource, index: int) -> Picture:
-    """Raises what the source raises."""
+    """Return the thumbnail of an image. Raises what the source raises."""
     content = encoded_image(source, index)
     if content:
         image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content))
@@ -94,7 +101,7 @@ def small(source: ImageSource, index: int) -> Picture:
     image = to_rgb(image)
     image.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
     stream = io.BytesIO()
-    # Few pixels are smaller without loss, and should be seen as they are.
+    # A few pixels take less space without loss, and should be seen as they are.
     lossless = max(image.size) <= SMALL
     image.save(stream, "WEBP", quality=100 if lossless else QUALITY, lossless=lossless, method=2)
     uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
@@ -102,7 +109,7 @@ def small(source: ImageSource, index: int) -> Picture:
 
 
 def size_of(source: ImageSource, index: int) -> tuple[int, int]:
-    """Width and height as stored, without decoding where that can be had. Raises what the source raises."""
+    """Return width and height as stored, without decoding if possible. Raises what the source raises."""
     content = encoded_image(source, index)
     if content:
         with PIL.Image.open(io.BytesIO(content)) as image:

@@ -1,4 +1,4 @@
-"""Starting Accelerate."""
+"""The start of Accelerate."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from launcher.training.launch import Launch
 
 
 def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path, precision: str | None = None) -> Accelerator:
-    """Accelerate as this project uses it: placement, precision, DDP. Order, accumulation and schedules are our own.
+    """Start Accelerate for placement, precision and DDP; data order, accumulation and schedules are this project's own.
 
-    `precision` is what mixed_precision="auto" comes to. Without it: what it came to in this run dir; float32 before.
+    `precision` is the choice that mixed_precision="auto" stands for. If it is None and the recipe says "auto", the
+    choice recorded in this run dir is used, or float32 if none is recorded yet.
     """
     if precision is None:
         precision = recipe.mixed_precision
         if precision == "auto":
             precision = recorded_precision(run_dir) or "no"
     if recipe.deterministic:
-        # cuBLAS reads this when it is first used; without it torch refuses its matrix products.
+        # cuBLAS reads this variable on first use; without it torch refuses to run its matrix products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
@@ -37,10 +38,11 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path, precision: 
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            # The watchdog ends what is stuck in training; looking at a million images before it may take an hour.
+            # The watchdog ends a process that is stuck in training; before training, checking a million images may
+            # take an hour.
             InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2)),
         ],
-        # `prepare` tells those that are not installed; Accelerate would leave them out.
+        # `prepare` reports trackers that are not installed; Accelerate would leave them out silently.
         log_with=[name for name in recipe.trackers if importlib.util.find_spec(name)] or None,
         project_dir=str(run_dir),
     )
@@ -49,15 +51,15 @@ def start_accelerator(recipe: Recipe, launch: Launch, run_dir: Path, precision: 
 
 
 def recorded_settings(run_dir: Path) -> dict[str, str] | None:
-    """What "auto" came to when the run began: mixed_precision and memory_format."""
+    """Return the mixed_precision and memory_format chosen for "auto" when the run began, or None if not recorded."""
     try:
         recorded: dict[str, str] = json.loads((run_dir / "precision.json").read_text())
     except FileNotFoundError:
         return None
-    return {"memory_format": "channels_last"} | recorded  # which older runs had, and did not record
+    return {"memory_format": "channels_last"} | recorded  # older runs used channels last without recording it
 
 
 def recorded_precision(run_dir: Path) -> str | None:
-    """What mixed_precision="auto" came to when the run began."""
+    """Return the precision chosen for mixed_precision="auto" when the run began, or None if none is recorded."""
     recorded = recorded_settings(run_dir)
     return recorded["mixed_precision"] if recorded else None

@@ -1,6 +1,6 @@
-"""This start of a job among its starts, how far its run has come, and how far it is to go.
+"""The number of this attempt of a cluster job, the progress of its run, and the steps that the run plans.
 
-Imports nothing heavy: batch scripts ask, too.
+The module imports nothing heavy, because batch scripts use it, too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from launcher.errors import UserError
 
 
 def life_number(environ: Mapping[str, str] = os.environ) -> int:
-    """1 for the first start of a Slurm job, 2 after its first requeue, and so on; 1 without Slurm. Raises
-    UserError where Slurm's count is no number."""
+    """Return the attempt's number: 1 for the first start of a Slurm job, 2 after its first requeue; 1 without Slurm.
+
+    Raise UserError if Slurm's count is not a whole number.
+    """
     text = environ.get("SLURM_RESTART_COUNT") or "0"
     if not text.isdecimal():
         raise UserError(f"SLURM_RESTART_COUNT={text}: must be a whole number, as Slurm sets it; unset it")
@@ -24,12 +26,15 @@ def life_number(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def this_life(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What tells this life's rows, lock and marker from those of others."""
+    """Return the fields that distinguish this attempt's rows, lock and marker from those of other attempts."""
     return {"job": environ.get("SLURM_JOB_ID"), "life": life_number(environ)}
 
 
 def newest_step(run_dir: Path) -> int:
-    """The step of the newest complete checkpoint, 0 where there is none. By its name and manifest alone: quick."""
+    """Return the step of the newest complete checkpoint, or 0 if there is none.
+
+    This is quick: it looks only at the names of the folders and at whether they have a manifest.
+    """
     steps = [0]
     for folder in (run_dir / "checkpoints").glob("step-*"):
         text = folder.name.split("-")[1]
@@ -39,8 +44,10 @@ def newest_step(run_dir: Path) -> int:
 
 
 def planned_steps(run_dir: Path) -> tuple[int, bool] | None:
-    """Optimizer steps of the whole run, and whether they may be fewer (a phase with patience may end early); None for
-    a run that has not begun. By the files alone that it has written at its beginning."""
+    """Return the number of optimizer steps of the whole run, and whether a phase with patience may make them fewer.
+
+    Return None for a run that has not begun. Only the files that a run writes at its beginning are read.
+    """
     try:
         recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
         samples = json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))["data"]["train_samples"]

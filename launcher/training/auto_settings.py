@@ -1,5 +1,7 @@
-"""mixed_precision="auto" and memory_format="auto": what is faster on this machine for this recipe, measured once for a
-run and then kept."""
+"""The settings that mixed_precision="auto" and memory_format="auto" stand for.
+
+The fastest ones for this recipe on this machine are measured once per run and then kept.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
+from launcher.compat import forget_accelerate
 from launcher.files import write_json
 from launcher.recipe.recipe import Recipe
 from launcher.training.accelerator import recorded_settings
@@ -27,14 +29,14 @@ from launcher.training.progress import Screen
 from launcher.training.run_dir import RunDir
 
 PRECISIONS = ("no", "bf16")
-"""fp16 is not one: it needs a scaler, which may skip steps, and so is for those who ask for it."""
+"""The precisions that are tried. fp16 is left to those who ask for it: it needs a scaler, which may skip steps."""
 MEMORY_FORMATS = ("channels_last", "contiguous")
 PASSES = 3
 LARGEST_BATCH = 16
-"""Images that are measured; on CPUs a larger batch takes long and tells no more."""
+"""The most images in a measured batch; on CPUs a larger batch takes long and gives no better answer."""
 
 Settings: TypeAlias = tuple[str, str]
-"""Precision and memory format."""
+"""A precision and a memory format."""
 
 
 def with_fastest_settings(
@@ -44,8 +46,10 @@ def with_fastest_settings(
     screen: Screen,
     restart: Callable[[str], Accelerator],
 ) -> Accelerator:
-    """An Accelerator of the precision, and the network set to the memory format, that this run had before, or that are
-    faster. Called by all processes."""
+    """Set the network's memory format, and return an Accelerator with the run's precision.
+
+    Both are those recorded when the run began or, at its beginning, the fastest ones. All processes must call this.
+    """
     found: list[Any] = [None]
     with agreed(accelerator):
         if accelerator.is_main_process:
@@ -55,7 +59,7 @@ def with_fastest_settings(
     prepared.model.contiguous = memory_format == "contiguous"
     if precision == accelerator.mixed_precision:
         return accelerator
-    AcceleratorState._reset_state()  # not the processes' own, which stay joined
+    forget_accelerate(process_group=False)
     return restart(precision)
 
 
@@ -90,7 +94,7 @@ def _measured(prepared: Prepared, accelerator: Accelerator, rundir: RunDir, scre
 
 
 def measure(prepared: Prepared, device: torch.device, candidates: list[Settings]) -> dict[Settings, float]:
-    """Seconds of a forward and backward pass by each, in the phase that trains most; lower is better.
+    """Return the median seconds of a forward and backward pass for each candidate, in the phase that trains most.
 
     On CPUs the better precision depends on the processor: on one without instructions for bf16, 16 images took
     ResNet-18 3.10 s forward instead of 0.38 s.
@@ -112,7 +116,7 @@ def measure(prepared: Prepared, device: torch.device, candidates: list[Settings]
 
     def pass_in(precision: str, memory_format: str) -> float:
         model, dtype = models[memory_format], None if precision == "no" else dtype_of(precision)
-        given = images.to(memory_format=torch.channels_last)  # as batches come
+        given = images.to(memory_format=torch.channels_last)  # as batches arrive in training
         begin = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             outputs = model(given)
@@ -127,6 +131,6 @@ def measure(prepared: Prepared, device: torch.device, candidates: list[Settings]
         for number in range(PASSES + 1):
             for settings in candidates:
                 taken = pass_in(*settings)
-                if number:  # the first pass chooses algorithms
+                if number:  # the first pass is left out: it includes the choice of algorithms
                     seconds[settings].append(taken)
     return {settings: statistics.median(values) for settings, values in seconds.items()}

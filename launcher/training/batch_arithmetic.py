@@ -1,4 +1,4 @@
-"""Batch arithmetic: the recipe's global batch, cut into processes x micro-batches x accumulation."""
+"""Batch arithmetic: the division of the recipe's global batch into processes x micro-batches x accumulation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 from launcher.errors import UserError
 from launcher.text import plural
 
-# Largest micro-batch that is chosen without being asked for: 64 images of 224 px fit the memory of most GPUs in full
-# fine-tuning of a ResNet-50, and more on one device gains little speed.
+# The largest micro-batch that is chosen by default: in full fine-tuning of a ResNet-50, 64 images of 224 px fit the
+# memory of most GPUs, and more on one device gains little speed.
 LARGEST_DEFAULT_MICRO_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How one global batch is shared out. Changes speed and memory, never the mathematics."""
+    """The division of a global batch among processes; it changes speed and memory, never the mathematics."""
 
     batch_size: int
     num_processes: int
@@ -24,18 +24,19 @@ class Batching:
 
     @property
     def accumulation_steps(self) -> int:
+        """Return the number of micro-batches per process in a full global batch."""
         return self.batch_size // (self.num_processes * self.micro_batch_size)
 
     def steps_per_epoch(self, num_samples: int) -> int:
-        """Optimizer steps of an epoch; the last one takes what is left."""
+        """Return the number of optimizer steps in an epoch; the last one takes the samples that are left."""
         return math.ceil(num_samples / self.batch_size)
 
     def micro_slices(self, taken: int, process_index: int) -> list[slice]:
-        """Which of the `taken` samples of a global batch this process takes, micro-step by micro-step.
+        """Return this process's slices of the `taken` samples of a global batch, one per micro-step.
 
         Every process has the same number of micro-steps. In the last, smaller batch of an epoch the samples are spread
-        evenly, and a slice may be empty. Slices start at even positions, so that pairs of neighbours (MixUp, CutMix)
-        stay together whatever the split.
+        evenly, and a slice may be empty. For an even micro-batch size, slices start at even positions, so that pairs of
+        neighbours (MixUp, CutMix) stay together however the batch is split.
         """
         micro_steps = math.ceil(taken / (self.num_processes * self.micro_batch_size))
         slots = micro_steps * self.num_processes
@@ -54,7 +55,10 @@ class Batching:
 
 
 def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | Literal["auto"] | None) -> Batching:
-    """The batch arithmetic of a run. Raises UserError, with numbers that would work, where there is a remainder."""
+    """Return the batch arithmetic of a run.
+
+    Raise UserError, with numbers that would work, if the batch cannot be divided without a remainder.
+    """
     if batch_size % num_processes:
         near = sorted(
             {max(1, batch_size // num_processes) * num_processes, -(-batch_size // num_processes) * num_processes}
@@ -78,7 +82,10 @@ def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | Li
 
 
 def _divisors(number: int) -> list[int]:
-    """In ascending order; by as many divisions as the number's square root, 46,341 for the largest batch size."""
+    """Return the divisors of a number in ascending order.
+
+    This takes as many divisions as the square root of the number: 46,341 for the largest batch size.
+    """
     small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
     return sorted({*small, *(number // size for size in small)})
 

@@ -1,5 +1,7 @@
-"""Looking at every image once before training, or at the prepared copy that stands for them: the main process reads,
-all processes act alike."""
+"""The check of every image before training, or of the prepared copy that replaces them.
+
+The main process reads the images, and all processes act on its findings alike.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,10 @@ TOLD_EVERY_SECONDS = 5.0
 def without_broken_images(
     recipe: Recipe, splits: Splits, tell: Callable[[str], None], prepared: Path | None = None
 ) -> Splits:
-    """Splits whose every image can be decoded; `tell` hears how far it is. Raises UserError as `verified` does.
+    """Return splits of which every image can be decoded; `tell` is called with the progress.
 
-    With `prepared`, their images come from the prepared copy in that folder: raises UserError where it is of other
-    images, or too small for the recipe.
+    With `prepared`, the images come from the prepared copy in that folder. Raise UserError as `verified` does, and if
+    the copy is of other images or too small for the recipe.
     """
     if prepared is None:
         return verified(splits, _look(recipe, splits, tell), on_bad_image_of(recipe.data))
@@ -39,7 +41,10 @@ def without_broken_images(
 def checked_together(
     accelerator: Accelerator, tell: Callable[[str], None], prepared: Path | None = None
 ) -> Callable[[Recipe, Splits], Splits]:
-    """`without_broken_images` for several processes: one of them reads, all get the same verdict."""
+    """Return a function like `without_broken_images` for several processes.
+
+    The main process reads the images, and all processes get the same verdict.
+    """
     from accelerate.utils import broadcast_object_list
 
     def check(recipe: Recipe, splits: Splits) -> Splits:
@@ -87,6 +92,6 @@ def _look(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> Broken
 
     try:
         resize_size = recipe.backbone.preprocessing().resize_size
-    except UserError:  # told by whoever builds the backbone
+    except UserError:  # reported when the backbone is built
         resize_size = None
     return find_broken(splits, usable_cpus(), progress, resize_size)

@@ -1,8 +1,10 @@
-"""Checkpoints that cannot be half: written aside, synced, renamed; the manifest with sizes and hashes last.
+"""Checkpoints that are never left half-written.
+
+Each is written to a draft folder, synced and renamed; the manifest with sizes and hashes is written last.
 
 checkpoints/base/          the network before training, once per run
-checkpoints/step-000600/   model.safetensors (what may have changed since), ema.safetensors, optimizer.pt,
-                           progress.json, MANIFEST.json
+checkpoints/step-000600/   model.safetensors (the tensors that may have changed since), ema.safetensors,
+                           outputs.safetensors (on the validation images), optimizer.pt, progress.json, MANIFEST.json
 """
 
 from __future__ import annotations
@@ -32,58 +34,60 @@ MANIFEST = "MANIFEST.json"
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands; with the weights and the optimizer's state it is all that a restart needs."""
+    """The position of a run; together with the weights and the optimizer's state it is all that a restart needs."""
 
     phase: int = 0
     epoch: int = 0
-    """Finished epochs of the phase."""
+    """Number of finished epochs of the phase."""
     step_in_epoch: int = 0
     step: int = 0
-    """Optimizer steps over the run."""
+    """Number of optimizer steps over the whole run."""
     phase_ended: bool = False
-    """The phase is over (by its epochs or early); the next one is still to begin."""
+    """True if the phase is over (after all its epochs, or early) and the next one has not begun."""
     loss_sum: float = 0.0
-    """Sum of the training losses of the current epoch's steps, each times its samples."""
+    """Sum of the training losses of the current epoch's steps, each multiplied by its number of samples."""
     loss_samples: int = 0
 
     metrics_rows: int = 0
-    """Rows of metrics.jsonl that belong to the past of this checkpoint."""
+    """Number of rows of metrics.jsonl written before this checkpoint."""
     phase_best: Best | None = None
     run_best: Best | None = None
     head_step: int | None = None
-    """The end of the last phase that trained the head alone; its weights are kept, which is little beside the base."""
+    """Step at the end of the last phase that trained the head alone; its weights are kept, as they are small."""
     epochs_without_better: int = 0
     skipped_steps: int = 0
-    """Steps without an update, because their gradient was not finite (on_nonfinite="skip")."""
+    """Number of steps without an update because their gradient was not finite (on_nonfinite="skip")."""
     seconds: float = 0.0
-    """Time spent training so far."""
+    """Seconds spent training so far."""
 
     @property
     def train_loss(self) -> float:
-        """Mean over the current epoch's samples; NaN where all of its steps were skipped."""
+        """Return the mean training loss over the current epoch's samples, or NaN if all its steps were skipped."""
         return self.loss_sum / self.loss_samples if self.loss_samples else math.nan
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of progress.json."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Progress:
+        """Return the progress from the content of progress.json."""
         best = {key: Best(**data[key]) for key in ("phase_best", "run_best") if data[key] is not None}
         return cls(**(data | best))
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A checkpoint in memory; all tensors on the CPU."""
+    """A checkpoint in memory, with all tensors on the CPU."""
 
     progress: Progress
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
-    """{"state": by parameter name, "scaler": the gradient scaler's state or None}"""
+    """{"state": the state by parameter name, "scaler": the gradient scaler's state or None}"""
     ema: dict[str, torch.Tensor] | None
     outputs: torch.Tensor | None = None
-    """float32 (samples, num_outputs) of these weights on the validation images, where the run may end with them: an
-    evaluation that is computed again need not be equal to the last bit."""
+    """float32 (samples, num_outputs): the outputs of these weights on the validation images, if the run may end with
+    them. They are stored because a second evaluation need not agree to the last bit."""
 
 
 class Checkpoints:
@@ -92,24 +96,29 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.refused: list[str] = []
-        """Checkpoints that are incomplete or damaged, each with the reason."""
+        """Checkpoints that cannot be continued from, each with the reason."""
 
     def save_base(self, model: Mapping[str, torch.Tensor]) -> None:
+        """Write the state of the network before training."""
         self._write(self.folder / "base", {"model.safetensors": dict(model)})
 
     def load_base(self) -> dict[str, torch.Tensor]:
-        """The network before training. Raises UserError where it is missing or damaged."""
+        """Return the state of the network before training. Raise UserError if it is missing or damaged."""
         damage = _damage(self.folder / "base")
         if damage is not None:
             raise UserError(f"{self.folder / 'base'}: {damage}")
         return load_file(self.folder / "base" / "model.safetensors")
 
     def has_base(self) -> bool:
+        """Return whether the base is complete and undamaged."""
         return _damage(self.folder / "base") is None
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint named by its step; then remove those that are neither last nor best. Takes the tensors of
-        `state.model` and `state.ema` out of it."""
+        """Write a checkpoint named after its step, then remove those that are no longer needed.
+
+        The newest checkpoint, the best ones and that of `head_step` are kept. `state.model` and `state.ema` are
+        emptied while they are written.
+        """
         contents: dict[str, Any] = {"model.safetensors": state.model}
         if state.ema is not None:
             contents["ema.safetensors"] = state.ema
@@ -118,8 +127,8 @@ class Checkpoints:
         contents["optimizer.pt"] = state.optimizer
         contents["progress.json"] = state.progress.to_json()
         step = state.progress.step
-        # The same step may be saved twice: before its evaluation, and after it. The older one stays until the newer is
-        # complete.
+        # The same step may be saved twice: before its evaluation and after it. The older checkpoint stays until the
+        # newer one is complete.
         taken = [_order(folder)[1] for folder in self._of_step(step)]
         folder = self.folder / (f"step-{step:06d}" + (f"-{max(taken) + 1}" if taken else ""))
         self._write(folder, contents)
@@ -129,12 +138,15 @@ class Checkpoints:
         return folder
 
     def of_step(self, step: int) -> Path:
-        """The folder of a step; of several, the one written last."""
+        """Return the folder of a step's checkpoint; if there are several, the one written last."""
         return max(self._of_step(step), key=_order, default=self.folder / f"step-{step:06d}")
 
     def newest(self, needed: Callable[[Progress], Mapping[str, int]] = lambda progress: {}) -> Path | None:
-        """Return the newest checkpoint that is complete, and so are those that its run will need: `needed` names their
-        steps, by what they are. Those that cannot be continued from are passed over and told in `refused`."""
+        """Return the newest complete checkpoint whose run also has all other checkpoints that it still needs, or None.
+
+        `needed` maps descriptions of these others to their steps. Checkpoints that cannot be continued from are passed
+        over and listed in `refused`.
+        """
         for folder in sorted(self._all(), key=_order, reverse=True):
             damage = _damage(folder) or self._lacks(folder, needed)
             if damage is None:
@@ -156,11 +168,14 @@ class Checkpoints:
         return [folder for folder in self.folder.glob("step-*") if _order(folder)[0] >= 0]
 
     def _of_step(self, step: int) -> list[Path]:
-        # Not by a pattern of names: step-100000* is step-1000000, too.
+        # A glob pattern would not do: step-100000* also matches step-1000000.
         return [folder for folder in self._all() if _order(folder)[0] == step]
 
     def load(self, folder: Path, *, only_model: bool = False) -> State:
-        """A checkpoint's state; its model is complete (base and changes together). Raises UserError where damaged."""
+        """Return a checkpoint's state, with the complete model (the base updated by what has changed).
+
+        Raise UserError if the base or the checkpoint is damaged.
+        """
         for part in (self.folder / "base", folder):
             damage = _damage(part)
             if damage is not None:
@@ -171,7 +186,7 @@ class Checkpoints:
             optimizer = {} if only_model else torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
             progress = Progress.from_json(read_json(folder / "progress.json"))
         except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            holds_code = isinstance(error, pickle.UnpicklingError)  # torch's own words fill a screen
+            holds_code = isinstance(error, pickle.UnpicklingError)  # torch's own message fills a screen
             why = "optimizer.pt holds more than tensors and plain values" if holds_code else error
             raise UserError(f"{folder}: cannot be read, though its hashes are right ({why}); remove it") from error
         except (AttributeError, KeyError, TypeError) as error:
@@ -179,21 +194,21 @@ class Checkpoints:
         return State(progress=progress, model=model, optimizer=optimizer, ema=ema)
 
     def load_outputs(self, folder: Path) -> torch.Tensor | None:
-        """Return the validation outputs that a checkpoint keeps; None where it has none, or they are damaged."""
+        """Return the validation outputs stored in a checkpoint, or None if it has none or is damaged."""
         file = folder / "outputs.safetensors"
         if _damage(folder) is not None or not file.exists():
             return None
         return load_file(file).get("outputs")
 
     def progress_of(self, folder: Path) -> Progress:
-        """Return where a run stood when it wrote a checkpoint. Raises UserError where it cannot be read."""
+        """Return the position of the run at the time of a checkpoint. Raise UserError if it cannot be read."""
         try:
             return Progress.from_json(read_json(folder / "progress.json"))
         except (AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{folder}/progress.json: does not tell where a run stands ({error!r})") from error
 
     def remove_drafts(self) -> None:
-        """Remove what a run that was killed was about to write; only the run itself may call it."""
+        """Remove drafts left by a run that was killed; only the run itself may call this."""
         for folder in self.folder.glob(".writing-*"):
             shutil.rmtree(folder)
 
@@ -209,25 +224,28 @@ class Checkpoints:
 
 
 def _order(folder: Path) -> tuple[int, int]:
-    """Step, and how often it was saved before: "step-000600-1" -> (600, 1); (-1, 0) for what is no checkpoint."""
+    """Return the step of a folder's name and how often it was saved before, or (-1, 0) if it is not a checkpoint.
+
+    "step-000600-1" gives (600, 1).
+    """
     match = re.fullmatch(r"step-(\d{6,})(?:-(\d+))?", folder.name, re.ASCII)
     return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
 
 def _fill(folder: Path, contents: Mapping[str, Any]) -> None:
-    """Write files, and a manifest of them."""
+    """Write files and a manifest of them."""
     manifest = {}
     for name, content in contents.items():
         path = folder / name
         try:
             if name.endswith(".safetensors"):
-                # One after the other: not all of what has channels last is there twice.
+                # Tensor by tensor, so that not all tensors with channels last are in memory twice.
                 save_tensors({key: content.pop(key).contiguous() for key in list(content)}, path)
             elif name.endswith(".json"):
                 path.write_text(json.dumps(content, indent=1))
             else:
                 torch.save(content, path)
-        except (SafetensorError, RuntimeError) as error:  # the latter is how torch tells of a full disk
+        except (SafetensorError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             raise OSError(f"{path.name}: {error}") from error
         manifest[name] = {"bytes": path.stat().st_size, "blake2b": _hash(path)}
     (folder / MANIFEST).write_text(json.dumps({"files": manifest}, indent=1))
@@ -242,7 +260,7 @@ def _hash(path: Path) -> str:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a written folder, or None."""
+    """Return a description of the damage to a written folder, or None if it is sound."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return f"incomplete (no {MANIFEST})"

@@ -1,4 +1,4 @@
-"""Checkpoints written in the background: training goes on meanwhile, and a second save waits for the first."""
+"""Checkpoint writing in the background: training goes on meanwhile, and a second save waits for the first."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from launcher.training.heap import give_back
 
 
 class BackgroundWriter:
-    """Writes one checkpoint at a time in a thread. What goes wrong is raised by the next `submit` or `wait`."""
+    """A writer of one checkpoint at a time in a thread; errors are raised by the next `submit` or `wait`."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self.seconds = 0.0
-        """How long the last one took."""
+        """Seconds that the last checkpoint took to write."""
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
 
     def submit(self, state: State) -> None:
-        """Begin to write `state`, which the caller no longer changes; waits for the one before."""
+        """Wait for the previous checkpoint, then begin to write `state`, which the caller must no longer change."""
         self.wait()
         self._thread = threading.Thread(target=self._write, args=([state],), name="checkpoint-writer")
         self._thread.start()
 
     def join(self) -> None:
-        """Until nothing is left to write, well or badly."""
+        """Wait until nothing is left to write, whether or not writing succeeds."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def wait(self) -> None:
-        """Until nothing is left to write. Raises UserError where a checkpoint could not be written."""
+        """Wait until nothing is left to write. Raise UserError if a checkpoint could not be written."""
         self.join()
         if self._error is not None:
             error, self._error = self._error, None
@@ -45,7 +45,7 @@ class BackgroundWriter:
             ) from error
 
     def _write(self, states: list[State]) -> None:
-        """The one state of a list, which is empty then: nobody else holds it, and its memory can be given back."""
+        """Write the one state of a list and empty the list, so that the state's memory can be released."""
         begin = time.monotonic()
         try:
             self.checkpoints.save(states.pop())

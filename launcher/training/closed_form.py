@@ -1,7 +1,7 @@
-"""A head that starts where ridge regression on the features puts it (heads.Linear(init="ridge")).
+"""The start of a head from ridge regression on the features (heads.Linear(init="ridge")).
 
-Training the head first and all then keeps the features better than both at once (LP-FT,
-https://arxiv.org/abs/2202.10054); in closed form the first half takes one look at the data.
+Training first the head and then the whole network preserves the features better than training both at once (LP-FT,
+https://arxiv.org/abs/2202.10054); in closed form the first half takes a single pass over the data.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import torch
 from accelerate.utils import broadcast, gather_object
 from torch import nn
 
+from launcher.compat import end_workers
 from launcher.errors import UserError
+from launcher.recipe.abilities import NormalisesTargets
 from launcher.recipe.head_modules import LinearHead
-from launcher.recipe.protocols import BuiltTask, NormalisesTargets
+from launcher.recipe.protocols import BuiltTask
 from launcher.recipe.transforms import evaluation
 from launcher.text import number as measured
 from launcher.text import plural
 from launcher.training.chunks import in_pieces
 from launcher.training.data_order import epoch_order, seed_for
 from launcher.training.feature_cache.loader import FeatureLoader
-from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.images import evaluation_loader
 from launcher.training.ridge import Moments, Ridge, RidgeOfMoments, RidgeOfSamples
 from launcher.training.run import PhaseState, Run
 
@@ -33,41 +35,43 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 HELD_OUT = 0.2
-"""Share of the training images on which L2 and scale are chosen."""
+"""Share of the training images that are held out to choose L2 and scale."""
 HELD_OUT_AT_MOST = 10_000
-"""Their features are held in memory."""
+"""The most images that are held out, because their features are kept in memory."""
 RELATIVE_L2S = torch.logspace(-6, 2, 25, dtype=torch.float64)
 SCALES = torch.logspace(-2, 8, 21, base=2, dtype=torch.float64)
-"""Of the outputs: least squares aims at -1 and 1, and a sigmoid or softmax needs other logits to be sure."""
+"""Factors for the outputs: least squares aims at -1 and 1, and a sigmoid or softmax needs larger logits to be sure."""
 AT_ONCE = 2**20
-"""Outputs whose loss is computed in one call; a call for each of 25 x 21 choices was two fifths of a small fit."""
+"""Number of outputs whose loss is computed in one call.
+
+One call for each of the 25 x 21 choices took two fifths of the time of a small fit.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A head in closed form, and what it was chosen by."""
+    """A head in closed form, with the L2 and scale that were chosen and the results on the images held out."""
 
     weight: torch.Tensor
-    """float32 (outputs, features), like the bias on the CPU."""
+    """float32 (outputs, features), on the CPU like the bias."""
     bias: torch.Tensor
     l2: float
-    """As the alpha of scikit-learn's Ridge, on all training images."""
+    """The alpha of scikit-learn's Ridge, for a fit to all training images."""
     scale: float
     fitted: int
     held_out: int
     loss: float
-    """On the images held out."""
+    """The loss on the images held out."""
     outputs: torch.Tensor
-    """Of this process's images held out, (n, outputs), from the fit to the others."""
+    """(n, outputs): the outputs for this process's images held out, from the fit to the others."""
     targets: torch.Tensor
 
 
 def start_head(run: Run, state: PhaseState) -> float:
-    """Put the head where ridge regression on the training images' features puts it. Called by all processes.
+    """Fit the head to the training images' features by ridge regression, and return the loss on the images held out.
 
-    Returns the loss on the images that were held out.
-
-    Raises StoppedError where the run is asked to stop meanwhile; nothing is lost, for nothing was trained.
+    All processes must call this. Raise StoppedError if the run is asked to stop meanwhile; nothing is lost, because
+    nothing was trained.
     """
     head = state.model.head
     assert isinstance(head, LinearHead)
@@ -96,7 +100,7 @@ def start_head(run: Run, state: PhaseState) -> float:
 
 
 def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
-    """The same on every process and on any number of them, to rounding."""
+    """Return the head in closed form: the same on every process, and to rounding for any number of processes."""
     recipe, task, splits = run.recipe, run.prepared.task, run.prepared.splits
     accelerator, kind = run.accelerator, run.recipe.task.target_kind
     total = len(splits.train)
@@ -137,14 +141,17 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
 
 
 def scales_for(kind: str) -> torch.Tensor:
-    """Values are aimed at as they are."""
+    """Return the scales to try for a kind of target; for values only 1, as the fit aims at the values themselves."""
     return SCALES if kind != "values" else torch.ones(1, dtype=torch.float64)
 
 
 def losses_of(
     task: Any, ridge: Ridge, features: torch.Tensor, targets: torch.Tensor, scales: torch.Tensor
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Outputs (n, k) on samples held out for each of RELATIVE_L2S, and sums of the loss, float64 (L2, scale)."""
+    """Return the outputs (n, k) on the samples held out for each of RELATIVE_L2S, and the sums of the loss.
+
+    The sums are float64 of shape (L2, scale).
+    """
     tried = []
     for weight, bias in ridge.fits(RELATIVE_L2S * ridge.mean_eigenvalue):
         tried.append(features @ weight.float().T + bias.float())
@@ -152,7 +159,7 @@ def losses_of(
 
 
 def _loss_sums(task: Any, outputs: torch.Tensor, targets: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Over the samples, for each scale of the outputs; as many scales at once as take some MB."""
+    """Return the sum of the loss over the samples for each scale, computed for several scales at once (some MB)."""
     sums, step = [], max(1, AT_ONCE // max(1, outputs.numel()))
     for begin in range(0, len(scales), step):
         some = scales[begin : begin + step].float().to(outputs.device)
@@ -163,7 +170,10 @@ def _loss_sums(task: Any, outputs: torch.Tensor, targets: torch.Tensor, scales: 
 
 
 class Samples:
-    """This process's share of the features: those held out, and the rest in sums, or where they are few as they are."""
+    """This process's share of the features.
+
+    Features held out are kept. The rest go into sums or, if there are no more samples than features, are kept as well.
+    """
 
     def __init__(self, head: LinearHead, aside: torch.Tensor, targets: Any) -> None:
         self._aside, self._few = aside, len(aside) <= head.in_features
@@ -175,6 +185,7 @@ class Samples:
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = [none]
 
     def add(self, features: torch.Tensor, goals: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor) -> None:
+        """Add a batch: features (n, d), goals (n, outputs), targets, and the samples' indices in the split."""
         features, held = features.to(self._device).float(), self._aside[indices].to(self._device)
         goals, targets = goals.to(self._device), targets.to(self._device)
         self._kept.append((features[held], targets[held]))
@@ -185,16 +196,19 @@ class Samples:
         self._held.add(features[held], goals[held])
 
     def held_out(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and targets."""
+        """Return the features and targets of the samples held out."""
         features, targets = zip(*self._kept, strict=True)
         return torch.cat(features), torch.cat(targets)
 
     def ridges(self, accelerator: Accelerator, *, with_bias: bool) -> tuple[Ridge, Ridge]:
-        """Of what is not held out, and of all, over all processes. Called by all of them."""
+        """Return the fits to the samples that are not held out and to all samples, over all processes.
+
+        All processes must call this.
+        """
         if self._few:
             everyones = gather_object(self._rows)
             indices, features, goals = (torch.cat([row[number] for row in everyones]) for number in range(3))
-            order = indices.argsort()  # the same bits on any number of processes
+            order = indices.argsort()  # for the same bits on any number of processes
             indices, features, goals = indices[order], features[order].to(self._device), goals[order].to(self._device)
             rest = ~self._aside[indices].to(self._device)
             fitted = RidgeOfSamples(features[rest], goals[rest], with_bias=with_bias)
@@ -208,14 +222,17 @@ class Samples:
 
 
 def held_out_metrics(run: Run, chosen: Chosen) -> dict[str, float]:
-    """Of the fit to the other images. Called by all processes."""
+    """Return the metrics on the images held out, for the fit to the others. All processes must call this."""
     everyones = gather_object([(chosen.outputs, chosen.targets)])
     outputs, targets = (torch.cat([part[number] for part in everyones]) for number in range(2))
     return run.prepared.task.metrics(outputs, targets)
 
 
 def goals_of(task: BuiltTask, kind: str, targets: torch.Tensor) -> torch.Tensor:
-    """What least squares aims at, (N, outputs): -1 and 1 for classes and labels, normalised values."""
+    """Return the goals of least squares, (N, outputs).
+
+    These are -1 and 1 for classes and labels; values are normalised if the task does so.
+    """
     if kind != "values":
         return 2 * torch.as_tensor(task.encode(targets)) - 1
     return torch.as_tensor(task.normalised(targets)) if isinstance(task, NormalisesTargets) else targets
@@ -223,10 +240,10 @@ def goals_of(task: BuiltTask, kind: str, targets: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def features_of_training(run: Run, state: PhaseState) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Features (n, d), targets and indices of this process's share of the training images, each once.
+    """Yield features (n, d), targets and indices of this process's share of the training images, each image once.
 
-    Where the phase has stored the head's very inputs they are read (the first of several views); else they are
-    computed, in the evaluation view. Raises StoppedError where the run is asked to stop.
+    If the phase has stored the inputs of the head, they are read (the first of several views). Otherwise the features
+    are computed with the evaluation transform. Raise StoppedError if the run is asked to stop.
     """
     accelerator, model, size = run.accelerator, state.model, run.val_batch_size
     total = len(run.prepared.splits.train)
@@ -260,7 +277,10 @@ def features_of_training(run: Run, state: PhaseState) -> Iterator[tuple[torch.Te
 
 
 def _in_step(run: Run, batches: Any, total: int) -> Iterator[Any]:
-    """A process may have one batch less than others; all look equally often whether they are asked to stop."""
+    """Yield the batches, checking equally often on all processes whether the run is asked to stop.
+
+    A process may have one batch less than the others.
+    """
     iterator = iter(batches)
     largest_share = -(-total // run.accelerator.num_processes)
     for _ in range(-(-largest_share // run.val_batch_size)):

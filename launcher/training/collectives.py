@@ -1,4 +1,4 @@
-"""What is wrong on one process is told by all, so that none waits for another that has left."""
+"""Agreement on errors: all processes raise what is wrong on one, so that none waits for another that has left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from launcher.errors import Problems
 
 @contextlib.contextmanager
 def agreed(accelerator: Accelerator) -> Iterator[None]:
-    """A UserError inside, on any process, is raised by all of them, each with the problems of all."""
+    """Raise a UserError that any process raises inside this context on all processes, with the problems of all."""
     problems = Problems()
     with problems.collected():
         yield

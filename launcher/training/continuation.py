@@ -1,4 +1,4 @@
-"""What may differ between a run and the recipe that continues it."""
+"""The differences allowed between a run and the recipe that continues it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ CHANGES_NO_WEIGHTS = frozenset(
         "trackers",
     }
 )
-"""Fields that decide what is kept, told or waited for, and not what is learned."""
+"""Fields that affect what is kept, reported or waited for, but not what is learned."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Differences:
-    """Lines such as "optim.lr: 0.001 there, 0.0003 now"."""
+    """Differences as lines such as "optim.lr: 0.001 there, 0.0003 now"."""
 
     accepted: tuple[str, ...] = ()
-    """Of fields that change no weights."""
+    """Differences in fields that change no weights."""
     data: tuple[str, ...] = ()
-    """Of the data part: the same data may be named otherwise, which their content tells."""
+    """Differences in the data part, which may name the same data differently; a comparison of the content decides."""
     cache: tuple[str, ...] = ()
-    """Of `cache`, which may be another store for the same images."""
+    """Differences in `cache`, which may name another store for the same images."""
     refused: tuple[str, ...] = ()
 
 
 def differences_from(there: Mapping[str, Any], recipe: Recipe) -> Differences:
-    """Sort the differences between the JSON of the recipe that a run began with and the one that is to continue it."""
+    """Classify the differences between the recipe that a run began with, as JSON, and the recipe that continues it."""
     kinds: dict[str, list[str]] = {"accepted": [], "data": [], "cache": [], "refused": []}
     for line in differences(there, recipe):
         field = line.partition(":")[0]
@@ -49,7 +49,10 @@ def differences_from(there: Mapping[str, Any], recipe: Recipe) -> Differences:
 
 
 def same_images(there: Mapping[str, Any], recipe: Recipe, lr_scales_of_phases: Iterable[Mapping[str, float]]) -> bool:
-    """Return whether every phase trains on the same views of the images with the `cache` of the run as with this one;
-    whether and where something is stored changes no bit. `lr_scales_of_phases` holds scales by parameter name."""
+    """Return whether every phase trains on the same views of the images with the `cache` of the run as with this one.
+
+    Whether and where something is stored does not change a bit. `lr_scales_of_phases` holds the scales of each phase by
+    parameter name.
+    """
     before = dataclasses.replace(recipe, cache=there["cache"])
     return all(fixed_views(before, scales) == fixed_views(recipe, scales) for scales in lr_scales_of_phases)

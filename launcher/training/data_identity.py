@@ -1,6 +1,6 @@
-"""What makes data the same data: the content and the target of every sample, in order, and what the targets mean.
+"""The identity of data: the content and the target of every sample, in order, and the names of the targets.
 
-Not where they lie: a folder that was moved, or copied to a node's own disk, holds the same data.
+Their location does not matter: a folder that was moved, or copied to a node's own disk, holds the same data.
 """
 
 from __future__ import annotations
@@ -18,35 +18,40 @@ import numpy as np
 from launcher.data.digests import Digests, content_digests
 from launcher.errors import UserError
 from launcher.files import write_atomic
-from launcher.recipe.protocols import IsPreparedCopy, KnowsSourceDigests, Split, Splits
+from launcher.recipe.abilities import IsPreparedCopy, KnowsSourceDigests
+from launcher.recipe.protocols import Split, Splits
 from launcher.text import listed, one_line, plural
 
 FILE = "data.npz"
 TOLD_EVERY_SECONDS = 5.0
 NAMED = 3
-"""Images that a line names; the rest is counted."""
+"""Number of images that a line names; the rest are counted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitIdentity:
+    """The identity of a split, sample by sample."""
+
     digests: Digests
-    """uint8 (N, 16): of what each image is read from."""
+    """uint8 (N, 16): digests of the sources that the images are read from."""
     targets: np.ndarray[Any, np.dtype[Any]]
     samples: tuple[str, ...]
-    """The last two parts of each image's name: what people are told."""
+    """The last two components of each image's name, for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataIdentity:
+    """The identity of the data of a run."""
+
     names: tuple[str, ...]
-    """Of classes, labels or targets."""
+    """Names of the classes, labels or targets."""
     prepared_copy: str | None
-    """The id of the copy that the pixels are taken from."""
+    """The id of the prepared copy that the pixels are taken from, if any."""
     train: SplitIdentity
     val: SplitIdentity
 
     def save(self, folder: Path) -> None:
-        """Write `data.npz`. Raises OSError."""
+        """Write `data.npz`. Raise OSError if it cannot be written."""
         arrays: dict[str, Any] = {"names": _packed(self.names), "copy": _packed((self.prepared_copy or "",))}
         for name, split in (("train", self.train), ("val", self.val)):
             arrays |= {f"{name}_digests": split.digests, f"{name}_targets": split.targets}
@@ -57,9 +62,9 @@ class DataIdentity:
 
     @classmethod
     def load(cls, folder: Path) -> DataIdentity:
-        """Read `data.npz`. Raises UserError where it is missing or damaged."""
+        """Read `data.npz`. Raise UserError if it is missing or damaged."""
         try:
-            # As bytes: numpy leaves a damaged file open.
+            # Read into memory first, because numpy leaves a damaged file open.
             with np.load(io.BytesIO((folder / FILE).read_bytes()), allow_pickle=False) as stored:
                 splits = [
                     SplitIdentity(
@@ -70,14 +75,14 @@ class DataIdentity:
                     for name in ("train", "val")
                 ]
                 return cls(_unpacked(stored["names"]), _unpacked(stored["copy"])[0] or None, *splits)
-        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds of exceptions
             raise UserError(f"{folder / FILE}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def identify(splits: Splits, memory: Path, threads: int, tell: Callable[[str], None]) -> DataIdentity:
-    """Hash every image; of files that have not changed, hashes are taken from `memory` (see `content_digests`).
+    """Hash every image; hashes of files that have not changed are taken from `memory` (see `content_digests`).
 
-    Raises UserError for an image that cannot be read.
+    Raise UserError for an image that cannot be read.
     """
     images = splits.train.images
     return DataIdentity(
@@ -113,8 +118,10 @@ def _hashed(split: Split, memory: Path, threads: int, tell: Callable[[str], None
 def seen_before(
     then: DataIdentity, split: Split, memory: Path, threads: int, tell: Callable[[str], None]
 ) -> str | None:
-    """Say how many of other images are, by their content, those that a run trained or validated on; None where none
-    is. Raises UserError for a file that cannot be read."""
+    """Report how many images of a split have the same content as images that a run trained or validated on.
+
+    Return None if there are none. Raise UserError for a file that cannot be read.
+    """
     digests = list(map(bytes, _identity_of(split, memory, threads, tell).digests))
     known = (("trained", set(map(bytes, then.train.digests))), ("validated", set(map(bytes, then.val.digests))))
     counts = [(sum(digest in of for digest in digests), use) for use, of in known]
@@ -124,7 +131,7 @@ def seen_before(
 
 
 def changes(then: DataIdentity, now: DataIdentity) -> list[str]:
-    """Return one line for each way in which data are not what they were; empty where all is the same."""
+    """Return one line for each difference between the data then and now; an empty list if they are the same."""
     lines = []
     if then.names != now.names:
         lines.append(f"names: {_named(then.names)} then, {_named(now.names)} now")
@@ -167,8 +174,10 @@ def _named(names: tuple[str, ...] | list[str]) -> str:
 
 
 def _packed(names: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Text as bytes of JSON: an array of strings would make all as wide as the longest. In ASCII, as names need not be
-    valid text."""
+    """Return texts as the bytes of a JSON list, because an array of strings would make all as wide as the longest.
+
+    The JSON is in ASCII, because names need not be valid text.
+    """
     return np.frombuffer(json.dumps(list(names)).encode("ascii"), dtype=np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What of a phase's network trains, as it is called in training."""
+"""The trained part of a phase's network, folded, compiled and wrapped for training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from launcher.training.run import Run
 
 
 def wrap(run: Run, model: TransferModel, resolved: ResolvedPhase, prefix: Frozen | None) -> nn.Module:
-    """The network, or what of it is behind its frozen prefix, after Accelerate: through it gradients are averaged."""
+    """Return the network, or the layers behind its frozen prefix, wrapped by Accelerate to average gradients.
+
+    Norms are folded first and, if the recipe says so, the layers are compiled.
+    """
     set_train_mode(model, resolved.phase.norm_statistics)
     fold(run.prepared, model, prefix)
     trained = model if prefix is None else prefix.tail
     if run.recipe.compile:
         for part in (trained, *([prefix.prefix.module] if prefix else [])):
-            part.compile()  # in place: the names of parameters stay
+            part.compile()  # in place, so that the parameters keep their names
     wrapped: nn.Module = run.accelerator.prepare_model(trained)
     if isinstance(wrapped, DistributedDataParallel):
-        # BatchNorm's buffers are averaged before they are used; rank 0's at each forward would override the others'.
+        # BatchNorm's buffers are averaged before they are used; broadcasting those of process 0 in each forward pass
+        # would override the others.
         wrapped.broadcast_buffers = False
     return wrapped
 
 
 def fold(prepared: Prepared, model: TransferModel, prefix: Frozen | None) -> None:
-    """BatchNorm with kept statistics into the convolutions before it; `model` is in the mode of training."""
+    """Fold BatchNorm layers that keep their statistics into the convolutions before them.
+
+    `model` must already be in its mode for training, as set by `set_train_mode`.
+    """
     sizes = prepared.batching.micro_batch_size, prepared.preprocessing.image_size
     if prefix is None:
         fold_whole(model, *sizes)

@@ -1,4 +1,4 @@
-"""The trial before training: a few images through all that a run will do with them."""
+"""The dry run before training: a few images go through everything that a run will do with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from launcher.errors import UserError, did_you_mean
-from launcher.recipe.protocols import BuiltTask, Preprocessing, ReportsUndefined, Splits
+from launcher.recipe.abilities import ReportsUndefined
+from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
 from launcher.text import plural
@@ -22,10 +23,11 @@ from launcher.training.optimizer import build_optimizer
 def try_one_batch(
     recipe: Recipe, splits: Splits, task: BuiltTask, model: TransferModel, lr_scales: Mapping[str, float]
 ) -> None:
-    """A few training and validation images through network, loss and gradient; the metrics on all targets.
+    """Run a few training and validation images through network, loss and gradient, and the metrics on all targets.
 
-    Raises UserError for what breaks, for shapes that are not what the parts promise, and for a monitored metric that
-    the task does not have. The network is left as it was, without gradients; `lr_scales` say what trains.
+    Raise UserError for anything that fails, for shapes other than those that the parts promise, and for a monitored
+    metric that the task does not have. The weights of the network do not change, and it is left without gradients;
+    `lr_scales` determine what trains.
     """
     preprocessing = recipe.backbone.preprocessing()
     train = TrainingImages(splits.train, recipe.augment.build(preprocessing), recipe.seed)
@@ -55,7 +57,7 @@ def try_one_batch(
                 drawn = [val[index] for index in range(min(2, len(splits.val)))]
                 batch = collate(drawn, val.transform).to(torch.device("cpu"))
                 task.loss(model(batch.images), batch.targets)
-                # The names of the metrics depend on the targets (AUROC needs every class), so all of them are given.
+                # The names of the metrics depend on the targets (AUROC needs every class), so all targets are used.
                 targets = torch.as_tensor(splits.val.targets)
                 metrics = task.metrics(torch.rand(len(targets), task.num_outputs), targets)
     except UserError:
@@ -80,10 +82,11 @@ def try_one_batch(
 def try_smallest_batch(
     model: TransferModel, batching: Batching, num_samples: int, preprocessing: Preprocessing, at: str
 ) -> None:
-    """Raises UserError where BatchNorm would have to take its statistics from a single value.
+    """Raise UserError if BatchNorm would have to compute its statistics from a single value.
 
     A network whose last maps are 1x1 pixels (ResNet at 32 px) has one value per channel for each image of a
-    micro-batch, and the last batch of an epoch may leave a micro-batch of one. `at` is the phase that updates.
+    micro-batch, and the last batch of an epoch may leave a micro-batch of one image. `at` names the phase that updates
+    the statistics.
     """
     if min(_micro_batch_sizes(batching, num_samples)) > 1:
         return
@@ -108,7 +111,7 @@ def _micro_batch_sizes(batching: Batching, num_samples: int) -> Iterator[int]:
     for taken in {min(batching.batch_size, num_samples), last}:
         for process_index in range(batching.num_processes):
             for piece in batching.micro_slices(taken, process_index):
-                yield max(1, piece.stop - piece.start)  # an empty one holds one image, that weighs nothing
+                yield max(1, piece.stop - piece.start)  # an empty micro-batch holds one image with weight 0
 
 
 def _outputs(model: TransferModel, batch: Batch, num_outputs: int, preprocessing: Preprocessing) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Evaluation that counts every sample exactly once, on any number of processes."""
+"""Evaluation that counts every sample exactly once on any number of processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class KeptOutputs:
-    """On the validation images, of the weights that `final/` would hold if the run ended now."""
+    """The outputs on the validation images of the weights that `final/` would hold if the run ended now."""
 
     step: int
     outputs: torch.Tensor
@@ -39,13 +39,12 @@ def outputs_of(
     between_batches: Callable[[], None],
     prefix: Callable[[Batch], tuple[torch.Tensor, ...]] | None = None,
 ) -> torch.Tensor:
-    """Outputs of every sample of a split in the order of the split, float32 (num_samples, num_outputs), on the CPU.
+    """Return the outputs of every sample of a split in its order, float32 (num_samples, num_outputs), on the CPU.
 
-    `between_batches` is called equally often on every process.
-
-    `loader` is this process's share: samples process_index, process_index + num_processes, ... The same on every
-    process afterwards. `prefix`, where the network is in two parts, makes of pictures what `model` takes. `model` is
-    not wrapped in DDP: shares may differ by one, and no forward waits for another.
+    The result is the same on every process. `loader` yields this process's share: samples process_index,
+    process_index + num_processes, ... `between_batches` is called equally often on every process. `prefix`, if the
+    network is cut in two, computes from images what `model` takes. `model` must not be wrapped in DDP: the shares may
+    differ by one sample, and no forward pass may wait for another process.
     """
     model.eval()
     rows = -(-num_samples // accelerator.num_processes)
@@ -55,7 +54,7 @@ def outputs_of(
     for _ in range(-(-rows // batch_size)):
         between_batches()
         batch = next(batches, None)
-        if batch is None:  # a share is one sample smaller than the largest, and may have one batch less
+        if batch is None:  # a share may be one sample smaller than the largest, and so have one batch less
             continue
         if isinstance(batch, FeatureBatch):
             outputs = model(*batch.to(accelerator.device).features)
@@ -65,7 +64,7 @@ def outputs_of(
             outputs = model(*prefix(batch.to(accelerator.device, normalised=False)))
         mine[filled : filled + len(outputs)] = outputs.float()
         filled += len(outputs)
-    next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next time
+    next(batches, None)  # exhausts the loader, so that its workers are ready for the next evaluation
     expected = len(range(accelerator.process_index, num_samples, accelerator.num_processes))
     assert filled == expected, (
         f"process {accelerator.process_index} evaluated {plural(filled, 'sample', spec='')}, not {expected}"
@@ -77,4 +76,5 @@ def outputs_of(
 
 
 def metrics_of(task: BuiltTask, outputs: torch.Tensor, split: Split) -> dict[str, float]:
+    """Return the metrics of a split's outputs."""
     return task.metrics(outputs, torch.as_tensor(split.targets))

@@ -1,4 +1,4 @@
-"""What a run's surroundings do to it (a data worker killed, a disk full, a run dir gone), as lines with the cure."""
+"""Failures of a run's surroundings (a data worker killed, a disk full, a run dir gone), as lines with their cures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _OUR_FOLDER = Path(__file__).parents[1]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 _NOT_OURS = (*_NO_ROOM, *_NO_FILES, errno.EROFS, errno.EIO, errno.ESTALE)
-"""Errors of a file system, wherever they come up."""
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps the memory that processes share, no temporary file
+"""Errors of a file system, wherever they occur."""
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps the memory that processes share, not a temporary file
 SHARED_MEMORY_CURE = (
     "enlarge it (a container's is 64 MB unless started with --shm-size=8g or --ipc=host), or use --workers 0 or a "
     "smaller --micro-batch"
@@ -26,17 +26,17 @@ OPEN_FILES_CURE = "raise the limit (ulimit -n 4096), or use fewer --workers"
 
 
 class ImageError(UserError):
-    """An image, or a batch of them, that could not be had while a run was at work."""
+    """An image, or a batch of images, could not be loaded during a run."""
 
 
 def line_of(error: BaseException) -> str:
-    """Return the type and message of an error, with file and line of the user's own code where it went through some."""
+    """Return the type and message of an error, with the place in the user's own code, or else where it was raised."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}{f': {message}' if message else ''} (at {place_of(error)})"
 
 
 def place_of(error: BaseException) -> str:
-    """Return file:line of the user's own code, where some was under way; else where the error was raised."""
+    """Return file:line of the innermost frame in the user's own code, or else of where the error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename and not Path(f.filename).is_relative_to(_OUR_FOLDER)]
     frame = (own or frames)[-1]
@@ -45,7 +45,7 @@ def place_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def part_at_work(field: str) -> Iterator[None]:
-    """Turn what a part raises, which may be a user's own, into a UserError that names its field."""
+    """Turn any exception of a part, which may be the user's own, into a UserError that names the part's field."""
     try:
         yield
     except UserError:
@@ -56,7 +56,7 @@ def part_at_work(field: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def surroundings_told(run_dir: Path) -> Iterator[None]:
-    """Turn what the surroundings do to a run into a UserError that says from where the same command continues."""
+    """Turn failures of a run's surroundings into a UserError that says where the same command continues."""
     try:
         yield
     except Exception as error:
@@ -72,15 +72,15 @@ def surroundings_told(run_dir: Path) -> Iterator[None]:
 
 
 def of_surroundings(error: BaseException, run_dir: Path | None = None) -> str | None:
-    """Return what befell a process, and the cure; None where the error is none of its surroundings.
+    """Return a description of a failure of the surroundings, with its cure, or None if the error is of another kind.
 
-    An OSError counts where it names a file of `run_dir`, or is one that only a file system gives.
+    An OSError counts as one if it names a file of `run_dir` or is of a kind that only a file system raises.
     """
     if isinstance(error, OSError):
         return _of_file_system(error, run_dir)
     if not isinstance(error, RuntimeError) and type(error).__name__ != "SafetensorError":
         return None
-    text = f"{error.__cause__ or ''} {error}"  # torch tells the signal in the one or the other
+    text = f"{error.__cause__ or ''} {error}"  # torch names the signal in one of the two
     if killed := re.search(
         r"DataLoader worker \(pid\(?s?\)?:? ?([\d, ]+)\) (?:is killed by signal: (.+?)\. |exited)", text
     ):

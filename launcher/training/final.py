@@ -1,4 +1,4 @@
-"""The end of a run: `final/`, readable without this package, and one line that says what was reached."""
+"""The end of a run: `final/`, which is readable without this package, and one line with the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from launcher.backbones.plain_names import classifier_name_of, plain_state_dict
 from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json, replaced_folder, save_tensors
-from launcher.recipe.protocols import DescribesPlainNetwork
+from launcher.recipe.abilities import DescribesPlainNetwork
 from launcher.recipe.serialization import to_json
 from launcher.text import duration, number, plural
 from launcher.training.collectives import agreed
@@ -27,7 +27,7 @@ from launcher.training.stop import StoppedError
 
 
 def finish(run: Run) -> None:
-    """Write `final/` from the best or the last checkpoint, and say what was reached, where it is, what to run next."""
+    """Write `final/` from the best or the last checkpoint, and print the result and, if useful, what to run next."""
     step = chosen_step(run)
     metrics: dict[str, float] = {}
     with agreed(run.accelerator):
@@ -46,21 +46,25 @@ def finish(run: Run) -> None:
 
 
 def chosen_step(run: Run) -> int:
+    """Return the step whose weights `final/` would hold if the run ended now: the best or the last one."""
     best = run.progress.run_best
     return best.step if run.recipe.final_weights == "best" and best is not None else run.progress.step
 
 
 def keep_outputs(run: Run, outputs: torch.Tensor) -> None:
-    """Called after each evaluation has been recorded: those of the weights that `final/` would now hold are kept, so
-    that nothing needs to be evaluated again at the end."""
+    """Keep an evaluation's outputs if `final/` would hold its weights, so that nothing is evaluated again at the end.
+
+    This is called after each evaluation has been recorded.
+    """
     if run.accelerator.is_main_process and chosen_step(run) == run.progress.step:
         run.kept = KeptOutputs(run.progress.step, outputs)
 
 
 def final_outputs(run: Run) -> torch.Tensor | None:
-    """Outputs of the weights of `final/` on the validation images, on the main process: as they were kept, by this
-    start or in the checkpoint, or computed again where an older version has written it. Called by all processes. None
-    where the run is asked to stop meanwhile.
+    """Return, on the main process, the outputs of the weights of `final/` on the validation images.
+
+    They are kept in memory or in the checkpoint; if a checkpoint of an older version lacks them, they are computed
+    again. Return None if the run is asked to stop meanwhile. All processes must call this.
     """
     step = chosen_step(run)
     if run.accelerator.is_main_process and (run.kept is None or run.kept.step != step):
@@ -84,7 +88,7 @@ def final_outputs(run: Run) -> torch.Tensor | None:
 
 
 def metrics_at(rundir: RunDir, step: int, *, averaged: bool) -> dict[str, float]:
-    """Validation metrics of the epoch that ended at `step`; of the averaged weights where those are what is kept."""
+    """Return the validation metrics of the epoch that ended at `step`, for the averaged weights if `averaged`."""
     rows = map(json.loads, rundir.metrics_jsonl.read_bytes().splitlines())
     found: dict[str, float | None] = next(row["val"] for row in rows if row["event"] == "epoch" and row["step"] == step)
     if averaged:
@@ -93,8 +97,10 @@ def metrics_at(rundir: RunDir, step: int, *, averaged: bool) -> dict[str, float]
 
 
 def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
-    """model.safetensors (names of the plain network), model.json (how to build it), classes.json, preprocess.json,
-    metrics.json. Written aside and renamed, so that `final/` is whole or absent.
+    """Write `final/` to a draft folder and rename it, so that `final/` is either complete or absent.
+
+    It holds model.safetensors (with the names of the plain network), model.json (how to build it), classes.json,
+    preprocess.json and metrics.json.
     """
     rundir = run.rundir
     with replaced_folder(rundir.final) as draft:
@@ -137,11 +143,12 @@ def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) ->
         ("metrics.json", metrics),
     ):
         text = json_text(content, indent=1)
-        # A class may be a folder whose name is not valid text; escaped, it still is JSON.
+        # A class may be a folder whose name is not valid text; escaped, it is still valid JSON.
         (draft / name).write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def summary(run: Run, step: int, metrics: dict[str, float]) -> str:
+    """Return one line with the result of the run."""
     metric = run.prepared.phases[-1].phase.monitor or run.prepared.task.monitor
     best = run.progress.run_best
     where = f" ({best.phase} epoch {best.epoch})" if best and best.step == step else " (last epoch)"
@@ -152,8 +159,10 @@ def summary(run: Run, step: int, metrics: dict[str, float]) -> str:
 
 
 def longer(run: Run, step: int) -> str:
-    """Advise twice the epochs for the phase whose last epoch is the best of the run; nothing where its best epoch is an
-    earlier one, or `patience` ended it."""
+    """Advise to double the epochs of the phase whose last epoch is the best of the run.
+
+    Return an empty string if the best epoch of that phase is an earlier one, or if `patience` ended it.
+    """
     best = run.progress.run_best
     if best is None or best.step != step:
         return ""

@@ -1,7 +1,8 @@
-"""BatchNorm that keeps its statistics, as a part of the convolution before it: once in a prefix, in each step else.
+"""The folding of BatchNorm with kept statistics into the convolution before it.
 
-With kept statistics BatchNorm only scales and shifts each channel, and so can the convolution's weights: what lies
-between the two is neither computed nor kept for the backward pass.
+In a frozen prefix this is done once, elsewhere in each step. With kept statistics BatchNorm only scales and shifts each
+channel, and the convolution's weights can do the same: the tensor between the two is then neither computed nor kept for
+the backward pass.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx, nn
 
+from launcher.compat import has_forward_hooks
 from launcher.training.feature_cache.tracing import traced
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A convolution and the BatchNorm that alone follows it, by the names that a graph calls them."""
+    """A convolution and the BatchNorm that alone uses its output, by their names in a graph."""
 
     convolution: str
     norm: str
     rest: nn.Module
-    """What the norm does after normalising: nothing, or the activation of timm's BatchNormAct2d."""
+    """The operation of the norm after normalising: none, or the dropout and activation of timm's BatchNormAct2d."""
 
 
 def pairs(module: fx.GraphModule) -> Iterator[Pair]:
-    """Convolutions of a graph whose outputs go to a BatchNorm that has statistics and to nothing else."""
+    """Yield the convolutions of a graph whose outputs go only to a BatchNorm with statistics, and that BatchNorm."""
     nodes = [node for node in module.graph.nodes if node.op == "call_module"]
     layers = {node: module.get_submodule(str(node.target)) for node in nodes}
     calls = Counter(str(node.target) for node in nodes)
@@ -37,7 +39,7 @@ def pairs(module: fx.GraphModule) -> Iterator[Pair]:
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or before not in layers:
             continue
         assert isinstance(before, fx.Node)
-        # Others change their weights in each forward.
+        # Other kinds of convolutions change their weights in each forward pass.
         if type(layers[before]).__name__ not in ("Conv2d", "Conv2dSame"):
             continue
         rest = _after_norm(norm)
@@ -57,14 +59,16 @@ def _after_norm(norm: nn.Module) -> nn.Module | None:
 def fold_in_training(
     graph: fx.GraphModule, whole: nn.Module, micro_batch_size: int, image_size: int, apart: Collection[nn.Module] = ()
 ) -> int:
-    """Let convolutions of a graph on the layers of `whole` do the work of the norms behind them. Gives how many.
+    """Fold norms into the convolutions before them, in a graph on the layers of `whole`, and return their number.
 
-    In each forward that gradients are asked of, and in no other, the weights become w * s and the bias b - mean * s,
-    with the norm's s = weight / sqrt(var + eps) and b = bias: gradients go to the very parameters, which keep their
-    names, and outputs are the same to rounding. Left as they are: norms in training mode, layers with hooks, layers in
-    `apart` (which something else calls, too), and where scaling the weights costs more than the norm would. ResNet-18
-    at 224 px, all of it training, 32 images on 2 cores of an AMD EPYC, in bfloat16: 0.97 of the time of a step, and a
-    process of 1,480 MB instead of 1,610.
+    In forward passes with gradients, and in no others, the weights become w * s and the bias b - mean * s, with the
+    norm's s = weight / sqrt(var + eps) and b = bias. Gradients reach the original parameters, which keep their names,
+    and outputs are the same to rounding.
+
+    Norms in training mode, layers with hooks and layers in `apart` (which something else calls, too) stay as they are,
+    as do pairs for which scaling the weights costs more than the norm would. For ResNet-18 at 224 px with all of it
+    training, 32 images on 2 cores of an AMD EPYC in bfloat16, a step takes 0.97 of the time, and the process 1,480 MB
+    instead of 1,610 MB.
     """
     found = list(pairs(graph))
     outputs = _output_sizes(whole, image_size) if found else {}
@@ -74,13 +78,13 @@ def fold_in_training(
         assert isinstance(norm, nn.BatchNorm2d)
         if type(convolution) is not nn.Conv2d or norm.weight is None or norm.training:
             continue
-        if any(layer._forward_hooks or layer._forward_pre_hooks or layer in apart for layer in (convolution, norm)):
+        if any(has_forward_hooks(layer) or layer in apart for layer in (convolution, norm)):
             continue
         if micro_batch_size * outputs.get(convolution, 0) < convolution.weight[0].numel():
             continue
-        # A class of its own for each of the two objects: parameters, names and the graphs that call them stay.
+        # Only the classes of the two objects change: parameters, names and the graphs that call them stay.
         convolution.__class__ = _Folded
-        vars(convolution)["norm"] = norm  # not registered: it has its name in the network already
+        vars(convolution)["norm"] = norm  # not registered, because it already has a name in the network
         norm.__class__ = _remains_of(type(norm))  # type: ignore[arg-type]
         vars(norm)["rest"] = pair.rest
         count += 1
@@ -88,18 +92,18 @@ def fold_in_training(
 
 
 def fold_whole(model: nn.Module, micro_batch_size: int, image_size: int) -> int:
-    """The same for all of a network; none where it cannot be traced."""
+    """Fold norms in a whole network as `fold_in_training` does; return 0 if the network cannot be traced."""
     if not any(isinstance(module, nn.BatchNorm2d) and not module.training for module in model.modules()):
         return 0
     try:
         graph = traced(model)
-    except Exception:  # it runs the network's own code on values that are not there
+    except Exception:  # tracing runs the network's own code on placeholder values, so anything may be raised
         return 0
     return fold_in_training(graph, model, micro_batch_size, image_size)
 
 
 class _Folded(nn.Conv2d):
-    """A convolution that scales and shifts as the norm behind it would, where gradients are asked."""
+    """A convolution that also scales and shifts as the norm behind it would, while gradients are enabled."""
 
     norm: nn.BatchNorm2d
 
@@ -117,7 +121,7 @@ class _Folded(nn.Conv2d):
 
 
 class _Remains:
-    """What is left of a norm then. Before the norm's own class among the bases."""
+    """The remaining work of a folded norm; this class precedes the norm's own class among the bases."""
 
     rest: nn.Module
 
@@ -133,7 +137,7 @@ def _remains_of(kind: type[nn.BatchNorm2d]) -> type[nn.BatchNorm2d]:
 
 @torch.no_grad()
 def _output_sizes(model: nn.Module, image_size: int) -> dict[nn.Module, int]:
-    """Pixels of what each convolution gives for one image."""
+    """Return the number of pixels in the output map of each convolution for one image."""
     found: dict[nn.Module, int] = {}
 
     def see(layer: nn.Module, _: object, outputs: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Proof that what is frozen stands still, and that all processes hold the same weights."""
+"""Proof that frozen tensors do not change and that all processes hold the same weights."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 NAMED = 5
-"""Tensors that an error names; the rest is counted."""
+"""Number of tensors that an error names; the rest are counted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What was compared at one moment; the same digest as before: nothing has moved."""
+    """The frozen tensors at one moment; if the digest is the same as before, none of them has changed."""
 
     tensors: int
-    """That are frozen: parameters and buffers."""
+    """Number of frozen tensors (parameters and buffers)."""
     digest: str
-    """Of all their hashes."""
+    """A digest of all their hashes."""
 
 
 def proof_of(frozen: Mapping[str, str]) -> Proof:
-    """`frozen`: hashes of what must not change, by name."""
+    """Return the proof for `frozen`, the hashes by name of the tensors that must not change."""
     told = "".join(f"{name}\0{frozen[name]}\0" for name in sorted(frozen))
     return Proof(len(frozen), hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest())
 
 
 def fingerprint(tensor: torch.Tensor) -> str:
-    """A hash of a tensor's bytes, whatever its layout in memory."""
+    """Return a hash of a tensor's bytes that does not depend on its layout in memory."""
     data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
     return hashlib.blake2b(data.numpy().data, digest_size=16).hexdigest()
 
 
 def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Hashes of the named parameters and buffers; of all by default."""
+    """Return hashes of the named parameters and buffers, or of all by default."""
     state = model.state_dict()
     wanted = list(state if names is None else names)
-    # hashlib lets go of Python's lock: the threads of this process, which stands still meanwhile, share the work.
+    # hashlib releases Python's global lock, so the threads of this process, which only waits meanwhile, share the work.
     with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
         return dict(zip(wanted, pool.map(fingerprint, [state[name] for name in wanted]), strict=True))
 
@@ -55,10 +55,11 @@ def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[s
 def prove(
     accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str, more: Mapping[str, str]
 ) -> Proof:
-    """Frozen tensors are what they were when the phase began, and all tensors are the same on all processes.
+    """Check that frozen tensors are as when the phase began and that all tensors are the same on all processes.
 
-    `frozen` holds the hashes from then; `more` those of tensors outside of `model`, now. Called by all processes; each
-    raises the same UserError, which names the tensors and the processes. Returns what was found of the frozen ones.
+    `frozen` holds the hashes from the beginning of the phase, `more` the current hashes of tensors outside of `model`.
+    Return the proof for the frozen tensors. All processes must call this, and all raise the same UserError, which names
+    the tensors and the processes.
     """
     from accelerate.utils import gather_object
 

@@ -1,4 +1,4 @@
-"""The memory of tensors on CPUs: what glibc does when they are freed."""
+"""The memory of tensors on CPUs: control of what glibc does when they are freed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _kept = False
 
 
 def keep_freed(keep: bool) -> None:
-    """Let the heap keep what is freed, and hold large tensors, too; or no longer.
+    """Make the heap keep freed memory and hold large tensors, too, or return to glibc's usual settings.
 
-    By itself glibc asks the system for each tensor of more than 32 MB, such as ResNet's first layers make for a batch,
-    and the system fills its pages with zeros anew in each step: a training step of ResNet-18 (32 images, 224 px, 2
-    cores of an AMD EPYC) took 1.3 to 1.7 times as long in float32 and 1.07 to 1.24 times in bfloat16. The price is
-    memory: 1.7 GB at most instead of 1.55 in a run that trains all of it in bfloat16.
+    By default glibc asks the system for memory for each tensor of more than 32 MB, such as ResNet's first layers
+    produce for a batch, and the system fills the pages with zeros anew in each step: a training step of ResNet-18 (32
+    images, 224 px, 2 cores of an AMD EPYC) took 1.3 to 1.7 times as long in float32 and 1.07 to 1.24 times in bfloat16.
+    The price is memory: a peak of 1.7 GB instead of 1.55 GB in a run that trains all of it in bfloat16.
     """
     global _kept
     if keep == _kept:
@@ -33,9 +33,12 @@ def keep_freed(keep: bool) -> None:
 
 
 def give_back() -> None:
-    """Give freed memory back to the system: 53 MB after the start of a run of ResNet-18, and what is allocated next
-    does not always fit in. Nothing while it is kept: the next step would have its pages filled with zeros again, 0.3 s
-    of an epoch of 8 s."""
+    """Return freed memory to the system, unless `keep_freed` is in effect.
+
+    After the start of a run of ResNet-18 this is 53 MB, which later allocations do not always fit into. While freed
+    memory is kept, nothing is returned: the next step would have its pages filled with zeros again, which takes 0.3 s
+    of an epoch of 8 s.
+    """
     trim = None if _kept else _of_glibc("malloc_trim")
     if trim:
         trim(0)

@@ -1,4 +1,4 @@
-"""From a split to batches of tensors: data sets and loaders of one process."""
+"""Data sets and loaders of one process, which turn a split into batches of tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from launcher.training.failures import ImageError, line_of, of_surroundings
 _T = TypeVar("_T")
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
 Sample: TypeAlias = tuple[torch.Tensor, Any, int]
-"""A picture, its target, and its index in the split."""
+"""An image, its target and its index in the split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Batch:
     """Samples of one process and one micro-step."""
 
     images: torch.Tensor
-    """float32 (n, 3, S, S), normalised; or uint8, which `normalise` is still to be done to."""
+    """float32 (n, 3, S, S), normalised; or uint8, to which `normalise` is still to be applied."""
     targets: torch.Tensor
-    """As in Split."""
+    """The targets, as in Split."""
     indices: torch.Tensor
-    """int64 (n,): which samples of the split these are."""
+    """int64 (n,): the indices of the samples in the split."""
     normalise: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def to(self, device: torch.device, *, normalised: bool = True) -> Batch:
-        """The batch on a device, its images normalised or as they are, with channels last as the network has them."""
+        """Return the batch on a device, with its images in channels last and, if `normalised`, normalised."""
         images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
         normalise = self.normalise
         if normalise and normalised:
@@ -53,22 +53,22 @@ class Batch:
         return Batch(images, on_device(self.targets, device), self.indices, normalise)
 
     def pin_memory(self) -> Batch:
-        """DataLoader calls this. Copies to the device then do not wait."""
+        """Return the batch in pinned memory, so that copies to the device do not block; DataLoader calls this."""
         return dataclasses.replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """What went wrong with an image where it was read, in place of its sample or its batch.
+    """The problems with an image that could not be loaded, in place of its sample or its batch.
 
-    torch would hand an exception over with the traceback of the worker in its message.
+    If a worker raised an exception instead, torch would put the worker's traceback into its message.
     """
 
     problems: tuple[str, ...]
 
 
 class TrainingImages(Dataset[Sample]):
-    """Augmented images by (epoch, index); what is drawn depends on (seed, epoch, index) alone."""
+    """Augmented images by (epoch, index); the random draws depend only on (seed, epoch, index)."""
 
     def __init__(self, split: Split, transform: Transform, seed: int) -> None:
         self.split, self.transform, self.seed = split, transform, seed
@@ -78,14 +78,14 @@ class TrainingImages(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         if self._draws_from_torch_alone:
             return self._sample(key)
-        # A transform of the user's own may draw from Python and numpy, too. Seeding these takes 0.3 ms.
+        # A user's own transform may draw from Python's and numpy's generators, too. Seeding these takes 0.3 ms.
         with seeded_for_sample(seed_for("sample", self.seed, *key)):
             return self._sample(key)
 
     def _sample(self, key: Key) -> Sample:
         epoch, index = key
-        # torch.manual_seed would format a stack trace for CUDA's sake at each call, which took two fifths of the
-        # time of a picture of 16 px.
+        # torch.manual_seed formats a stack trace for CUDA in each call, which took two fifths of the time of an image
+        # of 16 px.
         generator = torch.default_generator
         before = generator.get_state()
         generator.manual_seed(seed_for("sample", self.seed, epoch, index))
@@ -97,7 +97,7 @@ class TrainingImages(Dataset[Sample]):
 
 @contextlib.contextmanager
 def seeded_for_sample(seed: int) -> Iterator[None]:
-    """Seed the global generators of `random` and `numpy.random`, and put them back afterwards."""
+    """Seed the global generators of `random` and `numpy.random` within this context, and restore them afterwards."""
     before, numpy_before = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -109,7 +109,7 @@ def seeded_for_sample(seed: int) -> Iterator[None]:
 
 
 class EvaluationImages(Dataset[Sample]):
-    """Images by index, through the evaluation transform."""
+    """Images by index, after the evaluation transform."""
 
     def __init__(self, split: Split, transform: Transform) -> None:
         self.split, self.transform = split, transform
@@ -131,16 +131,16 @@ def _picture(decoder: Decoder, index: int, transform: Transform) -> torch.Tensor
 
 
 def collate(samples: list[Sample], transform: Transform) -> Batch:
-    """Samples of a data set, which `transform` was applied to, as a batch."""
+    """Return a batch of samples from a data set that applies `transform`."""
     images, targets, indices = zip(*samples, strict=True)
-    # Pictures with channels last are copied whole.
+    # With channels last, each image is copied as a whole.
     stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
     normalise = transform.normalise if isinstance(transform, PixelTransform) else None
     return Batch(stacked, torch.as_tensor(np.stack(targets)), torch.tensor(indices), normalise)
 
 
 class _Guarded(Dataset[Any]):
-    """A data set whose samples are a Failure where they cannot be had."""
+    """A data set that returns a Failure for each sample that cannot be loaded."""
 
     def __init__(self, dataset: Dataset[Any], split: Split) -> None:
         self._dataset, self._split = dataset, split
@@ -160,7 +160,7 @@ def _guarded_collate(samples: list[Any], transform: Transform) -> Batch | Failur
     try:
         batch = collate(samples, transform)
         if get_worker_info() is not None:
-            # Here, and not in the thread that hands tensors over: what goes wrong there is lost, and the batch with it.
+            # This is done here and not in the thread that hands tensors over, where errors are lost with the batch.
             for tensor in (batch.images, batch.targets, batch.indices):
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
         return batch
@@ -180,7 +180,7 @@ def _failure(error: Exception, what: str) -> Failure:
 
 
 class ImageLoader(DataLoader[Batch]):
-    """Batches; raises UserError, one line, for what goes wrong where they are made."""
+    """A loader that raises ImageError, a UserError, if workers cannot be started or a batch cannot be loaded."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
@@ -201,7 +201,7 @@ def _raising(batches: Iterator[Any]) -> Iterator[Batch]:
 
 
 def _start_worker(_: int) -> None:
-    # Schedulers and terminals signal the whole process group; the run decides when to stop, and then ends its workers.
+    # Schedulers and terminals signal the whole process group, but the run decides when to stop and end its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -209,8 +209,11 @@ def _start_worker(_: int) -> None:
 
 
 def _told_by_worker(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """What a worker's threads raise. Its own errors go to the main process; when that one is interrupted while it
-    fetches a batch, the thread that hands tensors over would show the traceback of a lost connection."""
+    """Show uncaught exceptions of a data worker, except for lost connections.
+
+    The worker's other errors go to the training process. If that is interrupted while it fetches a batch, the thread
+    that hands tensors over would show the traceback of a lost connection.
+    """
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)
 
@@ -218,7 +221,10 @@ def _told_by_worker(kind: type[BaseException], error: BaseException, traceback: 
 def training_loader(
     split: Split, transform: Transform, keys: TrainingKeys, *, seed: int, num_workers: int, pin_memory: bool
 ) -> DataLoader[Batch]:
-    """Micro-batches of this process in the order of `keys`; call `keys.start` before each iteration."""
+    """Return a loader of this process's micro-batches in the order of `keys`.
+
+    Call `keys.start` before each iteration.
+    """
     images = TrainingImages(split, transform, seed)
     return loader_of(images, transform, keys, num_workers=num_workers, pin_memory=pin_memory)
 
@@ -233,7 +239,10 @@ def evaluation_loader(
     num_workers: int,
     pin_memory: bool,
 ) -> DataLoader[Batch]:
-    """This process's share of a split: samples process_index, process_index + num_processes, ... each once."""
+    """Return a loader of this process's share of a split, each sample once.
+
+    The share consists of the samples process_index, process_index + num_processes, ...
+    """
     mine = list(range(process_index, len(split), num_processes))
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     images = EvaluationImages(split, transform)
@@ -241,7 +250,7 @@ def evaluation_loader(
 
 
 class Images(Protocol):
-    """Samples of a split by some key: an index, or an epoch and an index."""
+    """A data set of a split's samples by some key: an index, or an epoch and an index."""
 
     split: Split
 
@@ -257,7 +266,7 @@ def loader_of(
     pin_memory: bool,
     keep_workers: bool = True,
 ) -> DataLoader[Batch]:
-    """Batches of a data set, which applies `transform`, as `batches` gives their keys."""
+    """Return a loader of batches from a data set that applies `transform`; `batches` yields the keys of each batch."""
     return ImageLoader(
         _Guarded(cast(Dataset[Any], dataset), dataset.split),
         batch_sampler=batches,
@@ -269,20 +278,8 @@ def loader_of(
     )
 
 
-def end_workers(loader: DataLoader[Batch]) -> None:
-    """End a loader's processes. To be called however a run ends.
-
-    They ignore SIGTERM, which is all that Python sends them at its own exit, and then it waits for them for ever: a
-    traceback keeps alive the iterator that would end them.
-    """
-    iterator = loader._iterator
-    if iterator is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]
-        loader._iterator = None
-
-
 def timed(loader: Iterable[_T], waited: list[float], clock: Callable[[], float]) -> Iterator[_T]:
-    """The loader's batches; the seconds spent waiting for each are appended to `waited`."""
+    """Yield the loader's batches, and append the seconds spent waiting for each to `waited`."""
     iterator = iter(loader)
     while True:
         begin = clock()

@@ -1,4 +1,4 @@
-"""What to do where the device waits for images: a verdict in one line."""
+"""Advice in one line for runs whose device waits for images."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 import os
 
 from launcher.data.prepared import need_of
-from launcher.recipe.protocols import HoldsPixels
+from launcher.recipe.abilities import HoldsPixels
 from launcher.text import plural
 from launcher.training.launch import usable_cpus
 from launcher.training.progress import Speed
 from launcher.training.run import Run
 
 WORTH_A_WORD = 0.15
-"""Share of an epoch's training that the device may wait unremarked."""
+"""Share of an epoch's training below which waiting is not reported."""
 WORTH_SECONDS = 5.0
-"""Seconds of waiting in an epoch below which nobody minds."""
+"""Seconds in an epoch below which waiting is not reported."""
 
 
 def advice(
@@ -28,12 +28,13 @@ def advice(
     image_size: tuple[int, int] | None = None,
     short_side: int = 0,
 ) -> str:
-    """What would help where the device waits for `share` of the time, with so many workers and cores per process.
+    """Return advice for a run whose device waits for `share` of the time.
 
-    `image_size` is that of an image as it is stored, `short_side` what the transforms need of it. On a CPU the network
-    itself takes the cores that more workers would use.
+    `num_workers` and `num_cpus` are counted per process. `image_size` is the size of an image as stored, `short_side`
+    the short side that the transforms need. On a CPU the network itself takes the cores that more workers would use.
     """
-    # Workers at full work make the more the more they are; none stands for the process itself, which also trains.
+    # Workers at full load deliver in proportion to their number. With 0 workers the process itself, which also trains,
+    # loads the images.
     enough = num_workers + 1 if num_workers == 0 else math.ceil(num_workers / max(1 - share, 0.05))
     workers = min(enough, num_cpus - 1)
     helpful = []
@@ -51,7 +52,10 @@ def advice(
 
 
 def tell_waiting(run: Run, speed: Speed | None, seconds: float) -> bool:
-    """Give the advice after an epoch of `seconds` that went with this `speed`, where there is some. Whether it was."""
+    """Print advice, on the main process, if an epoch of `seconds` with this `speed` waited long for images.
+
+    Return whether it was printed.
+    """
     share = speed.waited_share if speed else 0.0
     if share < WORTH_A_WORD or share * seconds < WORTH_SECONDS or not run.accelerator.is_main_process:
         return False

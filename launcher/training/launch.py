@@ -1,4 +1,4 @@
-"""What the launch fixes: which processes there are and how this one is to run. Nothing here changes what is learned."""
+"""The settings of a launch: which processes there are and how this one runs. None of them changes what is learned."""
 
 from __future__ import annotations
 
@@ -15,47 +15,52 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PARENT_VARIABLE = "LAUNCHER_LEAVES_WITH"
-"""The process id of a sweep's worker, in the environment of its trials: a run that sees it gone saves and stops."""
+"""Environment variable of trials with the process id of their sweep's worker; a run stops when that process is gone.
+
+The run saves before it stops.
+"""
 
 
 def usable_cpus() -> int:
-    """CPU cores that this process may run on: those of its SLURM task or cpuset, not all that the machine has."""
+    """Return the number of CPU cores this process may run on: those of its Slurm task or cpuset, not of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_workers(num_cpus: int) -> int:
-    """Return how many processes load data for one with so many CPU cores, unless told otherwise."""
+    """Return the default number of data workers for a process with so many CPU cores."""
     return max(0, min(8, num_cpus - 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of a run as they were started, before Accelerate has looked. See `launcher.cluster.processes`."""
+    """The processes of a run as they were started, before Accelerate is involved. See `launcher.cluster.processes`."""
 
     process_index: int = 0
     num_processes: int = 1
     local_process_index: int = 0
-    """Among the processes on this machine."""
+    """Index among the processes on this machine."""
     num_local_processes: int = 1
     use_cpu: bool = False
-    """What `Accelerator(cpu=...)` must be: without it, several processes on a machine without accelerator each become
-    a lone run, with no error (accelerate 1.15)."""
+    """The required value of `Accelerator(cpu=...)`. Without it, several processes on a machine without accelerator each
+    become a separate run, with no error (accelerate 1.15)."""
     leave_with_parent: bool = False
-    """The parent is a launcher, which does not pass every signal on: when it dies of one, this process is to stop."""
+    """True if this process is to stop when its parent dies, such as a launcher, which does not pass on every signal."""
     num_cpus: int = dataclasses.field(default_factory=usable_cpus)
-    """CPU cores for this process: its share of those that the processes on this machine may use."""
+    """CPU cores for this process: its share of those that the run's processes on this machine may use."""
 
     @property
     def is_main_process(self) -> bool:
+        """Return whether this is process 0."""
         return self.process_index == 0
 
     def check(self, accelerator: Accelerator, *, mixed_precision: str, gradient_accumulation_steps: int = 1) -> None:
-        """Compare what Accelerate made with what was started and with what the recipe says.
+        """Check that Accelerate's settings agree with the processes that were started and with the recipe.
 
-        The environment beats `Accelerator(gradient_accumulation_steps=)`, and `Accelerator(mixed_precision=)` beats
-        the environment, both without a word. Raises UserError with one line for each difference.
+        The environment silently overrides `Accelerator(gradient_accumulation_steps=)`, and
+        `Accelerator(mixed_precision=)` silently overrides the environment. Raise UserError with one line for each
+        difference.
         """
         problems = []
         if accelerator.num_processes != self.num_processes:
@@ -83,27 +88,27 @@ class World:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What the command line says about the run, apart from the recipe."""
+    """The settings of a run from the command line, apart from the recipe."""
 
     run_dir: Path | None = None
-    """None: named after the recipe."""
+    """The run dir; None for one named after the recipe."""
     resume: Literal["auto", "must", "never"] = "auto"
-    """"auto" continues a run that is there, "must" needs one, "never" refuses one."""
+    """"auto" continues a run that is there, "must" requires one, "never" refuses one."""
     micro_batch_size: int | Literal["auto"] | None = None
-    """Samples per device for each forward and backward; None: as many as the batch size gives each process, 64 at most;
-    "auto": as many as fit the device's memory, and fewer at a time after a step that does not fit."""
+    """Samples per device in each forward and backward pass. None takes as many as the batch size gives each process, 64
+    at most; "auto" as many as fit the device's memory, and fewer at a time after a step that does not fit."""
     stop_at: float | None = None
     """Unix time in seconds by which the run must have saved and stopped."""
     num_workers: int | None = None
-    """Processes that load data, for each training process; None: from the CPU cores it may use."""
+    """Data workers of each training process; None derives them from the CPU cores that the process may use."""
     prepared: Path | None = None
-    """The folder of a prepared copy of the images; None: the images as they are."""
+    """The folder of a prepared copy of the images; None for the original images."""
     evaluate_final: bool = False
-    """Whether the outputs of the final weights are wanted when the run has ended."""
+    """True if the outputs of the final weights are wanted when the run has ended."""
     command: tuple[str, ...] = ()
-    """The words after `python -m launcher`."""
+    """The words after the starter."""
     accepts_changed_code: bool = False
-    """Whether a run may go on with own parts whose code has changed since it began."""
+    """True if a run may go on with the user's own parts whose code has changed since it began."""
     starter: tuple[str, ...] = PYTHON
-    """What these stand behind: `python -m launcher`, or what starts several processes."""
+    """The words that start the program: `python -m launcher`, or a program that starts several processes."""
     world: World = dataclasses.field(default_factory=World)

@@ -1,9 +1,9 @@
 """The visible loop: run -> train -> run_phase -> train_epoch -> train_step -> accumulate, and evaluate.
 
-A start of a run goes, in this order:
-1. finished already: say so, and end well; where the end was cut short, do what is left of it;
-2. a complete checkpoint in the run dir: continue from the newest;
-3. else begin: the backbone's pretrained weights and a new head.
+A start of a run does the first of these that applies:
+1. If the run is already finished, say so and exit successfully; if its end was cut short, do what is left of it.
+2. If there is a complete checkpoint in the run dir, continue from the newest.
+3. Otherwise begin with the backbone's pretrained weights and a new head.
 """
 
 from __future__ import annotations
@@ -50,16 +50,19 @@ from launcher.training.stop_request import Reason
 from launcher.training.trackers import log_speed
 
 LOSSES_READ_EVERY_STEPS = 10
-"""Reading a loss waits for the device, so it is done for several steps at once."""
+"""Number of steps whose losses are read at once, because reading a loss waits for the device."""
 
 
 Afterwards = Callable[[Run, torch.Tensor | None], None]
-"""What the main process does with a run that has ended, and the outputs of its final weights on the validation images:
-None unless `Launch.evaluate_final`, and where they could not be had."""
+"""A function that the main process calls with a run that has ended and the outputs of its final weights.
+
+The outputs are those on the validation images; they are None unless `Launch.evaluate_final`, or if they could not be
+computed.
+"""
 
 
 Left = Callable[[RunDir], list[str]]
-"""Names what the end of a run should have left in its run dir and has not."""
+"""A function that names the files that the end of a run should have left in its run dir, but has not."""
 
 
 def run(
@@ -68,7 +71,10 @@ def run(
     afterwards: Afterwards = lambda run, outputs: None,
     left: Left = lambda rundir: [],
 ) -> None:
-    """Train a recipe to its end, from where the run dir says. Raises UserError for what the user can put right."""
+    """Train a recipe to its end, from the position recorded in the run dir.
+
+    Raise UserError for problems that the user can fix.
+    """
     rundir = RunDir(run_dir_of(launch, loaded))
     accelerator = start_accelerator(loaded.recipe, launch, rundir.path)
     try:
@@ -79,13 +85,13 @@ def run(
             accelerator = begun.accelerator
             train(begun, resumed, loaded, launch, afterwards)
     finally:
-        # A process that leaves while gloo's threads are at work is aborted now and then ("terminate called without an
-        # active exception"), and its launcher calls the run a failure.
+        # A process that exits while gloo's threads are running is aborted now and then ("terminate called without an
+        # active exception"), and its launcher then reports the run as failed.
         accelerator.end_training()
 
 
 def train(run: Run, resumed: State | None, loaded: LoadedRecipe, launch: Launch, afterwards: Afterwards) -> None:
-    """All phases from where the run stands, and the end. Raises StoppedError where it is asked to stop before."""
+    """Train all phases from the run's position on, then finish the run. Raise StoppedError if asked to stop before."""
     outputs: torch.Tensor | None = None
     try:
         with run.interruption, run.watchdog:
@@ -106,7 +112,7 @@ def train(run: Run, resumed: State | None, loaded: LoadedRecipe, launch: Launch,
 
 
 def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
-    """Train one phase to its end: its epochs, or earlier where it has patience."""
+    """Train one phase to its end, which comes after all its epochs, or earlier if it has patience."""
     progress, phase = run.progress, resolved.phase
     state = begin_phase(run, resolved, resumed)
     run.screen.phase_begins(run.prepared, resolved)
@@ -155,7 +161,7 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
 
 
 def train_epoch(run: Run, state: PhaseState) -> Speed | None:
-    """The rest of the current epoch. Returns how fast it went; None where nothing was left of it."""
+    """Train the rest of the current epoch, and return its speed, or None if nothing was left of it."""
     resolved, progress = state.resolved, run.progress
     first_step, steps = progress.step_in_epoch, resolved.steps_per_epoch
     title = f"{resolved.phase.name} {progress.epoch + 1}/{resolved.phase.epochs}"
@@ -184,12 +190,12 @@ def train_epoch(run: Run, state: PhaseState) -> Speed | None:
         every = run.recipe.checkpoint_every_steps
         if (save_is_due or (every and progress.step % every == 0)) and not at_end:
             save(run, state)
-    next(batches, None)  # lets the loader come to its end, so that its workers are ready for the next epoch
+    next(batches, None)  # exhausts the loader, so that its workers are ready for the next epoch
     return speed
 
 
 def train_step(run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBatch], step_in_epoch: int) -> None:
-    """One optimizer step: its gradient is the mean over the samples of the global batch, whatever the split."""
+    """Take one optimizer step with the mean gradient over the samples of the global batch, however it is split."""
     recipe, progress, resolved = run.recipe, run.progress, state.resolved
     phase_step = progress.epoch * resolved.steps_per_epoch + step_in_epoch
     lr = run.prepared.base_lr * recipe.schedule.scale(phase_step, resolved.steps, resolved.steps_per_epoch)
@@ -215,7 +221,10 @@ def train_step(run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBat
 def accumulate(
     run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBatch], step_in_epoch: int
 ) -> torch.Tensor:
-    """Put a step's gradient, averaged over the processes, into the parameters. Returns this process's sum of losses."""
+    """Compute a step's gradient, averaged over the processes, and return this process's sum of losses.
+
+    The gradient is accumulated in the parameters.
+    """
     accelerator, progress = run.accelerator, run.progress
     taken = run.keys.taken(step_in_epoch)
     micro_batches = run.keys.micro_batches(step_in_epoch)
@@ -230,29 +239,30 @@ def accumulate(
 
 
 def stop(run: Run, state: PhaseState, reason: Reason) -> NoReturn:
-    """Save this moment, and leave the loop. Called by all processes."""
+    """Save a checkpoint of this moment and leave the loop. All processes must call this."""
     save(run, state)
     written(run)
     leave(run, reason)
 
 
 def leave(run: Run, reason: Reason) -> NoReturn:
-    """Leave the loop where all is saved."""
+    """Leave the loop after everything has been saved. All processes must call this."""
     if run.accelerator.is_main_process:
         write_marker(run.rundir.path, reason, run.interruption.signal_name, run.progress.step)
-    # The marker first: once a process has left, its launcher may end the others.
+    # The marker comes first: once a process has exited, its launcher may end the others.
     run.accelerator.wait_for_everyone()
     raise StoppedError(reason)
 
 
 def evaluate(run: Run, state: PhaseState) -> tuple[dict[str, float], torch.Tensor, str | None]:
-    """Validation metrics of the weights, and of their average (where kept) under "ema_*"; the outputs of those that
-    `final/` would hold; and why they cannot be the best, where they cannot.
+    """Evaluate the weights and, if one is kept, their average on the validation images.
 
-    Raises StoppedError where the run is asked to stop meanwhile. Nothing of the evaluation is kept then: the end of the
-    epoch's training is what is to be saved.
+    Return the metrics, those of the average under "ema_*"; the outputs of the weights that `final/` would hold; and the
+    reason why these weights cannot be the best, or None.
+
+    Raise StoppedError if the run is asked to stop meanwhile. Nothing of the evaluation is kept in that case: the state
+    at the end of the epoch's training is to be saved.
     """
-
     task, val = run.prepared.task, run.prepared.splits.val
     model = run.accelerator.unwrap_model(state.wrapped, keep_fp32_wrapper=True)
     average_norm_statistics(run, state)

@@ -1,4 +1,4 @@
-"""Losses of the last steps, and whether their gradients were finite: read from the devices for several at once."""
+"""The losses of the last steps and the finiteness of their gradients, read from the devices for several at once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from launcher.training.trackers import log_step
 
 
 def read_losses(run: Run, state: PhaseState) -> float:
-    """Bring the losses of the last steps from the devices, write their rows, and give the epoch's mean so far.
+    """Read the losses of the last steps from the devices, write their rows, and return the epoch's mean loss so far.
 
-    Summed in the order of the processes and of the steps: when they are read does not change a bit. Raises
-    NonFiniteGradientError, on all processes, for the first step whose gradient was not finite.
+    Losses are summed in the order of the processes and of the steps, so the time of reading does not change a bit.
+    Raise NonFiniteGradientError, on all processes, for the first step whose gradient was not finite.
     """
     progress = run.progress
     if state.unread:

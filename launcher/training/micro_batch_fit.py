@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits the device's memory (`--micro-batch auto`)."""
+"""The search for the largest micro-batch that fits the device's memory (`--micro-batch auto`)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from launcher.training.preflight import Prepared
 
 
 def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], None]) -> int:
-    """The largest of `sizes` for which `attempt` does not run out of memory; tried from the largest down.
+    """Return the largest of `sizes` for which `attempt` does not run out of memory, trying from the largest down.
 
-    Raises UserError where none fits. Other exceptions of `attempt` pass through.
+    Raise UserError if none fits. Other exceptions of `attempt` pass through.
     """
     for size in sorted(sizes, reverse=True):
         try:
@@ -33,10 +33,10 @@ def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], None]) -> i
 
 
 def fitted(accelerator: Accelerator, prepared: Prepared) -> Batching:
-    """The batch arithmetic with the largest micro-batch that fits every process, in the phase that trains most.
+    """Return the batch arithmetic with the largest micro-batch that fits every process, in the phase that trains most.
 
-    Found by a forward and backward of each size in question before training, so no step has to be repeated. The
-    mathematics are the same with any of them. On a CPU, whose memory is large, the default stays.
+    It is found before training by a forward and backward pass of each candidate size. The mathematics are the same for
+    any size. On a CPU, whose memory is large, the default stays.
     """
     batching = prepared.batching
     if accelerator.device.type != "cuda":
@@ -54,7 +54,7 @@ def fitted(accelerator: Accelerator, prepared: Prepared) -> Batching:
         with accelerator.autocast():
             outputs = model(images.to(memory_format=torch.channels_last))
         outputs.float().square().sum().backward()
-        # Adam keeps two more numbers for each trained parameter, and DDP its buckets.
+        # Room for what a step needs besides: Adam keeps two more numbers per trained parameter, and DDP its buckets.
         torch.empty(3 * most.trainable_parameters, device=accelerator.device)
 
     mine = largest_that_fits(sizes, attempt)

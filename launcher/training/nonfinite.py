@@ -1,4 +1,4 @@
-"""What is not finite: gradients, and whose they were; weights that an update has broken, and what they give."""
+"""Checks for values that are not finite: gradients, with their samples; weights after an update; and outputs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ SAMPLES_NAMED = 8
 
 
 class NonFiniteGradientError(UserError):
-    """A gradient is not finite, on all processes alike, and the recipe says that this ends the run."""
+    """A gradient is not finite, on all processes alike, and the run has to end."""
 
 
 class NonFiniteWeightsError(UserError):
-    """An update has made weights that are not finite, on all processes alike, and the recipe says that this ends the
-    run."""
+    """Weights or outputs are not finite after an update, on all processes alike, and the run has to end."""
 
 
 def where(run: Run, resolved: ResolvedPhase, step: int, step_in_epoch: int) -> str:
-    """The run's step (1-based), in its current epoch, and which samples its global batch was made of."""
+    """Describe a step (1-based) of the current epoch whose gradient is not finite, with the samples of its batch."""
     keys = run.keys
     order = epoch_order(keys.num_samples, keys.seed, resolved.first_epoch + run.progress.epoch)
     begin = step_in_epoch * keys.batching.batch_size
@@ -35,9 +34,9 @@ def where(run: Run, resolved: ResolvedPhase, step: int, step_in_epoch: int) -> s
 
 
 def broken_weights(state: PhaseState) -> str | None:
-    """Name what trains, or its average, and is not finite; None where all of it is.
+    """Name the trained tensors, or their averages, that are not finite, or return None if all are.
 
-    A finite gradient is not enough: the update that it makes can overflow.
+    The check is needed even after finite gradients, because the update can overflow.
     """
     weights = state.model.state_dict()
     trained = {name: weights[name] for name in sorted(state.resolved.changing)}
@@ -45,20 +44,22 @@ def broken_weights(state: PhaseState) -> str | None:
         f"the average of {name}": value for name, value in (state.average.values if state.average else {}).items()
     }
     trained = {name: value for name, value in trained.items() if value.is_floating_point()}
-    # One question to the device for all tensors.
+    # The device is asked once for all tensors.
     finite = torch.stack([value.isfinite().all() for value in trained.values()]).tolist()
     names = [name for name, is_finite in zip(trained, finite, strict=True) if not is_finite]
     return tensors_named(names) if names else None
 
 
 def tensors_named(names: list[str]) -> str:
-    """Return the first of some names, and how many more there are."""
+    """Return the first of some names and, if there are others, their number."""
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def check_weights(run: Run, state: PhaseState) -> None:
-    """Raise NonFiniteWeightsError where weights are not finite and the recipe stops for that. Called by all processes,
-    which hold the same weights."""
+    """Raise NonFiniteWeightsError if weights are not finite and the recipe says on_nonfinite="stop".
+
+    All processes must call this; they hold the same weights.
+    """
     if run.recipe.on_nonfinite == "stop" and (names := broken_weights(state)):
         raise NonFiniteWeightsError(
             f"step {run.progress.step}: the weights after it are not finite ({names}); nothing of it was saved; "
@@ -67,8 +68,11 @@ def check_weights(run: Run, state: PhaseState) -> None:
 
 
 def broken_epoch(run: Run, state: PhaseState, outputs: torch.Tensor) -> str | None:
-    """Say why the weights of this epoch can never be the best: they, or what they give for the validation images, are
-    not finite; None where all is. Raise NonFiniteWeightsError where the recipe stops for that."""
+    """Return why the weights of this epoch cannot be the best, or None if they can.
+
+    They cannot if they, or their outputs on the validation images, are not finite. Raise NonFiniteWeightsError for that
+    if the recipe says on_nonfinite="stop".
+    """
     check_weights(run, state)
     rows = int((~outputs.isfinite()).any(dim=1).sum())
     if rows == 0 and (names := broken_weights(state)) is None:

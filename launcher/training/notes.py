@@ -1,5 +1,7 @@
-"""Notes of `plan` and `train`: what makes the result depend on the split of the batch, and what is legal but
-unusual."""
+"""Notes of `plan` and `train` on settings that are legal but unusual.
+
+Some of these settings make the result depend on how the batch is split.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import numpy as np
 from torch import nn
 
 from launcher.data.names import notes_of_names
-from launcher.recipe.protocols import HasPretrainedWeights, WeighsClasses
+from launcher.recipe.abilities import HasPretrainedWeights, WeighsClasses
+from launcher.recipe.protocols import Splits
+from launcher.recipe.recipe import Recipe
 from launcher.text import plural
 from launcher.training.launch import default_workers, usable_cpus
 from launcher.training.model import freeze, set_train_mode
@@ -17,19 +21,33 @@ from launcher.training.preflight import Findings, Prepared, ResolvedPhase
 from launcher.training.worker_limits import shared_memory_problem
 
 LARGE_IMBALANCE = 10
-"""How many times the images of the smallest class the largest has, before it is worth a note."""
+"""Ratio of the images in the largest class to those in the smallest above which classes get a note."""
 
 
 def notes(found: Findings | Prepared) -> Iterable[str]:
-    """One line each."""
-    recipe = found.recipe
+    """Yield one line for each fact that a person should know before training."""
     if found.splits:
         yield from found.splits.notes
-        if recipe.task.target_kind != "values":
+        if found.recipe.task.target_kind != "values":
             yield from notes_of_names(found.splits.names)
+    yield from _of_the_split(found)
+    yield from _of_random_weights(found)
+    if found.splits:
+        yield from _of_the_data(found.recipe, found.splits)
+    # `plan` only notes a lack of shared memory; `train` refuses to start because of it.
+    if isinstance(found, Findings) and not found.problems.found and found.batching:
+        prepared, processes = found.prepared(), found.batching.num_processes
+        workers = default_workers(usable_cpus() // processes)
+        if problem := shared_memory_problem(prepared, workers, processes):
+            yield f"on this machine: {problem}"
+
+
+def _of_the_split(found: Findings | Prepared) -> Iterable[str]:
+    """Yield notes on settings that make the weights depend on how the batch is split."""
     updating = [p.phase.name for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
     if updating:
-        joined = " (sync_batchnorm joins the processes, not the accumulation)" if recipe.sync_batchnorm else ""
+        joins = found.recipe.sync_batchnorm
+        joined = " (sync_batchnorm joins the processes, not the accumulation)" if joins else ""
         yield (
             f"{_named(updating, found)}: norm_statistics='update': BatchNorm sees one micro-batch of one process, "
             f"so the weights depend on how the batch is split{joined}"
@@ -41,31 +59,33 @@ def notes(found: Findings | Prepared) -> Iterable[str]:
             f"{_named((phase for phase, _ in drawing), found)}: {kinds}: drawn for each process and "
             "micro-batch, so the weights depend on how the batch is split"
         )
-    if isinstance(recipe.backbone, HasPretrainedWeights) and recipe.backbone.weights is None:
-        yield "backbone.weights=None: the network starts from random weights"
-        still = [p.phase.name for p in found.phases if not _trains_backbone(p)]
-        if still and not any(map(_trains_backbone, found.phases)):
-            yield f"{_named(still, found)}: random weights stay as they are, so the head has little to learn from"
-        kept = [p.phase.name for p in found.phases if p.phase.norm_statistics == "keep" and p.norm_layers]
-        if kept:
-            yield f"{_named(kept, found)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
-    if found.splits and recipe.batch_size > len(found.splits.train):
-        images = plural(len(found.splits.train), "training image", spec="")
+
+
+def _of_random_weights(found: Findings | Prepared) -> Iterable[str]:
+    backbone = found.recipe.backbone
+    if not isinstance(backbone, HasPretrainedWeights) or backbone.weights is not None:
+        return
+    yield "backbone.weights=None: the network starts from random weights"
+    still = [p.phase.name for p in found.phases if not _trains_backbone(p)]
+    if still and not any(map(_trains_backbone, found.phases)):
+        yield f"{_named(still, found)}: random weights stay as they are, so the head has little to learn from"
+    kept = [p.phase.name for p in found.phases if p.phase.norm_statistics == "keep" and p.norm_layers]
+    if kept:
+        yield f"{_named(kept, found)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
+
+
+def _of_the_data(recipe: Recipe, splits: Splits) -> Iterable[str]:
+    if recipe.batch_size > len(splits.train):
+        images = plural(len(splits.train), "training image", spec="")
         yield f"batch_size={recipe.batch_size} is more than all {images}: one step per epoch"
-    if found.splits and found.splits.train.targets.ndim == 1:
-        counts = np.bincount(found.splits.train.targets, minlength=len(found.splits.names))
+    if splits.train.targets.ndim == 1:
+        counts = np.bincount(splits.train.targets, minlength=len(splits.names))
         unweighted = isinstance(recipe.task, WeighsClasses) and recipe.task.class_weights is None
         if unweighted and counts.max() > LARGE_IMBALANCE * counts.min():
             yield (
                 f"classes have {counts.min():,} to {plural(int(counts.max()), 'training image')}; "
                 "task.class_weights=balanced would give each class the same weight in the loss"
             )
-    # A start of a run is refused for it.
-    if isinstance(found, Findings) and not found.problems.found and found.batching:
-        prepared, processes = found.prepared(), found.batching.num_processes
-        workers = default_workers(usable_cpus() // processes)
-        if problem := shared_memory_problem(prepared, workers, processes):
-            yield f"on this machine: {problem}"
 
 
 def _trains_backbone(resolved: ResolvedPhase) -> bool:
@@ -73,7 +93,7 @@ def _trains_backbone(resolved: ResolvedPhase) -> bool:
 
 
 def random_layers(found: Findings | Prepared) -> list[tuple[str, str]]:
-    """(phase, kind) of the layers that draw random numbers where they train: dropout, stochastic depth."""
+    """Return (phase, kind) of the layers that draw random numbers in training, such as dropout and stochastic depth."""
     if found.model is None:
         return []
     was = [(module, module.training) for module in found.model.modules()]
@@ -93,8 +113,11 @@ def random_layers(found: Findings | Prepared) -> list[tuple[str, str]]:
 
 
 def _draws(module: nn.Module) -> bool:
-    """Whether a module drops something in training: by its own kind (Dropout, StochasticDepth, DropPath), or inside its
-    forward (attention's `dropout`, timm's `drop_rate`)."""
+    """Return whether a module drops something in training.
+
+    It does so by its own kind (Dropout, StochasticDepth, DropPath) or inside its forward pass (`dropout` of attention
+    layers, `drop_rate` of timm).
+    """
     kind = type(module).__name__.lower()
     of_kind = "drop" in kind or "stochasticdepth" in kind
     return any(

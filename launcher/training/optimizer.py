@@ -1,4 +1,4 @@
-"""Optimizer over what trains, learning rates as a function of the step, and the moving average of the weights."""
+"""The optimizer of a phase, its learning rates and its state, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from launcher.recipe.protocols import Optimizer
 
 
 def parameter_groups(model: nn.Module, lr_scales: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Groups of trainable parameters with one lr_scale each, in the order of the model.
+    """Return groups of trainable parameters with one lr_scale each, in the order of the model.
 
-    Vectors and scalars (biases, norms) are groups of their own without weight decay, as in timm. Each group carries
+    Vectors and scalars (biases, norms) form groups of their own without weight decay, as in timm. Each group carries
     "lr_scale" and the "names" of its parameters, so that state is kept by name and not by position.
     """
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
@@ -33,7 +33,7 @@ def parameter_groups(model: nn.Module, lr_scales: Mapping[str, float]) -> list[d
 
 
 def build_optimizer(part: Optimizer, model: nn.Module, lr_scales: Mapping[str, float]) -> torch.optim.Optimizer:
-    """The optimizer of a phase. Every trainable parameter is in it, and no other."""
+    """Build the optimizer of a phase, which holds exactly the trainable parameters."""
     optimizer = part.build(parameter_groups(model, lr_scales))
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     wanted = {id(p) for p in model.parameters() if p.requires_grad}
@@ -42,13 +42,16 @@ def build_optimizer(part: Optimizer, model: nn.Module, lr_scales: Mapping[str, f
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give each group its share of `lr`. Groups are read afresh: wrapping an optimizer replaces their dicts."""
+    """Set each group's learning rate to `lr` times its lr_scale.
+
+    The groups are read anew each time, because wrapping an optimizer replaces their dicts.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
-    """The optimizer's state by parameter name, on the CPU."""
+    """Return a copy of the optimizer's state by parameter name, on the CPU."""
     state: dict[str, dict[str, Any]] = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -61,7 +64,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put back what `optimizer_state` gave. Learning rates and weight decay stay those of the recipe."""
+    """Restore a state from `optimizer_state`; learning rates and weight decay stay those of the recipe."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             entries = dict(state[name])
@@ -76,10 +79,10 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, M
 
 
 class WeightAverage:
-    """Exponential moving average of the tensors that a phase changes; starts from the phase's first weights.
+    """An exponential moving average of the tensors that a phase changes, starting from the phase's first weights.
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage with num_updates:
-    a short phase would otherwise average over its random start.
+    The decay at step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage with num_updates;
+    otherwise a short phase would average over its random start.
     """
 
     def __init__(self, model: nn.Module, names: set[str], decay: float) -> None:
@@ -89,7 +92,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimizer step `step` (0-based) of the phase."""
+        """Include the weights after optimizer step `step` (0-based) of the phase."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, live in self._live.items():
             if live.is_floating_point():
@@ -99,17 +102,18 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """From the weights as they are now."""
+        """Restart the average from the current weights."""
         for name, live in self._live.items():
             self.values[name].copy_(live)
 
     def load(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Restore the average from a checkpoint's values."""
         for name, value in self.values.items():
             value.copy_(values[name])
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model holds the averaged weights within this context."""
+        """Make the model hold the averaged weights within this context."""
         self._swap()
         try:
             yield

@@ -1,8 +1,8 @@
-"""Out of memory in a training step (`--micro-batch auto`): all processes compute less at once, and redo the step.
+"""Recovery from a lack of memory in a training step (`--micro-batch auto`): all processes redo it in smaller chunks.
 
-Elsewhere one process that runs out would leave the others waiting in DDP's all-reduce. Here none talks to another in a
-backward pass: first they agree on whether all have their gradient, then they average it. That costs what DDP hides
-behind the backward pass, and one small message over the CPUs.
+Without it, a process that runs out of memory would leave the others waiting in DDP's all-reduce. Here the processes do
+not communicate in a backward pass: first they agree on whether all have their gradient, then they average it. This
+costs the communication that DDP hides behind the backward pass, and one small message over the CPUs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
+from launcher.compat import divide_all
 from launcher.errors import UserError
 from launcher.text import plural
 from launcher.training.data_order import seed_micro_step
@@ -23,7 +24,10 @@ from launcher.training.step import forward_backward, inputs_of
 
 
 def can_redo_steps(run: Run, state: PhaseState) -> bool:
-    """Whether a step that runs out of memory is caught. Not where SyncBatchNorm joins the processes in each forward."""
+    """Return whether a step that runs out of memory can be redone.
+
+    It cannot without `--micro-batch auto`, nor if SyncBatchNorm joins the processes in each forward pass.
+    """
     joined = run.recipe.sync_batchnorm and state.resolved.phase.norm_statistics == "update"
     return run.parts is not None and not joined
 
@@ -31,9 +35,10 @@ def can_redo_steps(run: Run, state: PhaseState) -> bool:
 def accumulate_what_fits(
     run: Run, state: PhaseState, batches: Iterator[Batch | FeatureBatch], step_in_epoch: int
 ) -> torch.Tensor:
-    """Put a step's gradient, averaged over the processes, into the parameters. Returns this process's sum of losses.
+    """Compute a step's gradient, averaged over the processes, in chunks that fit the memory.
 
-    Raises UserError, on all processes, where the smallest part of a micro-batch does not fit.
+    The gradient is accumulated in the parameters. Return this process's sum of losses. Raise UserError, on all
+    processes, if even the smallest chunk of a micro-batch does not fit.
     """
     kept = [next(batches) for _ in run.keys.micro_batches(step_in_epoch)]
     statistics = _norm_statistics(state)
@@ -54,9 +59,10 @@ def accumulate_what_fits(
 def _attempt(
     run: Run, state: PhaseState, kept: Sequence[Batch | FeatureBatch], step_in_epoch: int
 ) -> torch.Tensor | None:
-    """This process's gradient and sum of losses; None where it ran out of memory.
+    """Compute this process's gradient and return its sum of losses, or None if it ran out of memory.
 
-    The error holds the frames of the failed pass, and they its tensors: all is free only after this has returned.
+    The error holds the frames of the failed pass, and these hold its tensors: all memory is free only after this
+    function has returned.
     """
     try:
         return _accumulate(run, state, kept, step_in_epoch)
@@ -71,7 +77,7 @@ def _accumulate(run: Run, state: PhaseState, kept: Sequence[Batch | FeatureBatch
     micro_batches = run.keys.micro_batches(step_in_epoch)
     for micro_step, ((first, end), batch) in enumerate(zip(micro_batches, kept, strict=True)):
         inputs, targets = inputs_of(run, state, batch)
-        # A short micro-batch, as the last of an epoch may be, cannot be cut into as many.
+        # A short micro-batch, as the last of an epoch may be, cannot be cut into as many chunks.
         cuts = max(1, min(parts, len(targets) // least))
         pieces = zip(*(tensor.tensor_split(cuts) for tensor in (*inputs, targets)), strict=True)
         for part, (*some, some_targets) in enumerate(pieces):
@@ -83,19 +89,19 @@ def _accumulate(run: Run, state: PhaseState, kept: Sequence[Batch | FeatureBatch
 
 
 def _least(state: PhaseState) -> int:
-    """Samples in the smallest part: BatchNorm may have no statistics of one."""
+    """Return the fewest samples in a chunk: 2 if BatchNorm updates its statistics, which may need more than one."""
     return 2 if _norm_statistics(state) else 1
 
 
 def _norm_statistics(state: PhaseState) -> list[torch.Tensor]:
-    """What a forward changes by itself, and a step that is redone must not change twice."""
+    """Return the BatchNorm buffers that a forward pass updates, and that a repeated step must not update twice."""
     if state.resolved.phase.norm_statistics == "keep":
         return []
     return [buffer for layer in norm_layers_that_train(state.model).values() for buffer in layer.buffers(recurse=False)]
 
 
 def _halve(run: Run, state: PhaseState) -> None:
-    """Drop what a failed attempt left, and go on in twice as many parts. Called by all processes."""
+    """Discard the gradient of a failed pass, and go on with twice as many chunks. All processes must call this."""
     parts, size = run.parts or 1, run.keys.batching.micro_batch_size
     most = max(1, size // _least(state))
     if parts >= most:
@@ -117,7 +123,7 @@ def _halve(run: Run, state: PhaseState) -> None:
 
 
 def _average_gradients(run: Run, state: PhaseState) -> None:
-    """What DDP does in an ordinary backward pass."""
+    """Average the gradients over the processes, as DDP does in an ordinary backward pass."""
     num_processes = run.accelerator.num_processes
     if num_processes == 1:
         return
@@ -125,4 +131,4 @@ def _average_gradients(run: Run, state: PhaseState) -> None:
     works = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
     for work in works:
         work.wait()
-    torch._foreach_div_(gradients, num_processes)
+    divide_all(gradients, num_processes)

@@ -1,4 +1,4 @@
-"""How a phase begins, what of each epoch is recorded, and how the phase ends."""
+"""The beginning of a phase, the record of each of its epochs, and its end."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from launcher.training.trackers import log_epoch
 
 
 def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> PhaseState:
-    """A fresh copy of the network with the phase's rules, wrapped anew, and a fresh optimizer.
+    """Return the state of a phase: a new copy of the network with the phase's rules, wrapped anew, and a new optimizer.
 
-    Wrapping anew is what makes unfreezing work: DDP synchronises only what was trainable when it was built
-    (Lightning-AI/pytorch-lightning#20340). `resumed` is the checkpoint that the run continues from, if any.
+    Unfreezing works only because the network is wrapped anew: DDP synchronises only parameters that were trainable when
+    it was built (Lightning-AI/pytorch-lightning#20340). `resumed` is the checkpoint that the run continues from, if
+    any.
     """
     accelerator, recipe = run.accelerator, run.recipe
     model = copy.deepcopy(run.model)
@@ -51,8 +52,9 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     if prefix is not None:
         frozen |= prefix.fingerprints()
     wrapped = wrap(run, model, resolved, prefix)
-    if accelerator.device.type == "cpu":  # otherwise the phase's copy alone is on the device
-        share_tensors(run.model, model)  # only now: with two processes the device is "cpu:0", and moving to it copies
+    if accelerator.device.type == "cpu":  # on a GPU only the phase's copy is on the device
+        # Not before: with two processes the device is "cpu:0", and moving the model to it copies the tensors.
+        share_tensors(run.model, model)
     optimizer = accelerator.prepare_optimizer(build_optimizer(recipe.optim, model, resolved.lr_scales))
     average = WeightAverage(model, set(resolved.changing), recipe.ema_decay) if recipe.ema_decay else None
     if resumed is not None:
@@ -64,7 +66,8 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     add_proof(run, resolved, "begins", proof_of(frozen))
     give_back()
     if accelerator.device.type == "cpu":
-        # A prefix works in small pieces, and what is behind it is small: 25 MB more for nothing.
+        # A prefix works in small chunks, and the tensors behind it are small: keeping freed memory would cost 25 MB for
+        # nothing.
         keep_freed(prefix is None)
     return PhaseState(resolved, model, wrapped, optimizer, average, pictures(run, resolved), prefix, frozen)
 
@@ -73,9 +76,10 @@ BestOf = Literal["run", "phase"]
 
 
 def record(run: Run, state: PhaseState, metrics: dict[str, float], broken: str | None) -> BestOf | None:
-    """Write the row of an epoch and keep what is best. Return what this epoch is the best of so far, if anything.
+    """Write the row of an epoch and update the best results.
 
-    `broken` says why it can never be, where it cannot.
+    Return whether this epoch is the best of the run so far, or of the phase, or None if it is neither. `broken` is the
+    reason why it cannot be the best, or None.
     """
     progress, resolved = run.progress, state.resolved
     metric = run.monitored(resolved)
@@ -105,7 +109,7 @@ def record(run: Run, state: PhaseState, metrics: dict[str, float], broken: str |
 
 
 def end_phase(run: Run, state: PhaseState) -> None:
-    """Take the phase's weights into the run: the last, or with patience the best. Called by all processes."""
+    """Load the phase's last weights into the run's model, or with patience the best. All processes must call this."""
     progress, phase = run.progress, state.resolved.phase
     best = progress.phase_best
     state.source.close()
@@ -115,7 +119,7 @@ def end_phase(run: Run, state: PhaseState) -> None:
         load_state(run.model, checkpoints.load(checkpoints.of_step(best.step)).model)
         run.screen.line(f"weights of epoch {best.epoch} restored ({best.metric} {measured(best.value)})")
     else:
-        load_state(run.model, state.model.state_dict())  # where the two share their tensors it copies nothing
+        load_state(run.model, state.model.state_dict())  # changes nothing if the two models share their tensors
     run.accelerator.wait_for_everyone()  # the next save may prune what another process is still reading
     run.accelerator.free_memory()
     progress.phase += 1

@@ -1,4 +1,4 @@
-"""plan.json: what a run does, as it was resolved on this network, data and machine. For those who read its results."""
+"""The file plan.json: a run as resolved for this network, data and machine, for those who read its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_plan(prepared: Prepared, accelerator: Accelerator, num_workers: int, path: Path) -> None:
-    """Of the newest start: one that continues a run may have other processes."""
+    """Write plan.json for the newest start of a run, whose processes may differ from those of an earlier start."""
     told = {
         "machine": {
             "processes": accelerator.num_processes,
@@ -72,7 +72,7 @@ def _phase(prepared: Prepared, resolved: ResolvedPhase) -> dict[str, Any]:
 
 
 def _counted(split: Split, prepared: Prepared) -> dict[str, Any]:
-    """How many samples, and of each class or label; of numbers their quartiles."""
+    """Return the number of samples, in total and for each class or label; for values their quartiles."""
     targets, kind = np.asarray(split.targets), prepared.recipe.task.target_kind
     if kind == "class":
         counts = np.bincount(targets, minlength=len(prepared.splits.names))

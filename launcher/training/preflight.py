@@ -1,4 +1,4 @@
-"""Everything that can fail fails here, on one screen, before any training."""
+"""The checks before training, which report everything that can fail on one screen."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from launcher.data.target_precision import build_splits
 from launcher.errors import Problems, UserError, pip_install
+from launcher.recipe.abilities import ChecksSettings
 from launcher.recipe.phases import Phase, resolve_rules
-from launcher.recipe.protocols import BuiltTask, ChecksSettings, Preprocessing, Splits
+from launcher.recipe.protocols import BuiltTask, Preprocessing, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.training.batch_arithmetic import Batching, batching_for
 from launcher.training.dry_run import try_one_batch, try_smallest_batch
@@ -30,12 +31,12 @@ from launcher.training.model import (
 )
 
 LARGEST_LR = 3.4e38
-"""The largest number of float32."""
+"""The largest float32 number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Parameters of a phase with one lr_scale."""
+    """The parameters of a phase that share one lr_scale."""
 
     lr_scale: float
     lr: float
@@ -45,35 +46,39 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResolvedPhase:
-    """A phase whose rules were applied to the network."""
+    """A phase with its rules applied to the network."""
 
     phase: Phase
     number: int
     lr_scales: Mapping[str, float]
     groups: tuple[Group, ...]
-    """What trains, from the highest rate to the lowest."""
+    """The groups that train, from the highest learning rate to the lowest."""
     trainable_parameters: int
     total_parameters: int
     norm_layers: int
-    """BatchNorm layers that train."""
+    """Number of BatchNorm layers that train."""
     changing: frozenset[str]
     """Parameters and buffers that the phase may change."""
     fixed_views: int | None
-    """How many views of each image the phase trains on: 0 the evaluation view alone, None fresh ones in each epoch."""
+    """Number of augmented views of each image that the phase cycles through, which can be stored.
+
+    0 means images without augmentation, None new augmentations in each epoch.
+    """
     pictures: str | None
-    """In words, where the views stay that the recipe would draw afresh."""
+    """A description of the fixed images in words, if the recipe would otherwise augment them anew in each epoch."""
     first_epoch: int
-    """Number of planned epochs before this phase: epochs are counted over the run, so no order is used twice."""
+    """Number of planned epochs before this phase; epochs are counted over the run, so that no order is used twice."""
     steps_per_epoch: int
 
     @property
     def steps(self) -> int:
+        """Return the number of optimizer steps planned for the phase."""
         return self.phase.epochs * self.steps_per_epoch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A recipe that was found sound on this data, network and number of processes."""
+    """A recipe that passed all checks for this data, network and number of processes."""
 
     recipe: Recipe
     preprocessing: Preprocessing
@@ -85,17 +90,21 @@ class Prepared:
 
     @property
     def base_lr(self) -> float:
+        """Return the learning rate for this batch size, before schedule and lr_scale."""
         return self.recipe.optim.base_lr(self.recipe.batch_size)
 
     @functools.cached_property
     def mixing(self) -> Mixing:
-        """What each step mixes: looked up once, for a step on stored features takes less than a millisecond."""
+        """Return the MixUp and CutMix settings.
+
+        They are looked up only once, because a step on stored features takes less than a millisecond.
+        """
         return Mixing.of(self.recipe.augment)
 
 
 @dataclasses.dataclass(kw_only=True)
 class Findings:
-    """What could be built and checked of a recipe, and everything that is wrong with it."""
+    """The parts of a recipe that could be built and checked, and everything that is wrong with it."""
 
     recipe: Recipe
     preprocessing: Preprocessing | None = None
@@ -104,11 +113,11 @@ class Findings:
     model: TransferModel | None = None
     batching: Batching | None = None
     phases: tuple[ResolvedPhase, ...] = ()
-    """Those whose rules fit."""
+    """The phases whose rules fit the network."""
     problems: Problems = dataclasses.field(default_factory=Problems)
 
     def prepared(self) -> Prepared:
-        """Raises UserError with every problem."""
+        """Return the prepared recipe. Raise UserError with every problem if there are any."""
         self.problems.raise_if_any()
         assert self.preprocessing is not None
         assert self.splits is not None
@@ -135,10 +144,10 @@ def prepare(
     one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
 ) -> Prepared:
-    """Build and check everything. Raises UserError with all that is wrong.
+    """Build and check everything. Raise UserError with all that is wrong.
 
-    `one_at_a_time` wraps what may download (the first process of a machine goes before the others); `check_images`
-    finds broken images.
+    `one_at_a_time` wraps steps that may download (the first process of a machine goes before the others);
+    `check_images` finds broken images.
     """
     return examine(
         recipe,
@@ -159,7 +168,7 @@ def examine(
     one_at_a_time: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
 ) -> Findings:
-    """As `prepare`, but what is wrong is told beside what is right."""
+    """Build and check everything like `prepare`, but return the problems together with what could be built."""
     found = Findings(recipe=recipe)
     problems = found.problems
 
@@ -192,7 +201,7 @@ def examine(
         found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
         found.model.contiguous = recipe.memory_format == "contiguous"
     if found.model is not None:
-        # Without data the number of steps is unknown, but the rules can still be checked.
+        # Without data the number of steps is unknown, but the phases' rules can still be checked.
         batching, splits = found.batching, found.splits
         steps_per_epoch = batching.steps_per_epoch(len(splits.train)) if batching and splits else 1
         found.phases = tuple(resolve_phases(recipe, found.model, steps_per_epoch, problems))
@@ -216,7 +225,7 @@ def _try(prepared: Prepared) -> None:
 
 
 def _check_cuts(prepared: Prepared) -> None:
-    """Raises UserError where stored features are asked for and a network cannot be cut where a phase freezes it."""
+    """Raise UserError if features are to be stored and the network cannot be cut where a phase freezes it."""
     if prepared.recipe.cache not in ("memory", "disk"):
         return
     problems = []
@@ -236,7 +245,7 @@ def _check_cuts(prepared: Prepared) -> None:
 def resolve_phases(
     recipe: Recipe, model: TransferModel, steps_per_epoch: int, problems: Problems
 ) -> list[ResolvedPhase]:
-    """Apply each phase's rules to the network; what is wrong goes to `problems`."""
+    """Apply each phase's rules to the network, and add what is wrong to `problems`."""
     parameters = dict(model.named_parameters())
     base_lr = 0.0
     with problems.collected(), part_at_work("optim"):
@@ -283,7 +292,7 @@ def resolve_phases(
 
 
 def _check_head(recipe: Recipe, phases: tuple[ResolvedPhase, ...]) -> None:
-    """Raises UserError where the first phase does not train a head in closed form: checkpoints would not hold it."""
+    """Raise UserError if the first phase does not train a head in closed form: checkpoints would not hold the head."""
     if not in_closed_form(recipe.head) or not phases or phases[0].number != 0:
         return
     if all(scale == 0 for name, scale in phases[0].lr_scales.items() if name.startswith("head.")):
@@ -302,7 +311,7 @@ def _check_machine(recipe: Recipe, on_cpu: bool) -> None:
         )
     if recipe.sync_batchnorm and on_cpu:
         problems.append("sync_batchnorm=True: PyTorch's SyncBatchNorm needs GPUs; use sync_batchnorm=false")
-    # Accelerate would leave a tracker that is not installed out without a word.
+    # Accelerate would silently leave out a tracker that is not installed.
     missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
     problems += [f"trackers: {name!r} is not installed; {pip_install(name)}" for name in missing]
     if problems:

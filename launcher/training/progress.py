@@ -1,4 +1,4 @@
-"""What a person sees of a run: live on a terminal, plain timestamped lines in a file or under a scheduler."""
+"""The screen of a run: live on a terminal, plain lines with timestamps in a file or under a scheduler."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from launcher.text import number as measured
 from launcher.training.preflight import Prepared, ResolvedPhase
 
 PLAIN_EVERY_SECONDS = 30.0
-"""How often a log file hears of an epoch that is under way."""
+"""Seconds between two lines about an epoch in progress in a log file."""
 NARROW = 100
-"""Columns of a terminal below which the bar and the learning rate are left out; many are 80 wide."""
+"""Columns of a terminal below which the bar and the learning rate are left out; many terminals are 80 wide."""
 
 
 class Screen:
-    """Prints to the terminal and to log.txt. On processes that are not the main one it is silent."""
+    """A printer to the terminal and to log.txt, which is silent except on the main process."""
 
     def __init__(self, *, speaks: bool, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.speaks = speaks
-        # A batch job's output is read later, in a file, even where the scheduler gives it a terminal.
+        # A batch job's output is read later in a file, even if the scheduler gives it a terminal.
         self.live = speaks and self.console.is_terminal and "SLURM_JOB_ID" not in os.environ
         self.log: IO[str] | None = None
         self._bar: Progress | None = None
@@ -41,17 +41,19 @@ class Screen:
         self._last_plain = time.monotonic()
 
     def open_log(self, path: Path) -> None:
+        """Open log.txt to append to it, if this screen is not silent."""
         if self.speaks:
             self.log = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def close(self) -> None:
+        """End the bar and close the log."""
         self.end_bar()
         if self.log:
             self.log.close()
             self.log = None
 
     def line(self, text: str, style: str | None = None, *, on_terminal: str | None = None) -> None:
-        """One line that stays; `on_terminal` is what a terminal shows in its place."""
+        """Print a line that stays; a live terminal shows `on_terminal` instead, if given."""
         if not self.speaks:
             return
         stamped = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  {text}"
@@ -63,7 +65,7 @@ class Screen:
             (self._bar.console if self._bar else self.console).print(shown, style=style, markup=False)
         else:
             try:
-                # Not by `print` of rich, which leaves the process where nobody reads: the run goes on.
+                # rich's `print` would exit the process if the output is closed, but the run is to go on.
                 self.console.file.write(f"{stamped}\n")
                 self.console.file.flush()
             except OSError as error:
@@ -73,14 +75,14 @@ class Screen:
                     self.log.write(f"nobody can read this but here: the standard output is gone ({lost.strerror})\n")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Names on the left, the rest on the right."""
+        """Print a table with the first column aligned left and the others right."""
         widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
         for number, row in enumerate((header, *rows)):
             cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
             self.line("  ".join((f"{row[0]:<{widths[0]}}", *cells)).rstrip(), style=None if number else "bold")
 
     def phase_begins(self, prepared: Prepared, resolved: ResolvedPhase) -> None:
-        """The table of what trains in a phase."""
+        """Print the title of a phase and the table of what trains in it."""
         self.end_bar()
         self._header = ""
         title, rows = phase_summary(resolved, len(prepared.phases))
@@ -95,6 +97,7 @@ class Screen:
                 self.line("  " + "  ".join(row))
 
     def epoch_begins(self, title: str, steps: int, done: int) -> None:
+        """Begin the bar of an epoch of which `done` steps are already done."""
         if self.live:
             self.end_bar()
             self._bar = Progress(
@@ -112,7 +115,7 @@ class Screen:
         self._last_plain = time.monotonic()
 
     def step(self, title: str, done: int, steps: int, numbers: str) -> None:
-        """An optimizer step is done; `numbers` say how it went (empty: as before)."""
+        """Show that an optimizer step is done; `numbers` are its results (if empty, the previous ones stay)."""
         if self._bar and self._task is not None:
             if numbers and self._narrow:
                 numbers = "  ".join(number for number in numbers.split("  ") if not number.startswith("lr "))
@@ -125,6 +128,7 @@ class Screen:
             self.line(f"{title}  step {done}/{steps}  {numbers}")
 
     def end_bar(self) -> None:
+        """Remove the bar, if there is one."""
         if self._bar:
             self._bar.stop()
             self._bar, self._task = None, None
@@ -140,7 +144,7 @@ class Screen:
         monitored: str,
         best_of: Literal["run", "phase"] | None,
     ) -> None:
-        """One row of the growing table of validation results; its header comes with the first."""
+        """Print a row of the growing table of validation results; the header precedes the first row."""
         self.end_bar()
         shown = {
             name: value
@@ -166,7 +170,7 @@ class Screen:
         return self.console.width < NARROW
 
     def _fitting(self, cells: dict[str, str], droppable: list[str]) -> dict[str, str]:
-        """The cells that fit the terminal: `droppable` ones are left out, the first first. log.txt has them all."""
+        """Return the cells that fit the terminal, leaving out `droppable` ones in order; log.txt has all cells."""
         for name in droppable:
             if len(_row(cells, names=True) + BEST_OF_PHASE) <= self.console.width:
                 break
@@ -174,7 +178,7 @@ class Screen:
         return cells
 
     def run_begins(self, prepared: Prepared, name: str, where: str) -> None:
-        """What is about to be trained, on what, where."""
+        """Print the name of a run, its data, its batch arithmetic and where it runs."""
         splits = prepared.splits
         outputs = {"class": ("class", "classes"), "labels": ("label",), "values": ("target",)}
         images = f"{len(splits.train):,} training and {plural(len(splits.val), 'validation image')}"
@@ -189,13 +193,14 @@ class Screen:
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """How fast an epoch was trained."""
+    """The speed at which an epoch was trained."""
 
     images_per_second: float
     waited_share: float
-    """Of the time, for batches."""
+    """Share of the time spent waiting for batches."""
 
     def shown(self) -> dict[str, str]:
+        """Return the columns of the speed in the table of results."""
         return {"images/s": f"{self.images_per_second:.0f}", "data wait": f"{self.waited_share:.0%}"}
 
 
@@ -204,12 +209,12 @@ BEST_OF_PHASE = "  best of phase"
 
 
 def _row(cells: Mapping[str, str], *, names: bool = False) -> str:
-    """A row of the table of results, or its header."""
+    """Return a row of the table of results, or its header."""
     return "  ".join(f"{name if names else value:>{max(len(name), 8)}}" for name, value in cells.items())
 
 
 def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[tuple[str, str, str]]]:
-    """A phase's title, and for each thing that trains: what, how much, at which rate."""
+    """Return a phase's title, and rows of name, size and detail for what trains, what is frozen, norms and images."""
     phase = resolved.phase
     epochs = plural(phase.epochs, "epoch", spec="")
     title = (
@@ -243,6 +248,7 @@ def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[t
 
 
 def phase_table(rows: list[tuple[str, str, str]]) -> Table:
+    """Return the table of a phase for a terminal."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(justify="right")
@@ -253,7 +259,7 @@ def phase_table(rows: list[tuple[str, str, str]]) -> Table:
 
 
 def span(names: Sequence[str], all_names: Collection[str]) -> str:
-    """A short name for some of a network's parameters: the module that holds just these, or the modules that do."""
+    """Return a short name for some of a network's parameters: the module that holds just these, or the modules."""
     pieces = [name.split(".") for name in names]
     same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*pieces, strict=False))
     common = ".".join(column[0] for column in same)

@@ -1,8 +1,8 @@
 """Ridge regression for a grid of L2 by one eigendecomposition.
 
-As big_vision's few-shot evaluator does (https://arxiv.org/abs/2010.11929, appendix). From sums over samples, which can
-be taken over batches and processes, so that no more than a matrix of the features' width is held; or from fewer samples
-than that, where a matrix of the samples' number does.
+The method is that of big_vision's few-shot evaluator (https://arxiv.org/abs/2010.11929, appendix). The fit is computed
+from sums over samples, which can be accumulated over batches and processes, so that only a matrix as wide as the
+features is held. If there are fewer samples than features, a matrix as wide as the number of samples is enough.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 class Moments:
-    """Sums over samples of features x (N, d) and goals y (N, k), in float64: what a linear fit needs to know."""
+    """Sums over samples of features x (N, d) and goals y (N, k) in float64, which are all that a linear fit needs."""
 
     def __init__(self, num_features: int, num_outputs: int, device: torch.device | str = "cpu") -> None:
         d, k = num_features, num_outputs
@@ -22,6 +22,7 @@ class Moments:
         self.sums = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
 
     def add(self, features: torch.Tensor, goals: torch.Tensor) -> None:
+        """Add a batch of features (n, d) and goals (n, k)."""
         sums = self.sums
         x, y = (tensor.to(sums["x"].device, torch.float64) for tensor in (features, goals))
         sums["count"] += len(x)
@@ -31,7 +32,7 @@ class Moments:
         sums["xy"].addmm_(x.T, y)
 
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """To each sum, such as to add up those of all processes."""
+        """Apply a function to each sum, such as one that adds up the sums of all processes."""
         self.sums = {name: function(value) for name, value in self.sums.items()}
 
     def __add__(self, other: Moments) -> Moments:
@@ -41,22 +42,24 @@ class Moments:
 
 
 class Ridge(Protocol):
-    """The fits of min |y - x W - b|^2 + l2 |W|^2 for any L2; b, which is not penalised, may be left out."""
+    """The fits min |y - x W - b|^2 + l2 |W|^2 for any L2; the bias b, which is not penalised, may be left out."""
 
     mean_eigenvalue: float
-    """Of the features' scatter: an L2 of this size weighs as much as the data in an average direction. 0 where the
-    features are the same for all samples."""
+    """Mean eigenvalue of the features' scatter matrix: an L2 of this size weighs as much as the data in an average
+    direction. It is 0 if the features are the same for all samples."""
 
     def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Weight (k, d) and bias (k,) for several L2, in float64; an L2 is what scikit-learn's Ridge calls alpha."""
+        """Yield weight (k, d) and bias (k,) in float64 for each L2, which scikit-learn's Ridge calls alpha."""
         ...
 
     def fit(self, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """For one, without an eigendecomposition."""
+        """Return weight and bias for one L2, without an eigendecomposition."""
         ...
 
 
 class RidgeOfMoments:
+    """Ridge regression from sums over samples, by the (d, d) scatter matrix of the features."""
+
     def __init__(self, moments: Moments, *, with_bias: bool = True) -> None:
         count, x, y, xx, xy = (moments.sums[name] for name in ("count", "x", "y", "xx", "xy"))
         if with_bias:
@@ -82,7 +85,10 @@ class RidgeOfMoments:
 
 
 class RidgeOfSamples:
-    """Of features (N, d) and goals (N, k), N at most d or so: the same by the products of samples with each other."""
+    """Ridge regression from features (N, d) and goals (N, k), for N up to about d.
+
+    The fits are the same as those of `RidgeOfMoments`, but computed from the (N, N) inner products of the samples.
+    """
 
     def __init__(self, features: torch.Tensor, goals: torch.Tensor, *, with_bias: bool = True) -> None:
         self._x, self._y = features.double(), goals.double()
@@ -112,13 +118,15 @@ class RidgeOfSamples:
 
 
 def _beyond_rounding(scatter: float, square: float) -> float:
-    """Return the scatter, or 0 where it is what rounding makes of features that are all the same: float32 has 7 digits,
-    so squares that differ by less than 1e-13 of themselves do not differ."""
+    """Return the scatter, or 0 if it can be the rounding error of features that are all the same.
+
+    float32 has 7 digits, so squares that differ by less than 1e-13 of themselves do not really differ.
+    """
     return 0.0 if scatter <= 1e-13 * square else scatter
 
 
 def _solved(matrix: torch.Tensor, l2: float, goals: torch.Tensor) -> torch.Tensor:
-    """Of (matrix + l2) w = goals, the matrix positive semidefinite."""
+    """Solve (matrix + l2 I) w = goals for a positive semidefinite matrix."""
     penalised = matrix.clone()
     penalised.diagonal().add_(l2)
     return torch.cholesky_solve(goals, torch.linalg.cholesky(penalised))

@@ -1,4 +1,4 @@
-"""What lives as long as a run, and what lives as long as a phase."""
+"""The state of a run, and the state of a phase."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from launcher.compat import end_workers
 from launcher.recipe.recipe import Recipe
 from launcher.training.checkpoint import Progress
 from launcher.training.checkpoint_writer import BackgroundWriter
@@ -20,14 +21,15 @@ from launcher.training.data_order import TrainingKeys
 from launcher.training.evaluation import KeptOutputs
 from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.loader import Source
-from launcher.training.images import Batch, end_workers
+from launcher.training.images import Batch
+from launcher.training.metrics_log import MetricsLog
 from launcher.training.model import (
     TransferModel,
 )
 from launcher.training.optimizer import WeightAverage
 from launcher.training.preflight import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
-from launcher.training.run_dir import MetricsLog, RunDir
+from launcher.training.run_dir import RunDir
 from launcher.training.run_lock import RunLock
 from launcher.training.stop import Interruption, StoppedError
 from launcher.training.watchdog import Watchdog
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Run:
-    """What lives as long as a run."""
+    """The objects that live as long as a run."""
 
     accelerator: Accelerator
     prepared: Prepared
@@ -47,7 +49,7 @@ class Run:
     screen: Screen
     progress: Progress
     metrics: MetricsLog | None
-    """On the main process only."""
+    """The log of metrics on the main process; None on the others."""
     model: TransferModel
     """The network between phases, on the CPU; each phase trains a copy."""
     keys: TrainingKeys
@@ -55,29 +57,34 @@ class Run:
     val_loader: DataLoader[Batch]
     val_batch_size: int
     num_workers: int
-    """Data workers of this process."""
+    """Number of data workers of this process."""
     num_local_processes: int
-    """On this machine."""
+    """Number of the run's processes on this machine."""
     lock: RunLock | None
-    """On the main process only."""
+    """The lock on the run dir on the main process; None on the others."""
     interruption: Interruption
     watchdog: Watchdog
     writer: BackgroundWriter
     command: Command
     kept: KeptOutputs | None = None
-    """On the main process only."""
+    """The kept validation outputs on the main process; None on the others."""
     parts: int | None = None
-    """How many parts each micro-batch is computed in, one after the other; more after a step that ran out of memory.
-    None: without `--micro-batch auto`, such a step ends the run."""
+    """Number of chunks in which each micro-batch is computed, one after the other.
+
+    It grows after a step that ran out of memory. It is None without `--micro-batch auto`: such a step then ends the
+    run.
+    """
     last_save: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def recipe(self) -> Recipe:
+        """Return the recipe of the run."""
         return self.prepared.recipe
 
     def close(self) -> None:
-        """Leave everything as it may be left; safe to call in the middle of a failure."""
-        # All of it, the last one first, whatever fails: torch raises where a data worker was killed, at any moment.
+        """Close and release everything that the run holds; this is safe to call in the middle of a failure."""
+        # All callbacks run, the last one first, even if some fail: torch may raise at any moment after a data worker
+        # was killed.
         with contextlib.ExitStack() as rest:
             for loader in (self.val_loader, self.train_loader):
                 rest.callback(end_workers, loader)
@@ -89,9 +96,9 @@ class Run:
             rest.callback(self.writer.join)
 
     def check_in(self, doing: str) -> None:
-        """Tell the watchdog what this process is doing, and ask whether the run is to stop. Called by all processes.
+        """Report to the watchdog what this process is doing, and check whether the run is to stop.
 
-        Raises StoppedError, on all of them, where one was asked to.
+        All processes must call this. Raise StoppedError, on all of them, if one was asked to stop.
         """
         self.watchdog.beat(doing)
         reason, _ = self.interruption.agreed()
@@ -99,19 +106,19 @@ class Run:
             raise StoppedError(reason)
 
     def save_is_due(self) -> bool:
-        """Whether checkpoint_every_minutes have passed; on the main process, whose clock counts."""
+        """Return whether checkpoint_every_minutes have passed; only on the main process, whose clock counts."""
         minutes = self.recipe.checkpoint_every_minutes
         due = minutes is not None and time.monotonic() - self.last_save > 60 * minutes
         return due and self.accelerator.is_main_process
 
     def monitored(self, resolved: ResolvedPhase) -> str:
-        """The metric that decides what is best; of the averaged weights where there are some."""
+        """Return the metric that determines the best epoch: that of the averaged weights if the run averages them."""
         name = resolved.phase.monitor or self.prepared.task.monitor
         return f"ema_{name}" if self.recipe.ema_decay else name
 
 
 def _close(close: Callable[[], None]) -> None:
-    # On a full disk what is still to be written fails once more; what counts was written before each checkpoint.
+    # On a full disk, writing the rest of a buffer fails once more; what matters was written before each checkpoint.
     with contextlib.suppress(OSError):
         close()
 
@@ -121,30 +128,30 @@ class Unread:
     """A step whose loss is still on the device."""
 
     row: dict[str, Any]
-    """Which will tell it."""
+    """The row of metrics.jsonl that the loss will be added to."""
     loss_sum: torch.Tensor
     step_in_epoch: int
     finite: torch.Tensor | None = None
-    """Whether its gradient was, where that is to be known yet; bool (), on the device."""
+    """bool () on the device: whether its gradient was finite; None if that needs no check."""
 
 
 @dataclasses.dataclass
 class PhaseState:
-    """What lives as long as a phase."""
+    """The objects that live as long as a phase."""
 
     resolved: ResolvedPhase
     model: nn.Module
-    """The trained copy; inside `wrapped`."""
+    """The copy of the network that this phase trains; `wrapped` holds it, or the layers behind its frozen prefix."""
     wrapped: nn.Module
-    """What is called in training: through it the gradients of all processes are averaged."""
+    """The module that is called in training, which averages the gradients of all processes."""
     optimizer: AcceleratedOptimizer
     average: WeightAverage | None
     source: Source
-    """Of batches: pictures, or what the frozen prefix makes of them."""
+    """The source of batches, which hold images or the boundary tensors behind the frozen prefix."""
     prefix: Frozen | None
-    """What of the network is frozen up to the first thing that trains; None: nothing, or it could not be cut off."""
+    """The network cut behind its frozen prefix; None if there is no such prefix or it could not be cut off."""
     frozen: dict[str, str]
-    """Hashes of all that the phase must not change."""
+    """Hashes of all tensors that the phase must not change, by name."""
     scaler_skips: int = 0
-    """Steps in a row that fp16's gradient scaler has skipped."""
+    """Number of successive steps that fp16's gradient scaler has skipped."""
     unread: list[Unread] = dataclasses.field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A checkpoint of this very moment of a run, after the proof that it is sound."""
+"""The saving of a run's current state, after the proof that it is sound."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from launcher.training.run import PhaseState, Run
 
 
 def add_proof(run: Run, resolved: ResolvedPhase, when: str, proof: Proof) -> None:
+    """Append a proof to proofs.jsonl on the main process; `when` names the moment."""
     if run.accelerator.is_main_process:
         row = {"number": resolved.number, "phase": resolved.phase.name, "when": when, "step": run.progress.step}
         run.rundir.add_proof(row | {"processes": run.accelerator.num_processes, **dataclasses.asdict(proof)})
 
 
 def average_norm_statistics(run: Run, state: PhaseState) -> None:
-    """Give all processes the mean of their BatchNorm statistics: with "update", each has seen its own samples."""
+    """Give all processes the mean of their BatchNorm statistics, as with "update" each has seen its own samples."""
     accelerator, phase = run.accelerator, state.resolved.phase
     if accelerator.num_processes == 1 or phase.norm_statistics == "keep":
         return
@@ -42,7 +43,7 @@ def average_norm_statistics(run: Run, state: PhaseState) -> None:
 
 
 def save(run: Run, state: PhaseState) -> None:
-    """A checkpoint of this very moment, after the proof that it is sound. Called by all processes.
+    """Save a checkpoint of the current state, after the proof that it is sound. All processes must call this.
 
     The state is copied here and written in the background.
     """
@@ -65,7 +66,7 @@ def save(run: Run, state: PhaseState) -> None:
 
 
 def check_owner(run: Run) -> None:
-    """Raise UserError where another start has taken the run dir over: on the main process, before it writes."""
+    """Raise UserError if another start has taken over the run dir; the main process calls this before it writes."""
     if run.lock and not run.lock.is_held():
         raise UserError(f"{run.rundir.path}: another start of this run has taken it over; this one ends")
 
@@ -93,7 +94,7 @@ def _snapshot(run: Run, state: PhaseState) -> State:
 
 
 def written(run: Run) -> None:
-    """Returns when the last checkpoint is on the disk, for all processes to read."""
+    """Wait until the last checkpoint is on the disk, where all processes can read it."""
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
             run.writer.wait()

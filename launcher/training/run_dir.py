@@ -1,11 +1,9 @@
-"""The folder of one run: whose it is, what is in it, and the row-by-row record of its metrics."""
+"""The folder of a run: its recipe, data and environment, its other files, and the row-by-row record of its metrics."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
 import platform
 import shutil
 import sys
@@ -20,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 
 from launcher.errors import DISTRIBUTION, UserError
 from launcher.files import json_text, read_json, refuse_endless, remove_drafts, write_atomic, write_json
+from launcher.recipe.abilities import IsPreparedCopy
 from launcher.recipe.own_code import Code, changed_code, own_code
-from launcher.recipe.protocols import IsPreparedCopy, Split, Splits
+from launcher.recipe.protocols import Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import to_json
-from launcher.text import one_line, plural
+from launcher.text import one_line
 from launcher.training.checkpoint import Checkpoints
 from launcher.training.command import Command
 from launcher.training.continuation import Differences, differences_from, same_images
@@ -53,7 +52,7 @@ FILES = (
     "LIVES.jsonl",
     "trackers.json",
 )
-"""What a run keeps beside `checkpoints/` and `final/`."""
+"""The files that a run keeps besides `checkpoints/` and `final/`."""
 FINAL_FILES = (
     "model.safetensors",
     "model.json",
@@ -66,7 +65,7 @@ FINAL_FILES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a start of a run brings with it."""
+    """The recipe, command and data of a start of a run."""
 
     recipe: Recipe
     recipe_source: str
@@ -74,12 +73,12 @@ class Start:
     command: Command
     splits: Splits
     lr_scales_of_phases: tuple[Mapping[str, float], ...]
-    """By parameter name."""
+    """The lr_scales of each phase by parameter name."""
     accepts_changed_code: bool = False
 
 
 class RunDir:
-    """Paths of a run. The main process writes, the others only read."""
+    """The run dir and its files; the main process writes them, the others only read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,10 +91,11 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
+        """Return whether the run has written `final/`."""
         return (self.final / "metrics.json").is_file()
 
     def damage_of_final(self) -> str | None:
-        """Return what is wrong with the files of `final/`, or None; the weights are looked at, not read."""
+        """Return a description of the damage to the files of `final/`, or None; weights are only opened, not read."""
         try:
             metrics, model = read_json(self.final / "metrics.json"), read_json(self.final / "model.json")
             classes, preprocess = read_json(self.final / "classes.json"), read_json(self.final / "preprocess.json")
@@ -117,7 +117,7 @@ class RunDir:
             return f"{self.final / 'model.safetensors'}: cannot be read ({error})"
 
     def check(self, recipe: Recipe, resume: Literal["auto", "must", "never"]) -> None:
-        """Raises UserError where this run dir cannot be used: not writable, another recipe's, or against `resume`."""
+        """Raise UserError if this run dir is not writable, belongs to another recipe, or contradicts `resume`."""
         if self.path.is_file():
             raise UserError(f"--run-dir {self.path}: is a file; give a folder, or a name that is free")
         try:
@@ -130,8 +130,8 @@ class RunDir:
         new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path).close()  # without a name, so that a kill leaves nothing
-            for folder in new:  # A recipe that turns out to be wrong leaves nothing behind.
+            tempfile.TemporaryFile(dir=self.path).close()  # a file without a name, so that a kill leaves nothing behind
+            for folder in new:  # removed again, so that a recipe that turns out to be wrong leaves nothing behind
                 folder.rmdir()
         except OSError as error:
             raise UserError(
@@ -149,8 +149,11 @@ class RunDir:
         self._refuse_another(self.differences(recipe))
 
     def _check_files(self) -> None:
-        """Raise UserError where a folder or a link stands in the place of a file, or a file in that of a folder. Told
-        in the middle of a run, if at all, it would be written over; and a link may name any file of the user's."""
+        """Raise UserError if a folder or a link is in the place of a file, or a file in the place of a folder.
+
+        Later it would be noticed only in the middle of a run, or be overwritten; and a link may lead to any file of the
+        user.
+        """
         refuse_endless(self.path)
         problems = []
         for name in (*FILES, *(f"final/{name}" for name in FINAL_FILES), "LOCK"):
@@ -169,8 +172,11 @@ class RunDir:
             raise UserError(*problems)
 
     def differences(self, recipe: Recipe) -> Differences:
-        """Compare a recipe with that of the run, where one has begun. JSON is compared with JSON: what a run dir names
-        is not imported. Raises UserError where the run's cannot be read."""
+        """Return the differences between a recipe and that of the run, if one has begun.
+
+        JSON is compared with JSON, so that nothing that a run dir names is imported. Raise UserError if the run's
+        recipe cannot be read.
+        """
         if not self.recipe_json.is_file():
             if self._has_trained() and (self._environment() or {}).get("recipe") != digest_of(recipe):
                 raise UserError(
@@ -197,15 +203,15 @@ class RunDir:
             )
 
     def begin(self, start: Start, tell: Callable[[str], None]) -> list[str]:
-        """Write down what runs, each file that is not there yet, environment.json last. Called with the run's lock.
+        """Write the files that record the run, as far as they are missing, environment.json last.
 
-        Return one line for each difference to the run that is accepted, as it changes no weights. Raises UserError
-        where the run dir is another recipe's, where the data or the code of its parts are not those that the run began
-        with, and where a file cannot be written.
+        The caller must hold the run's lock. Return one line for each accepted difference from the run as it began.
+        Raise UserError if the run dir belongs to another recipe, if the data or the code of the user's own parts are
+        not those that the run began with (unless the start accepts changed code), or if a file cannot be written.
         """
         self.clear_away()
         recipe = start.recipe
-        found = self.differences(recipe)  # again: another start may have begun the run since it was looked at
+        found = self.differences(recipe)  # again, because another start may have begun the run since `check`
         same = not found.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
         self._refuse_another(found, () if same else found.cache)
         has_environment = self.environment_json.is_file() and (self._has_trained() or self._environment() is not None)
@@ -226,7 +232,7 @@ class RunDir:
             self._write_what_lacks(start, identity, code, anew=bool(lines))
         except OSError as error:
             if not self.path.is_dir():
-                raise  # removed meanwhile, and told as such
+                raise  # it was removed meanwhile, which is reported as such elsewhere
             raise UserError(
                 f"--run-dir {self.path}: cannot be written ({error.strerror or error}); make room, and give the same "
                 "command again"
@@ -250,7 +256,7 @@ class RunDir:
 
     def _check_data(self, splits: Splits, identity: DataIdentity, found: Differences) -> None:
         changed = self._changes(splits, identity)
-        if found.data and not (self.path / DATA_FILE).is_file():  # of an earlier version: names alone are compared
+        if found.data and not (self.path / DATA_FILE).is_file():  # an earlier version's run: only names can be compared
             changed = [*found.data, *changed]
         if changed:
             raise UserError(
@@ -259,7 +265,7 @@ class RunDir:
             )
 
     def clear_away(self) -> None:
-        """Remove what starts that were killed were about to write."""
+        """Remove drafts left by starts that were killed."""
         for folder in (self.path, self.final):
             remove_drafts(folder)
         self.checkpoints.remove_drafts()
@@ -267,7 +273,7 @@ class RunDir:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _environment(self) -> dict[str, Any] | None:
-        """Return what environment.json says; None where it is missing or damaged."""
+        """Return the content of environment.json, or None if it is missing or damaged."""
         try:
             content = read_json(self.environment_json)
         except UserError:
@@ -275,7 +281,7 @@ class RunDir:
         return content if isinstance(content, dict) and isinstance(content.get("data"), dict) else None
 
     def lacks(self) -> list[str]:
-        """Name what `begin` would write again, or refuse to: what tells whose the run is."""
+        """Return the names of missing or damaged files that identify the run, and that `begin` writes or asks for."""
         missing = [] if self.recipe_json.is_file() else [self.recipe_json.name]
         return missing + ([] if self._environment() else [self.environment_json.name])
 
@@ -283,12 +289,14 @@ class RunDir:
         return self.finished or any((self.path / "checkpoints").glob("step-*"))
 
     def add_timing(self, row: Mapping[str, Any]) -> None:
-        """Append to timing.jsonl, which tells how long things took. Times differ from start to start; metrics.jsonl,
-        which holds none, does not."""
+        """Append a row to timing.jsonl, which records durations.
+
+        Durations differ from start to start; metrics.jsonl holds none, so that it does not differ.
+        """
         self._append("timing.jsonl", row)
 
     def add_proof(self, row: Mapping[str, Any]) -> None:
-        """Append to proofs.jsonl: what was hashed of the frozen weights, when a phase began and at each checkpoint."""
+        """Append a row to proofs.jsonl: the proof for the frozen tensors at a phase's beginning or at a checkpoint."""
         self._append("proofs.jsonl", row)
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
@@ -296,8 +304,10 @@ class RunDir:
             file.write(json_text(row) + "\n")
 
     def changes_of_data(self, splits: Splits) -> list[str]:
-        """Return what of the data is not as it was when the run began; empty where all is. Raises UserError where that
-        cannot be told."""
+        """Return one line for each difference between the data and those that the run began with.
+
+        Raise UserError if they cannot be compared.
+        """
         return self._changes(splits, identify(splits, cache_folder() / "digests", usable_cpus(), lambda line: None))
 
     def _changes(self, splits: Splits, identity: DataIdentity) -> list[str]:
@@ -317,47 +327,6 @@ class RunDir:
         ]
 
 
-class MetricsLog:
-    """metrics.jsonl: one JSON object a row. Holds no times, so that a resumed run writes the very same rows."""
-
-    def __init__(self, path: Path, rows: int) -> None:
-        """Open for appending after the first `rows` rows; later ones (written after the last checkpoint) are cut."""
-        self.rows = rows
-        kept = path.read_bytes().splitlines(keepends=True)[:rows] if path.exists() else []
-        if len(kept) < rows:
-            raise UserError(
-                f"{path}: has {plural(len(kept), 'row', spec='')}, "
-                f"the checkpoint was saved after {rows}; bring the file back"
-            )
-        for number, row in enumerate(kept):
-            if not _is_row(row):
-                raise UserError(f"{path}: row {number + 1} is damaged; bring the file back")
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        self._file.truncate(sum(map(len, kept)))
-        self._file.seek(0, os.SEEK_END)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        # A class may be a folder whose name is not valid text; escaped, it still is JSON.
-        self._file.write(json_text(row).encode("utf-8", "backslashreplace") + b"\n")
-        self.rows += 1
-
-    def sync(self) -> None:
-        """The rows so far are on the disk when this returns."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _is_row(line: bytes) -> bool:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(row, dict) and "event" in row and "step" in row
-
-
 def digest_of(recipe: Recipe) -> str:
     """Return a digest of a recipe's JSON."""
     text = json_text(to_json(recipe))
@@ -365,8 +334,11 @@ def digest_of(recipe: Recipe) -> str:
 
 
 def data_summary(splits: Splits) -> dict[str, Any]:
-    """Return the names and numbers of the data, hashes of the names and targets of their samples, and the id of the
-    prepared copy that the pixels are taken from, if they are. Reads no image."""
+    """Return a summary of the data, without reading an image.
+
+    It holds the names of the classes, labels or targets, the numbers of samples, hashes of the names and targets of the
+    samples, and the id of the prepared copy that the pixels are taken from, if any.
+    """
     images = splits.train.images
     copy_id = images.copy_id if isinstance(images, IsPreparedCopy) else None
     return ({"prepared_copy": copy_id} if copy_id else {}) | {
@@ -381,12 +353,13 @@ def data_summary(splits: Splits) -> dict[str, Any]:
 def _split_hash(split: Split) -> str:
     digest = hashlib.blake2b(np.ascontiguousarray(split.targets).tobytes(), digest_size=16)
     for index in range(len(split)):
-        # A data set may be moved as a whole: the last two parts of a path tell its samples apart.
+        # A data set may be moved as a whole, so only the last two components of a path identify a sample.
         digest.update("/".join(Path(split.images.name(index)).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 
 
 def environment() -> dict[str, Any]:
+    """Return the platform and the versions of Python and of the packages that matter."""
     packages = {}
     for name in (DISTRIBUTION, "torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
         try:

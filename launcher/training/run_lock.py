@@ -1,4 +1,4 @@
-"""One run, one owner: a lock on the run dir that also holds between machines on a shared file system."""
+"""A lock that gives a run dir a single owner, even between machines on a shared file system."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from launcher.training.stop_request import ask_to_stop
 
 BEAT_EVERY_SECONDS = 10.0
 STALE_AFTER_SECONDS = 90.0
-"""A holder on another machine that gave no sign of life for so long is dead."""
+"""Seconds without a sign of life after which a holder on another machine counts as dead."""
 EARLIER_LIFE_MAY_TAKE_SECONDS = 30.0
-"""For a step and a save, when it is asked to stop."""
+"""Seconds that an earlier attempt that is asked to stop gets for a step and a save."""
 TAKE_OVER_MAY_TAKE_SECONDS = 10.0
 
 
 class RunLock:
     """A file that names its holder and is touched while the holder lives.
 
-    The kernel's locks alone would not do: on many cluster file systems they hold on one machine only, without a word.
+    The kernel's locks alone are not enough: on many cluster file systems they silently hold on one machine only.
     """
 
     def __init__(self, run_dir: Path, name: str = "LOCK") -> None:
@@ -42,7 +42,10 @@ class RunLock:
         self._thread: threading.Thread | None = None
 
     def acquire(self, tell: Callable[[str], None]) -> None:
-        """Take the lock, or raise UserError that names who holds it. A dead holder's is taken over; `tell` hears so."""
+        """Take the lock, or raise a UserError that names its holder.
+
+        A dead holder's lock is taken over, which is reported to `tell`.
+        """
         content = json.dumps(
             {
                 "host": socket.gethostname(),
@@ -58,12 +61,12 @@ class RunLock:
         with draft.open("w") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # a lock that is empty after a power failure would name no holder
+            os.fsync(file.fileno())  # otherwise the lock may be empty after a power failure and name no holder
         try:
             self._outlive_earlier_life(tell, draft)
             with self._alone():
                 try:
-                    os.link(draft, self.path)  # as a whole or not at all, on network file systems too
+                    os.link(draft, self.path)  # atomic, on network file systems too
                 except FileExistsError:
                     self._take_over(draft, tell)
                 self._remove_dead_drafts()
@@ -74,9 +77,10 @@ class RunLock:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let one start at a time look at the lock and change it, by the kernel's lock on the run dir.
+        """Let only one start at a time examine and change the lock, by the kernel's lock on the run dir.
 
-        It ends with the process, so that it needs no taking over; file systems without such locks go on without.
+        The kernel's lock ends with the process, so that it never needs to be taken over. File systems without such
+        locks do without it.
         """
         handle = os.open(self.path.parent, os.O_RDONLY)
         try:
@@ -90,11 +94,11 @@ class RunLock:
             os.close(handle)
 
     def _take_over(self, draft: Path, tell: Callable[[str], None]) -> None:
-        """Put `draft` in the place of a dead holder's lock. Raises UserError where the holder may be alive."""
+        """Replace a dead holder's lock by `draft`. Raise UserError if the holder may be alive."""
         holder = self._read()
-        silence = draft.stat().st_mtime - self.path.lstat().st_mtime  # both by the clock of the file system
+        silence = draft.stat().st_mtime - self.path.lstat().st_mtime  # both by the file system's clock
         if not holder:
-            # A holder writes it as a whole, and touches it: damaged and still for so long, it is nobody's.
+            # A holder writes the lock atomically and touches it, so a damaged lock without a touch is nobody's.
             wait = 3 * BEAT_EVERY_SECONDS - silence
             if wait > 0:
                 raise UserError(
@@ -112,12 +116,12 @@ class RunLock:
                 )
             tell(f"taking over the lock of a dead run ({who})")
         draft.replace(self.path)
-        time.sleep(0.1)  # where the kernel's lock does not reach: of two that take over at once, the later one has it
+        time.sleep(0.1)  # without the kernel's lock two may take over at the same time: the later one gets the lock
         if self._read().get("token") != self._token:
             raise UserError(f"{self.path.parent}: another run took the lock over at the same time")
 
     def _remove_dead_drafts(self) -> None:
-        """Remove what starts that were killed while they wanted the lock have left."""
+        """Remove drafts left by starts that were killed while they tried to take the lock."""
         for draft in self.path.parent.glob(f".{self.path.name}.*"):
             if draft.name == f".{self.path.name}.{self._token}":
                 continue
@@ -128,7 +132,7 @@ class RunLock:
                     draft.unlink(missing_ok=True)
 
     def has_owner(self) -> bool:
-        """Whether a living run holds the lock, as far as can be seen from here."""
+        """Return whether a living run holds the lock, as far as this machine can tell."""
         try:
             silence = time.time() - self.path.stat().st_mtime
         except OSError:
@@ -136,12 +140,15 @@ class RunLock:
         return _lives(self._read(), silence)
 
     def is_held(self) -> bool:
-        """Whether the lock is still this run's. Another may have taken it over while this one was thought dead."""
+        """Return whether this run still holds the lock; another may have taken it over, believing this run dead."""
         return self._read().get("token") == self._token
 
     def _outlive_earlier_life(self, tell: Callable[[str], None], draft: Path) -> None:
-        """A job that Slurm has started again, because a node was lost, may find its own earlier life still at work on
-        that node: ask it to stop, and wait. It can save nothing more once the lock is taken over."""
+        """Ask an earlier attempt of this job that is still at work to stop, and wait for it.
+
+        After Slurm has lost a node and started the job again, the earlier attempt may still run on that node. It can
+        save nothing more once the lock is taken over.
+        """
         holder = self._read()
         if not _is_earlier_life(holder) or not _process_lives(holder):
             return
@@ -154,7 +161,7 @@ class RunLock:
             time.sleep(0.5)
 
     def release(self) -> None:
-        """Give the lock back; nothing where it is not held."""
+        """Release the lock; do nothing if it was not acquired."""
         if self._thread is None:
             return
         self._ended.set()
@@ -169,7 +176,7 @@ class RunLock:
             try:
                 os.utime(self.path)
             except OSError:
-                continue  # a file system that is away for a moment; the run itself notices if it stays away
+                continue  # the file system may be away for a moment; the run itself notices if it stays away
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -180,13 +187,13 @@ class RunLock:
 
 
 def _is_earlier_life(holder: dict[str, Any]) -> bool:
-    """Whether the holder is this very Slurm job, before it was started again."""
+    """Return whether the holder is an earlier attempt of this very Slurm job."""
     job, life = os.environ.get("SLURM_JOB_ID"), holder.get("life")
     return job is not None and holder.get("job") == job and isinstance(life, int) and life < life_number()
 
 
 def _process_lives(holder: dict[str, Any]) -> bool:
-    """Whether the holder's process is alive, as far as can be seen: True for one on another machine."""
+    """Return whether the holder's process is alive; for one on another machine, which cannot be seen, return True."""
     if holder.get("host") != socket.gethostname():
         return True
     try:

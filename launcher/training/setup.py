@@ -1,4 +1,4 @@
-"""How a run starts: Accelerate, what all processes agree on, and what a checkpoint brings back."""
+"""The start of a run: the checks on all processes, the run dir, and the state restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from launcher.training.command import Command
 from launcher.training.data_order import TrainingKeys
 from launcher.training.images import evaluation_loader, training_loader
 from launcher.training.launch import Launch, default_workers
+from launcher.training.metrics_log import MetricsLog
 from launcher.training.micro_batch_fit import fitted
 from launcher.training.model import cpu_state, load_state
 from launcher.training.notes import notes as notes_of_plan
@@ -39,7 +40,7 @@ from launcher.training.plan_file import write_plan
 from launcher.training.preflight import Prepared, prepare
 from launcher.training.progress import Screen
 from launcher.training.run import Run
-from launcher.training.run_dir import MetricsLog, RunDir, Start, data_summary
+from launcher.training.run_dir import RunDir, Start, data_summary
 from launcher.training.run_lock import RunLock
 from launcher.training.stop import Interruption, clear_markers
 from launcher.training.trackers import start_trackers
@@ -48,31 +49,64 @@ from launcher.training.worker_limits import check_handover
 
 
 def run_dir_of(launch: Launch, loaded: LoadedRecipe) -> Path:
-    """As asked for, or named after the recipe."""
+    """Return the run dir that the launch asks for, or else one named after the recipe."""
     return launch.run_dir or Path("runs") / loaded.run_name
 
 
 def workers_of(launch: Launch) -> int:
-    """Processes that load data: as asked for, or one for each core of this process but one, and at most 8."""
+    """Return the number of data workers: as asked for, or else one per core of this process but one, and at most 8."""
     return default_workers(launch.world.num_cpus) if launch.num_workers is None else launch.num_workers
 
 
 def begin_run(
     accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch, *, trial: str | None = None
 ) -> tuple[Run, State | None]:
-    """Check everything, then build the run: from its newest complete checkpoint, or from the beginning.
+    """Check everything, then build the run from its newest complete checkpoint or from the beginning.
 
-    `trial` is what a run in a new run dir is called that is not kept; its weights are not saved then.
+    `trial` is the name shown for a learning-rate test, a run in a new run dir that is not kept, with no weights saved.
     """
-    recipe, is_main = loaded.recipe, accelerator.is_main_process
+    is_main = accelerator.is_main_process
     screen = Screen(speaks=is_main)
+    prepared = _examined_together(accelerator, rundir, loaded.recipe, launch, screen)
+    lock = RunLock(rundir.path) if is_main else None
+    command = Command(launch.command or (loaded.spec,), launch.starter)
+    try:
+        with agreed(accelerator):
+            if lock:
+                lock.acquire(screen.line)
+                _begin_run_dir(rundir, prepared, loaded, launch, command, screen)
+        resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
+        if "auto" in (loaded.recipe.mixed_precision, loaded.recipe.memory_format):
+            restart = functools.partial(start_accelerator, loaded.recipe, launch, rundir.path)
+            accelerator = with_fastest_settings(accelerator, prepared, rundir, screen, restart)
+        if is_main:
+            write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
+        progress = resumed.progress if resumed else Progress()
+        metrics: MetricsLog | None = None
+        with agreed(accelerator):
+            if is_main:
+                metrics = MetricsLog(rundir.metrics_jsonl, progress.metrics_rows)
+    except BaseException:
+        if lock:
+            lock.release()
+        screen.close()
+        raise
+    run = _assemble(accelerator, prepared, rundir, launch, screen, _Opened(progress, metrics, lock), command)
+    _announce(run, loaded.run_name, trial, is_new=resumed is None)
+    return run, resumed
+
+
+def _examined_together(
+    accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch, screen: Screen
+) -> Prepared:
+    """Check assets, run dir, data, weights and phases on all processes, and raise UserError for all that is wrong."""
     with agreed(accelerator):
-        if accelerator.is_local_main_process:  # once for each machine; the others wait in `agreed`
+        if accelerator.is_local_main_process:  # once per machine; the others wait in `agreed`
             verify_assets(recipe, screen.line)
     screen.line("looking at data, weights and phases")
     with agreed(accelerator):
         problems = Problems()
-        if is_main:
+        if accelerator.is_main_process:
             with problems.collected():
                 rundir.check(recipe, launch.resume)
         with problems.collected():
@@ -91,105 +125,112 @@ def begin_run(
             prepared = dataclasses.replace(prepared, batching=fitted(accelerator, prepared))
     with agreed(accelerator):
         check_handover(prepared, workers_of(launch), launch.world.num_local_processes)
-    lock = RunLock(rundir.path) if is_main else None
-    command = Command(launch.command or (loaded.spec,), launch.starter)
-    try:
-        with agreed(accelerator):
-            if lock:
-                lock.acquire(screen.line)
-                start = Start(
-                    recipe=recipe,
-                    recipe_source=loaded.path.read_text(encoding="utf-8"),
-                    command=command,
-                    splits=prepared.splits,
-                    lr_scales_of_phases=tuple(phase.lr_scales for phase in prepared.phases),
-                    accepts_changed_code=launch.accepts_changed_code,
-                )
-                notes = rundir.begin(start, screen.line)
-                screen.open_log(rundir.log_txt)
-                for note in notes:
-                    screen.line(note, style="yellow")
-                clear_markers(rundir.path)
-        resumed = None if trial else _resume(accelerator, rundir, prepared, screen, launch)
-        if "auto" in (recipe.mixed_precision, recipe.memory_format):
-            restart = functools.partial(start_accelerator, recipe, launch, rundir.path)
-            accelerator = with_fastest_settings(accelerator, prepared, rundir, screen, restart)
-        if is_main:
-            write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
-        progress = resumed.progress if resumed else Progress()
-        metrics: MetricsLog | None = None
-        with agreed(accelerator):
-            if is_main:
-                metrics = MetricsLog(rundir.metrics_jsonl, progress.metrics_rows)
-    except BaseException:
-        if lock:
-            lock.release()
-        screen.close()
-        raise
+    return prepared
+
+
+def _begin_run_dir(
+    rundir: RunDir, prepared: Prepared, loaded: LoadedRecipe, launch: Launch, command: Command, screen: Screen
+) -> None:
+    """Write the files that a run dir holds from the beginning, or check them; the caller must hold the lock."""
+    start = Start(
+        recipe=loaded.recipe,
+        recipe_source=loaded.path.read_text(encoding="utf-8"),
+        command=command,
+        splits=prepared.splits,
+        lr_scales_of_phases=tuple(phase.lr_scales for phase in prepared.phases),
+        accepts_changed_code=launch.accepts_changed_code,
+    )
+    notes = rundir.begin(start, screen.line)
+    screen.open_log(rundir.log_txt)
+    for note in notes:
+        screen.line(note, style="yellow")
+    clear_markers(rundir.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """The progress, log of metrics and lock of a run dir that this process has opened."""
+
+    progress: Progress
+    metrics: MetricsLog | None
+    lock: RunLock | None
+
+
+def _assemble(
+    accelerator: Accelerator,
+    prepared: Prepared,
+    rundir: RunDir,
+    launch: Launch,
+    screen: Screen,
+    opened: _Opened,
+    command: Command,
+) -> Run:
+    """Put the run together, with its loaders, watchdog and checkpoint writer."""
+    recipe, num_workers = prepared.recipe, workers_of(launch)
     keys = TrainingKeys(len(prepared.splits.train), prepared.batching, accelerator.process_index, recipe.seed)
-    num_workers = workers_of(launch)
-    pin_memory = accelerator.device.type == "cuda"
+    loading = {"num_workers": num_workers, "pin_memory": accelerator.device.type == "cuda"}
+    train_loader = training_loader(
+        prepared.splits.train, recipe.augment.build(prepared.preprocessing), keys, seed=recipe.seed, **loading
+    )
+    val_loader = evaluation_loader(
+        prepared.splits.val,
+        evaluation(prepared.preprocessing),
+        batch_size=prepared.batching.micro_batch_size,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        **loading,
+    )
     interruption = Interruption(
         rundir.path,
-        is_main,
+        accelerator.is_main_process,
         accelerator.num_processes,
         stop_at=launch.stop_at,
         leave_with_parent=launch.world.leave_with_parent,
     )
-    run = Run(
+    return Run(
         accelerator=accelerator,
         prepared=prepared,
         rundir=rundir,
         screen=screen,
-        progress=progress,
-        metrics=metrics,
+        progress=opened.progress,
+        metrics=opened.metrics,
         model=prepared.model,
         keys=keys,
-        train_loader=training_loader(
-            prepared.splits.train,
-            recipe.augment.build(prepared.preprocessing),
-            keys,
-            seed=recipe.seed,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        ),
-        val_loader=evaluation_loader(
-            prepared.splits.val,
-            evaluation(prepared.preprocessing),
-            batch_size=prepared.batching.micro_batch_size,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        ),
+        train_loader=train_loader,
+        val_loader=val_loader,
         val_batch_size=prepared.batching.micro_batch_size,
         num_workers=num_workers,
         num_local_processes=launch.world.num_local_processes,
-        lock=lock,
+        lock=opened.lock,
         interruption=interruption,
         watchdog=Watchdog(recipe.hang_limit_seconds, accelerator.process_index, lambda: interruption.asked_at),
         writer=BackgroundWriter(rundir.checkpoints),
         command=command,
         parts=1 if launch.micro_batch_size == "auto" else None,
     )
-    for way in start_trackers(accelerator, recipe, loaded.run_name, rundir.path):
+
+
+def _announce(run: Run, run_name: str, trial: str | None, *, is_new: bool) -> None:
+    """Start the trackers, and print what begins, where, and the notes on it."""
+    accelerator, recipe, screen = run.accelerator, run.recipe, run.screen
+    for way in start_trackers(accelerator, recipe, run_name, run.rundir.path):
         screen.line(way)
-    where = (
-        f"{accelerator.device.type}, mixed_precision={accelerator.mixed_precision}, {_workers(num_workers)} per process"
-    )
+    workers = _workers(run.num_workers)
+    where = f"{accelerator.device.type}, mixed_precision={accelerator.mixed_precision}, {workers} per process"
     if accelerator.device.type == "cuda":
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
         where += f"; a run that is stopped and continued is equal {exact}"
-    screen.run_begins(prepared, trial or str(rundir.path), where)
-    if is_main and resumed is None and trial is None:
-        for note in notes_of_plan(prepared):
+    screen.run_begins(run.prepared, trial or str(run.rundir.path), where)
+    if accelerator.is_main_process and is_new and trial is None:
+        for note in notes_of_plan(run.prepared):
             screen.line(f"note: {note}", style="yellow")
-    return run, resumed
 
 
 def needed_at_the_end(prepared: Prepared, progress: Progress) -> dict[str, int]:
-    """Name the checkpoints, beside the one that a run continues from, without which it could not end: the best of a
-    phase with patience, the best of the run where `final/` is to hold it."""
+    """Return the steps of checkpoints that a run needs to end besides the one it continues from, by their description.
+
+    These are the best of a phase with patience, and the best of the run if `final/` is to hold it.
+    """
     needed = {}
     phase = prepared.phases[progress.phase].phase if progress.phase < len(prepared.phases) else None
     if progress.phase_best is not None and phase is not None and phase.patience is not None:
@@ -204,7 +245,7 @@ def _workers(count: int) -> str:
 
 
 def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:
-    """Raises UserError where the processes see different data: each would train its own way, with no error."""
+    """Raise UserError if the processes see different data: each would train on its own, with no error."""
     mine = data_summary(prepared.splits)
     everyones: list[dict[str, Any]] = gather_object([mine])
     for process, theirs in enumerate(everyones):
@@ -219,9 +260,9 @@ def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:
 def _resume(
     accelerator: Accelerator, rundir: RunDir, prepared: Prepared, screen: Screen, launch: Launch
 ) -> State | None:
-    """The newest complete checkpoint, put into the model; or the base written for a run that begins.
+    """Load the newest complete checkpoint into the model and return it, or write the base of a new run and return None.
 
-    The main process chooses, so that all take the same.
+    The main process chooses the checkpoint, so that all processes load the same.
     """
     checkpoints = rundir.checkpoints
     choice: list[Any] = [None]
@@ -261,10 +302,10 @@ def _resume(
 def say_finished(
     accelerator: Accelerator, rundir: RunDir, loaded: LoadedRecipe, launch: Launch, left: Callable[[RunDir], list[str]]
 ) -> bool:
-    """Say that a run of this very recipe is finished, or return False where something of its end is left to do.
+    """Print that a run of this recipe is finished and return True, or return False if a part of its end is left to do.
 
-    `left` names what its end should have left in the run dir and has not. Raises UserError where the run dir is another
-    recipe's, and where `final/` is damaged and cannot be written again.
+    `left` names the files that its end should have left in the run dir, but has not. Raise UserError if the run dir
+    belongs to another recipe, or if `final/` is damaged and cannot be written again.
     """
     done, recipe = [True], loaded.recipe
     with agreed(accelerator):
@@ -280,8 +321,10 @@ def say_finished(
 
 
 def _check_data_of_finished(rundir: RunDir, recipe: Recipe, launch: Launch) -> None:
-    """Raise UserError where the recipe names other data than those that a finished run was trained on. They are read
-    only where it names them otherwise."""
+    """Raise UserError if the recipe names data other than those that a finished run was trained on.
+
+    The data are read only if the recipe names them differently.
+    """
     if not (named := rundir.differences(recipe).data):
         return
     splits = build_splits(recipe)
@@ -312,15 +355,15 @@ def _finished_or_at_its_end(rundir: RunDir, loaded: LoadedRecipe, damage: str | 
         "To run again, give another --run-dir"
     )
     lock = RunLock(rundir.path)
-    with contextlib.suppress(UserError, OSError):  # another start may be looking at it, too
-        lock.acquire(print)  # that of a start that was killed before it could give it back
+    with contextlib.suppress(UserError, OSError):  # another start may hold the lock
+        lock.acquire(print)  # takes over the lock of a start that was killed before it could release it
         rundir.clear_away()
         lock.release()
     return True
 
 
 def _at_its_end(rundir: RunDir, recipe: Recipe) -> bool:
-    """Tell whether the newest complete checkpoint is that of the end, so that nothing would be trained again."""
+    """Return whether the newest complete checkpoint is that of the end, so that nothing would be trained again."""
     newest = rundir.checkpoints.newest()
     rundir.checkpoints.refused.clear()
     if newest is None or not rundir.checkpoints.has_base():

@@ -1,4 +1,4 @@
-"""The gradient: what one forward and backward adds to it; before it is used, clipped, and finite or not used at all."""
+"""The gradient of a step: forward and backward passes, clipping, and the check that it is finite."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from launcher.training.nonfinite import NonFiniteGradientError, where
 from launcher.training.run import PhaseState, Run
 
 SKIPS_OF_THE_SCALER = 30
-"""Steps in a row that fp16's gradient scaler may skip while it looks for its scale; it halves it each time."""
+"""Number of successive steps that fp16's gradient scaler may skip in search of its scale, which it halves each time."""
 
 
 def inputs_of(
     run: Run, state: PhaseState, batch: Batch | FeatureBatch
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """What a step calls `state.wrapped` with for this batch, and its targets.
+    """Return the inputs of `state.wrapped` for a batch, and the batch's targets.
 
-    Pictures; or what the frozen prefix makes of them, read or computed. MixUp and CutMix, where the recipe has them,
-    mix fresh pictures. Where the pictures stay the same, MixUp mixes what crosses, as mixed pictures are not stored.
+    The inputs are images, or the boundary tensors behind the frozen prefix, either read or computed. MixUp and CutMix,
+    if the recipe has them, mix newly augmented images. If the phase has fixed images, MixUp mixes the boundary tensors
+    instead, because mixed images are not stored.
     """
     device, epoch = run.accelerator.device, state.resolved.first_epoch + run.progress.epoch
     if isinstance(batch, FeatureBatch):
@@ -44,7 +45,7 @@ def inputs_of(
 def _mixed(
     run: Run, tensors: tuple[torch.Tensor, ...], indices: torch.Tensor, targets: torch.Tensor, epoch: int
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """After MixUp or CutMix where the recipe has them."""
+    """Return tensors and targets after MixUp or CutMix, or unchanged if the recipe has neither."""
     mixing = run.prepared.mixing
     if not mixing:
         return tensors, targets
@@ -56,31 +57,31 @@ def _mixed(
 def forward_backward(
     run: Run, state: PhaseState, inputs: Sequence[torch.Tensor], targets: torch.Tensor, taken: int, *, is_empty: bool
 ) -> torch.Tensor:
-    """Add to the gradient what these samples give, of the `taken` of the global batch. Returns their sum of losses."""
+    """Add the gradient of these samples, of `taken` in the global batch, and return the sum of their losses."""
     losses = run.prepared.task.loss(state.wrapped(*inputs), targets)
-    # An empty micro-batch holds one sample, so that the processes stay in step; it weighs nothing.
+    # An empty micro-batch holds one sample, so that the processes stay in step, with weight 0.
     loss = losses.sum() * (0.0 if is_empty else 1.0)
-    # DDP gives the mean over the processes of what is a sum over them; hence the factor.
+    # DDP averages the gradient over the processes, but it is to be summed over them; hence the factor.
     run.accelerator.backward(loss * (run.accelerator.num_processes / taken))
     return loss.detach()
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """On a gradient: the step may be taken; and where that is asked of the device later, its answer."""
+    """The verdict on a gradient: `sound` if the step may be taken."""
 
     sound: bool
     finite: torch.Tensor | None = None
-    """bool (), on the device."""
+    """bool () on the device: whether the gradient is finite, if that is to be checked later; otherwise None."""
 
 
 def clipped(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
-    """Clip the averaged gradient, and say whether the step may be taken.
+    """Clip the averaged gradient, and return whether the step may be taken.
 
-    After DDP has averaged it the gradient is the same on all processes, so all come to the same answer without asking
-    each other. Where a gradient that is not finite ends the run, the device is not waited for: its answer is read
-    together with the losses, and so before anything is evaluated or saved. Raises UserError that names the step and its
-    samples where too many steps were skipped.
+    After DDP has averaged the gradient, it is the same on all processes, so all reach the same verdict without
+    communication. If a gradient that is not finite ends the run, the device is not waited for: its answer is read
+    together with the losses, and so before anything is evaluated or saved. Raise a UserError that names the step and
+    its samples if too many steps were skipped.
     """
     accelerator, recipe, progress = run.accelerator, run.recipe, run.progress
     if accelerator.scaler is not None:
@@ -104,7 +105,7 @@ def clipped(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
 
 
 def _clipped_and_scaled(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
-    # The scaler looks for infinities itself and leaves the step out; only a row of them means that the loss is broken.
+    # The scaler checks for infinities itself and skips such steps; only many skips in a row mean a broken loss.
     state.scaler_skips = state.scaler_skips + 1 if state.optimizer.step_was_skipped else 0
     if state.scaler_skips > SKIPS_OF_THE_SCALER:
         told = where(run, state.resolved, run.progress.step + 1, step_in_epoch)

@@ -1,4 +1,4 @@
-"""Being asked to stop: signals, a file, a deadline, a launcher that died. All processes stop after the same step."""
+"""The stopping of a run by signals, a file, a deadline or its parent's death, after the same step on all processes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from launcher.training.attempt import this_life
 from launcher.training.stop_request import REASONS, STOP_FILE, Reason, asked_by_file
 
 STOPPED_EXIT_CODE = 85
-"""Saved and stopped before the end; the same command continues. Unused by shells, Python, and torch's launchers."""
+"""Exit code of a run that saved and stopped before its end; the same command continues it.
+
+Shells, Python and torch's launchers do not use this code.
+"""
 INTERRUPTED_EXIT_CODE = 130
-"""The same after Ctrl-C."""
+"""Exit code of a run that saved and stopped after Ctrl-C."""
 NOT_SAVED_EXIT_CODE = 1
-"""After a second Ctrl-C."""
+"""Exit code of a run that ended without saving, after a second Ctrl-C."""
 FIRST_CTRL_C = "Ctrl-C: stopping after this step, and saving; once more ends at once, without saving"
 SECOND_CTRL_C = "Ctrl-C again: ended at once, without saving; the same command continues from the last checkpoint"
 MARKER = "STOPPED.json"
 STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
 SECONDS_TO_LEAVE = 5.0
-"""Kept free before a deadline, beside the time of a step and a save."""
+"""Seconds kept free before a deadline, in addition to the time of a step and two saves."""
 
 _SIGNALS = {signal.SIGTERM: 3, signal.SIGUSR1: 3, signal.SIGUSR2: 3, signal.SIGINT: 4}
 
 
 class StoppedError(Exception):
-    """The run was asked to stop, and its state is saved."""
+    """The run was asked to stop."""
 
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
@@ -45,7 +48,7 @@ class StoppedError(Exception):
 
 @dataclasses.dataclass
 class Interruption:
-    """Watches for reasons to stop while it is entered. Handlers only take note; the loop looks at `agreed`."""
+    """A context that watches for reasons to stop; signal handlers only record them, and the loop calls `agreed`."""
 
     run_dir: Path
     is_main_process: bool
@@ -53,15 +56,15 @@ class Interruption:
     stop_at: float | None = None
     """Unix time by which the state must be saved, in seconds."""
     leave_with_parent: bool = False
-    """Stop when the parent dies: launchers that do not forward a signal die of it and leave their children running."""
+    """True to stop when the parent dies: launchers that do not forward a signal die of it, their children do not."""
     seconds_of_a_step: float = 0.0
-    """The longest lately."""
+    """Seconds that the last step took."""
     seconds_of_a_save: float = 0.0
 
     def __post_init__(self) -> None:
         self.signal_name: str | None = None
         self.asked_at: float | None = None
-        """When SIGTERM or Ctrl-C came, by `time.monotonic`; other signals are warnings that come earlier."""
+        """Time of SIGTERM or Ctrl-C by `time.monotonic`; other signals are warnings that come earlier."""
         self._noted = 0
         self._pid = os.getpid()
         self._parent = os.getppid()
@@ -73,13 +76,14 @@ class Interruption:
         for number in _SIGNALS:
             self._before[number] = signal.signal(number, self._note)
         if self.num_processes > 1 and dist.get_backend() != "gloo":
-            # The agreement goes over the CPUs: over the GPUs it would make every step wait for the device.
+            # Processes agree over the CPUs: over the GPUs, every step would wait for the device.
             self._group = dist.new_group(backend="gloo")
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            # A scheduler repeats its signal; Python puts the default handlers back while it ends, and would be killed.
+            # A scheduler repeats its signal, and Python, which restores the default handlers while it exits, would be
+            # killed by it.
             signal.signal(number, signal.SIG_IGN if self._noted else handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -87,7 +91,7 @@ class Interruption:
             return
         if number == signal.SIGINT and self._noted == _SIGNALS[signal.SIGINT]:
             _write_at_once(f"{SECOND_CTRL_C}\n", self.is_main_process)
-            os._exit(NOT_SAVED_EXIT_CODE)  # a second Ctrl-C: leave at once
+            os._exit(NOT_SAVED_EXIT_CODE)
         if number == signal.SIGINT and self._noted < _SIGNALS[signal.SIGINT]:
             _write_at_once(f"\n{FIRST_CTRL_C}\n", self.is_main_process)
         if self.asked_at is None and number in (signal.SIGTERM, signal.SIGINT):
@@ -96,9 +100,9 @@ class Interruption:
         self.signal_name = signal.Signals(number).name
 
     def agreed(self, save_is_due: bool = False) -> tuple[Reason | None, bool]:
-        """Why to stop (or None), and whether a save is due on any process.
+        """Return the reason to stop, or None, and whether a save is due on any process.
 
-        The same on all processes, which must all call this at the same point.
+        The result is the same on all processes, which must all call this at the same point.
         """
         mine, due = self._reason(), save_is_due
         if self.num_processes > 1:
@@ -108,7 +112,7 @@ class Interruption:
         return REASONS[mine], due
 
     def anywhere(self, happened: bool) -> bool:
-        """Whether it happened on any process. They must all call this at the same point."""
+        """Return whether something happened on any process; all processes must call this at the same point."""
         if self.num_processes == 1:
             return happened
         shared = torch.tensor([int(happened)])
@@ -131,20 +135,23 @@ class Interruption:
 
 
 def _write_at_once(line: str, speaks: bool) -> None:
-    """Write to the standard error output from within a signal handler, where Python's own files may be at work."""
+    """Write to standard error from within a signal handler, where Python's own file objects may be in use."""
     if speaks:
         with contextlib.suppress(OSError):
             os.write(2, line.encode())
 
 
 def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: int) -> None:
-    """Say in the run dir why the run stopped, for scripts that cannot see its exit code (launchers turn it into 1)."""
+    """Record in the run dir why the run stopped, for scripts that cannot see its exit code.
+
+    Launchers turn the exit code into 1.
+    """
     told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     told |= this_life()
     write_json(run_dir / MARKER, told)
 
 
 def clear_markers(run_dir: Path) -> None:
-    """A run that goes on is not stopped, and what asked it to stop was heard."""
+    """Remove the marker of a stopped run and the file that asked it to stop, as the run now goes on."""
     for name in (MARKER, STOP_FILE):
         (run_dir / name).unlink(missing_ok=True)

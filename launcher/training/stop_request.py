@@ -1,6 +1,6 @@
-"""Asking a run to stop by a file in its run dir, which needs no signal to get through.
+"""Requests to stop a run by a file in its run dir, which works where no signal gets through.
 
-Imports nothing heavy: whoever asks need not train.
+The module imports nothing heavy, because a program that asks a run to stop need not be able to train.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Literal
 from launcher.files import write_atomic
 
 STOP_FILE = "STOP"
-"""Made by anyone in the run dir (`touch runs/x/STOP`). It may hold the reason."""
+"""Name of a file that anyone may create in the run dir (`touch runs/x/STOP`), and that may hold the reason."""
 
 Reason = Literal["asked to stop", "time limit", "preempted", "interrupted"]
-# A process may see another reason than its neighbour; the highest number is told.
+# Processes may see different reasons; the one with the highest index is reported.
 REASONS: tuple[Reason | None, ...] = (None, "asked to stop", "time limit", "preempted", "interrupted")
 
 
 def ask_to_stop(run_dir: Path, reason: Reason) -> None:
-    """By the file. Seen half written, it would ask without its reason."""
+    """Ask a run to stop by the file, which is written atomically: half-written, it would lack the reason."""
     write_atomic(run_dir / STOP_FILE, reason)
 
 
 def asked_by_file(path: Path) -> int:
-    """The place in REASONS of what the file asks for; 0 where there is none."""
+    """Return the index in REASONS of the reason in the file, or 0 if there is no file."""
     try:
         reason = path.read_text(errors="replace").strip()
     except FileNotFoundError:
         return 0
-    except OSError:  # being written this moment, or a folder by that name
+    except OSError:  # it is being written at this moment, or is a folder
         reason = ""
     return REASONS.index(reason) if reason in REASONS[2:] else 1

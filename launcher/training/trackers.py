@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases, MLflow: a project for a recipe, one run for a run dir, continued or not."""
+"""The trackers TensorBoard, Weights & Biases and MLflow, with one project per recipe and one run per run dir."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from launcher.training.progress import Speed
 from launcher.training.run import Run
 
 FILE = "trackers.json"
-"""In the run dir: the ids by which trackers know the run when it continues."""
+"""File in the run dir with the ids by which trackers recognise the run when it continues."""
 
 
 def init_kwargs(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what each tracker is told of a run: its name, and the id under which it was begun."""
+    """Return each tracker's arguments for a run: its name, and the id under which it was begun.
+
+    Raise UserError if the file of ids is damaged.
+    """
     file = run_dir / FILE
     ids = read_json(file) if file.is_file() else {}
     if not isinstance(ids, dict):
@@ -38,10 +41,13 @@ def init_kwargs(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, project: str, run_dir: Path) -> list[str]:
-    """Begin, or continue, the run in all trackers of the recipe, and keep its ids. Return how to look at it."""
+    """Begin or continue the run in all trackers of the recipe, and keep its ids.
+
+    Return, on the main process, one line per tracker on how to view the run.
+    """
     if not recipe.trackers:
         return []
-    # Trackers take scalars.
+    # Trackers accept only scalars.
     settings = {
         name: value if isinstance(value, (bool, int, float)) else str(value)
         for name, value in flat(to_json(recipe)).items()
@@ -75,7 +81,7 @@ def log_step(run: Run, resolved: ResolvedPhase, row: Mapping[str, Any], loss: fl
 
 
 def log_epoch(run: Run, resolved: ResolvedPhase, metrics: Mapping[str, float]) -> None:
-    """Log what an epoch came to."""
+    """Log an epoch's metrics and training loss."""
     if run.accelerator.trackers:
         values = {f"val/{name}": value for name, value in metrics.items()}
         values |= {"train/loss": run.progress.train_loss, "phase": resolved.number + 1}
@@ -83,7 +89,7 @@ def log_epoch(run: Run, resolved: ResolvedPhase, metrics: Mapping[str, float]) -
 
 
 def log_speed(run: Run, speed: Speed | None, seconds: float) -> None:
-    """Log how long an epoch took, and how fast it was."""
+    """Log the duration and the speed of an epoch."""
     if run.accelerator.trackers:
         values = {"speed/epoch_seconds": seconds}
         values |= {f"speed/{name}": value for name, value in dataclasses.asdict(speed).items()} if speed else {}

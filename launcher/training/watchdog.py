@@ -1,4 +1,4 @@
-"""A process that is stuck ends, and says where: the others would wait for it for ever."""
+"""The watchdog, which ends a stuck process and reports where it is stuck: the others would wait for it forever."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from typing import NoReturn, TypeVar
 import psutil
 
 WAITS_LONGER_SECONDS = 15.0
-"""A process that only waits for another gives the culprit so much more time to speak first."""
+"""Seconds of extra time for a process that only waits for another, so that the culprit reports first."""
 
 
 PATIENCE_SECONDS = 20.0
-"""How long a process that was asked to stop waits for an image that does not come. Slurm and Kubernetes kill 30 s after
-their SIGTERM unless told otherwise."""
+"""Seconds that a process that was asked to stop waits for an image that does not come.
+
+By default, Slurm and Kubernetes kill a process 30 s after their SIGTERM.
+"""
 
 _T = TypeVar("_T")
 
@@ -31,8 +33,11 @@ class StuckError(RuntimeError):
 
 
 class Watchdog:
-    """Ends this process when `beat` was not called for `limit_seconds`; and when it was asked to stop (`asked_at` says
-    when), but waits for images, and cannot. The launcher then ends the others."""
+    """A thread that ends this process if `beat` was not called for `limit_seconds`; the launcher then ends the others.
+
+    It also ends the process if it was asked to stop (at the time returned by `asked_at`), but cannot because it waits
+    for images.
+    """
 
     def __init__(
         self, limit_seconds: float, process_index: int, asked_at: Callable[[], float | None] = lambda: None
@@ -57,11 +62,11 @@ class Watchdog:
         self._thread.join()
 
     def beat(self, doing: str) -> None:
-        """This process is alive, and begins with `doing`."""
+        """Record that this process is alive and now begins `doing`."""
         self._last, self._doing = time.monotonic(), doing
 
     def reading(self, batches: Iterable[_T]) -> Iterator[_T]:
-        """Yield the batches of a loader, and know when one is waited for."""
+        """Yield the batches of a loader, and record since when one is waited for."""
         iterator = iter(batches)
         while True:
             self._waits_since = time.monotonic()
@@ -104,15 +109,15 @@ class Watchdog:
                 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
                 get_error_handler().record_exception(StuckError(f"{message}\n{where}"))
-            for child in psutil.Process().children(recursive=True):  # a worker that waits for a file would stay
+            for child in psutil.Process().children(recursive=True):  # a worker that waits for a file would live on
                 with contextlib.suppress(psutil.Error):
                     child.kill()
-        finally:  # whether or not anybody reads what it says
+        finally:  # even if standard error is closed
             os._exit(1)
 
 
 def _waits_for_others(frame: FrameType | None) -> bool:
-    """Whether the innermost frames are those of a collective, or of a backward pass (where DDP waits)."""
+    """Return whether the innermost frame is that of a collective or of a backward pass (where DDP waits)."""
     if frame is None:
         return False
     name = frame.f_code.co_filename.replace(os.sep, "/")

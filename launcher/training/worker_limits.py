@@ -1,4 +1,4 @@
-"""What data workers need to hand batches over: shared memory and open files, looked at before training."""
+"""The shared memory and open files that data workers need to hand over batches, checked before training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from launcher.training.images import TrainingImages
 from launcher.training.preflight import Prepared
 
 READ_AHEAD = 2
-"""Batches that torch lets each data worker be ahead (`prefetch_factor`)."""
+"""Number of batches that torch lets each data worker read ahead (`prefetch_factor`)."""
 FILES_OF_WORKER = 4
-"""Open files of the training process for a data worker: two ends of its queue, its sentinel, and one to spare."""
+"""Open files of the training process per data worker: two ends of its queue, its sentinel, and one to spare."""
 FILES_OF_BATCH = 3
-"""Images, targets and indices are handed over by a file each."""
+"""Open files per batch: one each to hand over images, targets and indices."""
 FILES_OF_RUN = 32
-"""What a run opens beside that, with some to spare: checkpoints, logs, results, sockets."""
+"""Number of other files that a run opens, with some to spare: checkpoints, logs, results, sockets."""
 
 
 def shared_memory_needed(prepared: Prepared, num_workers: int, num_local_processes: int = 1) -> int:
-    """Return the bytes of batches that lie in shared memory at once, on one machine: those that the workers have read
-    ahead, and the one at work."""
+    """Return the bytes of all batches in a machine's shared memory at once.
+
+    These are the batches that the workers have read ahead, and the one in use.
+    """
     if num_workers == 0:
         return 0
     recipe, train = prepared.recipe, prepared.splits.train
@@ -35,7 +37,7 @@ def shared_memory_needed(prepared: Prepared, num_workers: int, num_local_process
 
 
 def shared_memory_problem(prepared: Prepared, num_workers: int, num_local_processes: int = 1) -> str | None:
-    """Return why /dev/shm is too small for the data workers, and what would help; None where it is not."""
+    """Return why /dev/shm is too small for the data workers and what would help, or None if it is large enough."""
     try:
         there = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -53,8 +55,10 @@ def shared_memory_problem(prepared: Prepared, num_workers: int, num_local_proces
 
 
 def check_handover(prepared: Prepared, num_workers: int, num_local_processes: int) -> None:
-    """Raise the limit of open files to what the data workers need. Raises UserError where that, or the shared memory,
-    is not enough."""
+    """Raise the limit of open files to the number that the data workers need.
+
+    Raise UserError if the limit cannot be raised far enough, or if shared memory is too small.
+    """
     if num_workers == 0:
         return
     problems = []
@@ -79,8 +83,10 @@ def _open_files() -> int:
 
 
 def _raised_limit(needed: int) -> int | None:
-    """Return how many files may be open, after raising the soft limit where it is too low and the hard one allows it;
-    None where there is no limit."""
+    """Raise the soft limit of open files if it is too low and the hard limit allows it.
+
+    Return the resulting limit, or None if the present one is high enough or there is none.
+    """
     try:
         import resource
     except ImportError:  # Windows

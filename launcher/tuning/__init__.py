@@ -1,1 +1,1 @@
-"""What is asked before training: the learning rate, the backbone and its depth, the best of many trials."""
+"""Questions before training: the learning rate, the backbone and its depth, and the best of many trials."""

@@ -1,1 +1,1 @@
-"""The promises checked on a user's own recipe: equal weights on any split, exact resume, a cluster job's life."""
+"""Checks of the promises on a user's own recipe: parity, exact resume, and all that a cluster does to a job."""

@@ -1,4 +1,4 @@
-"""Killing a run at random moments and starting it again, until it has ended: the test of exact resume."""
+"""The test of exact resume: a run that is killed at random moments and started again, until it has ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """One kill: how long after the run had taken its lock, and what the newest checkpoint then was."""
+    """A kill: the time since the run had taken its lock, and the newest checkpoint at that moment."""
 
     after_seconds: float
     newest: str
@@ -28,10 +28,10 @@ class Kill:
 def run_with_kills(
     command: Sequence[str], run_dir: Path, *, kills: int, longest_seconds: float, draw: random.Random, log: Path
 ) -> list[Kill]:
-    """Start `command` again and again; SIGKILL all its processes at a random moment, `kills` times or until it ends.
+    """Start a command until it ends, and SIGKILL all its processes at a random moment of the first `kills` starts.
 
-    A moment is drawn evenly between the start of training (the run's lock is there) and `longest_seconds` later. The
-    last start is left alone. Output goes to `log`. Raises RuntimeError where the command fails by itself.
+    A moment is drawn uniformly between the start of training (the run's lock is there) and `longest_seconds` later.
+    Output goes to `log`. Returns the kills. Raises RuntimeError if the command fails by itself.
     """
     done: list[Kill] = []
     while True:
@@ -52,9 +52,9 @@ def run_with_kills(
 
 
 def run_until_killed(command: Sequence[str], run_dir: Path, *, at_step: int, log: Path) -> bool:
-    """Start `command` and SIGKILL all its processes once a checkpoint of `at_step` or later is there.
+    """Start a command and SIGKILL all its processes once a checkpoint of `at_step` or later is there.
 
-    False where it ended by itself before.
+    Returns False if the run ended by itself before.
     """
     with log.open("a") as output:
         process = subprocess.Popen(  # noqa: S603 - the caller's own command
@@ -91,7 +91,7 @@ def _lock_of(run_dir: Path) -> str | None:
 
 
 def _kill_session(leader: int) -> None:
-    """SIGKILL every process of a session: torch's launchers put the ranks in groups of their own."""
+    """SIGKILL a process and all its descendants, as torch's launchers put the processes into groups of their own."""
     import psutil
 
     try:
@@ -103,13 +103,15 @@ def _kill_session(leader: int) -> None:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    # Only now: a rank has died when its memory is gone, and until then may still be writing.
+    # A process is dead only when its memory is gone, and may still be writing until then.
     psutil.wait_procs(family, timeout=60)
 
 
 def launch_command(recipe: str, run_dir: Path, *words: str, processes: int = 1) -> list[str]:
-    """The command that trains `recipe` on this machine's CPUs or GPUs with so many processes; what it looks at is the
-    training, so there is no report."""
+    """Return the command that trains a recipe with `processes` processes on this machine's CPUs or GPUs.
+
+    It writes no report, as only the training is of interest here.
+    """
     head = [sys.executable, "-m"]
     if processes > 1:
         head += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]

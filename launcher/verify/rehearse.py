@@ -1,4 +1,4 @@
-"""`rehearse`: the life of a job on a cluster, played on this machine: warned, started again, killed, started again."""
+"""The command `rehearse`: a cluster job, played on this machine: warned, started again, killed, started again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Act:
-    """A part of the life, and whether it went as it should."""
+    """An act of the rehearsal, and whether it went as it should."""
 
     what: str
     went_well: bool
@@ -37,6 +37,7 @@ class Rehearsal(Verification):
     """A shortened recipe, trained without a break and once more with all that a cluster does to a job."""
 
     def acts(self) -> list[Act]:
+        """Play all acts, up to one that does not go as it should."""
         processes = self.processes[0]
         failed = self.run("reference", processes)
         if failed is not None:
@@ -51,7 +52,7 @@ class Rehearsal(Verification):
         return [*played, Act("started again, to the end", failed is None, failed or "finished"), *self.result(failed)]
 
     def warned(self, command: list[str], at_step: int) -> Act:
-        """As slurm/train.sbatch does before the time is up: by the file STOP."""
+        """Ask the job to stop by the file STOP, as slurm/train.sbatch does before the time is up."""
         run_dir = self.folder / "job"
         with (self.folder / "job.txt").open("a") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
@@ -69,12 +70,14 @@ class Rehearsal(Verification):
         return Act(what, told["reason"] == "time limit", f"saved at step {told['step']} ({told['reason']})")
 
     def killed(self, command: list[str], at_step: int) -> Act:
+        """Start the job again, and kill it once a checkpoint of `at_step` or later is there."""
         run_dir = self.folder / "job"
         killed = run_until_killed(command, run_dir, at_step=at_step, log=self.folder / "job.txt")
         found = f"killed after step {newest_step(run_dir)}" if killed else "it was at its end before"
         return Act("started again, then kill -9", killed, found)
 
     def result(self, failed: str | None) -> list[Act]:
+        """Compare the job with the unbroken run, unless it failed."""
         if failed is not None:
             return []
         name, difference = furthest(self.folder / "reference", self.folder / "job")
@@ -88,12 +91,13 @@ class Rehearsal(Verification):
 def rehearse(
     loaded: LoadedRecipe, *, processes: int, steps: int, workers: int | None, tell: Callable[[str], None]
 ) -> list[Act]:
+    """Play a cluster job with a shortened recipe, and return the acts."""
     with tempfile.TemporaryDirectory(prefix="rehearse-") as folder:
         return Rehearsal(loaded, Path(folder), [processes], steps, tell, workers).acts()
 
 
 def show(acts: list[Act], console: Console) -> bool:
-    """Print the table; whether all went well."""
+    """Print the table of acts, and return whether all went well."""
     rows = [[act.what, "well" if act.went_well else "BADLY", act.found] for act in acts]
     show_table([["act", "", "found"], *rows], console, left=range(3))
     return all(act.went_well for act in acts)

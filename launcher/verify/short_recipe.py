@@ -1,4 +1,4 @@
-"""A user's own recipe, cut down to a few steps a phase: what `verify` trains."""
+"""A user's own recipe, cut down to a few steps a phase, as `verify` trains it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launcher.recipe.recipe import Recipe
 
 @part
 class SomeSamples:
-    """So many samples of another data part, spread evenly over it."""
+    """A selection of at most `train` and `val` samples of another data part, spread evenly over it."""
 
     data: Data
     train: int
@@ -23,6 +23,7 @@ class SomeSamples:
 
     @property
     def on_bad_image(self) -> str:
+        """The setting of the other data part."""
         return on_bad_image_of(self.data)
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
@@ -31,13 +32,16 @@ class SomeSamples:
 
 
 def _some(split: Split, count: int) -> Split:
-    # Sources are often sorted by class: the first of them would be of one class only.
+    # Sources are often sorted by class: the first samples would be of one class only.
     picked = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(np.int64))
     return Split(Subset(split.images, picked), split.targets[picked])
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with one epoch of `steps` steps a phase, the last on a smaller batch; saved at each step."""
+    """Return the recipe with one epoch of `steps` steps a phase, the last on a smaller batch, and a save at each step.
+
+    Its phases have no patience, the last weights are the final ones, and there are no trackers.
+    """
     samples = (steps - 1) * recipe.batch_size + max(1, recipe.batch_size // 2 - 1)
     return dataclasses.replace(
         recipe,

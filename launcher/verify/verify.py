@@ -1,4 +1,4 @@
-"""`verify`: the promises, checked on a user's own recipe, on this machine."""
+"""The command `verify`: the promises, checked on a user's own recipe on this machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rich.console import Console
 from launcher.console import show_table
 from launcher.errors import UserError
 from launcher.inference.run_records import read_rows
+from launcher.recipe.abilities import HasDropout
 from launcher.recipe.loading import LoadedRecipe
-from launcher.recipe.protocols import HasDropout
 from launcher.text import plural
 from launcher.verify.kills import launch_command, run_until_killed
 from launcher.verify.weight_equality import TOLERANCE, Comparison, compare, furthest
 
 NAMED = 5
-"""Tensors that a line of the table names; the rest is counted."""
+"""The most tensors that a line of the table names; the others are counted."""
 
 RECIPE = """import json
 from launcher.recipe.serialization import from_json
@@ -38,7 +38,7 @@ recipe = shortened(from_json(json.loads({recipe!r}), own), {steps})
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One promise on one recipe."""
+    """A promise, checked on a recipe."""
 
     promise: str
     holds: bool
@@ -48,7 +48,7 @@ class Check:
 def verify(
     loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, workers: int | None, tell: Callable[[str], None]
 ) -> list[Check]:
-    """Train a shortened recipe on each split, kill one run and resume it, and compare."""
+    """Train a shortened recipe with the batch divided in several ways, kill one run and resume it, and compare."""
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         return Verification(loaded, Path(folder), list(processes), steps, tell, workers).checks()
 
@@ -75,6 +75,7 @@ class Verification:
         self.recipe.write_text(RECIPE.format(spec=spec, recipe=text, steps=steps), encoding="utf-8")
 
     def checks(self) -> list[Check]:
+        """Run all checks, or only the first training if it fails."""
         first = self.run("reference", self.processes[0])
         if first is not None:
             return [Check("the recipe trains", False, first)]
@@ -85,7 +86,7 @@ class Verification:
         return [*found, self.resume(), self.frozen(), self.samples()]
 
     def run(self, name: str, processes: int, *words: str) -> str | None:
-        """Train; None, or the last words of a run that failed."""
+        """Train, and return None, or the errors of a run that failed."""
         self.tell(
             f"training {plural(self.steps, 'step', spec='')} a phase on {plural(processes, 'process', 'processes')} "
             f"{' '.join(words)}".rstrip()
@@ -100,11 +101,12 @@ class Verification:
         return "; ".join(errors) or (done.stderr.strip().splitlines() or ["no output"])[-1]
 
     def command(self, name: str, processes: int, *words: str) -> list[str]:
-        """Return the command that trains the run of this name."""
+        """Return the command that trains the run `name`."""
         workers = [] if self.workers is None else ["--workers", str(self.workers)]
         return launch_command(str(self.recipe), self.folder / name, *words, *workers, processes=processes)
 
     def parity(self, processes: int, *words: str) -> Check:
+        """Check that another division of the batch leads to the weights of the reference run."""
         promise = f"parity: {plural(processes, 'process', 'processes')}{' ' + ' '.join(words) if words else ''}"
         name = f"split-{processes}-{len(words)}"
         failed = self.run(name, processes, *words)
@@ -117,6 +119,7 @@ class Verification:
         return Check(promise, not comparison.broken, text)
 
     def resume(self) -> Check:
+        """Check that a run which was killed and started again equals the reference run to the bit."""
         promise = "exact resume: kill -9, and the same command again"
         self.tell("training, killing it, and starting it again")
         processes = self.processes[0]
@@ -136,8 +139,9 @@ class Verification:
         return Check(promise, killed, f"weights and metrics.jsonl equal to the bit, {when}")
 
     def frozen(self) -> Check:
-        # A run whose frozen tensors move, or whose processes disagree, stops with an error: these came to their end.
-        # A save follows each step; that of an epoch's last step follows its evaluation.
+        """Report that frozen tensors stayed the same and processes agreed, as each run has proved by itself."""
+        # A run whose frozen tensors move or whose processes disagree stops with an error, and these came to their end.
+        # A save, and with it a proof, follows each step; after the last step of an epoch it follows the evaluation.
         saves = sum(row["event"] == "step" for row in self.rows())
         return Check(
             "frozen is still, processes agree",
@@ -146,6 +150,7 @@ class Verification:
         )
 
     def samples(self) -> Check:
+        """Check that the reference run took every sample once in each phase's single epoch."""
         promise = "every sample once an epoch"
         rows = [row for row in self.rows() if row["event"] == "step"]
         taken: dict[str, int] = {}
@@ -157,12 +162,15 @@ class Verification:
         return Check(promise, holds, ", ".join(f"{phase}: {count} of {total}" for phase, count in taken.items()))
 
     def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the reference run's metrics.jsonl."""
         return read_rows(self.folder / "reference" / "metrics.jsonl")
 
     def file(self, run: str, name: str) -> bytes:
+        """Return the content of a file in the run dir of `run`."""
         return (self.folder / run / name).read_bytes()
 
     def why(self) -> str:
+        """Name the recipe's setting by which divisions of the batch may differ, or return an empty string."""
         if any(phase.norm_statistics == "update" for phase in self.loaded.recipe.freeze_plan):
             return "norm_statistics='update' makes splits differ"
         if isinstance(self.loaded.recipe.head, HasDropout) and self.loaded.recipe.head.dropout:
@@ -173,7 +181,7 @@ class Verification:
 
 
 def told(comparison: Comparison) -> str:
-    """What two splits differ in, in words."""
+    """Describe in words how two divisions of the batch differ."""
     first = comparison.differences[0]
     if not first.largest:
         return "equal to the bit"
@@ -193,14 +201,14 @@ def told(comparison: Comparison) -> str:
 
 
 def show(checks: Sequence[Check], console: Console) -> bool:
-    """Print the table; whether all promises hold."""
+    """Print the table of checks, and return whether all promises hold."""
     rows = [[check.promise, "holds" if check.holds else "BROKEN", check.found] for check in checks]
     show_table([["promise", "", "found"], *rows], console, left=range(3))
     return all(check.holds for check in checks)
 
 
 def numbers_of(text: str) -> list[int]:
-    """Process counts from "1,2". Raises UserError for anything else."""
+    """Parse process counts such as "1,2". Raises UserError for other text."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"--processes {text!r}: write numbers of processes with commas: 1,2")

@@ -1,11 +1,11 @@
-"""Whether two runs of one recipe hold the same weights, as far as rounding allows.
+"""The equality of the weights of two runs of one recipe, as far as rounding allows.
 
-SGD moves a weight in proportion to its gradient, so what rounding changes in the gradient it changes in the weight:
-next to nothing. Adam divides a gradient by its own size. Where the true gradient is zero, what is left is rounding
-noise, and Adam makes of it steps of up to the learning rate, another way on each split. Two kinds are seen:
-- always zero: the key bias of attention (softmax does not see what is added to all scores of a query). The size of
-  each value's gradient is in Adam's own state; these are 1e-9 of the others' size.
-- zero in one step, by chance, as the gradient of some value changes its sign: 4 of the 3.4 million values of
+SGD moves a weight in proportion to its gradient, so rounding changes the weight as little as it changes the gradient.
+Adam divides a gradient by its own size. Where the true gradient is zero, only rounding noise is left, and Adam turns it
+into steps of up to the learning rate, in other directions for each division of the batch. There are two kinds:
+- always zero: the key bias of attention (softmax ignores what is added to all scores of a query). Adam's own state
+  holds the size of each value's gradient; for these values it is 1e-9 of that of the others.
+- zero in one step, by chance, as the gradient of a value changes its sign: 4 of the 3.4 million values of
   EfficientNet-lite0 after 6 steps on digits, up to 2e-5, while the root mean square over a tensor stays below 1e-6.
 """
 
@@ -24,45 +24,50 @@ from launcher.recipe.recipe import Recipe
 from launcher.training.checkpoint import Checkpoints, State
 
 TOLERANCE = 1e-5
-"""Between splits, where gradients are no noise: float32 rounding, grown over a few steps."""
+"""The difference between divisions of the batch where gradients are not noise: float32 rounding, grown over a few
+steps."""
 NOISE = 1e-6
-"""A gradient whose size is less than this, relative to the root mean square of all gradients, is rounding noise. Sound
-ones were 1e-3 or more in networks that were made for tests, where the key bias had 1e-9; what happens to have less in a
-large network (0.4 % of EfficientNet-lite0 have less than 1e-4) does no harm: it is held to twice the learning rates."""
+"""The size of a gradient, relative to the root mean square of all gradients, up to which it is rounding noise. Sound
+ones had 1e-3 or more in networks that were made for tests, where the key bias had 1e-9. Values that happen to have less
+in a large network (0.4 % of EfficientNet-lite0 have less than 1e-4) do no harm: they are held to twice the learning
+rates."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """What one tensor of two runs differs in."""
+    """The difference of a tensor between two runs."""
 
     tensor: str
     largest: float
     over_tolerance: int
-    """Values that differ by more than TOLERANCE."""
+    """The number of values that differ by more than TOLERANCE."""
     values: int
     is_rounding: bool
-    """Rounding, and what the optimizer makes of it, explain the difference."""
+    """True if rounding, and what the optimizer makes of it, explains the difference."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
+    """The differences between two runs."""
+
     differences: tuple[Difference, ...]
-    """One for each tensor, the largest first."""
+    """One difference for each tensor, the largest first."""
 
     @property
     def broken(self) -> list[Difference]:
+        """The differences that rounding does not explain."""
         return [found for found in self.differences if not found.is_rounding]
 
     @property
     def noise(self) -> list[Difference]:
-        """Tensors with values over the tolerance, which rounding noise explains."""
+        """The differences with values over the tolerance that rounding noise explains."""
         return [found for found in self.differences if found.over_tolerance and found.is_rounding]
 
 
 def compare(reference: Path, other: Path, recipe: Recipe) -> Comparison:
-    """The last checkpoints of two run dirs: weights, buffers, and averaged weights where there are some."""
+    """Compare the last checkpoints of two run dirs: weights, buffers, and averaged weights if there are any."""
     ours, theirs = _last_state(reference), _last_state(other)
-    # Each of the two runs may have gone its own way.
+    # Twice, as the two runs may have gone in opposite directions.
     farthest = TOLERANCE if isinstance(recipe.optim, SGD) else TOLERANCE + 2 * _way(reference, recipe)
     noise = noise_by_name(ours.optimizer["state"])
     found = []
@@ -85,9 +90,9 @@ def compare(reference: Path, other: Path, recipe: Recipe) -> Comparison:
 
 
 def noise_by_name(state: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Which values have a gradient that is rounding noise, as far as Adam's second moments tell.
+    """Return which values have a gradient that is rounding noise, by parameter name, as Adam's second moments tell.
 
-    `state` is the optimizer's, by parameter name; empty for one that keeps no such moments.
+    `state` is the optimizer's, by parameter name. The result is empty for an optimizer that keeps no such moments.
     """
     sizes = {name: entries["exp_avg_sq"].double().sqrt() for name, entries in state.items() if "exp_avg_sq" in entries}
     if not sizes:
@@ -97,7 +102,7 @@ def noise_by_name(state: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Ten
 
 
 def furthest(one: Path, other: Path) -> tuple[str, float]:
-    """The tensor of `final/` that differs most between two runs, and by how much."""
+    """Return the tensor of `final/` that differs most between two runs, and by how much."""
     from safetensors.torch import load_file
 
     ours, theirs = (load_file(path / "final/model.safetensors") for path in (one, other))
@@ -114,7 +119,7 @@ def _last_state(run_dir: Path) -> State:
 
 
 def _way(run_dir: Path, recipe: Recipe) -> float:
-    """How far Adam can have moved a weight: by about the learning rate in each step, whatever the gradient."""
+    """Return how far Adam can have moved a weight: by about the learning rate in each step, whatever the gradient."""
     rows = read_rows(run_dir / "metrics.jsonl")
     largest_scale = max(scale for phase in recipe.freeze_plan for _, scale in phase.rules)
     return float(largest_scale * sum(row["lr"] for row in rows if row["event"] == "step"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from machines import Machine, publish
 from weight_server import Server, served
 

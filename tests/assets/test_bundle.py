@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CliResult
-from machines import RECIPE, Machine, contents, manifest
 from safetensors.torch import load_file
-from weight_server import Server
 
+from commands import CliResult
 from launcher import Recipe, backbones, data, heads, phases, tasks
 from launcher.assets.fetch import missing_assets
+from machines import RECIPE, Machine, contents, manifest
+from weight_server import Server
 
 
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])

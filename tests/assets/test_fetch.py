@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from disks import small_disk
-from machines import RECIPE, Machine, contents, manifest
 from safetensors.torch import load_file
-from weight_server import Server
 
+from disks import small_disk
 from launcher.assets.download import download
+from machines import RECIPE, Machine, contents, manifest
+from weight_server import Server
 
 
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])

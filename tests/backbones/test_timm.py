@@ -9,10 +9,10 @@ from pathlib import Path
 import pydantic
 import pytest
 import torch
-from commands import ROOT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from commands import ROOT
 from launcher.backbones import Timm, plain_state_dict
 from launcher.errors import UserError
 from launcher.recipe.protocols import Backbone, Preprocessing

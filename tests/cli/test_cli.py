@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run_python
 
 import launcher.cli.errors
+from commands import ROOT, run_python
 from launcher.cli import main
 from launcher.cli.app import command_names
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import tiny
 from commands import ROOT, SUPPORT, TINY
 from runs import train

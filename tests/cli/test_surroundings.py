@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SUPPORT, RunCli
 
+from commands import ROOT, SUPPORT, RunCli
 from launcher.cli.errors import LONGEST_LINE, tell
 from launcher.cli.home import settle_home
 from launcher.errors import UserError

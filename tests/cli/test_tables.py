@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 import torch
-from commands import RunCli
 from rich.console import Console
 
+from commands import RunCli
 from launcher.inference.evaluation import Evaluation
 from launcher.inference.evaluation_summary import show as show_evaluation
 from launcher.inference.loaded_model import LoadedModel

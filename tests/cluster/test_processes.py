@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from commands import ROOT, SUPPORT
 
 import launcher.cluster.processes as world_module
+from commands import ROOT, SUPPORT
 from launcher.cluster.parent import Parent, accelerate_request
 from launcher.cluster.processes import check_world, cpu_count_for_workers, set_threads
 from launcher.errors import UserError

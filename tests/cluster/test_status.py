@@ -8,13 +8,12 @@ from pathlib import Path
 
 import tiny
 from commands import RunCli
-from runs import train
-
 from launcher.cluster.status import status_of
 from launcher.training.attempt import planned_steps
 from launcher.training.command import Command
 from launcher.training.run_dir import RunDir, Start
 from launcher.training.run_lock import RunLock
+from runs import train
 
 
 def begun(run_dir: Path, **changes: object) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 
+import tiny
 from launcher.cluster.processes import lone_process_note
 from launcher.cluster.submit import Request, submit
 from launcher.errors import UserError

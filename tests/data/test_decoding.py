@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT
 from PIL import Image
 
+from commands import ROOT
 from launcher.data import CsvImages, HuggingFace, ImageFolder, decoding
 from launcher.data.decoding import BrokenImageError, open_image, read_pixels, to_rgb
 from launcher.data.sources import FileImages, Subset

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT
 from PIL import Image
 
+from commands import ROOT
 from launcher.data import ImageFolder
 from launcher.data.sources import FileImages
 from launcher.errors import UserError

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from commands import ROOT, SUPPORT, RunCli
 from PIL import Image
 
+import tiny
+from commands import ROOT, SUPPORT, RunCli
 from launcher import Preprocessing, Recipe, Splits, data, transforms
 from launcher.data.decoding import read_pixels, to_rgb
 from launcher.data.prepare import make_copy

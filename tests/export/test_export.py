@@ -15,17 +15,16 @@ import onnx
 import onnxruntime
 import pytest
 import sklearn.datasets  # noqa: F401 - sets environment variables when it is imported first; here, not in a test
-import tiny
 import torch
 import torchvision
-from commands import ROOT, SUPPORT, TINY, RunCli
-from exports import ONE, RunOf, exported, outputs_of, pictures, ready
-from runs import train
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import launcher
+import tiny
 from benchmarks.exports import finished_without_training
+from commands import ROOT, SUPPORT, TINY, RunCli
+from exports import ONE, RunOf, exported, outputs_of, pictures, ready
 from launcher import backbones, data, heads
 from launcher.cli import main
 from launcher.export import export
@@ -33,6 +32,7 @@ from launcher.export.graph import Exported, Pixels
 from launcher.recipe.protocols import Preprocessing
 from launcher.recipe.transforms import evaluation
 from recipes import digits
+from runs import train
 
 
 def by_onnxruntime(file: Path, batch: torch.Tensor) -> torch.Tensor:

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
+from huggingface_hub import ModelCard
+
+import launcher
+import tiny
 from commands import ROOT, TINY, RunCli
 from evaluation_runs import ENVIRON
 from exports import RunOf, exported, outputs_of, pictures, pixels, ready
-from huggingface_hub import ModelCard
-from weight_server import answering
-
-import launcher
 from launcher.report.build import write_report
 from launcher.report.facts import read_facts
+from weight_server import answering
 
 
 def folder_of(run_dir: Path, out: Path, *words: str) -> Path:

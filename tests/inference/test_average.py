@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from commands import TINY, run_python
-from report_runs import train
 from safetensors.torch import load_file
 
+import tiny
+from commands import TINY, run_python
 from launcher import data, optim, phases, tasks
 from launcher.cli import main
 from launcher.inference.soup import Ingredient, Judge, greedy_soup, mean_of
+from report_runs import train
 
 SHAKY = dataclasses.replace(
     tiny.recipe,

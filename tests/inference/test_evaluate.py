@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+
 import tiny
 from commands import RunCli
 from evaluation_runs import ENVIRON, evaluated, run
-from runs import train
-from safetensors.torch import load_file, save_file
-
 from launcher import Recipe, backbones, heads, optim, phases, tasks
 from launcher.errors import UserError
 from launcher.inference.finished_run import read_finished
 from launcher.recipe.type_names import types_in
+from runs import train
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,17 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics
-import tiny
 import torch
-from commands import TINY, RunCli
-from evaluation_runs import ENVIRON, evaluated, run
-from runs import train
 from safetensors.torch import load_file
 
 import launcher
+import tiny
+from commands import TINY, RunCli
+from evaluation_runs import ENVIRON, evaluated, run
 from launcher import data, optim, tasks
 from launcher.errors import UserError
 from launcher.inference.evaluation import write
+from runs import train
 
 ODD = ("cat", "狗", os.fsdecode(b"bird \xff"))
 """Classes are folders, whose names need not be text."""

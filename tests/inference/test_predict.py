@@ -19,17 +19,17 @@ import numpy as np
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
-import tiny
 import torch
-from commands import ROOT, TINY, CliResult, RunCli
-from evaluation_runs import ENVIRON, evaluated
-from runs import train
 
 import launcher
+import tiny
+from commands import ROOT, TINY, CliResult, RunCli
+from evaluation_runs import ENVIRON, evaluated
 from launcher import Recipe, optim, tasks
 from launcher.errors import UserError
 from launcher.inference.evaluation import write
 from launcher.inference.inputs import find_images
+from runs import train
 
 NAMES = {'with "quotes", and commas': "quotes", "猫和狗": "chinese", "tab\tand\nbreak": "break"}
 

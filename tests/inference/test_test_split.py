@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 import tiny
 from evaluation_runs import evaluated
-from runs import train
-
 from launcher import Split, Splits, data, optim, phases, tasks
 from launcher.errors import UserError
 from launcher.inference.evaluation import write
@@ -28,6 +27,7 @@ from launcher.init.folders import folder
 from launcher.recipe.protocols import TargetKind
 from launcher.report.facts import read_facts
 from launcher.report.sections.summary import section
+from runs import train
 
 COUNTS = {"train": 12, "val": 6, "test": 4}
 NEW = 5

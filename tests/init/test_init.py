@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from weight_server import served
 
 from launcher.cli import main
 from launcher.errors import UserError
@@ -32,6 +31,7 @@ from launcher.init.recipe_text import recipe_text
 from launcher.init.rules import decide, image_size_for
 from launcher.recipe.loading import load_recipe
 from launcher.recipe.recipe import Recipe
+from weight_server import served
 
 SHORT = ("backbone.name=test_efficientnet", "backbone.weights=none", "backbone.match_by_order=false")
 """A network of timm's for tests, in place of the one that the recipe has."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 
+import tiny
 from launcher import Split, Splits, phases, tasks
 from launcher.data.sources import Subset
 from launcher.errors import UserError

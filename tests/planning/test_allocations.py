@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from commands import ROOT, SUPPORT, RunCli
 
+from commands import ROOT, SUPPORT, RunCli
 from launcher.errors import UserError
 from launcher.planning.allocations import allocation_seconds
 from launcher.planning.costs import Cost, PhaseCost

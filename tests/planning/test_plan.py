@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from commands import ROOT, SUPPORT, RunCli
 from rich.console import Console
 from rich.text import Text
 
+import tiny
+from commands import ROOT, SUPPORT, RunCli
 from launcher import Recipe, Split, Splits, backbones, data, heads, optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.planning.plan import _print, show

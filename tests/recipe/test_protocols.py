@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 from torch import nn
 
+import tiny
 from launcher import Recipe, Split, Splits, transforms
 from launcher.assets.bundle import OwnPath, names_assets, needed
 from launcher.backbones.plain_names import classifier_is_conv, classifier_name_of, plain_state_dict

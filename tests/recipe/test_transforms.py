@@ -17,11 +17,11 @@ import pydantic
 import pytest
 import torch
 import torchvision
-from commands import ROOT
 from PIL import Image
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
+from commands import ROOT
 from launcher.data.decoding import BrokenImageError, Decoder, read_pixels
 from launcher.data.sources import FileImages
 from launcher.recipe.protocols import Augmentation, PixelTransform, Preprocessing

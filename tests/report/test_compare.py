@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import tiny
 from commands import ROOT, TINY, RunCli
-from runs import train
-
 from launcher import optim, phases
 from launcher.cli import main
 from launcher.console import side_by_side
 from launcher.recipe.serialization import to_json
+from runs import train
 
 
 @pytest.fixture(scope="module")

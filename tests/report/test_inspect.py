@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import report_runs
-import swapped_labels
-import tiny
 import torch
 import torchvision
-from commands import TINY
-from report_runs import Parsed, train
 from sklearn.datasets import load_sample_images
 from sklearn.linear_model import Ridge
 from torch import nn
 
+import report_runs
+import swapped_labels
+import tiny
+from commands import TINY
 from launcher.cli import main
 from launcher.report.inspect.grad_cam import heat_maps, last_place
 from launcher.report.inspect.label_issues import RELATIVE_L2S, left_out
 from launcher.report.inspect.near_duplicates import near_duplicates
 from launcher.report.inspect.pca_map import plane
 from launcher.training.model import TransferModel
+from report_runs import Parsed, train
 
 
 def rows(file: Path) -> list[dict[str, str]]:

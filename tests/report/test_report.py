@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import report_runs
-import tiny
 import torch
-from commands import ROOT, SUPPORT, TINY
-from report_runs import HOSTILE_CLASSES, Parsed, train
 from safetensors.torch import load_file, save_file
 
+import report_runs
+import tiny
+from commands import ROOT, SUPPORT, TINY
 from launcher.cli import main
 from launcher.inference.finished_run import FinishedRun
 from launcher.recipe.type_names import types_in
@@ -36,6 +35,7 @@ from launcher.report.sections.side_by_side import _sign_test
 from launcher.report.thumbnails import Pictures, size_of, small
 from launcher.training import final
 from launcher.training.launch import Launch, World
+from report_runs import HOSTILE_CLASSES, Parsed, train
 
 SECTIONS = ["summary", "curves", "gallery", "phases", "data", "speed", "environment"]
 OF_CLASSES = {"confusion", "classes", "calibration"}

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import report_runs
 import tiny
-from report_runs import HOSTILE_CLASSES, train
-
 from launcher.recipe.type_names import types_in
 from launcher.report.build import FILE, write_report
 from launcher.report.facts import read_facts
 from launcher.report.refresh import facts_again
 from launcher.training.launch import Launch, World
+from report_runs import HOSTILE_CLASSES, train
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+
 from slurm_cluster import Cluster, cluster
 from slurm_stories import STORIES, Job
 

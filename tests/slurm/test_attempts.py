@@ -6,10 +6,11 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+
 import slurm_stories
 import tiny
 from runs import train
-from safetensors.torch import load_file
 from slurm_cluster import Cluster
 from slurm_stories import Job
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
+
 import tiny
 from commands import ROOT, SUPPORT, TINY, RunCli, run_python
-from runs import train
-from safetensors.torch import load_file
-from slurm_cluster import Cluster, cluster
-from slurm_stories import ENVIRON, SCRIPT, Job
-
 from launcher.cluster.slurm import sbatch
 from launcher.errors import UserError
+from runs import train
+from slurm_cluster import Cluster, cluster
+from slurm_stories import ENVIRON, SCRIPT, Job
 
 SPLIT = dataclasses.replace(tiny.parity, batch_size=24)
 """For 1 to 6 processes; the last batch is smaller."""

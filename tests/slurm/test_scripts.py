@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from commands import ROOT
 
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from commands import ROOT, SUPPORT, run_python
 from slurm_cluster import Cluster
 from slurm_stories import BIN, ENVIRON

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import tiny
-
 from launcher import Preprocessing, optim, phases
 
 

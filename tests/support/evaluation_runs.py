@@ -10,7 +10,6 @@ from typing import Any
 
 import tiny
 from commands import ROOT, SUPPORT, TINY
-
 from launcher.inference.evaluate import Evaluation, evaluate
 from launcher.inference.finished_run import read_finished
 from launcher.recipe.type_names import types_in

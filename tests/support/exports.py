@@ -11,16 +11,16 @@ import numpy as np
 import PIL.Image
 import pytest
 import sklearn.datasets  # noqa: F401 - sets environment variables when it is imported first; here, not in a test
-import tiny
 import torch
-from commands import TINY
-from evaluation_runs import evaluated
-from runs import train
 
 import launcher
+import tiny
+from commands import TINY
+from evaluation_runs import evaluated
 from launcher import backbones, heads, optim, phases, tasks
 from launcher.cli import main
 from launcher.inference.evaluation import write
+from runs import train
 
 ONE = phases.linear_probe(epochs=1)
 

@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 import tiny
-
 from launcher import Split, Splits
 from launcher.recipe.protocols import TargetKind
 from launcher.training import watchdog

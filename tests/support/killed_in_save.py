@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-
 from launcher import files
 from launcher.files import save_tensors
 from launcher.training import final

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from commands import ROOT
 
 BIN = Path(sys.executable).parent

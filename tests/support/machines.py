@@ -18,8 +18,9 @@ import numpy as np
 import PIL.Image
 import torch
 import torchvision
-from commands import ROOT, SUPPORT, CliResult, run_python
 from safetensors.torch import save_file
+
+from commands import ROOT, SUPPORT, CliResult, run_python
 from weight_server import Server
 
 RECIPE = str(SUPPORT / "remote_assets.py")

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 import tiny
-
 from launcher import phases
 
 

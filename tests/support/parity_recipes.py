@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import tiny
-
 from launcher import backbones, optim, phases
 
 layer_norm = dataclasses.replace(tiny.parity, backbone=tiny.TinyBackbone(norm="layer"))

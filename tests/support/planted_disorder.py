@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tiny
 
+import tiny
 from launcher import Preprocessing, Split, Splits, transforms
 from launcher.data.sources import Subset
 from launcher.recipe.protocols import TargetKind

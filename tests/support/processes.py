@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import tiny
 import torch
-from commands import ROOT
 from safetensors.torch import load_file
 
+import tiny
+from commands import ROOT
 from launcher import Recipe
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training import loop

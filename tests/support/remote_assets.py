@@ -6,9 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-import tiny
 import torchvision
 
+import tiny
 from launcher import Splits, backbones, data, heads, phases, transforms
 from launcher.assets.bundle import Asset, OwnPath, assets_folder
 from launcher.assets.download import download

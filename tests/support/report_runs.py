@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import tiny
 
+import tiny
 from launcher import Recipe, Split, Splits, data, phases, tasks
 from launcher.inference.evaluation import Subject, judged, write
 from launcher.inference.finished_run import read_finished

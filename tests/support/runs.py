@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-
 from launcher import Recipe
 from launcher.recipe.loading import LoadedRecipe
 from launcher.training import loop

@@ -11,7 +11,6 @@ import sys
 import time
 
 import tiny
-
 from launcher import Phase
 
 RULES = (("head", 1.0), ("backbone.block2", 0.5), ("backbone", 0.0))

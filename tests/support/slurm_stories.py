@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from commands import ROOT, SUPPORT
-from slurm_cluster import Cluster, cluster
-
 from launcher.training.launch import usable_cpus
+from slurm_cluster import Cluster, cluster
 
 SCRIPT = ROOT / "slurm/train.sbatch"
 ENVIRON = {

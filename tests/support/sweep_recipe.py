@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import tiny
-
 from launcher import phases
 
 recipe = dataclasses.replace(

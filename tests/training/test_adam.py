@@ -7,15 +7,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import attention_splits
 import pytest
 import torch
-from commands import ROOT, SUPPORT, RunCli
-from processes import alone, start
 
+import attention_splits
+from commands import ROOT, SUPPORT, RunCli
 from launcher import optim
 from launcher.training.checkpoint import Checkpoints
 from launcher.verify.weight_equality import compare
+from processes import alone, start
 
 PATHS = {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
 

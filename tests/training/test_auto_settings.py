@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from process_state import forget_processes
-from runs import train
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import tiny
 from launcher.training import auto_settings, loop
+from process_state import forget_processes
+from runs import train
 
 
 def seconds_of(precisions: dict[str, float]) -> Callable[..., dict[tuple[str, str], float]]:

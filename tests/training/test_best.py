@@ -8,15 +8,15 @@ import math
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from report_runs import train
 from safetensors.torch import load_file
 
+import tiny
 from launcher import optim, phases
 from launcher.errors import UserError
 from launcher.recipe.phases import Phase
 from launcher.training.best import Best, improves, is_better
+from report_runs import train
 
 
 def result(value: float, loss: float | None = None, epoch: int = 1, metric: str = "accuracy") -> Best:

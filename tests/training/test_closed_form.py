@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from processes import start
-from runs import rows, train
 from safetensors.torch import load_file
 from sklearn.linear_model import Ridge as TheirRidge
 
+import tiny
 from launcher import Phase, Recipe, heads, optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.recipe.transforms import evaluation
 from launcher.training.model import build_model
 from launcher.training.ridge import Moments, RidgeOfMoments, RidgeOfSamples
+from processes import start
+from runs import rows, train
 
 STILL = dataclasses.replace(
     tiny.recipe,

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import tiny
 import torch
-from runs import train
 from safetensors.torch import load_file
 
+import tiny
 from launcher import Recipe, data, phases
 from launcher.errors import UserError
+from runs import train
 
 
 @pytest.fixture

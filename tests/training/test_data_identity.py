@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import tiny
 
+import tiny
 from launcher import Split, data
 from launcher.errors import UserError
 from launcher.training.data_identity import FILE, DataIdentity, changes, identify

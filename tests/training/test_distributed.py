@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from processes import STARTS, alone, furthest, start, steps, weights
 from safetensors.torch import load_file
+
+import tiny
+from processes import STARTS, alone, furthest, start, steps, weights
 
 
 @pytest.fixture(scope="module")

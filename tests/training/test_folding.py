@@ -7,17 +7,17 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from networks import built
-from runs import train
 from safetensors.torch import load_file
 from torch import nn
 
+import tiny
 from launcher import backbones
 from launcher.training import ddp
 from launcher.training.folding import fold_whole
 from launcher.training.model import TransferModel, set_train_mode
+from networks import built
+from runs import train
 
 # Name, image size, how many norms there are, and how many of them follow a convolution and can be folded.
 NETWORKS = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from runs import train
 
+import tiny
 from launcher import transforms
+from launcher.compat import end_workers
 from launcher.data.decoding import to_rgb
 from launcher.errors import UserError
 from launcher.recipe.part import part
@@ -23,7 +23,8 @@ from launcher.recipe.transforms import Augment, PixelSteps, evaluation
 from launcher.training.batch_arithmetic import batching_for
 from launcher.training.data_order import TrainingKeys, seed_for
 from launcher.training.feature_cache import views
-from launcher.training.images import Batch, end_workers, evaluation_loader, training_loader
+from launcher.training.images import Batch, evaluation_loader, training_loader
+from runs import train
 
 PREPROCESSING = Preprocessing(image_size=12, resize_size=14, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 CPU = torch.device("cpu")

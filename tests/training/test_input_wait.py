@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import tiny
-from runs import train
 
+import tiny
 from launcher import phases
 from launcher.training import input_wait
 from launcher.training.input_wait import advice
+from runs import train
 
 GPU = {"on_cpu": False, "is_prepared": False}
 

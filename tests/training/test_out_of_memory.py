@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import out_of_memory
 import pytest
-import tiny
 import torch
+
+import out_of_memory
+import tiny
 from commands import ROOT, RunCli
+from launcher import transforms
 from processes import furthest, start, steps
 from runs import rows, train
-
-from launcher import transforms
 
 TOLD = "out of memory: computing each micro-batch in"
 

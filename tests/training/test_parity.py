@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import parity_recipes
 import pytest
+
+import parity_recipes
 from processes import alone, furthest, start, steps
 
 NAMES = ("layer_norm", "resnet")

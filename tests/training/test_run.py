@@ -11,11 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from runs import rows, train
 from safetensors.torch import load_file
 
+import tiny
 from launcher import optim, phases, tasks, transforms
 from launcher.errors import UserError
 from launcher.training import loop, trackers
@@ -23,6 +22,7 @@ from launcher.training.best import Best
 from launcher.training.command import Command
 from launcher.training.final import longer
 from launcher.training.progress import BEST, BEST_OF_PHASE
+from runs import rows, train
 
 FINAL = {"model.safetensors", "model.json", "classes.json", "preprocess.json", "metrics.json"}
 

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from live_runs import processes_of, start, steps_told, wait_for
-from runs import rows, train
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+import tiny
 from launcher import backbones, files, phases
 from launcher.errors import UserError
 from launcher.training import loop, run_lock
 from launcher.training.micro_batch_fit import largest_that_fits
 from launcher.training.run_lock import RunLock
+from live_runs import processes_of, start, steps_told, wait_for
+from runs import rows, train
 
 
 def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
-from live_runs import processes_of, start, steps_told, wait_for
-from runs import train
 from safetensors.torch import load_file
 
+import tiny
 from launcher.training.stop import FIRST_CTRL_C, SECOND_CTRL_C, Interruption
+from live_runs import processes_of, start, steps_told, wait_for
+from runs import train
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 240) -> int:

@@ -16,17 +16,17 @@ from typing import Any
 
 import PIL.Image
 import pytest
-import tiny
 import torch
-from commands import ROOT, SUPPORT
-from runs import train
 
+import tiny
+from commands import ROOT, SUPPORT
 from launcher import Split, Splits, heads, optim, phases
 from launcher.errors import UserError
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.protocols import TargetKind
 from launcher.training import run as run_module
 from launcher.training.batch_arithmetic import batching_for
+from runs import train
 
 
 @dataclasses.dataclass(frozen=True)

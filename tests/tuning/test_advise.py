@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 import torchvision
 from sklearn.linear_model import RidgeClassifierCV
 
+import tiny
 from launcher import Phase, data, tasks
 from launcher.cli import main
 from launcher.errors import UserError

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from commands import SUPPORT, CliResult, run_python
-from processes import alone, start
 from rich.console import Console
 
+import tiny
+from commands import SUPPORT, CliResult, run_python
 from launcher import Recipe, heads, optim, phases, tasks
 from launcher.cli import main
 from launcher.recipe.loading import LoadedRecipe
@@ -30,6 +29,7 @@ from launcher.tuning.lr_finder.range_test import range_test
 from launcher.tuning.lr_finder.suggestions import Suggestions, rounded, slide, steepest, suggest, valley
 from launcher.tuning.lr_finder.summary import lines_of, overrides, show
 from launcher.tuning.lr_finder.trace import Average, Range, Rates, Trace, scales_of
+from processes import alone, start
 
 LRS = np.array(Range().lrs())
 

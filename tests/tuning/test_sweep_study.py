@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from commands import ROOT, SUPPORT, CliResult, RunCli, run_python
 
 RECIPE = str(SUPPORT / "sweep_recipe.py")

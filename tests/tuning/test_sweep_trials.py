@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import tiny
 
 pytest.importorskip("optuna", reason="needs optuna: pip install -e '.[dev]'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from commands import ROOT, SUPPORT, RunCli
 from processes import start
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SUPPORT, RunCli
 
+from commands import ROOT, SUPPORT, RunCli
 from launcher.recipe.loading import load_recipe
 from launcher.verify.rehearse import Rehearsal
 from launcher.verify.verify import Verification

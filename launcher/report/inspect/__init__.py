@@ -1,1 +1,1 @@
-"""What a finished run's images and labels tell beyond its metrics: `report --explain`."""
+"""The explanation of a finished run by its images and labels, beyond its metrics: `report --explain`."""

@@ -1,4 +1,4 @@
-"""Features of a finished run's images: of the backbone as it was before training, and as it is now."""
+"""Features of a finished run's images, from its backbone as it was before training and as it is now."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from launcher.compat import end_workers
 from launcher.data.sources import Subset
 from launcher.errors import UserError
 from launcher.inference.finished_run import FinishedRun, build_network
@@ -19,36 +20,39 @@ from launcher.recipe.transforms import evaluation
 from launcher.text import plural
 from launcher.training.chunks import in_pieces
 from launcher.training.data_order import epoch_order, seed_for
-from launcher.training.images import end_workers, evaluation_loader
+from launcher.training.images import evaluation_loader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MOST_TRAINING_IMAGES = 20_000
-"""Whose features are held: 164 MB for a backbone of 2,048. Of more images some are drawn."""
+"""The most images whose features are held: 164 MB for a backbone with 2,048 features. Of more images some are drawn."""
 BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """float32 (n, d) each."""
+    """The features of training and validation images, float32 (n, d) each."""
 
     train: torch.Tensor
     val: torch.Tensor
-    """Of the same weights as `train`."""
+    """Features from the same weights as `train`."""
     val_now: torch.Tensor
-    """Of the weights that the run ended with."""
+    """Features from the weights that the run ended with."""
     of_training: torch.Tensor
-    """int64 (n,): which training images `train` is of."""
+    """int64 (n,): the indices of the training images that `train` is of."""
     weights: str
-    """Which `train` and `val` are of, in words."""
+    """The weights of `train` and `val`, in words."""
 
 
 def features_of(
     accelerator: Accelerator, finished: FinishedRun, splits: Splits, num_workers: int, tell: Callable[[str], None]
 ) -> Features:
-    """From the weights before training, which have not seen the labels; where these were random, or the checkpoint with
-    them is gone, from those of now. One pass over the training images, and one or two over the validation images."""
+    """Compute features with the weights before training, which have not seen the labels.
+
+    If these were random, or the checkpoint with them is gone, the weights after training are taken. This is one pass
+    over the training images, and one or two over the validation images.
+    """
     model = build_network(finished, len(splits.names))
     of_training = torch.arange(len(splits.train))
     if len(of_training) > MOST_TRAINING_IMAGES:
@@ -76,7 +80,7 @@ def features_of(
 
 
 def _before_training(finished: FinishedRun) -> tuple[dict[str, torch.Tensor], str]:
-    """The backbone's state then; or nothing, and why."""
+    """Return the state of the backbone before training, or an empty one and why it is missing."""
     if _was_random(finished):
         return {}, "those before it were random"
     try:

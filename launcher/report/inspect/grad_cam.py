@@ -1,6 +1,6 @@
-"""Which part of an image speaks for the class that was found: Grad-CAM (https://arxiv.org/abs/1610.02391).
+"""Grad-CAM: the regions of an image that speak for the predicted class (https://arxiv.org/abs/1610.02391).
 
-By the package grad-cam (extra `explain`), at the last place in the backbone that still knows where things are.
+The package grad-cam (extra `explain`) computes it, at the last module of the backbone whose output still has positions.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from launcher.training.model import TransferModel
 
 
 def check_installed() -> None:
-    """Raises UserError where grad-cam is missing."""
+    """Raise UserError if grad-cam is not installed."""
     if importlib.util.find_spec("pytorch_grad_cam") is None:
         raise UserError(f"--explain: grad-cam is not installed; {pip_install('explain')}")
 
 
 def heat_maps(model: TransferModel, images: torch.Tensor, outputs: Sequence[int]) -> np.ndarray[Any, Any] | None:
-    """In [0, 1], (n, S, S): what in images (n, 3, S, S) speaks for the output of each. None for a network that keeps no
-    places."""
+    """Return heat maps (n, S, S) in [0, 1] of what speaks for the given output of each image (n, 3, S, S).
+
+    Returns None for a network that keeps no positions. All parameters of the model require gradients afterwards.
+    """
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -42,10 +44,11 @@ def heat_maps(model: TransferModel, images: torch.Tensor, outputs: Sequence[int]
 
 
 def last_place(model: TransferModel, image: torch.Tensor) -> tuple[nn.Module, Any] | None:
-    """The last module whose output has places and a gradient for each, and what makes a map (n, c, h, w) of it.
+    """Return the last module whose output has positions with gradients, and a function from it to a map (n, c, h, w).
 
-    Maps with channels first (ResNet), with channels last (Swin), or tokens with some of no place before them (ViT).
-    Only what every output depends on counts: behind the last block of a ViT the class token alone does.
+    Such an output is a map with channels first (ResNet) or last (Swin), or a row of tokens, where some without a
+    position come first (ViT). More than half of the positions must have a gradient, so that the network's outputs
+    depend on the whole image: behind the last block of a ViT, they depend on the class token alone.
     """
     backbone = model.backbone
     assert isinstance(backbone, nn.Module)
@@ -75,15 +78,17 @@ def last_place(model: TransferModel, image: torch.Tensor) -> tuple[nn.Module, An
 
 
 def module_runs_twice(module: nn.Module, seen: list[tuple[nn.Module, torch.Tensor]]) -> bool:
+    """Return whether a forward pass runs a module more than once."""
     return sum(other is module for other, _ in seen) > 1
 
 
 def _everywhere(gradient: torch.Tensor) -> bool:
-    """Whether most places have a gradient."""
+    """Return whether more than half of the positions have a gradient."""
     return bool((gradient.abs().sum(dim=1) > 0).float().mean() > 0.5)
 
 
 def as_map(made: torch.Tensor) -> Any:
+    """Return a function that makes a map (n, c, h, w) of a module's output, or None for one without positions."""
     if made.ndim == 4:
         _, one, two, three = made.shape
         if two == three > 1 and one != two:
@@ -96,6 +101,6 @@ def as_map(made: torch.Tensor) -> Any:
     tokens = made.shape[1]
     side = math.isqrt(tokens)
     extra = tokens - side * side
-    if side < 2 or extra > 8:  # class tokens and registers
+    if side < 2 or extra > 8:  # class tokens and registers are fewer than that
         return None
     return lambda tensor: tensor[:, extra:].reshape(len(tensor), side, side, -1).permute(0, 3, 1, 2)

@@ -1,10 +1,10 @@
-"""`report --explain`: writes explanation/ into a run dir, for the report and for people.
+"""The explanation of a run by `report --explain`: files in explanation/ of its run dir, for the report and for people.
 
-suspicious_labels.csv    the training images (of labels: each label of each image), the most suspicious first
+suspicious_labels.csv    the training images (multi-label: each label of each image), the most suspicious first
 near_duplicates.csv      validation images that are among the training images
-map.csv                  a place for each validation image
-attention.json           heat maps of the images that the report shows
-explanation.json         of which weights, and what was found
+map.csv                  the position of each validation image on the map
+attention.json           Grad-CAM heat maps of the images that the report shows
+explanation.json         the weights that were looked at, and the findings in numbers
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ BATCH = 8
 
 
 def explain(finished: FinishedRun, samples: Samples, launch: Launch, tell: Callable[[str], None]) -> Path:
-    """The folder that was written. Raises UserError where data, weights or grad-cam are missing."""
+    """Write the explanation of a run, and return its folder.
+
+    Raises UserError if data, weights or grad-cam are missing, or the folder cannot be written.
+    """
     check_installed()
     begin = time.perf_counter()
     accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
@@ -132,7 +135,7 @@ def _map(splits: Splits, found: Features, folder: Path) -> dict[str, Any]:
 def _attention(
     accelerator: Accelerator, finished: FinishedRun, splits: Splits, samples: Samples, folder: Path
 ) -> dict[str, Any]:
-    """Of the images in the report's gallery, for the class that was found."""
+    """Write the Grad-CAM heat maps of the images in the report's gallery, for the predicted class."""
     if samples.kind != "classification" or len(samples) != len(splits.val):
         return {"attention": None}
     model = build_network(finished, len(splits.names)).to(accelerator.device)

@@ -1,9 +1,9 @@
 """Labels that the other images contradict: leave-one-out predictions of a ridge regression on the features.
 
-Each image is predicted by a fit that has not seen its label, which for ridge regression takes no refitting: the
-residual of the whole fit over 1 - h, h being the image's own weight in its prediction (PRESS; Allen 1974,
-https://doi.org/10.1080/00401706.1974.10489157). Images are ranked as by confident learning
-(https://arxiv.org/abs/1911.00068): by how far the label falls behind another.
+Each image is predicted by a fit that has not seen its label. For ridge regression this takes no refitting: the
+left-out residual is the residual of the whole fit over 1 - h, where h is the image's own weight in its prediction
+(PRESS; Allen 1974, https://doi.org/10.1080/00401706.1974.10489157). Images are ranked as in confident learning
+(https://arxiv.org/abs/1911.00068): by how far the probability of the label falls behind that of another one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SCALES = torch.logspace(-2, 8, 41, base=2, dtype=torch.float64)
 
 @dataclasses.dataclass(frozen=True)
 class Suspicion:
-    """Of one image, or of one label of an image."""
+    """The suspicion against the label of an image, or against one of its labels."""
 
     index: int
-    """Of the features."""
+    """The index of the image among the features."""
     given: str
     suggested: str
     probability_of_given: float
@@ -30,12 +30,12 @@ class Suspicion:
 
     @property
     def margin(self) -> float:
-        """The smaller, the more suspicious."""
+        """The difference of the two probabilities: the smaller, the more suspicious."""
         return self.probability_of_given - self.probability_of_suggested
 
 
 def suspicious_classes(features: torch.Tensor, targets: torch.Tensor, names: tuple[str, ...]) -> list[Suspicion]:
-    """All images, the most suspicious first. `features` float (n, d), `targets` int64 (n,)."""
+    """Return all images, the most suspicious first, from `features` float (n, d) and `targets` int64 (n,)."""
     goals = 2 * F.one_hot(targets, len(names)).double() - 1
     outputs = left_out(features, goals)
     losses = [float(F.cross_entropy(outputs * scale, targets)) for scale in SCALES.tolist()]
@@ -52,7 +52,7 @@ def suspicious_classes(features: torch.Tensor, targets: torch.Tensor, names: tup
 
 
 def suspicious_labels(features: torch.Tensor, targets: torch.Tensor, names: tuple[str, ...]) -> list[Suspicion]:
-    """All labels of all images, the most suspicious first. `targets` of 0 and 1 (n, labels)."""
+    """Return all labels of all images, the most suspicious first, from `targets` of 0 and 1 (n, labels)."""
     outputs = left_out(features, 2 * targets.double() - 1)
     losses = [float(F.binary_cross_entropy_with_logits(outputs * scale, targets.double())) for scale in SCALES.tolist()]
     probabilities = (outputs * float(SCALES[losses.index(min(losses))])).sigmoid()
@@ -68,7 +68,7 @@ def suspicious_labels(features: torch.Tensor, targets: torch.Tensor, names: tupl
 
 
 def left_out(features: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
-    """The leave-one-out predictions, (n, k) in float64, by the L2 whose squared error is least."""
+    """Return the leave-one-out predictions, float64 (n, k), with the L2 penalty of the least squared error."""
     x, y = features.double(), goals.double()
     mean = y.mean(dim=0)
     x, y = x - x.mean(dim=0), y - mean
@@ -84,7 +84,7 @@ def left_out(features: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
     best, least = y, torch.inf
     for l2 in (RELATIVE_L2S * values.sum() / width).tolist():
         fitted = rotated @ (projected / (values + l2).unsqueeze(1))
-        own_weight = squares @ (1 / (values + l2)) + 1 / count  # of the mean, too
+        own_weight = squares @ (1 / (values + l2)) + 1 / count  # 1 / count: its weight in the mean
         residuals = (y - fitted) / (1 - own_weight).clamp(min=1e-9).unsqueeze(1)
         error = float(residuals.square().mean())
         if error < least:

@@ -1,4 +1,4 @@
-"""Validation images that are (nearly) among the training images: what is measured on them is no test."""
+"""Validation images that are (nearly) among the training images, so that what is measured on them is no test."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ from launcher.data.decoding import to_rgb
 from launcher.recipe.protocols import ImageSource
 
 CLOSE = 0.5
-"""Cosine of centred features from which two images are looked at."""
+"""The cosine of centred features from which on the pixels of two images are compared."""
 ALIKE = 0.9
-"""Correlation of their pixels, each image shrunk to SIDE x SIDE, from which they are called near-duplicates. Of the
-15 photographs of ants and bees that were nearest to one of 245 others, none came to 0.5."""
+"""The correlation of pixels, of images shrunk to SIDE x SIDE, from which on two images are called near-duplicates. Of
+the 15 photographs of ants and bees that were nearest to one of 245 others, none came to 0.5."""
 ALIKE_IF_SMALL = 0.995
-"""For images of less than SMALL pixels a side: two handwritten digits of 8 x 8 may well come to 0.98."""
+"""The same for images of less than SMALL pixels a side: two handwritten digits of 8 x 8 may well come to 0.98."""
 SMALL = 48
 SIDE = 24
 NEIGHBOURS = 3
 MOST_PAIRS = 2000
-"""Whose pixels are looked at, the closest first."""
+"""The most pairs whose pixels are compared, those closest in features first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
+    """A validation image and a training image that are nearly the same."""
+
     val: int
     train: int
-    """Index of the training image among the features."""
+    """The index of the training image among the features."""
     similarity: float
+    """The cosine of the centred features."""
     pixels: float
+    """The correlation of the pixels."""
     mirrored: bool
 
 
 def near_duplicates(
     train: torch.Tensor, val: torch.Tensor, train_images: ImageSource, val_images: ImageSource, of_training: list[int]
 ) -> list[Pair]:
-    """Pairs that are close in features and alike in pixels, or in those of the mirror image; the closest first.
+    """Return pairs that are close in features and alike in pixels, mirrored or not, the most alike first.
 
-    Features alone find images of the same kind; pixels alone are too many to compare. `train` (n, d), `val` (m, d).
+    Features alone also find images of the same kind, and there are too many images to compare the pixels of all.
+    `train` is (n, d), `val` (m, d).
     """
     pairs = []
     candidates = sorted(_close(train, val), reverse=True)[:MOST_PAIRS]

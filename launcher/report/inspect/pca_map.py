@@ -1,4 +1,4 @@
-"""Validation images on a plane: the two directions in which their features differ most (PCA)."""
+"""A map of the validation images: the plane in which their features vary most (PCA)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import torch
 
 
 def plane(features: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Places (n, 2) of features (n, d), and the share of their variance that these show. The sign of each direction is
-    that which makes its largest value positive."""
+    """Return positions (n, 2) on the plane for features (n, d), and the share of the variance that they show.
+
+    The sign of each direction is chosen to make the position farthest from zero positive.
+    """
     centred = features.double() - features.double().mean(dim=0)
     directions, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
     places = torch.zeros(len(centred), 2, dtype=torch.float64)

@@ -1,1 +1,1 @@
-"""The sections of a report, a file each; templates/ has a template of the same name."""
+"""The sections of a report, one module each; templates/ has a template of the same name."""

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: the reliability diagram, before and after the temperature."""
+"""The calibration of the probabilities: the reliability diagram, before and after temperature scaling."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from launcher.text import number, plural
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for an evaluation without calibration."""
     found = facts.evaluation.get("calibration")
     if not found:
         return None
@@ -68,7 +69,7 @@ def _reliability(found: dict[str, Any]) -> Chart:
 
 
 def _confidence(found: dict[str, Any]) -> Chart:
-    """How many images have which confidence."""
+    """Return the histogram of the confidences, before and after the temperature."""
     total = sum(bin["samples"] for bin in found["after"]["bins"]) or 1
     frame = _frame()
     bars = []

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of each class or label, with how many images it has."""
+"""Precision, recall and F1 of each class or label, with its number of images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SHOWN_AT_ONCE = 30
 
 @dataclasses.dataclass(frozen=True)
 class Row:
+    """The row of a class or label."""
+
     name: str
     scores: list[tuple[str, float | None]]
     support: int
@@ -22,6 +24,7 @@ class Row:
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for an evaluation without classes and labels."""
     classes, labels = facts.evaluation.get("classes"), facts.evaluation.get("labels")
     if classes:
         rows = [_row(name, scores, None) for name, scores in classes.items()]
@@ -29,7 +32,7 @@ def section(facts: Facts) -> Section | None:
         rows = [_row(name, label["at_threshold"], f"{label['threshold']:.3f}") for name, label in labels.items()]
     else:
         return None
-    # The weakest first: it is what a reader looks for.
+    # The weakest first, as this is what a reader looks for.
     rows.sort(key=lambda row: (row.scores[2][1] is None, row.scores[2][1] or 0.0, row.scores[1][1] or 0.0))
     what = "class" if classes else "label"
     half = labels and {

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and the images in each cell."""
+"""The confusion matrix of a classification, and the images in each of its cells."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from launcher.report.page import Section
 from launcher.text import plural
 
 LARGEST_MATRIX = 30
-"""Classes up to which the matrix is drawn; of more, the pairs that are confused most."""
+"""The most classes for which the matrix is drawn; for more, only the most confused pairs are listed."""
 PAIRS = 24
 IN_CELL = 8
-"""Small pictures of a cell."""
+"""Thumbnails of a cell."""
 PICTURES = 360
-"""Of all cells together."""
+"""Thumbnails of all cells together."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
+    """A cell of the confusion matrix."""
+
     key: str
     count: int
     shade: float
-    """0 to 1, by the share of the row's images; of mistakes its root, so that few are seen."""
+    """0 to 1: the share of the row's images, or for mistakes its square root, so that even a few are seen."""
     right: bool
     label: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
+    """A class, another one that it is taken for, and the number of such images."""
+
     key: str
     target: str
     prediction: str
@@ -41,13 +45,14 @@ class Pair:
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run that is not a classification."""
     samples = facts.samples
     if samples is None or samples.kind != "classification":
         return None
     classes, size = samples.classes, len(samples.classes)
     members: dict[tuple[int, int], list[int]] = {}
     confidence = samples.probabilities.max(1)
-    # Mistakes from the most confident; what is right from the least.
+    # Mistakes begin with the most confident one, correct predictions with the least confident one.
     right = samples.targets == samples.predictions
     for index in np.argsort(np.where(right, confidence, -confidence), kind="stable").tolist():
         members.setdefault((int(samples.targets[index]), int(samples.predictions[index])), []).append(index)
@@ -92,7 +97,7 @@ def _cell(t: int, p: int, members: dict[tuple[int, int], list[int]], support: An
 def _data(
     facts: Facts, cells: list[tuple[int, int]], members: dict[tuple[int, int], list[int]], confidence: Any
 ) -> dict[str, Any]:
-    """For the script: of each cell the images that are shown, and of each image its name and small picture."""
+    """Return the data for the script: the images shown in each cell, and the name and thumbnail of each image."""
     samples = facts.samples
     assert samples is not None
     chosen: dict[tuple[int, int], list[int]] = {cell: [] for cell in cells}

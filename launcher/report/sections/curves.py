@@ -13,6 +13,7 @@ from launcher.report.page import Section
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run without evaluated epochs."""
     if not facts.epochs:
         return None
     charts = [chart for chart in (_loss(facts), _metric(facts), _rate(facts)) if chart]
@@ -25,7 +26,7 @@ def _frame(facts: Facts, values: Sequence[float], zero: bool = False) -> Frame:
 
 
 def bands(facts: Facts, frame: Frame) -> list[Band]:
-    """Where each phase lies."""
+    """Return the stretch of the x axis that each phase takes."""
     found: list[Band] = []
     for number in range(facts.epochs[-1].number + 1):
         own = [epoch.count for epoch in facts.epochs if epoch.number == number]
@@ -41,7 +42,7 @@ def bands(facts: Facts, frame: Frame) -> list[Band]:
 
 
 def _legend(facts: Facts) -> list[str]:
-    """Phases by number, as narrow bands have no room for their names."""
+    """Return the names of the phases by number, as narrow bands have no room for them."""
     names: dict[int, str] = {}
     for epoch in facts.epochs:
         names.setdefault(epoch.number, epoch.phase)
@@ -49,6 +50,7 @@ def _legend(facts: Facts) -> list[str]:
 
 
 def epoch_ticks(frame: Frame) -> list[Tick]:
+    """Return ticks at whole epochs."""
     whole = [(value, label) for value, label in ticks(0, frame.x_high, 6) if value == int(value) and value > 0]
     return [Tick(frame.x(value), f"{int(value)}") for value, _ in whole]
 
@@ -124,7 +126,7 @@ def _rate(facts: Facts) -> Chart | None:
 
 
 def _dots(frame: Frame, epochs: Sequence[Epoch], values: Sequence[float], name: str) -> tuple[Dot, ...]:
-    """Of epochs, where there are not so many that they run together."""
+    """Return a dot for each epoch, or none if there are so many that they would run together."""
     if len(epochs) > 60:
         return ()
     pairs = zip(epochs, values, strict=False)

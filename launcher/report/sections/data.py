@@ -1,4 +1,4 @@
-"""The data: images of each class, their sizes, and what was left out."""
+"""The data: images of each class, their sizes, and the files that were left out."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ SKIPPED_SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Row:
+    """The number of images of a class or label."""
+
     name: str
     train: int
     val: int
     share: float
-    """Of the largest, in per cent."""
+    """The training images, in per cent of those of the largest class."""
 
 
 def section(facts: Facts) -> Section:
+    """Build the section."""
     told = facts.plan.get("data", {})
     identity = facts.environment.get("data", {})
     rows: list[Row] = []
@@ -66,7 +69,7 @@ def section(facts: Facts) -> Section:
 
 
 def _targets(facts: Facts, told: dict[str, Any]) -> list[list[str]]:
-    """Of a regression: the quartiles of each target, in training and validation."""
+    """Return the quartiles of each target of a regression, in training and validation."""
     ours, theirs = told.get("train", {}).get("quartiles"), told.get("val", {}).get("quartiles")
     if not ours or not theirs or len(ours) != len(facts.names):
         return []
@@ -79,7 +82,7 @@ def _targets(facts: Facts, told: dict[str, Any]) -> list[list[str]]:
 
 
 def _sizes(facts: Facts) -> list[tuple[str, str]]:
-    """Of a sample of the training images, as they are stored."""
+    """Return a line on the sizes of a sample of the training images, as they are stored."""
     if facts.splits is None:
         return []
     images: ImageSource = facts.splits.train.images

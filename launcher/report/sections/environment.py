@@ -1,4 +1,4 @@
-"""What it takes to have the same again: the command, the recipe, the versions, the machine."""
+"""The means to repeat a run: the command, the recipe, the versions and the machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from launcher.training.command import PYTHON, Command
 
 
 def section(facts: Facts) -> Section:
+    """Build the section."""
     told, machine = facts.environment, facts.plan.get("machine", {})
     lines = []
     if machine:
@@ -43,7 +44,10 @@ def section(facts: Facts) -> Section:
 
 
 def command(facts: Facts, *, again: bool) -> str:
-    """As it was started; with `again` into a run dir that is free: the same one would say that it is finished."""
+    """Return the command by which the run was started.
+
+    With `again`, it gets a free run dir: in the same one, it would only report that the run is finished.
+    """
     words = tuple(str(word) for word in facts.environment.get("command", []))
     starter = tuple(str(word) for word in facts.environment.get("starter", PYTHON))
     started = Command(words, starter)

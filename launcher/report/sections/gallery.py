@@ -1,4 +1,4 @@
-"""Single images worth a look: the most confident mistakes, and those of which the network is least certain."""
+"""Single images worth a look: the most confident mistakes, and the images the network is least certain of."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from launcher.text import level, plural
 
 MISTAKES, UNCERTAIN = 24, 12
 LABELS_NAMED = 3
-"""In a caption."""
+"""The most labels that a caption names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
+    """An image with its caption."""
+
     name: str
     short: str
     picture: Picture | None
@@ -29,11 +31,13 @@ class Card:
     how: str
     right: bool
     faults: tuple[tuple[str, str], ...] = ()
-    """Of labels: what kind of mistake, and which."""
+    """(kind of mistake, labels) of each, for a multi-label task."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shelf:
+    """A row of cards with a title and an explanation."""
+
     title: str
     explained: str
     cards: list[Card]
@@ -41,6 +45,7 @@ class Shelf:
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for an evaluation without predictions."""
     samples = facts.samples
     if samples is None or len(samples) == 0:
         return None
@@ -58,23 +63,23 @@ def section(facts: Facts) -> Section | None:
 
 
 def _probabilities(facts: Facts) -> str:
-    """Say what the probabilities in this section are."""
+    """Say whether the probabilities in this section are calibrated."""
     found = facts.evaluation.get("calibration")
     if not found and facts.kind != "multi-label":
         return ""
-    if not found or found["fitted"] == "never" or not found.get("in_table"):  # older tables have them as they come
+    if not found or found["fitted"] == "never" or not found.get("in_table"):  # older tables hold uncalibrated ones
         return "Probabilities are not calibrated."
     return f"Probabilities are calibrated with temperature {found['temperature']:.4g}, as those of predict and exports."
 
 
 def shown(samples: Samples) -> list[int]:
-    """Which samples the gallery of a classification shows."""
+    """Return the indices of the samples that the gallery of a classification shows."""
     wrong, unsure = _wrong_and_unsure(samples)
     return sorted({*wrong[:MISTAKES].tolist(), *unsure.tolist()})
 
 
 def _wrong_and_unsure(samples: Samples) -> tuple[Ints, Ints]:
-    """All mistakes, the most confident first; and the least certain."""
+    """Return all mistakes, the most confident first, and the UNCERTAIN least certain predictions."""
     confidence = samples.probabilities.max(1)
     wrong = np.flatnonzero(samples.targets != samples.predictions)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
@@ -128,7 +133,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
     thresholds = thresholds_of(facts, samples)
     given = samples.probabilities >= thresholds
     wrong = given != samples.targets
-    # How far beyond the threshold, as a share of the way to 0 or 1.
+    # The distance beyond the threshold, as a share of the way to 0 or 1.
     far = np.where(given, (samples.probabilities - thresholds) / (1 - thresholds + 1e-9), 0.0)
     far = np.where(~given, (thresholds - samples.probabilities) / (thresholds + 1e-9), far)
     worst = np.where(wrong, far, -1).max(1)
@@ -137,7 +142,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
     unsure = [int(i) for i in np.argsort(least, kind="stable")[:UNCERTAIN]]
 
     def named(index: int, which: Sequence[int]) -> str:
-        """The farthest from their thresholds first."""
+        """Name labels with their probabilities, the farthest from their thresholds first."""
         order = sorted(which, key=lambda i: -far[index, i])
         told = [f"{samples.classes[i]} {percent(samples.probabilities[index, i], 0)} %" for i in order[:LABELS_NAMED]]
         return ", ".join(told) + (f" and {len(order) - LABELS_NAMED} more" if len(order) > LABELS_NAMED else "")
@@ -177,7 +182,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
 
 
 def thresholds_of(facts: Facts, samples: Samples) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """From which probability each label is given."""
+    """Return the probability from which on each label is given, 0.5 if the evaluation has no thresholds."""
     labels = list(facts.evaluation.get("labels", {}).values())
     found = [label["threshold"] for label in labels]
     return np.array(found if len(found) == len(samples.classes) else [0.5] * len(samples.classes))

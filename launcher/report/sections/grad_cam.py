@@ -1,4 +1,4 @@
-"""What in an image speaks for the class that was found; from explanation/, which `report --explain` writes."""
+"""Grad-CAM: the regions of images that speak for the predicted class, from explanation/ (`report --explain`)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ SIDE = 132
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run without Grad-CAM or a report without images."""
     samples, explanation = facts.samples, read_explanation(facts)
     if not facts.shows_images or samples is None or explanation is None or not explanation.attention:
         return None
@@ -34,7 +35,10 @@ def section(facts: Facts) -> Section | None:
 
 
 def overlay(pixels: np.ndarray[Any, Any], heat: np.ndarray[Any, Any]) -> dict[str, str]:
-    """A picture, uint8 (S, S, 3), as the network sees it: what counts in full light, the rest darkened to grey."""
+    """Return the image that the network sees, uint8 (S, S, 3), overlaid with its heat map (S, S), as a data URI.
+
+    Regions that count appear in full light, the rest darkened to grey.
+    """
     light = np.clip(heat, 0, 1)[..., None]
     grey = pixels.mean(axis=2, keepdims=True) * 0.45
     mixed = PIL.Image.fromarray((pixels * light + grey * (1 - light)).round().astype(np.uint8))

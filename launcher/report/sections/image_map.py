@@ -1,4 +1,4 @@
-"""The validation images on a plane, coloured by class, mistakes marked."""
+"""A map of the validation images, coloured by class, with the mistakes marked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 720, 440
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run that is not an explained classification."""
     found, samples = read_explanation(facts), facts.samples
     if found is None or samples is None or samples.kind != "classification" or len(found.places) != len(samples):
         return None

@@ -1,4 +1,4 @@
-"""Training images whose label the others contradict, and validation images that are among the training images."""
+"""Training images whose labels the other images contradict, and validation images found among the training images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ LABELS, PAIRS = 24, 12
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run without explanation."""
     found = read_explanation(facts)
     if found is None:
         return None
@@ -70,5 +71,5 @@ def _picture(facts: Facts, split: str, index: str) -> Picture | None:
     source: ImageSource = getattr(facts.splits, split).images
     try:
         return small(source, int(index))
-    except Exception:  # moved or broken since, or a source of the user's own that raises anything
+    except Exception:  # moved or broken since, and a user's own source may raise anything
         return None

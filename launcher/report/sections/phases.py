@@ -1,4 +1,4 @@
-"""What each phase trained, what stood still and how that was proved, and what was stored of frozen parts."""
+"""The phases: what each trained, what stayed frozen and how that was proved, and which features were stored."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ STORES = {"memory": "stored in memory", "disk": "stored on disk", "none": "not s
 
 @dataclasses.dataclass(frozen=True)
 class PhaseCard:
+    """The description of a phase."""
+
     number: int
     name: str
     epochs: str
     share: float
-    """Of the parameters that train, in per cent."""
+    """The share of the parameters that train, in per cent."""
     trains: list[tuple[str, str, str]]
     frozen: str
     notes: list[str]
@@ -28,6 +30,7 @@ class PhaseCard:
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run without plan.json."""
     phases: list[dict[str, Any]] = facts.plan.get("phases", [])
     if not phases:
         return None
@@ -67,7 +70,7 @@ def _card(facts: Facts, number: int, phase: dict[str, Any]) -> PhaseCard:
 
 
 def _nearly(share: float) -> str:
-    """Not 100 where it is a little less."""
+    """Format a share in per cent, with as many digits as keep one just below 100 % from reading as 100."""
     return next((text for digits in (1, 2) if not (text := percent(share, digits)).startswith("100")), ">99.99")
 
 

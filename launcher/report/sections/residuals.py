@@ -1,4 +1,4 @@
-"""Of a regression: predictions against targets, how the residuals are spread, and their largest."""
+"""The residuals of a regression: predictions against targets, the spread of the residuals, and the largest ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from launcher.text import plural
 MOST_POINTS = 4000
 BINS = 25
 TARGETS = 12
-"""That have charts of their own; a table has all."""
+"""The most targets that get charts of their own; the table has all targets."""
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run that is not an evaluated regression."""
     samples, found = facts.samples, facts.evaluation.get("residuals")
     if samples is None or samples.kind != "regression" or not found:
         return None
@@ -44,7 +45,7 @@ def section(facts: Facts) -> Section | None:
 
 
 def _chosen(samples: Samples, column: int) -> list[tuple[float, float]]:
-    """Points to draw; of very many a share, with the largest residuals among them."""
+    """Return the (target, prediction) points to draw: at most MOST_POINTS, the largest residuals among them."""
     target, given = samples.targets[:, column], samples.predictions[:, column]
     if len(target) > MOST_POINTS:
         largest = np.argsort(-np.abs(given - target), kind="stable")[: MOST_POINTS // 10]

@@ -1,4 +1,4 @@
-"""Several runs beside each other: results, curves, settings that differ, and on which images they disagree."""
+"""Several runs side by side: results, curves, settings that differ, and images on which they disagree."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from launcher.report.sections.curves import epoch_ticks
 from launcher.text import duration
 
 LOOKS = 6
-"""Colours for runs; more than that use them again."""
+"""The number of colours for runs; further runs use them again."""
 METRICS = 5
 CLASSES = 30
 
 
 def section(runs: Sequence[Facts], titles: Sequence[str]) -> Section:
+    """Build the section; the first run decides by which metric the runs are compared."""
     metric = runs[0].monitor
     return Section(
         "side_by_side",
@@ -44,7 +45,7 @@ def _table(runs: Sequence[Facts], titles: Sequence[str]) -> dict[str, Any]:
     first = runs[0].monitor
     names = [name for name in (first, *(n for n in names if n != first)) if name][:METRICS]
     best = {name: _best(runs, name) for name in names}
-    # Where all have the same, none is better.
+    # If all runs have the same value, none is better.
     best = {name: value for name, value in best.items() if len({run.metrics.get(name) for run in runs}) > 1}
     rows = []
     for place, (run, title) in enumerate(zip(runs, titles, strict=True)):
@@ -67,7 +68,7 @@ def _best(runs: Sequence[Facts], name: str) -> float | None:
 
 
 def _ranges(runs: Sequence[Facts], titles: Sequence[str], metric: str) -> dict[str, Any] | None:
-    """Each run's interval on one scale, in per cent of its length."""
+    """Place each run's interval on one scale, in per cent of its length; return None if no run has an interval."""
     found = [(run.metrics.get(metric), run.interval(metric)) for run in runs]
     ends = [value for at, interval in found if at is not None and interval for value in interval]
     if not ends:
@@ -117,7 +118,7 @@ def _curves(runs: Sequence[Facts], titles: Sequence[str], metric: str) -> Chart 
 
 
 def _settings(runs: Sequence[Facts]) -> list[tuple[str, list[str]]]:
-    """Fields of the recipes that are not the same in all."""
+    """Return the fields of the recipes that are not the same in all runs."""
     tables = [flat(run.recipe) for run in runs]
     names = list(dict.fromkeys(name for table in tables for name in table))
     rows = []
@@ -129,7 +130,10 @@ def _settings(runs: Sequence[Facts]) -> list[tuple[str, list[str]]]:
 
 
 def _agreement(runs: Sequence[Facts], titles: Sequence[str]) -> list[dict[str, Any]]:
-    """For each run after the first, where both were evaluated on the same images: who is right on which."""
+    """Count the images on which the first run and each other run are right: both, one of them, or neither.
+
+    Only classifications are compared, and only those that were evaluated on the same images.
+    """
     first = runs[0].samples
     if first is None or first.kind != "classification":
         return []
@@ -153,11 +157,11 @@ def _agreement(runs: Sequence[Facts], titles: Sequence[str]) -> list[dict[str, A
 
 
 def _sign_test(one: int, other: int) -> str:
-    """McNemar's exact test: how likely a difference as large as this is, if the two are equally good."""
+    """Return the p-value of McNemar's exact test: how likely so large a difference is if both are equally good."""
     total, less = one + other, min(one, other)
     if total == 0:
         return "1"
-    if total > 1000:  # the normal approximation, with the correction for continuity
+    if total > 1000:  # the normal approximation, with continuity correction
         z = max(0.0, abs(one - other) - 1) / math.sqrt(total)
         return number(math.erfc(z / math.sqrt(2)))
     tail = sum(math.comb(total, k) for k in range(less + 1)) / 2**total
@@ -165,7 +169,7 @@ def _sign_test(one: int, other: int) -> str:
 
 
 def _classes(runs: Sequence[Facts]) -> list[dict[str, Any]]:
-    """F1 of each class in each run; those first that differ most."""
+    """Return the F1 of each class in each run, the classes that differ most first."""
     tables = [_f1(run) for run in runs]
     names = [name for name in tables[0] if all(name in table for table in tables)]
     rows = [{"name": name, "values": [table[name] for table in tables]} for name in names]

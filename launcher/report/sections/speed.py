@@ -1,4 +1,4 @@
-"""Where the time went, and how fast each phase was."""
+"""The time that a run took, by kind of work, and the speed of each phase."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARTS = ("before the first step", "training", "waiting for images", "validation 
 
 @dataclasses.dataclass
 class Spent:
-    """Seconds of a phase."""
+    """The seconds that a phase took, by kind of work."""
 
     name: str
     epochs: int = 0
@@ -24,13 +24,16 @@ class Spent:
     waiting: float = 0.0
     rest: float = 0.0
     rates: list[float] = dataclasses.field(default_factory=list)
+    """Images per second in each epoch."""
 
     @property
     def seconds(self) -> float:
+        """The seconds in all."""
         return self.before + self.training + self.waiting + self.rest
 
 
 def section(facts: Facts) -> Section | None:
+    """Build the section, or return None for a run without timing."""
     spent = spent_in(facts)
     total = sum(phase.seconds for phase in spent)
     if not total:
@@ -63,6 +66,7 @@ def section(facts: Facts) -> Section | None:
 
 
 def spent_in(facts: Facts) -> list[Spent]:
+    """Return the time spent in each phase; an epoch that was trained again counts with its last time."""
     trained = facts.environment.get("data", {}).get("train_samples", 0)
     found: dict[Any, Spent] = {}
     last: dict[Any, dict[str, Any]] = {}
@@ -71,7 +75,7 @@ def spent_in(facts: Facts) -> list[Spent]:
         phase = found.setdefault(key, Spent(str(row.get("phase", ""))))
         if "epoch" in row:
             last[key, row["epoch"]] = row
-        else:  # features of what is frozen, a head in closed form
+        else:  # the features of frozen layers, or a head in closed form
             phase.before += row["seconds"]
     for (key, _), row in last.items():
         phase, rate = found[key], row.get("images_per_second", 0.0)

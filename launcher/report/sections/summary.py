@@ -1,4 +1,4 @@
-"""The top: what was trained on what, the result, the time, and what is worth knowing first."""
+"""The summary at the top: what was trained on which data, the result, the time, and what is worth knowing first."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from launcher.text import number as measured
 from launcher.training.best import rank
 
 OTHER_METRICS = 3
-"""Beside the one that the run went by; all of them are in evaluation.json."""
+"""Metrics shown besides the monitored one; evaluation.json has all of them."""
 FIRST = ("macro_f1", "auroc", "rmse", "r2", "exact_match", "loss")
-"""Which of them a reader would miss most."""
+"""Those that a reader would miss most, in this order."""
 WAITED_TOO_LONG = 0.15
-"""Of the whole time, from which on it is told."""
+"""The share of the whole time from which on waiting for images is reported."""
 
 
 def section(facts: Facts) -> Section:
+    """Build the section."""
     metric = facts.monitor
     value, interval = facts.metrics.get(metric), facts.interval(metric)
     kept = facts.kept
@@ -55,13 +56,13 @@ def section(facts: Facts) -> Section:
 
 
 def samples_in(facts: Facts) -> int:
-    """Validation images."""
+    """Return the number of validation images."""
     found = facts.evaluation.get("samples") or facts.environment.get("data", {}).get("val_samples")
     return int(found or 0)
 
 
 def sentence(facts: Facts) -> str:
-    """What was trained on what."""
+    """Say what was trained on which data, in one sentence."""
     recipe, data = facts.recipe, facts.environment.get("data", {})
     plan = recipe.get("freeze_plan")
     named = [str(phase.get("name")) for phase in plan if isinstance(phase, dict)] if isinstance(plan, list) else []
@@ -73,7 +74,7 @@ def sentence(facts: Facts) -> str:
 
 
 def _whisker(metric: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, float] | None:
-    """The interval on a scale from 0 to 1, for metrics that lie there; in per cent of its length."""
+    """Place the interval on a scale from 0 to 1, in per cent of its length; return None for metrics not on it."""
     if value is None or interval is None or metric not in SHARES | {"macro_f1", "micro_f1", "map", "auroc"}:
         return None
     places = {"low": interval[0], "high": interval[1], "at": value}
@@ -116,7 +117,7 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
 
 
 def _on_test(facts: Facts) -> list[dict[str, str]]:
-    """The metric that the run went by, on images by which nothing was chosen or fitted."""
+    """Return a tile with the monitored metric on the test images, by which nothing was chosen or fitted."""
     metrics = metrics_from_json(facts.test.get("metrics", {}))
     name = facts.monitor
     if name not in metrics:
@@ -143,7 +144,7 @@ def _short(value: int) -> str:
 
 
 def findings(facts: Facts) -> list[str]:
-    """What a reader should look at first; each follows from a number that is in the report."""
+    """Return sentences on what to look at first; each follows from a number in the report."""
     found: list[str] = []
     classes: dict[str, Any] = facts.evaluation.get("classes") or {
         name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
@@ -195,7 +196,7 @@ def _of_training(facts: Facts) -> list[str]:
 
 
 def _of_the_best_epoch(facts: Facts) -> str | None:
-    """Say where the best epoch lies, from the values of all epochs; None where that says nothing."""
+    """Say where the best of all epochs lies, or return None if that means nothing."""
     metric, mode = facts.monitor, facts.mode
 
     def rank_of_epoch(epoch: Epoch) -> tuple[float, float]:

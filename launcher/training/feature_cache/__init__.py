@@ -1,1 +1,1 @@
-"""The frozen part of a network is computed once: cut off, run as an inference engine, and its outputs kept."""
+"""Feature caching: cut off the frozen prefix of a network, run it as an inference engine, and keep its outputs."""

@@ -1,4 +1,4 @@
-"""Computing the rows of a split, all processes together, from where an earlier attempt has stopped."""
+"""Computation of a split's feature rows by all processes together, resumed from where it was last interrupted."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ Views: TypeAlias = FixedViews | EvaluationImages
 
 
 class Builder:
-    """Takes blocks of images through the prefix. `in_memory` and `on_disk` are called by all processes.
+    """Builder of rows, which passes blocks of images through the prefix.
 
-    Raises StoppedError where the run is asked to stop meanwhile; whole shards stay.
+    All processes call `in_memory` and `on_disk` together. Both raise StoppedError if the run is asked to stop
+    meanwhile; shards that are complete by then stay.
     """
 
     def __init__(self, run: Run, prefix: Prefix, layout: Layout, title: str, total_blocks: int) -> None:
@@ -32,10 +33,11 @@ class Builder:
         run.screen.epoch_begins(title, total_blocks, 0)
 
     def close(self) -> None:
+        """End the progress bar."""
         self._run.screen.end_bar()
 
     def in_memory(self, dataset: Views, count: int, key_of: Callable[[int], Any]) -> InMemory:
-        """The rows of `count` images on every process; each computes its share and takes the others' in."""
+        """Compute the rows of `count` images, each process its share, and return all of them on every process."""
         accelerator = self._run.accelerator
         blocks = [range(begin, min(begin + BLOCK, count)) for begin in range(0, count, BLOCK)]
         size, me = accelerator.num_processes, accelerator.process_index
@@ -59,7 +61,10 @@ class Builder:
     def on_disk(
         self, dataset: Views, shards: Shards, key_of: Callable[[int], Any], mine: Sequence[int]
     ) -> OSError | None:
-        """Write the shards `mine`. Returns what the disk refused; the other processes go on then."""
+        """Write the shards in `mine`, and return the error if the disk refuses one.
+
+        After an error this process writes nothing more, but takes part in the remaining rounds of the others.
+        """
         blocks = [
             range(begin, min(begin + BLOCK, samples.stop))
             for samples in map(shards.samples, mine)
@@ -91,7 +96,7 @@ class Builder:
         run.screen.step(self._title, self._done, self._total, "")
 
     def _rows(self, dataset: Views, blocks: Sequence[range], key_of: Callable[[int], Any]) -> Iterator[Any]:
-        """The rows of blocks of images, in order."""
+        """Yield the rows of each block of images, in order."""
         if not blocks:
             return
         run = self._run
@@ -111,12 +116,15 @@ class Builder:
 def seconds_per_image(
     dataset: Views, keys: Sequence[Any], prefix: Prefix, device: torch.device, num_workers: int
 ) -> float:
-    """To read and decode an image and take it through the prefix, measured on some; workers read meanwhile."""
+    """Measure the seconds to read and decode an image and take it through the prefix, on the images of `keys`.
+
+    Workers read while the prefix computes, so with workers the slower of the two counts; without, their sum.
+    """
     begin = time.perf_counter()
     batch = collate([dataset[key] for key in keys], dataset.transform)
     reading = time.perf_counter() - begin
     images = batch.to(device).images
-    prefix(images)  # the first pass chooses algorithms
+    prefix(images)  # warm-up: the first pass chooses algorithms
     _synchronize(device)
     begin = time.perf_counter()
     prefix(images)

@@ -1,4 +1,4 @@
-"""Where the outputs of a frozen prefix are kept: on disk, in memory, or nowhere. A question of time only."""
+"""Choice of where the outputs of a frozen prefix are kept: on disk, in memory, or nowhere. It affects time only."""
 
 from __future__ import annotations
 
@@ -9,48 +9,51 @@ Store: TypeAlias = Literal["disk", "memory", "none"]
 
 SHARE_OF_MEMORY = 0.5
 SHARE_OF_DISK = 0.5
-"""Of what is free, what features may take."""
+"""Largest shares of the free memory and of the free disk space that features may take."""
 WORTH_KEEPING_SECONDS = 5.0
-"""Features that took less to compute are kept in memory for this run, and not on disk for the next."""
+"""Time to compute, in seconds, below which features are kept in memory for this run, and not on disk for the next."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What was measured before the choice."""
+    """Measurements on which the choice is based."""
 
     passes: float
-    """How often each image is asked for: epochs, per view."""
+    """Number of times each image is asked for: epochs, per view."""
     images: int
-    """All rows to be kept: images x views, training and validation."""
+    """Number of rows to keep: images x views, of training and validation together."""
     row_bytes: int
     seconds_per_image: float
-    """To read, decode and take an image through the prefix, on one process."""
+    """Time to read and decode an image and take it through the prefix, on one process."""
     read_bytes_per_second: float
-    """From the disk, measured by writing to it."""
+    """Read rate of the disk, estimated by writing to it."""
     free_disk_bytes: int
     free_memory_bytes: int
-    """For one process."""
+    """Free memory for one process."""
 
     @property
     def bytes(self) -> int:
+        """Size of all rows, in bytes."""
         return self.images * self.row_bytes
 
     @property
     def times_faster(self) -> float:
-        """An epoch from rows on disk, against one through the prefix."""
+        """Factor by which an epoch from rows on disk is faster than one through the prefix."""
         return self.seconds_per_image / self.seconds_to_read
 
     @property
     def seconds_to_read(self) -> float:
+        """Time to read one row from disk."""
         return self.row_bytes / self.read_bytes_per_second
 
     @property
     def seconds_to_compute(self) -> float:
+        """Time to compute all rows on one process."""
         return self.images * self.seconds_per_image
 
 
 def choose(estimate: Estimate, num_processes: int, has_disk: bool) -> tuple[Store, str]:
-    """The choice of cache="auto", and why in a few words."""
+    """Return the choice of cache="auto", and its reason in a few words."""
     fits_memory = estimate.bytes <= SHARE_OF_MEMORY * estimate.free_memory_bytes
     fits_disk = has_disk and estimate.bytes <= SHARE_OF_DISK * estimate.free_disk_bytes
     worth_keeping = estimate.seconds_to_compute >= WORTH_KEEPING_SECONDS * num_processes

@@ -1,4 +1,4 @@
-"""Cutting a network at the end of what is frozen: images -> prefix -> what crosses -> tail -> outputs."""
+"""Cut of a network at the end of what is frozen: images -> prefix -> boundary tensors -> tail -> outputs."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from launcher.training.model import TransferModel, set_train_mode
 
 @dataclasses.dataclass(frozen=True)
 class Crossing:
-    """A tensor that goes from the prefix to the tail, for each image."""
+    """Boundary tensor: one that goes from the prefix to the tail, for each image."""
 
     name: str
-    """Of the operation that gives it."""
+    """Name of the operation that computes it."""
     shape: tuple[int, ...]
-    """Without the dimension of the batch."""
+    """Shape without the batch dimension."""
 
     @property
     def values(self) -> int:
+        """Number of values for one image."""
         return int(torch.Size(self.shape).numel())
 
 
 class Tail(nn.Module):
-    """What trains, and what follows from it: crossing tensors (N, ...) to outputs (N, num_outputs).
+    """Rest of a network, which trains or depends on what trains: boundary tensors (N, ...) to outputs (N, num_outputs).
 
-    Holds the whole network, under its own parameter names; computes the part of it that its graphs say. Which of the
-    two graphs runs goes by the network's mode.
+    It holds the whole network, under the network's own parameter names, but computes only the operations in its graphs.
+    The network's mode (training or evaluation) selects one of the two graphs.
     """
 
     def __init__(self, model: TransferModel, training: fx.GraphModule, evaluation: fx.GraphModule) -> None:
         super().__init__()
         self.model = model
-        # Not registered: they hold the very parameters of `model`, which have one name each.
+        # In a tuple, so that they are not registered: they share the parameters of `model`, and each has one name only.
         self._graphs = (training, evaluation)
 
     @property
     def of_training(self) -> fx.GraphModule:
-        """What is computed in training."""
+        """Graph that is computed in training mode."""
         return self._graphs[0]
 
     def forward(self, *crossing: torch.Tensor) -> torch.Tensor:
@@ -55,28 +56,32 @@ class Tail(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A network in two parts; the prefix holds the very modules of the network."""
+    """Network cut in two; the prefix shares the modules of the network itself."""
 
     prefix: nn.Module
-    """Images (N, 3, S, S) to a tuple of what crosses."""
+    """Module from images (N, 3, S, S) to a tuple of boundary tensors."""
     tail: Tail
     crossing: tuple[Crossing, ...]
     operations: str
-    """What the prefix computes, in words that stay the same as long as that does; of its weights it says nothing."""
+    """Description of what the prefix computes, without its weights; it changes only if the computation does."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Uncut:
-    """A network that stays in one part, and why; nothing of it may be frozen."""
+    """Network that stays whole.
+
+    `reason` says why a frozen prefix cannot be cut off; it is None if there is none to cut off.
+    """
 
     reason: str | None
 
 
 @torch.no_grad()
 def cut(model: TransferModel, norm_statistics: NormStatistics, image_size: int) -> Cut | Uncut:
-    """Cut `model`, whose parameters are frozen or not and which is where it will stay, at the end of what is frozen.
+    """Cut `model` at the end of what is frozen, or return why that is impossible.
 
-    Its modes are changed. The two parts give the outputs of the whole, to the bit: this is tried on two images.
+    The parameters of `model` are frozen or not already, and it is on its final device; its modes are changed. Prefix
+    and tail together give the outputs of the whole network, bit for bit: this is checked on two images.
     """
     if next(iter(model.parameters())).requires_grad and all(p.requires_grad for p in model.parameters()):
         return Uncut(None)
@@ -89,7 +94,7 @@ def cut(model: TransferModel, norm_statistics: NormStatistics, image_size: int) 
         model.eval()
         evaluation = traced(model)
         frozen = frozen_nodes(training, evaluation, model, in_training)
-    except Exception as error:  # tracing runs the network's own code on values that are not there
+    except Exception as error:  # tracing runs the network's own code on symbolic values, which may raise anything
         return _at_features(model, " ".join(f"{type(error).__name__}: {error}".split())[:200])
     two = _images(2, model, image_size)
     try:
@@ -145,7 +150,11 @@ def _cut(
 
 
 def _needed(graph: fx.Graph, kinds: Mapping[str, str]) -> tuple[set[str], set[str]]:
-    """Nodes that the tail computes: what is not frozen, and what is no tensor of each image; and what crosses."""
+    """Return the names of the nodes that the tail computes, and of the boundary tensors that it takes.
+
+    The tail computes all nodes that are not frozen, and the frozen nodes it needs that are not one tensor per image.
+    Frozen numbers are in neither set.
+    """
     needed, crossing = {node.name for node in graph.nodes if node.name not in kinds}, set[str]()
     to_visit = [node for node in graph.nodes if node.name in needed]
     while to_visit:
@@ -161,7 +170,7 @@ def _needed(graph: fx.Graph, kinds: Mapping[str, str]) -> tuple[set[str], set[st
 
 
 def _kind(of_one: Any, of_two: Any) -> str:
-    """What a value of the graph is, seen with one image and with two."""
+    """Classify a value of the graph, seen with one image and with two, as "batched", "number" or "other"."""
     if isinstance(of_one, torch.Tensor):
         shapes = of_one.shape, of_two.shape
         batched = len(shapes[0]) > 0 and shapes[0][0] == 1 and shapes[1] == (2, *shapes[0][1:])
@@ -172,9 +181,10 @@ def _kind(of_one: Any, of_two: Any) -> str:
 
 
 def _is_cheap(node: fx.Node, modules: Mapping[str, nn.Module], given: Sequence[str]) -> bool:
-    """Whether a crossing tensor follows from others without a parameter, and need not cross itself.
+    """Return whether a boundary tensor follows from others without parameters, so that the tail can compute it itself.
 
-    DenseNet's concatenation of one tensor, Inception's pooling of the tensor that its other branches convolve.
+    Examples are DenseNet's concatenation of one tensor, and Inception's pooling of the tensor that its other branches
+    convolve.
     """
     has_parameters = node.op == "call_module" and next(modules[str(node.target)].parameters(), None) is not None
     return not has_parameters and all(before.name in given for before in node.all_input_nodes)
@@ -205,8 +215,8 @@ def _graph_of_tail(
         copies |= dict.fromkeys(batch, graph.call_function(operator.getitem, (shape, 0)))
     for node in whole.nodes:
         if node.name in needed:
-            # `map_arg` would leave a number where a node was out of slices and dictionaries it does not know; it knows
-            # all that a graph may hold.
+            # A node may be replaced by a number, also within a slice or a dictionary: `map_arg` looks into all
+            # containers that a graph may hold.
             arguments, keywords = fx.map_arg((node.args, node.kwargs), lambda before: copies[before.name])
             if node.op == "output":
                 graph.output(arguments[0])
@@ -236,7 +246,7 @@ class _Features(nn.Module):
 
 
 def _at_features(model: TransferModel, reason: str) -> Cut | Uncut:
-    """Between backbone and head, where the backbone is frozen; there no graph is needed."""
+    """Cut between backbone and head, which needs no graph, or return `reason` if the backbone is not wholly frozen."""
     if any(parameter.requires_grad for parameter in model.backbone.parameters()):
         return Uncut(f"{type(model.backbone).__name__} cannot be cut where it is frozen: {reason}")
     if any(module.training for module in model.backbone.modules()):
@@ -260,7 +270,7 @@ class _Recorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        # Of a tensor only the shape is asked. (Tensors without content, "fake" ones, take longer than real images.)
+        # Only the shapes of tensors are needed. ("Fake" tensors, without content, would take longer than real images.)
         self.seen[n.name] = torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
         return value
 

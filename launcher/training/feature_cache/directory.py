@@ -1,4 +1,4 @@
-"""The folder that holds stored features, for all runs of a user: where it is, how large it may get, what goes first."""
+"""Folder of stored features, shared by all runs of a user: its location, size limit, and order of removal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from launcher.files import expanded
 
 ABOUT = "about.json"
 IN_USE_SECONDS = 24 * 3600
-"""What was used so lately is never cleaned away to make room."""
+"""Time since an entry's last use, in seconds, during which it is never removed to make room."""
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """$LAUNCHER_CACHE, or launcher/ in the user's folder for caches. Raises UserError where the user has no home."""
+    """Return the folder for stored features: $LAUNCHER_CACHE, or launcher/ in the user's folder for caches.
+
+    Raises:
+        UserError: $LAUNCHER_CACHE is a file, or the user has no home folder.
+    """
     if asked := environ.get("LAUNCHER_CACHE"):
         folder = expanded(asked).absolute()
         if folder.exists() and not folder.is_dir():
@@ -37,7 +41,11 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def limit_bytes(environ: Mapping[str, str] = os.environ) -> int | None:
-    """$LAUNCHER_CACHE_GB, the most that stored features may take together. Raises UserError."""
+    """Return the limit on the size of all stored features in bytes, from $LAUNCHER_CACHE_GB, or None without one.
+
+    Raises:
+        UserError: $LAUNCHER_CACHE_GB is not a number of gigabytes.
+    """
     text = environ.get("LAUNCHER_CACHE_GB")
     if not text:
         return None
@@ -49,7 +57,7 @@ def limit_bytes(environ: Mapping[str, str] = os.environ) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The stored features of one split in one view."""
+    """Stored features of one split in one view."""
 
     path: Path
     about: Mapping[str, Any]
@@ -59,7 +67,7 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """What is stored, from the longest unused to the last used."""
+    """Return the stored entries, the longest unused first."""
     found = []
     for about in (folder / "features").glob(f"*/{ABOUT}"):
         with contextlib.suppress(OSError, ValueError):
@@ -69,8 +77,8 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def remove(entry: Entry) -> None:
-    """Forget stored features. A run that reads them goes on: their files stay until it closes them."""
-    # Renamed first: what is being removed must not look like something whole with a part missing.
+    """Delete stored features; a run that is reading them goes on, as their files stay until it closes them."""
+    # Renamed first, so that a half-removed entry never looks like a whole one with shards missing.
     doomed = entry.path.with_name(f".{entry.path.name}.removed-{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         entry.path.rename(doomed)
@@ -78,7 +86,10 @@ def remove(entry: Entry) -> None:
 
 
 def make_room(folder: Path, needed: int, limit: int | None) -> bool:
-    """Whether `needed` bytes more stay within `limit`, after the longest unused entries have gone where they must."""
+    """Remove the longest unused entries as needed, and return whether `needed` more bytes fit within `limit`.
+
+    Entries used within IN_USE_SECONDS stay.
+    """
     if limit is None:
         return True
     stored = entries(folder)

@@ -1,4 +1,4 @@
-"""Rows on disk for a phase: shared out over the processes, checked, computed where they lack."""
+"""Rows on disk for a phase: shared out over the processes, checked, and computed where they are missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from launcher.training.run import Run
 
 
 def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:
-    """The shards of a part, whole and sound. Raises OSError, on all processes, where the disk refuses."""
+    """Return the shards of `part`, whole and sound.
+
+    Raises:
+        OSError: The disk refuses to store them; raised on all processes.
+    """
     accelerator = run.accelerator
     shards = shards_of(part, folder, frozen.layout.row_bytes)
     about = {"images": part.count, "row_bytes": shards.row_bytes, "backbone": repr(run.recipe.backbone)[:200]}
@@ -32,7 +36,7 @@ def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:
         missing = shards.missing()
         if accelerator.is_local_main_process:
             remove_drafts(shards.folder)
-        accelerator.wait_for_everyone()  # nobody writes before all have looked
+        accelerator.wait_for_everyone()  # no process writes before all have looked
         if max(gather_object([len(missing)])) == 0:
             return shards
         per_machine = missing[mine::group]
@@ -54,7 +58,10 @@ def _raise_everywhere(refused: OSError | None) -> None:
 
 
 def _share_of_disk(run: Run, folder: Path, about: dict[str, Any]) -> tuple[int, int]:
-    """(index, size) of this process among those that see the same disk: all, or those of its machine."""
+    """Return the index of this process among those that see the same disk, and their number.
+
+    These are all processes, or those of its machine. The folder and its description are created first.
+    """
     accelerator = run.accelerator
     token = [f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"]
     broadcast_object_list(token)
@@ -79,7 +86,7 @@ def _share_of_disk(run: Run, folder: Path, about: dict[str, Any]) -> tuple[int, 
 
 
 def _discard_damaged(run: Run, shards: Shards, mine: int, group: int) -> None:
-    """Stored shards whose bytes are not those that were written are computed anew."""
+    """Discard stored shards whose bytes are not those that were written, so that they are computed again."""
     missing = set(shards.missing())
     damaged = []
     for shard in range(mine, len(shards), group):
@@ -93,7 +100,11 @@ def _discard_damaged(run: Run, shards: Shards, mine: int, group: int) -> None:
 
 @contextlib.contextmanager
 def _one_run(run: Run, lock: Path) -> Iterator[None]:
-    """Let one run compute what several want. Raises StoppedError where this one is asked to stop while it waits."""
+    """Hold `lock`, so that one run computes what several want.
+
+    Raises:
+        StoppedError: This run is asked to stop while it waits.
+    """
     is_main, release, told = run.accelerator.is_main_process, None, False
     while run.interruption.anywhere(is_main and (release := try_lock(lock)) is None):
         if not told:

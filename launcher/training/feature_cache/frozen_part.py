@@ -1,4 +1,4 @@
-"""A phase's network in two parts: the frozen prefix as an engine, and the tail that trains."""
+"""Network of a phase, cut in two: the frozen prefix as an engine, and the tail that trains."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Frozen:
-    """A phase's network in two parts. The first is computed here, the second is what trains."""
+    """Network of a phase, cut in two: the prefix is computed here, and the tail is what trains."""
 
     prefix: Prefix
     layout: Layout
     tail: Tail
-    """Parameters under the names of the whole network, behind "model."."""
+    """Tail with its parameters under the names of the whole network, behind "model."."""
     identity: Callable[[], str]
-    """Of all that the prefix's outputs depend on, apart from the images. Hashes the weights."""
+    """Function that hashes all that the prefix's outputs depend on, the weights included and the images excluded."""
     is_copy: bool
-    """The prefix holds weights of its own: folded, or of another precision."""
+    """True if the prefix holds weights of its own: folded, or of another precision."""
     rounds: bool
-    """What crosses is rounded to the precision of storage, whether it is stored or not."""
+    """True if boundary tensors are rounded to the precision of storage, stored or not."""
 
     def of(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        """What crosses for pictures on the device, normalised or not yet."""
+        """Return the boundary tensors of images on the device, normalised already or not yet."""
         crossing = self.prefix(batch.images, batch.normalise)
         return self.layout.rounded(crossing) if self.rounds else crossing
 
     def fingerprints(self) -> dict[str, str]:
-        """Of weights that are not the network's own, by names of their own."""
+        """Return fingerprints of the weights that are not the network's own, under names of their own."""
         if not self.is_copy:
             return {}
         return {f"(frozen prefix) {name}": value for name, value in fingerprints(self.prefix.module).items()}
@@ -54,7 +54,7 @@ class Frozen:
 def frozen_part(
     accelerator: Accelerator, model: TransferModel, resolved: ResolvedPhase, recipe: Recipe, image_size: int
 ) -> Frozen | str | None:
-    """The phase's network cut in two; None where nothing is frozen; or why it cannot be cut.
+    """Cut the phase's network in two; return None if nothing is frozen, or the reason if it cannot be cut.
 
     `model` is on its device, and its parameters are frozen as the phase's rules say.
     """
@@ -63,7 +63,8 @@ def frozen_part(
         return found.reason
     precision = str(accelerator.mixed_precision)
     fixed = resolved.fixed_views is not None
-    # What is stored is computed once, and should be what it is without: there a few percent are not worth a rounding.
+    # Features that may be stored are computed once, and should equal those computed without a cache: there, the few
+    # percent that folding saves are not worth its rounding.
     fold = not fixed and not draws_nothing(recipe)
     prefix, is_copy = engine(
         found, autocast=accelerator.autocast, precision=precision, fold=fold, image_size=image_size

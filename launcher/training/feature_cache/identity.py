@@ -1,4 +1,4 @@
-"""What stored features depend on, as one hash: whatever changes them gives another name, so a stale hit cannot be."""
+"""Hash of all that stored features depend on: any change of it changes their name, so that no hit can be stale."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from launcher.training.feature_cache.rows import Layout
 from launcher.training.frozen_proof import fingerprints
 
 FORMAT = 1
-"""To be raised when the same inputs give other rows."""
+"""Version of the rows, to be raised when the same inputs give other rows."""
 
 
 def prefix_identity(cut: Cut, layout: Layout, precision: str, device: str) -> str:
-    """What turns pictures into rows: operations, weights, precision, and the versions of the libraries."""
+    """Return a hash of what turns images into rows: operations, weights, precision, device, and library versions."""
     kinds = {type(module) for module in cut.prefix.modules()}
     facts = {
         "format": FORMAT,
@@ -42,13 +42,16 @@ def prefix_identity(cut: Cut, layout: Layout, precision: str, device: str) -> st
 
 
 def features_name(prefix: str, split: Split, digests: Digests, transform: str) -> str:
-    """The name of the rows of a split, seen through a transform (`transform_identity`)."""
+    """Return the name of the rows of a split, seen through a transform (`transform_identity`)."""
     facts = [prefix, transform, len(split), hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest()]
     return _hash(facts)
 
 
 def transform_identity(preprocessing: Any, augment: Any | None, seed: int, view: int) -> str:
-    """A transform that draws from (seed, view, sample); of None for the evaluation transform, which draws nothing."""
+    """Return a hash of a transform that draws from (seed, view, sample).
+
+    For the evaluation transform, which draws nothing, `augment` is None.
+    """
     facts: dict[str, Any] = {
         "preprocessing": repr(preprocessing),
         "decoding": [PIXELS_VERSION, VIEWS_VERSION],
@@ -60,8 +63,11 @@ def transform_identity(preprocessing: Any, augment: Any | None, seed: int, view:
 
 
 def _sources(kinds: Iterable[type]) -> list[str]:
-    """Return hashes of what classes do: of the user's own by their code and what it imports, of other libraries by
-    their files. Launcher's go by version constants, and torch's, torchvision's and timm's by the versions of these."""
+    """Return hashes of what classes do.
+
+    The user's own classes are hashed by their code and what it imports, those of other libraries by their files.
+    Version constants stand for launcher's classes, and library versions for those of torch, torchvision and timm.
+    """
     known = ("launcher", "torch", "torchvision", "timm")
     foreign = {kind for kind in kinds if kind.__module__.partition(".")[0] not in known}
     own = {kind for kind in foreign if is_own(kind)}

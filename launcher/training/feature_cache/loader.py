@@ -1,4 +1,4 @@
-"""Batches of what crosses: read from rows, or computed from pictures."""
+"""Batches of boundary tensors: read from rows, or computed from images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from launcher.compat import end_workers
 from launcher.data.target_precision import on_device
 from launcher.training.feature_cache.rows import Layout
-from launcher.training.images import Batch, end_workers
+from launcher.training.images import Batch
 
 
 class Rows(Protocol):
-    """Rows by index: in memory, or in shards on disk."""
+    """Rows by index, in memory or in shards on disk."""
 
     def rows(self, indices: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, row_bytes) of the images `indices` (n,), in their order."""
+        """Return the rows of the images `indices` (n,), in their order, as uint8 (n, row_bytes)."""
         ...
 
 
@@ -29,21 +30,23 @@ class FeatureBatch:
     """Samples of one process and one micro-step, as the tail takes them."""
 
     features: tuple[torch.Tensor, ...]
-    """What crosses, (n, ...) each."""
+    """Boundary tensors, (n, ...) each."""
     targets: torch.Tensor
-    """As in Split."""
+    """Targets, as in Split."""
     indices: torch.Tensor
-    """int64 (n,): which samples of the split these are."""
+    """Indices of the samples in the split, int64 (n,)."""
 
     def to(self, device: torch.device) -> FeatureBatch:
+        """Return the batch on `device`."""
         features = tuple(tensor.to(device, non_blocking=True) for tensor in self.features)
         return FeatureBatch(features, on_device(self.targets, device), self.indices)
 
 
 class FeatureLoader:
-    """Batches of stored features in the order of `keys`, (view, index) each; one batch is read ahead.
+    """Loader of stored features in the order of `keys`; one batch is read ahead.
 
-    `keys` is iterated anew each time, and says then where it begins.
+    `keys` gives batches of (epoch, index); view epoch % len(views) is read. It is iterated anew each time, and decides
+    then where it begins.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class FeatureLoader:
         self._pin_memory = pin_memory
 
     def of(self, keys: Iterable[Sequence[tuple[int, int]]]) -> FeatureLoader:
-        """The same features by other keys."""
+        """Return a loader of the same features by other keys."""
         return FeatureLoader(keys, self._views, self._layout, self._targets, pin_memory=self._pin_memory)
 
     def __iter__(self) -> Iterator[FeatureBatch]:
@@ -75,7 +78,7 @@ class FeatureLoader:
 
     def _read(self, keys: Sequence[tuple[int, int]]) -> FeatureBatch:
         indices = torch.tensor([index for _, index in keys])
-        view = keys[0][0] % len(self._views)  # all keys of a batch are of one epoch
+        view = keys[0][0] % len(self._views)  # all keys of a batch belong to one epoch
         features = self._layout.tensors(self._views[view].rows(indices))
         targets = torch.as_tensor(self._targets[indices.numpy()])
         if self._pin_memory:
@@ -85,15 +88,16 @@ class FeatureLoader:
 
 @dataclasses.dataclass
 class Source:
-    """Where a phase's batches come from."""
+    """Origin of a phase's batches."""
 
     fixed_views: int | None
     train: Iterable[Batch | FeatureBatch]
-    """An epoch's, from where the run's keys say."""
+    """Batches of an epoch, from where the run's keys begin."""
     val: Iterable[Batch | FeatureBatch]
-    """This process's share of the validation split."""
+    """Batches of this process's share of the validation split."""
     own_loader: DataLoader[Batch] | None = None
 
     def close(self) -> None:
+        """End the workers of the phase's own loader, if there is one."""
         if self.own_loader is not None:
             end_workers(self.own_loader)

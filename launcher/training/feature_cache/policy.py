@@ -1,4 +1,4 @@
-"""The decision about a phase's cache: made once for a run, by the main process, and kept when the run is continued."""
+"""Decision about a phase's cache: made once per run, by the main process, and kept when the run is continued."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 def by_main(run: Run, find: Callable[[], _T]) -> _T:
-    """What the main process finds, for all. Its UserError is everyone's."""
+    """Return on all processes what `find` returns on the main process; a UserError is raised on all."""
     found: list[Any] = [None]
     with agreed(run.accelerator):
         if run.accelerator.is_main_process:
@@ -43,7 +43,11 @@ def by_main(run: Run, find: Callable[[], _T]) -> _T:
 
 
 def decided(run: Run, resolved: ResolvedPhase, frozen: Frozen, parts: list[Part], folder: Path) -> tuple[Store, str]:
-    """As an earlier start of this run has decided; as the recipe says; what is there already; or what is faster."""
+    """Return where a phase's features are stored, and why in a few words.
+
+    The first of these decides: an earlier start of this run; features that are all on disk already, unless the recipe
+    says "memory"; the recipe; the measured times.
+    """
 
     def decide() -> tuple[Store, str]:
         before = _recorded(run).get(str(resolved.number))
@@ -110,26 +114,29 @@ def _recorded(run: Run) -> dict[str, Any]:
 
 
 def record(run: Run, resolved: ResolvedPhase, store: Store, why: str) -> None:
-    """A run that is continued decides as it did: what is stored is computed in other batches, and rounded otherwise."""
+    """Write the decision down, for a continued run to repeat.
+
+    Stored features are computed in other batches, and rounded differently, than those that are not stored.
+    """
     if run.accelerator.is_main_process:
-        # By number: two phases may have one name.
+        # Keyed by number: two phases may have the same name.
         decision = {"phase": resolved.phase.name, "store": store, "why": why}
         all_of_them = _recorded(run) | {str(resolved.number): decision}
         write_json(run.rundir.path / "cache.json", all_of_them)
 
 
 def _free(folder: Path) -> tuple[bool, int]:
-    """Whether the folder can be written to, and how many bytes are free there."""
+    """Return whether the folder can be written to, and how many bytes are free there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # without a name, so that a kill leaves nothing
+        tempfile.TemporaryFile(dir=folder).close()  # nameless, so that a kill leaves nothing behind
         return True, shutil.disk_usage(folder).free
     except OSError:
         return False, 0
 
 
 def _bytes_per_second(folder: Path) -> float:
-    """How fast the disk takes data, which is about how fast it gives what memory no longer holds."""
+    """Measure how fast the disk takes data, which is about how fast it reads what memory no longer holds."""
     begin = time.perf_counter()
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -1,4 +1,4 @@
-"""The decision about a phase's cache, and what follows from it: rows in memory or on disk, computed where they lack."""
+"""Population of a phase's cache: the decision, then rows in memory or on disk, computed where they are missing."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, source: Source) -> Source:
-    """The phase's batches from stored features, where the recipe or what was measured says so. Called by all processes.
+    """Return the phase's batches, from stored features if the recipe or the measured times say so.
 
-    Raises StoppedError where the run is asked to stop meanwhile, and UserError where what the recipe asks for has no
-    room.
+    All processes call it together.
+
+    Raises:
+        StoppedError: The run is asked to stop meanwhile.
+        UserError: There is no room for what the recipe asks for.
     """
     if run.recipe.cache == "off":
         return source
@@ -92,7 +95,7 @@ def _refused(folder: Path, error: OSError) -> str:
 
 
 def _parts(run: Run, resolved: ResolvedPhase, frozen: Frozen, folder: Path) -> list[Part]:
-    """What is to be stored; validation comes last. The main process reads the images' content for all."""
+    """Return what is to be stored, validation last; the main process reads the images' content for all."""
     prepared, recipe = run.prepared, run.recipe
     found: list[tuple[str, Views, Any, int | None, str]] = []
     if resolved.fixed_views is not None:
@@ -121,7 +124,7 @@ def _parts(run: Run, resolved: ResolvedPhase, frozen: Frozen, folder: Path) -> l
 
 
 def _digests(run: Run, splits: Mapping[int, Split], folder: Path) -> dict[int, Digests]:
-    """Hashes of all images, on the main process; the others keep step with it, alive and ready to stop."""
+    """Hash the content of all images on the main process; the others keep step with it, alive and ready to stop."""
     digests: dict[int, Digests] = {}
 
     def read() -> Iterator[None]:

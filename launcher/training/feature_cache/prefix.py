@@ -1,4 +1,4 @@
-"""The frozen prefix as an inference engine: no graph of gradients, BatchNorm folded, weights cast once."""
+"""Frozen prefix as an inference engine: no autograd graph, BatchNorm folded, weights cast once."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from launcher.training.folding import pairs
 from launcher.training.model import memory_format_of
 
 FOLDING_TOLERANCE = 1e-4
-"""Largest difference that folding BatchNorm may make, as a share of the largest output. Measured: 7e-7 for ResNet-50
-and 4e-7 for ResNet-18, in float32."""
+"""Largest difference that folding BatchNorm may make, as a share of the largest output.
+
+Measured in float32: 7e-7 for ResNet-50 and 4e-7 for ResNet-18.
+"""
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Of "float32", "bf16" and "fp16"."""
+    """Return the dtype of a precision: "float32", "bf16" or "fp16"."""
     return _DTYPES[precision]
 
 
 class Prefix:
-    """Images on the device to what crosses, with channels last, detached."""
+    """Engine from images on the device to boundary tensors, which are detached and have their channels last."""
 
     def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager[None]]) -> None:
         self.module = module
         self._autocast = autocast
 
     def dtypes(self, image_size: int) -> tuple[torch.dtype, ...]:
-        """Of what crosses; under autocast not all need be the same."""
+        """Return the dtypes of the boundary tensors, which may differ under autocast."""
         device = next(self.module.parameters()).device
         return tuple(tensor.dtype for tensor in self(torch.zeros(1, 3, image_size, image_size, device=device)))
 
@@ -43,7 +45,10 @@ class Prefix:
     def __call__(
         self, images: torch.Tensor, normalise: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """`normalise` is done to images first, by piece: a batch of 32 at 224 px has 5 MB of bytes, 19 MB of floats."""
+        """Return the boundary tensors of `images`, after `normalise` if it is given.
+
+        Normalisation is done piece by piece: a batch of 32 at 224 px has 5 MB as bytes, and 19 MB as floats.
+        """
         with self._autocast():
             return in_pieces(self.module if normalise is None else lambda some: self.module(normalise(some)), images)
 
@@ -51,12 +56,12 @@ class Prefix:
 def engine(
     found: Cut, *, autocast: Callable[[], AbstractContextManager[None]], precision: str, fold: bool, image_size: int
 ) -> tuple[Prefix, bool]:
-    """The prefix of a cut, and whether it holds copies of the weights (folded or cast) instead of the network's own.
+    """Return the prefix of a cut, and whether it holds copies of weights (folded or cast), not the network's own.
 
-    With `fold` BatchNorm layers go into the convolutions before them, where the outputs on random images stay within
-    FOLDING_TOLERANCE: 7 % faster for ResNet-50 and 23 % for EfficientNet-B0 on 2 cores of an AMD EPYC, in float32.
-    Under autocast, weights of convolutions and linear layers are cast once instead of in each forward, which changes no
-    bit.
+    With `fold`, BatchNorm layers are folded into the convolutions before them if the outputs on random images stay
+    within FOLDING_TOLERANCE: 7 % faster for ResNet-50 and 23 % for EfficientNet-B0 on 2 cores of an AMD EPYC, in
+    float32. Under autocast, the weights of convolutions and linear layers are cast once instead of in each forward
+    pass, which changes no bit.
     """
     module = found.prefix.eval()
     copied = False
@@ -78,7 +83,7 @@ def engine(
 def with_folded_norms(
     module: fx.GraphModule, memory_format: torch.memory_format = torch.channels_last
 ) -> fx.GraphModule | None:
-    """A copy whose BatchNorm layers are part of the convolutions before them; None where there is none to fold."""
+    """Return a copy with BatchNorm folded into the convolutions before it, or None if there is none to fold."""
     module = copy.deepcopy(module)
     found = list(pairs(module))
     for pair in found:

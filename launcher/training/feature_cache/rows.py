@@ -1,4 +1,4 @@
-"""What crosses for one image, as a row of bytes: rows are what memory and disk hold."""
+"""Rows of bytes, each with the boundary tensors of one image: the form in which memory and disk hold them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from launcher.training.feature_cache.cut import Crossing
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How crossing tensors lie in a row: one after the other, maps with their channels last."""
+    """Layout of boundary tensors in a row: one after the other, feature maps with their channels last."""
 
     crossing: tuple[Crossing, ...]
     dtype: torch.dtype
-    """In rows."""
+    """Data type in rows."""
     given: tuple[torch.dtype, ...]
-    """In the network, for each tensor; under autocast not all are the same."""
+    """Data type of each tensor in the network; under autocast they may differ."""
 
     @property
     def row_bytes(self) -> int:
+        """Size of a row, in bytes."""
         return sum(tensor.values for tensor in self.crossing) * self.dtype.itemsize
 
     def rows(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """uint8 (N, row_bytes) on the CPU, from tensors (N, ...). Rounds to `dtype`."""
+        """Return tensors (N, ...) as rows, uint8 (N, row_bytes) on the CPU, rounded to `dtype`."""
         parts = []
         for tensor in tensors:
             rounded = tensor.detach().to("cpu", self.dtype)
@@ -35,7 +36,7 @@ class Layout:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def tensors(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The tensors (N, ...) of rows; without a copy where there is one for each image."""
+        """Return the tensors (N, ...) of rows, without a copy if there is one for each image and its dtype stays."""
         found, begin = [], 0
         for tensor, given in zip(self.crossing, self.given, strict=True):
             end = begin + tensor.values * self.dtype.itemsize
@@ -49,5 +50,5 @@ class Layout:
         return tuple(found)
 
     def rounded(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """As they would come back from rows: what is computed anew equals what was kept."""
+        """Return tensors as they would come back from rows, so that those computed anew equal those kept."""
         return tuple(tensor.to(self.dtype).to(given) for tensor, given in zip(tensors, self.given, strict=True))

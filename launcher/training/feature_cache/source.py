@@ -1,4 +1,4 @@
-"""Where a phase's batches come from: pictures, or stored features in place of them."""
+"""Origin of a phase's batches: images, or stored features in place of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.training.run import Run
 
 
 def pictures(run: Run, resolved: ResolvedPhase) -> Source:
-    """Batches of pictures: fresh ones, or the phase's views, each to be computed whenever it is asked for."""
+    """Return batches of images: fresh ones, or the phase's fixed views, computed whenever they are asked for."""
     if resolved.fixed_views is None:
         return Source(None, run.train_loader, run.val_loader)
     views = views_of(run, resolved.fixed_views)
@@ -25,13 +25,14 @@ def pictures(run: Run, resolved: ResolvedPhase) -> Source:
 
 
 def views_of(run: Run, views: int) -> FixedViews:
+    """Return the training images in `views` fixed views, or in the evaluation view if `views` is 0."""
     prepared, recipe = run.prepared, run.recipe
     augmented = TrainingImages(prepared.splits.train, recipe.augment.build(prepared.preprocessing), recipe.seed)
     return FixedViews(augmented, evaluation(prepared.preprocessing), views)
 
 
 def stored(run: Run, frozen: Frozen, source: Source, train: tuple[Rows, ...], val: Rows) -> Source:
-    """Batches of stored features, in place of those of pictures."""
+    """Return batches of stored features in place of batches of images; without `train`, for validation only."""
     pin_memory = run.accelerator.device.type == "cuda"
     accelerator, splits = run.accelerator, run.prepared.splits
     size = run.val_batch_size

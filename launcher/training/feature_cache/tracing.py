@@ -1,7 +1,7 @@
-"""A network as a graph of operations, and which of them depend on nothing that trains.
+"""Graph of a network's operations, and those of them that depend on nothing that trains.
 
-The graph is torch.fx's, traced as torchvision's feature extraction does it: layers of `torch.nn` and of
-`torchvision.ops` stay whole, and so do the layers that timm has marked.
+The graph is torch.fx's, traced as in torchvision's feature extraction: layers of `torch.nn` and of `torchvision.ops`
+stay whole, and so do the layers that timm has marked.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-import torch
 import torchvision.ops
 from torch import fx, nn
+
+from launcher.compat import has_forward_hooks, is_assertion
 
 _STILL_IN_TRAINING = (
     nn.modules.activation,
@@ -23,12 +24,15 @@ _STILL_IN_TRAINING = (
     nn.modules.pixelshuffle,
     nn.modules.channelshuffle,
 )
-"""Layers without parameters that compute the same in training mode (RReLU and attention apart)."""
+"""Modules of layers without parameters that compute the same in training mode (RReLU and attention apart)."""
 
 
 class WholeTracer(fx.Tracer):
-    """Keeps as one node: library layers, and the head, which need not be traceable. Rows of layers that a library gives
-    a name of its own (torchvision's Conv2dNormActivation) are the layers in them."""
+    """Tracer that keeps library layers whole, and the head, which need not be traceable.
+
+    Sequences of layers to which a library gives a name (torchvision's Conv2dNormActivation) are split into their
+    layers.
+    """
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=_timm_functions(), param_shapes_constant=True)
@@ -43,26 +47,25 @@ class WholeTracer(fx.Tracer):
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
-    """The operations of `model` in its present modes (training or evaluation, for each module), on its own layers.
+    """Return the graph of `model` on its own layers, each module in its present mode (training or evaluation).
 
-    Raises whatever a network that cannot be traced raises: its forward asks for values of tensors.
+    A network that cannot be traced, because its forward asks for values of tensors, may raise any exception.
     """
     graph = WholeTracer().trace(model)
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target is torch._assert:
+        if node.op == "call_function" and is_assertion(node.target):
             graph.erase_node(node)
     module = fx.GraphModule(model, graph)
     for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
-        delattr(model, name)  # the tracer's; the graph has its own now
+        delattr(model, name)  # left by the tracer; the graph has its own now
     return module
 
 
 def hooked(model: nn.Module) -> str | None:
-    """Name of a module that a graph would take apart although it has hooks, which a graph does not call."""
+    """Return the name of a module with hooks, which a graph that takes it apart would not call, or None."""
     tracer = WholeTracer()
     for name, module in model.named_modules():
-        has_hooks = module._forward_hooks or module._forward_pre_hooks
-        if has_hooks and not tracer.is_leaf_module(module, name):
+        if has_forward_hooks(module) and not tracer.is_leaf_module(module, name):
             return str(name)
     return None
 
@@ -70,12 +73,12 @@ def hooked(model: nn.Module) -> str | None:
 def frozen_nodes(
     training: fx.GraphModule, evaluation: fx.GraphModule, model: nn.Module, in_training: Collection[str]
 ) -> set[str]:
-    """Names of the nodes whose outputs for the same image stay the same during a phase, in training and evaluation.
+    """Return the names of nodes whose outputs for an image stay the same during a phase, in training and evaluation.
 
-    `training` and `evaluation` are `model` traced in both modes, `in_training` the modules that are then in training
-    mode. A node is frozen where both graphs have it, on inputs that are frozen, and it neither trains nor draws at
-    random. Where the graphs part (timm leaves stochastic depth out of evaluation), names may mean other nodes: the same
-    operation on the same inputs is the same node.
+    `training` and `evaluation` are `model` traced in both modes, and `in_training` names the modules that are then in
+    training mode. A node is frozen if both graphs have it, on frozen inputs, and if it neither trains nor draws at
+    random. Where the graphs differ (timm leaves stochastic depth out of evaluation), a name may stand for different
+    nodes: the same operation on the same inputs is the same node.
     """
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     twins = {node.name: node for node in evaluation.graph.nodes}
@@ -94,14 +97,14 @@ def frozen_nodes(
 
 
 def _changes(module: nn.Module, in_training: bool) -> bool:
-    """Whether a module's output for the same input may change during a phase."""
+    """Return whether a module's output for the same input may change during a phase."""
     if any(parameter.requires_grad for parameter in module.parameters()):
         return True
     if not in_training or isinstance(module, nn.Identity):
         return False
     kind = sys.modules.get(type(module).__module__)
     if isinstance(module, (nn.RReLU, nn.MultiheadAttention)) or kind not in _STILL_IN_TRAINING:
-        # Dropout, stochastic depth, BatchNorm without parameters; and what nobody knows.
+        # Dropout, stochastic depth, BatchNorm without parameters, and unknown layers.
         return getattr(module, "p", 1.0) != 0.0
     return False
 
@@ -115,7 +118,7 @@ def _classes_of(package: Any) -> tuple[type[nn.Module], ...]:
 
 
 def _timm_modules() -> tuple[type[nn.Module], ...]:
-    """The layers that timm has marked; none where it was not imported, for then it built no network either."""
+    """Return the layers that timm has marked; none if timm was not imported, for then it built no network either."""
     layers = sys.modules.get("timm.layers")
     return tuple(layers.get_notrace_modules()) if layers else ()
 

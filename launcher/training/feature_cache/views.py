@@ -1,6 +1,6 @@
-"""Which pictures a phase trains on: drawn afresh in each epoch, or some views that stay and can be stored.
+"""Training images of a phase: drawn anew in each epoch, or some views that stay and can be stored.
 
-Decided by the recipe alone, and so the same on every machine; whether what they give is stored changes no result.
+The recipe alone decides, so that it is the same on every machine; storing the features changes no result.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from launcher.training.mixup import Mixing
 
 
 def fixed_views(recipe: Recipe, lr_scales: Mapping[str, float]) -> int | None:
-    """How many views of each image a phase cycles through; 0 is the evaluation view; None: fresh ones in each epoch.
+    """Return how many views of each image a phase cycles through, or None if it draws fresh ones in each epoch.
 
-    With cache="auto" a phase keeps its views where nothing of the backbone trains, where the recipe draws nothing, or
-    where it says cache_views. With "memory" and "disk" each phase does that freezes something.
+    The number 0 stands for the evaluation view.
+
+    With cache="auto" a phase keeps its views if nothing of the backbone trains, if the recipe draws nothing, or if it
+    sets cache_views. With "memory" and "disk" every phase that freezes something does. With CutMix, none does.
     """
     if recipe.cache == "off" or all(scale > 0 for scale in lr_scales.values()):
         return None
@@ -36,14 +38,16 @@ def fixed_views(recipe: Recipe, lr_scales: Mapping[str, float]) -> int | None:
 
 
 def draws_nothing(recipe: Recipe) -> bool:
-    """Return whether a training image looks the same in each epoch, and as in evaluation. Of an augmentation of the
-    user's own nothing is known, also where it inherits `preset`."""
+    """Return whether a training image looks the same in each epoch, and as in evaluation.
+
+    Nothing is known of an augmentation of the user's own, even if it inherits `preset`.
+    """
     augment = recipe.augment
     return type(augment) is Augment and augment.preset == "none" and not augment.random_erasing
 
 
 def in_words(recipe: Recipe, views: int | None) -> str | None:
-    """What a phase's pictures lack because they stay the same; None where they lack nothing."""
+    """Describe how fixed images limit a phase's augmentation, or return None if they do not."""
     if views is None or draws_nothing(recipe):
         return None
     if views == 0:
@@ -52,7 +56,11 @@ def in_words(recipe: Recipe, views: int | None) -> str | None:
 
 
 def check_cache(recipe: Recipe) -> None:
-    """Raises UserError for fields that contradict each other."""
+    """Check the cache fields of a recipe against each other.
+
+    Raises:
+        UserError: Fields contradict each other.
+    """
     problems = []
     if recipe.cache_views is not None and recipe.cache == "off":
         problems.append(f"cache_views={recipe.cache_views}: nothing is stored with cache='off'; leave one of them out")

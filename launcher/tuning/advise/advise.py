@@ -1,4 +1,4 @@
-"""One look at the data for each backbone: probes at its boundaries, what training from there costs, a proposal."""
+"""Advice on backbones: probes at their boundaries, the cost of training from there on, and a proposal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import nn
 from launcher.backbones import Timm, Torchvision
 from launcher.data.target_precision import build_splits
 from launcher.errors import Problems, UserError
-from launcher.recipe.protocols import HasImageSize, HasNetworkName, HasPretrainedWeights, Splits, TargetKind
+from launcher.recipe.abilities import HasImageSize, HasNetworkName, HasPretrainedWeights
+from launcher.recipe.protocols import Splits, TargetKind
 from launcher.recipe.recipe import Recipe
 from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
@@ -30,17 +31,17 @@ from launcher.tuning.advise.stages import Stage, stages_of
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """Of one backbone."""
+    """Advice on one backbone."""
 
     name: str
     parameters: int
     image_size: int
     stages: list[Stage]
-    """The last stands for the backbone's own output."""
+    """Stages, the last of which stands for the backbone's own output."""
     probes: list[Probe]
     costs: list[StageCost]
     gradients: list[float] | None
-    """Of each stage but the last."""
+    """Relative gradient of each stage but the last."""
     proposal: Proposal
     metric: str
     mode: str
@@ -50,16 +51,21 @@ class Advice:
 
     @property
     def best(self) -> tuple[Stage, Probe]:
-        """Of equals, the last."""
+        """Stage with the best probe, and that probe; of equals, the last."""
         sign = 1 if self.mode == "max" else -1
         number = max(range(len(self.probes)), key=lambda index: (sign * self.probes[index].value, index))
         return self.stages[number], self.probes[number]
 
 
 def recipes_for(recipe: Recipe, backbones: Sequence[str]) -> list[Recipe]:
-    """The recipe with each backbone in turn: "resnet50", "timm:vit_small_patch16_224", "resnet18:none" (random
-    weights), "resnet50:IMAGENET1K_V1", "recipe" (its own); at the image size that the recipe asks for, if it does.
-    Raises UserError for those that cannot be."""
+    """Return the recipe with each backbone in turn, at the image size that the recipe asks for, if it does.
+
+    Backbones are named "resnet50", "timm:vit_small_patch16_224", "resnet18:none" (random weights),
+    "resnet50:IMAGENET1K_V1" or "recipe" (the recipe's own).
+
+    Raises:
+        UserError: A backbone cannot be used as named.
+    """
     if not backbones:
         return [recipe]
     problems, found = Problems(), []
@@ -87,8 +93,11 @@ def _backbone(word: str, image_size: int | None) -> Timm | Torchvision:
 def advise(
     recipes: Sequence[Recipe], most_images: int, launch: Launch, tell: Callable[[str], None], *, costs: bool = True
 ) -> list[Advice]:
-    """The best backbone first, by the best of its boundaries: the last ones may be made for the images that it was
-    trained on, and are what fine-tuning changes most."""
+    """Return advice on the backbone of each recipe, the best first.
+
+    Backbones are ordered by the best of their boundaries, not by the last: the last ones may be specialised for the
+    images that the backbone was trained on, and are what fine-tuning changes most.
+    """
     first = recipes[0]
     splits = build_splits(first)
     splits = checked_together(_accelerator(first, launch), tell)(first, splits)
@@ -100,7 +109,7 @@ def advise(
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-    """A data part whose images are known to be readable: looked at once, for all backbones."""
+    """Data part whose images are known to be readable: they are checked once, for all backbones."""
 
     splits: Splits
 
@@ -109,7 +118,7 @@ class Looked:
 
 
 def _accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
-    # There is no run dir, in which "auto" would have been recorded.
+    # There is no run dir in which the choice of "auto" would be recorded.
     precision = "no" if recipe.mixed_precision == "auto" else recipe.mixed_precision
     return start_accelerator(recipe, launch, Path(), precision)
 
@@ -127,7 +136,7 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
     stages = stages_of(backbone)
     if not stages or stages[-1].behind:
         stages.append(Stage(FINAL, (), 0))
-    else:  # behind the last stage is nothing that trains: it is the backbone's own output, pooled
+    else:  # nothing behind the last stage trains: it is the backbone's own output, pooled
         stages[-1] = Stage(FINAL, (), 0)
     train, val = (some_of(split, most_images, recipe.seed) for split in (prepared.splits.train, prepared.splits.val))
     tell(
@@ -166,7 +175,7 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
 
 
 def _of_each(prepared: Prepared) -> tuple[float, str]:
-    """Return from how many images each output is learned, and the words for it."""
+    """Return from how many images each output is learned, and a description of that number."""
     targets = prepared.splits.train.targets
     kind = prepared.recipe.task.target_kind
     if kind == "class":
@@ -179,7 +188,7 @@ def _of_each(prepared: Prepared) -> tuple[float, str]:
 
 
 def _findings(prepared: Prepared, splits: Splits) -> list[str]:
-    """What of the data changes the plan."""
+    """Return findings about the data that change the plan of training."""
     found, train = [], splits.train
     if prepared.recipe.task.target_kind == "class":
         counts = np.bincount(train.targets, minlength=len(splits.names))

@@ -1,4 +1,4 @@
-"""What training from a boundary on costs: seconds and memory of a few real steps, and where the gradient is."""
+"""Costs of training from a boundary on: seconds and memory of a few real steps, and the size of the gradient."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ from launcher.tuning.advise.probes import Probe
 from launcher.tuning.advise.stages import Stage
 
 BATCH = 8
-"""Images of a measured step."""
+"""Number of images in a measured step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StageCost:
+    """Cost of training all that lies behind a boundary."""
+
     trained: int
-    """Parameters that train."""
+    """Number of parameters that train."""
     epoch: float
-    """Seconds of an epoch with fresh pictures, its validation included."""
+    """Seconds of an epoch with fresh images, its validation included."""
     first: float
     """Seconds to compute the features, once."""
     stored: float
     """Seconds of an epoch on stored features."""
     bytes_per_image: float
-    """Kept for the backward pass."""
+    """Bytes kept for the backward pass, per image."""
 
 
 def plan_of(stages: Sequence[Stage]) -> tuple[Phase, ...]:
-    """A phase of one epoch for each boundary: all behind it trains. The last trains the head alone."""
+    """Return a phase of one epoch for each boundary, which trains all behind it; the last trains the head alone."""
     plan = []
     for number, stage in enumerate(stages):
         trains = tuple((f"backbone.{name}", 1.0) for name in stage.behind)
@@ -51,7 +53,7 @@ def plan_of(stages: Sequence[Stage]) -> tuple[Phase, ...]:
 def costs_of(
     accelerator: Accelerator, recipe: Recipe, stages: Sequence[Stage], on_cpu: bool, num_workers: int
 ) -> list[StageCost]:
-    """For each boundary, on this machine and one process."""
+    """Measure the cost of each boundary, on this machine and one process."""
     found = {}
     for cache in ("off", "disk"):
         tried = dataclasses.replace(
@@ -75,13 +77,13 @@ def costs_of(
 
 
 def _kept(accelerator: Accelerator, prepared: Prepared, lr_scales: object) -> int:
-    """Bytes of the tensors that a forward pass keeps for the backward pass, parameters left out."""
+    """Return the bytes of the tensors that a forward pass keeps for the backward pass, without parameters."""
     model = place(copy.deepcopy(prepared.model), accelerator.device)
     assert isinstance(lr_scales, dict)
     freeze(model, lr_scales)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes: dict[int, int] = {}
-    alive = []  # an address is only one tensor's as long as that lives
+    alive = []  # keeps the tensors alive, so that no address is used twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -102,8 +104,10 @@ def _kept(accelerator: Accelerator, prepared: Prepared, lr_scales: object) -> in
 def gradients_of(
     accelerator: Accelerator, prepared: Prepared, stages: Sequence[Stage], probe: Probe
 ) -> list[float] | None:
-    """Of each stage, with the closed-form head: the norm of the loss's gradient over the norm of its weights. None for
-    a head that is not one linear layer."""
+    """Return the norm of the loss's gradient over the norm of the weights, for each stage, with the closed-form head.
+
+    The result is None for a head that is not one linear layer.
+    """
     model: TransferModel = copy.deepcopy(prepared.model)
     head = model.head
     if not isinstance(head, nn.Linear) or head.weight.shape != probe.weight.shape:

@@ -1,4 +1,4 @@
-"""Closed-form probes: how well ridge regression on the features of a boundary does on the validation images."""
+"""Closed-form probes: the quality of ridge regression on the features of a boundary, on the validation images."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ from launcher.training.ridge import Moments, RidgeOfMoments, RidgeOfSamples
 
 BATCH = 16
 FINAL = ""
-"""The name of the last boundary: the backbone's own output."""
+"""Name of the last boundary, the backbone's own output."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
+    """Closed-form head on the features of a boundary, and its quality."""
+
     width: int
-    """Of the features, pooled over places."""
+    """Number of features, pooled over places."""
     value: float
     low: float
     high: float
-    """A 95 % interval over draws of the validation images."""
+    """End of a 95 % interval over draws of the validation images, which begins at `low`."""
     weight: torch.Tensor
-    """(outputs, width), with the scale that its loss liked best; so is the bias."""
+    """Weight (outputs, width), multiplied, as the bias is, by the scale with the lowest loss."""
     bias: torch.Tensor
 
 
 def some_of(split: Split, most: int, seed: int) -> Split:
-    """At most so many images of a split, drawn from the seed."""
+    """Return at most `most` images of a split, drawn by the seed."""
     if len(split) <= most:
         return split
     chosen = np.sort(epoch_order(len(split), seed_for("advised", seed), 0)[:most])
@@ -53,7 +55,7 @@ def some_of(split: Split, most: int, seed: int) -> Split:
 def features_at(
     accelerator: Accelerator, backbone: nn.Module, names: Sequence[str], split: Split, preprocessing: Preprocessing
 ) -> dict[str, torch.Tensor]:
-    """Features (n, width) of each named module's output and of the backbone's own, in one pass over the images."""
+    """Return features (n, width) of each named module and of the backbone itself, in one pass over the images."""
     backbone = backbone.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     dataset = EvaluationImages(split, evaluation(preprocessing))
     seen: dict[str, torch.Tensor] = {}
@@ -88,7 +90,13 @@ def _pooled(output: Any) -> torch.Tensor:
 def probe(
     train: tuple[torch.Tensor, Split], val: tuple[torch.Tensor, Split], task: BuiltTask, kind: str, seed: int
 ) -> Probe:
-    """Fitted to `train` (features, split), its L2 and scale chosen on a fifth of it, and measured on `val`."""
+    """Fit a probe to `train` (features, split), and measure it on `val`.
+
+    Its L2 and scale are chosen on a fifth of `train`.
+
+    Raises:
+        UserError: The metric is not defined on this validation set.
+    """
     features, split = train
     targets = torch.as_tensor(split.targets)
     goals = goals_of(task, kind, targets)

@@ -1,4 +1,4 @@
-"""From what was measured to a plan: rules of thumb, each with the numbers that it goes by."""
+"""Proposal of a freeze plan from the measurements: rules of thumb, each with the numbers that it goes by."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from launcher.tuning.advise.stages import Stage
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
+    """Freeze plan, and the reasons for it."""
+
     plan: str
-    """Python, for `freeze_plan=`."""
+    """Python code for `freeze_plan=`."""
     why: tuple[str, ...]
 
 
@@ -29,10 +31,11 @@ def propose(
     mode: str,
     metric: str,
 ) -> Proposal:
-    """Return the plan that the rules of thumb come to.
+    """Return the freeze plan that the rules of thumb lead to.
 
-    `of_each` is how many images an output is learned from: those of a class or label, of regression a tenth of all;
-    `amount` says it. Probes are in the order of the stages, the last is of the backbone's own output.
+    `of_each` is the number of images from which an output is learned: those of a class or label, or in regression a
+    tenth of all; `amount` describes it. Probes are in the order of the stages, the last of which is the backbone's own
+    output.
     """
     sign = 1 if mode == "max" else -1
     last = probes[-1]
@@ -53,7 +56,8 @@ def propose(
         )
         trained = stage.behind
     elif of_each < SOME:
-        # As deep as the features are no worse than at the end: what is before changes least.
+        # The first boundary, of the second half, whose features are no worse than those at the end: what lies before it
+        # changes least.
         near = [index for index in range(len(stages)) if _overlap(probes[index], last)]
         index = min(near, default=len(stages) - 1)
         index = min(max(index, len(stages) // 2), len(stages) - 2) if len(stages) > 1 else 0

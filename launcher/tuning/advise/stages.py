@@ -1,4 +1,4 @@
-"""Where a backbone may be cut: its stages, from the input to the output."""
+"""Boundaries at which a backbone may be cut: its stages, from the input to the output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from torch import nn
 
 MOST = 8
-"""Boundaries that are looked at; of more, some between are left out."""
+"""Largest number of boundaries that are probed; of more, some in between are left out."""
 LIGHT = 0.005
 """Share of the parameters below which a stage (a stem, a norm) is not worth a boundary."""
 ENOUGH = 4
@@ -15,18 +15,18 @@ ENOUGH = 4
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A module of the backbone, and what must train with it."""
+    """Module of the backbone, and the modules that must train with it."""
 
     name: str
-    """Within the backbone: "layer4", "features.7"."""
+    """Name within the backbone: "layer4", "features.7"."""
     behind: tuple[str, ...]
-    """Modules behind it, with parameters: they train where it does."""
+    """Modules with parameters behind this one, which train if the boundary is chosen."""
     parameters: int
-    """Of those behind it."""
+    """Number of parameters in the modules behind."""
 
 
 def stages_of(backbone: nn.Module) -> list[Stage]:
-    """Boundaries from the input to the output; behind the last one nothing of the backbone is left."""
+    """Return the boundaries from the input to the output; behind the last one nothing of the backbone is left."""
     parts = [(name, module) for name, module in backbone.named_children() if _count(module)]
     total = max(1, _count(backbone))
     while sum(_count(module) >= LIGHT * total for _, module in parts) < ENOUGH:

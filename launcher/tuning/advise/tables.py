@@ -1,4 +1,4 @@
-"""What was found, as tables and words."""
+"""Findings of `advise`, as tables and sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.tuning.advise.probes import FINAL, Probe
 
 
 def show(found: Sequence[Advice]) -> None:
-    """Each backbone's boundaries, the order of the backbones, and a proposal for the best."""
+    """Print each backbone's boundaries, the order of the backbones, and a proposal for the best."""
     console = Console(highlight=False)
     for advice in found:
         _boundaries(console, advice)

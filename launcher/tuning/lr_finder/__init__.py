@@ -1,1 +1,1 @@
-"""The learning rate range test of `find-lr`."""
+"""Learning rate range test of `find-lr`."""

@@ -1,4 +1,4 @@
-"""The curve of a learning rate range test: in characters for a terminal or a file, and as SVG."""
+"""Curve of a learning rate range test: in characters for a terminal or a file, and as SVG."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from launcher.tuning.lr_finder.trace import Trace
 
 COLUMNS, ROWS = 64, 12
 WIDTH, HEIGHT = 720, 320
-"""Of a phase's panel in SVG, px."""
+"""Width and height of a phase's panel in SVG, in px."""
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 50
 MARKS = (("steepest", "#1f77b4"), ("valley", "#2ca02c"), ("slide", "#9467bd"), ("recommended", "#d62728"))
 _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Bits of the dots of a character, by row and column."""
+"""Bits of the dots of a braille character, by row and column."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """What of the plane is shown: all rates that were tried, and losses as far as they tell something."""
+    """Section of the plane that is shown: all rates that were tried, and losses as far as they are informative."""
 
     first: float
     last: float
@@ -30,17 +30,20 @@ class Frame:
     high: float
 
     def x(self, lr: float) -> float:
-        """0 at the left, 1 at the right; logarithmic."""
+        """Return the horizontal place of a rate on a logarithmic axis: 0 at the left, 1 at the right."""
         return math.log(lr / self.first) / math.log(self.last / self.first)
 
     def y(self, loss: float) -> float:
-        """0 at the bottom, 1 at the top; higher losses are at the top as well."""
+        """Return the vertical place of a loss: 0 at the bottom, 1 at the top, where higher losses are put as well."""
         return min(1.0, max(0.0, (loss - self.low) / (self.high - self.low)))
 
 
 def frame_of(trace: Trace, *, with_dots: bool) -> Frame | None:
-    """None where there are too few losses for a curve. A loss that diverges would press all others flat: what is a
-    third higher than any before the lowest is cut off. `with_dots`: losses that are not smoothed are shown, too."""
+    """Return the section to show, or None if there are too few losses for a curve.
+
+    A loss that diverges would flatten all others, so the frame ends a third of its span above the highest loss before
+    the lowest one. With `with_dots`, losses that are not smoothed are shown, too.
+    """
     losses = trace.smoothed
     if len(losses) < 3:
         return None
@@ -53,7 +56,10 @@ def frame_of(trace: Trace, *, with_dots: bool) -> Frame | None:
 
 
 def as_text(trace: Trace, suggestions: Suggestions, *, plain: bool) -> list[str]:
-    """Lines of a plot of the smoothed losses; in braille, or in ASCII. `^` below the axis marks what is recommended."""
+    """Return the lines of a plot of the smoothed losses, in braille or in ASCII.
+
+    `^` below the axis marks the recommended rate.
+    """
     frame = frame_of(trace, with_dots=False)
     if frame is None:
         return []
@@ -98,7 +104,7 @@ def _cell(filled: Sequence[Sequence[bool]], row: int, column: int, *, plain: boo
 
 
 def as_svg(found: Sequence[tuple[Trace, Suggestions]], title: str) -> str:
-    """One panel a phase: losses as dots, their average as a line, suggestions as marks."""
+    """Return an SVG with one panel per phase: losses as dots, their average as a line, suggestions as marks."""
     height = HEIGHT * len(found)
     panels = "\n".join(
         f'<g transform="translate(0 {HEIGHT * number})">\n{_panel(trace, suggestions)}\n</g>'
@@ -169,5 +175,5 @@ def _axes(frame: Frame, x: Callable[[float], float], y: Callable[[float], float]
 
 
 def _escaped(text: str) -> str:
-    """Also without what XML cannot hold."""
+    """Escape text for XML, and replace characters that XML cannot hold."""
     return html.escape("".join(letter if letter.isprintable() else "?" for letter in text))

@@ -1,4 +1,4 @@
-"""The steps of a learning rate range test: those of a real phase, but for its schedule; nothing of it is kept."""
+"""Steps of a learning rate range test: those of a real phase but for its schedule, with nothing kept of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.compat import end_workers
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.loading import LoadedRecipe
 from launcher.text import number as measured
 from launcher.training.accelerator import start_accelerator
 from launcher.training.closed_form import start_head
 from launcher.training.feature_cache.populate import with_stored_features
-from launcher.training.images import end_workers
 from launcher.training.launch import Launch
 from launcher.training.loop import train_step
 from launcher.training.model import cpu_state, in_closed_form, load_state, set_train_mode
@@ -37,12 +37,14 @@ from launcher.tuning.lr_finder.trace import (
 
 
 def range_test(loaded: LoadedRecipe, launch: Launch, rates: Range, numbers: Sequence[int]) -> list[Trace] | None:
-    """Test the phases of `numbers`. Returns what was seen on the main process, None on others.
+    """Test the phases of `numbers`; return their traces on the main process, and None on the others.
 
-    Raises UserError as `run` does, and StoppedError where it is asked to stop.
+    Raises:
+        UserError: The reasons are the same as for `run`.
+        StoppedError: The test is asked to stop.
     """
     recipe, lrs = loaded.recipe, rates.lrs()
-    # No average of weights and no trackers: they change no loss.
+    # The average of weights and the trackers are left out: they change no loss.
     trial = dataclasses.replace(
         recipe, schedule=Rates(scales=scales_of(recipe, lrs)), ema_decay=None, trackers=(), on_nonfinite="stop"
     )
@@ -64,7 +66,7 @@ def range_test(loaded: LoadedRecipe, launch: Launch, rates: Range, numbers: Sequ
 
 def _traces(run: Run, lrs: Sequence[float], numbers: Sequence[int]) -> Iterator[Trace]:
     phases = run.prepared.phases
-    # On CPUs a phase's network shares its memory with the run's.
+    # On CPUs, a phase's network shares its memory with the run's, so its state is copied.
     before = cpu_state(run.model)
     head: dict[str, Any] | None = None
     held_out_loss = 0.0
@@ -96,14 +98,16 @@ def _traces(run: Run, lrs: Sequence[float], numbers: Sequence[int]) -> Iterator[
 
 
 def _head_in_closed_form(run: Run) -> tuple[dict[str, Any], float]:
-    """Its state, on the CPU, and its loss on images held out: what stands in for the head that the phases before would
-    have trained."""
+    """Return the state of a head in closed form, on the CPU, and its loss on held-out images.
+
+    It stands in for the head that the phases before would have trained.
+    """
     untouched = [
         resolved
         for resolved in run.prepared.phases
         if all(scale == 0 for name, scale in resolved.lr_scales.items() if name.startswith("backbone."))
     ]
-    # Where the backbone is frozen its features are stored, for the run that follows, too.
+    # If a phase freezes the backbone, its features are stored, also for the run that follows.
     state = begin_phase(run, (untouched or run.prepared.phases)[0], None)
     _store_features(run, state)
     loss = start_head(run, state)
@@ -113,7 +117,7 @@ def _head_in_closed_form(run: Run) -> tuple[dict[str, Any], float]:
 
 
 def _store_features(run: Run, state: PhaseState) -> None:
-    """Not where they would be of validation images alone: these are not looked at."""
+    """Store features, unless they would be those of validation images alone, which a range test does not use."""
     if state.prefix is not None and state.resolved.fixed_views is not None:
         state.source = with_stored_features(run, state.resolved, state.prefix, state.source)
 
@@ -125,7 +129,7 @@ def _forget(run: Run, state: PhaseState) -> None:
 
 
 def _trace(run: Run, state: PhaseState, lrs: Sequence[float], start: Start, least_loss: float) -> Trace:
-    """Steps of training at `lrs`, one after the other, through as many epochs as they take."""
+    """Take training steps at `lrs`, one after the other, through as many epochs as they need, and trace them."""
     resolved, average, lowest = state.resolved, Average(), math.inf
     title = f"{resolved.phase.name} learning rates"
     run.screen.epoch_begins(title, len(lrs), 0)
@@ -166,7 +170,7 @@ def _trace(run: Run, state: PhaseState, lrs: Sequence[float], start: Start, leas
 
 
 def _steps(run: Run, state: PhaseState, count: int) -> Iterator[tuple[Iterator[Any], int]]:
-    """`count` times the batches and the step within the epoch, in the order in which the phase would take them."""
+    """Yield `count` times the batches and the step within the epoch, in the order in which the phase takes them."""
     resolved, progress, done = state.resolved, run.progress, 0
     progress.epoch, progress.step_in_epoch = 0, 0
     while done < count:
@@ -177,12 +181,12 @@ def _steps(run: Run, state: PhaseState, count: int) -> Iterator[tuple[Iterator[A
             yield batches, step
             done += 1
         if done < count:
-            next(batches, None)  # lets the loader come to its end
+            next(batches, None)  # lets the loader reach its end
         progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
 
 def _loss_of_step(run: Run, state: PhaseState) -> float:
-    """Of the last step, over all processes; summed in their order, so that all see the same."""
+    """Return the loss of the last step over all processes, summed in their order, so that all see the same value."""
     (step,) = state.unread
     state.unread.clear()
     if step.finite is not None and not bool(step.finite):

@@ -1,4 +1,4 @@
-"""What a learning rate range test suggests: pure functions of its curve.
+"""Suggestions of a learning rate range test: pure functions of its curve.
 
 `steepest`, `valley` and `slide` are those of fastai's `lr_find` (https://docs.fast.ai/callback.schedule.html; steep,
 valley and slide there), on losses smoothed as there, without the first tenth of the steps and the last five.
@@ -21,33 +21,36 @@ Curve = npt.NDArray[np.float64]
 LEFT_OUT_AT_END = 5
 SLIDE_WIDTH = 15
 SLIDE_THRESHOLD = 0.005
-"""In units of the loss."""
+"""Threshold in units of the loss."""
 FALLS = 0.05
-"""A smoothed loss that falls by a smaller share of itself does not tell a rate: noise does as much."""
+"""Share of itself by which a smoothed loss must fall to suggest a rate; noise alone causes smaller falls."""
 RISES = 0.25
-"""Share of the lowest loss by which it has risen where a rate is too high."""
+"""Share of the lowest loss by which the loss has risen where a rate is too high."""
 BELOW = 3.0
-"""A recommended rate is at least so many times below that of the lowest loss, or of the rise where nothing falls."""
+"""Smallest ratio of the rate of the lowest loss, or of the rise if nothing falls, to a recommended rate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suggestions:
-    """Values of `optim.lr`; None where the curve does not tell one."""
+    """Suggested values of `optim.lr`, each None if the curve does not suggest one."""
 
     steepest: float | None = None
     valley: float | None = None
     slide: float | None = None
     recommended: float | None = None
     why: str
-    """How it was recommended, or why nothing is and what to do."""
+    """Description of how the rate was chosen, or why none is recommended and what to do."""
     is_bound: bool = False
-    """The loss still fell at the highest rate: a higher `--to` may give a higher rate."""
+    """True if the loss still fell at the highest rate: a higher `--to` may give a higher rate."""
 
 
 def suggest(trace: Trace) -> Suggestions:
-    """The recommended rate is the median of the three (without `slide` the lower of the two), so that no one of them
-    misleads alone, and at most a third of the rate of the lowest loss. Where the loss does not fall, from a head that
-    fits already, it is a third of the rate at which it rises."""
+    """Return the suggestions of a trace.
+
+    The recommended rate is the median of the three (without `slide` the lower of the two), so that no single one
+    misleads, and at most a third of the rate of the lowest loss. If the loss does not fall, because the head fits
+    already, it is a third of the rate at which the loss rises.
+    """
     begin, end = trace.steps // 10, len(trace.lrs) - LEFT_OUT_AT_END
     lrs, losses = np.array(trace.lrs)[begin:end], np.array(trace.smoothed)[begin:end]
     if len(lrs) < 3:
@@ -94,14 +97,20 @@ def _at(trace: Trace) -> str:
 
 
 def steepest(lrs: Curve, losses: Curve) -> float:
-    """Where the loss falls fastest over the logarithm of the rate; the beginning of that step. (N,), (N,), N >= 2."""
+    """Return the rate at the beginning of the step in which the loss falls fastest over the logarithm of the rate.
+
+    `lrs` and `losses` are (N,), N >= 2.
+    """
     slopes = np.diff(losses) / np.diff(np.log(lrs))
     return float(lrs[int(slopes.argmin())])
 
 
 def valley(lrs: Curve, losses: Curve) -> float:
-    """Half-way through the longest falling subsequence of losses: the rate a third and a sixth of its length from where
-    it would begin without gaps. (N,), (N,), N >= 1."""
+    """Return the rate half-way through the longest falling subsequence of losses.
+
+    It lies a third plus a sixth of the subsequence's length beyond the place where that would begin without gaps. `lrs`
+    and `losses` are (N,), N >= 1.
+    """
     length, end = _longest_fall(losses)
     first = end - length
     third = (end - first) / 3
@@ -109,7 +118,7 @@ def valley(lrs: Curve, losses: Curve) -> float:
 
 
 def _longest_fall(losses: Sequence[float] | Curve) -> tuple[int, int]:
-    """Length of the longest strictly falling subsequence, and the index of the first loss that ends one so long."""
+    """Return the length of the longest strictly falling subsequence, and the index where the first one so long ends."""
     # Patience sorting: tails[k] is the highest last loss, negated, of a falling subsequence of length k + 1.
     tails: list[float] = []
     longest, end = 1, 0
@@ -122,8 +131,11 @@ def _longest_fall(losses: Sequence[float] | Curve) -> tuple[int, int]:
 
 
 def slide(lrs: Curve, losses: Curve) -> float | None:
-    """The left end of a window of 15 steps that slides down from the highest rate, as far as the loss's slopes at its
-    two ends differ. (N,), (N,). None where there are too few steps for the window."""
+    """Return the rate at which a window sliding down from the highest rate comes to rest, or None with too few steps.
+
+    The window has 15 steps, and slides as long as the loss's slopes at its two ends differ; the rate is that of its
+    left end.
+    """
     count = len(lrs)
     if count <= SLIDE_WIDTH:
         return None
@@ -137,6 +149,6 @@ def slide(lrs: Curve, losses: Curve) -> float | None:
 
 
 def rounded(lr: float) -> str:
-    """Two digits, as an override is written: "3.4e-3"."""
+    """Return a rate with two digits, as it is written in an override: "3.4e-3"."""
     digits, _, exponent = f"{lr:.1e}".partition("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}" if math.isfinite(lr) else str(lr)

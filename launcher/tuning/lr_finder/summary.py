@@ -1,4 +1,4 @@
-"""What `find-lr` prints of its tests: curve, suggestions, and the override to use."""
+"""Output of `find-lr` for its tests: curve, suggestions, and the override to use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STARTS = {
     "the run its rate may have to be lower",
 }
 SAME = 1.5
-"""Recommended rates whose ratio is smaller are not told apart."""
+"""Ratio of recommended rates below which they count as equal."""
 
 
 def show(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe, console: Console) -> bool:
-    """Print it. Whether there is a rate to recommend for each phase."""
-    # Where output goes to a file or a pipe, or cannot show them, no characters beyond ASCII.
+    """Print the tests, and return whether there is a rate to recommend for each phase."""
+    # ASCII only, if the output goes to a file or a pipe, or cannot show other characters.
     plain = not console.is_terminal or not console.encoding.lower().startswith("utf")
     for trace, suggestions in found:
         console.print()
@@ -40,6 +40,7 @@ def show(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe, console: Co
 
 
 def lines_of(trace: Trace, suggestions: Suggestions, recipe: Recipe) -> list[str]:
+    """Return the lines below the curve of a phase."""
     factor = recipe.optim.base_lr(recipe.batch_size) / float(recipe.optim.lr)  # type: ignore[attr-defined]
     groups = ", ".join(f"{scale * factor:.3g}" for scale in trace.lr_scales)
     lines = []
@@ -63,7 +64,7 @@ def lines_of(trace: Trace, suggestions: Suggestions, recipe: Recipe) -> list[str
 
 
 def overrides(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe) -> list[str]:
-    """How the recommended rates are used: one for all phases, and where they differ each phase's own."""
+    """Return how to use the recommended rates: one for all phases and, if they differ, each phase's own."""
     rates = {trace.number: s.recommended for trace, s in found if s.recommended is not None}
     if not rates:
         return []

@@ -1,6 +1,6 @@
-"""The learning rate range test (Smith, https://arxiv.org/abs/1506.01186): what it tries and what it saw.
+"""Learning rate range test (Smith, https://arxiv.org/abs/1506.01186): the rates it tries and the losses it sees.
 
-The rate rises by the same factor at each step until the loss diverges. `lr_trial` takes the steps. Imports no torch.
+The rate rises by the same factor at each step until the loss diverges. `range_test` takes the steps. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,22 +18,29 @@ LEAST_STEPS = 10
 SMOOTHING = 0.98
 """Share of the average so far in each new one, as in fastai."""
 DIVERGED = 3.0
-"""The test ends where the smoothed loss is above the lowest by so many times the lowest, as in fastai. After a head in
-closed form, which may fit the training images almost without loss, by so many times its loss on images held out."""
+"""Multiple of the lowest smoothed loss by which the smoothed loss must exceed it to end the test, as in fastai.
+
+After a head in closed form, which may fit the training images almost without loss, it is a multiple of that head's loss
+on held-out images.
+"""
 LEAST_BEFORE_DIVERGED = 0.1
-"""Of the steps: before them the average holds too few losses for one to mean anything."""
+"""Share of the steps before which the average holds too few losses for one to mean anything."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """Which rates are tried, as values of the recipe's `optim.lr`."""
+    """Range of the rates that are tried, as values of the recipe's `optim.lr`."""
 
     first: float = 1e-6
     last: float = 10.0
     steps: int = 100
 
     def check(self) -> None:
-        """Raises UserError with all that is wrong."""
+        """Check the range.
+
+        Raises:
+            UserError: The range is wrong; there is one line for each reason.
+        """
         found = []
         for name, value in (("--from", self.first), ("--to", self.last)):
             if not (math.isfinite(value) and value > 0):
@@ -46,14 +53,14 @@ class Range:
             raise UserError(*found)
 
     def lrs(self) -> list[float]:
-        """(steps,), each the same factor above the one before."""
+        """Return the rates (steps,), each the same factor above the one before."""
         factor = self.last / self.first
         return [self.first * factor ** (step / (self.steps - 1)) for step in range(self.steps)]
 
 
 @part
 class Rates:
-    """A schedule that gives step k of a phase its k-th factor."""
+    """Schedule that gives step k of a phase its k-th factor."""
 
     scales: tuple[float, ...]
 
@@ -62,66 +69,81 @@ class Rates:
 
 
 Start = Literal["recipe", "closed form", "new head"]
-"""Where a phase's test starts. "recipe": as the run does. The others stand in for phases that come before it and are
-not trained here: a head in closed form, or as it is before any training, on the pretrained backbone."""
+"""State in which a phase's test starts.
+
+"recipe" stands for the start that a run has. The others stand in for the phases before this one, which are not trained
+here: a head in closed form, or as it is before any training, on the pretrained backbone.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What a phase's test saw."""
+    """Record of a phase's test."""
 
     number: int
-    """Of the phase, 0-based."""
+    """Number of the phase, 0-based."""
     phase: str
     start: Start
     lr_scales: tuple[float, ...]
-    """Of the groups that train, from the highest."""
+    """Factors of the groups that train, from the highest."""
     lrs: tuple[float, ...]
-    """Of the steps that were taken, as values of `optim.lr`."""
+    """Rates of the steps that were taken, as values of `optim.lr`."""
     losses: tuple[float, ...]
     """Training loss of each step before its update: the mean over the samples of its global batch."""
     least_loss: float
-    """Lower losses are no better: after a head in closed form, its loss on images held out; otherwise 0."""
+    """Loss below which lower is no better: after a head in closed form, its loss on held-out images; otherwise 0."""
     steps: int
-    """As many were asked for."""
+    """Number of steps that were asked for."""
     diverged: bool
-    """It ended because the loss diverged, or because a gradient was not finite."""
+    """True if the test ended because the loss diverged, or because a gradient was not finite."""
 
     @property
     def smoothed(self) -> list[float]:
+        """Smoothed losses, one per step."""
         average = Average()
         return [average.add(loss) for loss in self.losses]
 
 
 class Average:
-    """Exponential moving average, without the bias of its start (as Adam's; fastai's AvgSmoothLoss)."""
+    """Exponential moving average without the bias of its start (as Adam's; fastai's AvgSmoothLoss)."""
 
     def __init__(self) -> None:
         self._value, self._weight = 0.0, 0.0
 
     def add(self, value: float) -> float:
-        """The average with one value more."""
+        """Add a value, and return the average."""
         self._value = SMOOTHING * self._value + (1 - SMOOTHING) * value
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
         return self._value / self._weight
 
 
 def check_optim(recipe: Recipe) -> None:
-    """Raises UserError for an optimizer of the user's own that has no field `lr`."""
+    """Check that the recipe's optimizer has a learning rate to vary.
+
+    Raises:
+        UserError: It is an optimizer of the user's own that has no field `lr`.
+    """
     optim = recipe.optim
     if not any(field.name == "lr" for field in dataclasses.fields(optim)):  # type: ignore[arg-type]
         raise UserError(f"optim: {type(optim).__name__} has no field 'lr', which the test would vary")
 
 
 def scales_of(recipe: Recipe, lrs: Sequence[float]) -> tuple[float, ...]:
-    """Factors on the recipe's own base rate that train as `optim.lr` of each of `lrs` would (batch size included)."""
+    """Return factors on the recipe's own base rate that train as `optim.lr` of each of `lrs` would.
+
+    The batch size is taken into account.
+    """
     optim: Any = recipe.optim
     base = optim.base_lr(recipe.batch_size)
     return tuple(dataclasses.replace(optim, lr=lr).base_lr(recipe.batch_size) / base for lr in lrs)
 
 
 def chosen_phases(recipe: Recipe, number: int | None) -> tuple[int, ...]:
-    """0-based numbers of the phases to test; `number` counts from 1. Raises UserError where there is no such phase."""
+    """Return the 0-based numbers of the phases to test: all, or the one at `number`, which counts from 1.
+
+    Raises:
+        UserError: There is no such phase.
+    """
     plan = recipe.freeze_plan
     if number is None:
         return tuple(range(len(plan)))

@@ -1,1 +1,1 @@
-"""A sweep: many trials of one recipe with other settings, worked on by any number of processes."""
+"""Sweep: many trials of one recipe with different settings, shared by any number of workers."""

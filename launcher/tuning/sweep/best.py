@@ -1,4 +1,4 @@
-"""The best trial as a recipe file: the sweep's recipe, and the trial's overrides."""
+"""Recipe file of the best trial: the sweep's recipe with the trial's overrides."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ FILE = "best.py"
 
 
 def write_best(folder: Path, loaded: LoadedRecipe, overrides: Sequence[str], summary: str, command: str) -> Path:
-    """Write STUDY/best.py. It finds the sweep's recipe by where that lies beside it, and stays true to later changes
-    of it; what the trial itself ran is in its recipe.json."""
+    """Write STUDY/best.py, and return its path.
+
+    The file finds the sweep's recipe by its place relative to itself, and so follows later changes of that recipe. The
+    trial's recipe.json holds what the trial itself ran.
+    """
     path = folder / FILE
     beside = os.path.relpath(loaded.path, folder.absolute())
     name = "" if loaded.variable == "recipe" else f":{loaded.variable}"
@@ -49,6 +52,6 @@ def _in_docstring(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string literal, with double quotes where that saves none."""
+    """Return a string literal, with double quotes unless the text holds one."""
     plain = repr(text)
     return f'"{plain[1:-1]}"' if plain.startswith("'") and '"' not in plain else plain

@@ -1,4 +1,4 @@
-"""The training run of a trial, in a process of its own: whatever happens to it, the worker goes on."""
+"""Training run of a trial, in a process of its own: whatever happens to it, the worker goes on."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from launcher.training.launch import PARENT_VARIABLE
 from launcher.training.stop_request import ask_to_stop
 
 OUTPUT = "output.txt"
-"""In the run dir of a trial: what its process printed, in all its starts."""
+"""File in the run dir of a trial with the output of its process, in all its starts."""
 
 
 class Child:
-    """A started run."""
+    """Run that was started."""
 
     def __init__(self, words: Sequence[str], run_dir: Path, processes: int) -> None:
         self.run_dir, self.processes = run_dir, processes
@@ -30,7 +30,7 @@ class Child:
         if processes > 1:
             head += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
         with self._output.open("ab") as output:
-            # A session of its own: Ctrl-C is for the worker, which asks the run to stop.
+            # In a session of its own, because Ctrl-C is meant for the worker, which asks the run to stop.
             self._process = subprocess.Popen(  # noqa: S603 - words of our own making, no shell
                 [*head, "launcher", "train", *words, "--no-report", "--run-dir", str(run_dir)],
                 stdin=subprocess.DEVNULL,
@@ -42,28 +42,32 @@ class Child:
         self._told = False
 
     def code(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Return the exit code, or None while it runs."""
         return self._process.poll()
 
     def ask_to_stop(self) -> None:
-        """To be called again until it has ended: a run that is just starting clears the file away."""
+        """Ask the run to save and stop.
+
+        Call it again until the run has ended: a run that is just starting deletes the file that asks.
+        """
         ask_to_stop(self.run_dir, "preempted")
         if self.processes == 1 and not self._told:  # a launcher would die of the signal before its processes save
             self._process.terminate()
         self._told = True
 
     def kill(self) -> None:
+        """Kill the run and the processes that it started, and wait for its end."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def said(self) -> str:
-        """What this start has printed."""
+        """Return the output of this start."""
         with self._output.open("rb") as file:
             file.seek(self._begin)
             return file.read().decode("utf-8", "replace")
 
     def cause(self) -> str:
-        """Why it failed, on one line."""
+        """Return why the run failed, on one line."""
         code = self._process.returncode
         lines = [line.strip() for line in self.said().splitlines() if line.strip()]
         told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -76,21 +80,21 @@ class Child:
 
 
 class Epochs:
-    """The validation metric of each epoch of a run, as its metrics.jsonl tells them."""
+    """Validation metric of each epoch of a run, as recorded in its metrics.jsonl."""
 
     def __init__(self, run_dir: Path, metric: str) -> None:
         self._path, self._metric = run_dir / "metrics.jsonl", metric
         self._at = self._count = 0
 
     def new(self) -> Iterator[tuple[int, float]]:
-        """(epochs of the run so far, value), those that have come since the last call."""
+        """Yield (epochs of the run so far, value) for the epochs that were recorded since the last call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._at)
                 content = file.read()
         except OSError:
             return
-        whole = content[: content.rfind(b"\n") + 1]  # the last row may be half there
+        whole = content[: content.rfind(b"\n") + 1]  # the last row may be half written
         self._at += len(whole)
         for line in whole.splitlines():
             try:
@@ -105,7 +109,7 @@ class Epochs:
 
 
 def final_value(run_dir: Path, metric: str) -> float | None:
-    """Return what a finished run came to, NaN where that is not defined; None for one that is not finished."""
+    """Return the metric of a finished run, NaN if it is not defined there, or None if the run is not finished."""
     try:
         value = json.loads((run_dir / "final/metrics.json").read_text(encoding="utf-8")).get(metric)
     except OSError:
@@ -114,7 +118,7 @@ def final_value(run_dir: Path, metric: str) -> float | None:
 
 
 def why_stopped(run_dir: Path) -> str | None:
-    """The reason in a run's own marker; None for a run that has not stopped."""
+    """Return the reason in a run's own marker, or None for a run that has not stopped."""
     try:
         return str(json.loads((run_dir / "STOPPED.json").read_text())["reason"])
     except (OSError, ValueError, KeyError, TypeError):

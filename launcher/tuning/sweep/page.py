@@ -1,4 +1,4 @@
-"""sweep.html: what a sweep came to, in one file that needs nothing else."""
+"""Report of a sweep, sweep.html: one file that needs no others."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from launcher.tuning.sweep.table import Row, Table
 FILE = "sweep.html"
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 760, 300, 34, 24, 56
 MOST_LINES = 300
-"""Of trials in one chart; the better ones."""
+"""Largest number of trials in one chart; the better ones are shown."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Of the parallel coordinates."""
+    """Axis of the parallel coordinates."""
 
     x: float
     name: str
     labels: tuple[tuple[float, str], ...]
-    """(y, text)."""
+    """Labels as (y, text)."""
 
 
 def page_of(
@@ -43,7 +43,10 @@ def page_of(
     command: str,
     images: int,
 ) -> str:
-    """The HTML. `trials` are those of the search, measured on so many validation images."""
+    """Return the HTML of the report.
+
+    `trials` are those of the search, measured on `images` validation images.
+    """
     title = f"Sweep of {plan.loaded.path.stem}"
     metric = {"name": metric_name(plan.metric), "unit": unit_of(plan.metric)}
     best = next((row for row in table.rows if row.state == "finished"), None)
@@ -99,7 +102,7 @@ def _known(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def _history(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
-    """The value of each trial, and the best up to it."""
+    """Chart the value of each trial, and the best so far."""
     known = _known(trials)
     if not known:
         return None
@@ -138,7 +141,7 @@ def _history(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
 
 
 def _curves(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
-    """The validation metric over the epochs of each trial."""
+    """Chart the validation metric over the epochs of each trial."""
     with_epochs = [trial for trial in trials if trial.intermediate_values]
     if not with_epochs:
         return None
@@ -163,7 +166,7 @@ def _curves(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> Chart | None:
 
 
 def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-    """Parallel coordinates: an axis for each setting, and the metric's; a line for each trial."""
+    """Return parallel coordinates: an axis for each setting and one for the metric, and a line for each trial."""
     known = [trial for trial in ranked(plan, _known(trials)) if len(trial.params) == len(plan.space.dimensions)]
     if len(known) < 2:
         return None
@@ -198,7 +201,7 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
 
 
 def _place(one: Dimension, value: Any) -> float:
-    """From 0 at the foot of the axis to 1."""
+    """Return the place of a value on its axis, from 0 at the foot to 1."""
     if isinstance(one, Choices):
         return (one.values.index(str(value)) + 0.5) / len(one.values)
     if one.log:

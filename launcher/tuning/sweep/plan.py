@@ -1,4 +1,4 @@
-"""What a study is of: recipe, what varies, and the metric that decides. Written once, and the same for all workers."""
+"""Subject of a study: recipe, what varies, and the metric that decides; written once, and the same for all workers."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ FILE = "sweep.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """A recipe with its fixed overrides, and what the trials are judged by."""
+    """Recipe with its fixed overrides, and the metric by which trials are judged."""
 
     loaded: LoadedRecipe
     spec: str
-    """The recipe as the user named it."""
+    """Recipe as the user named it."""
     space: Space
     metric: str
     mode: Literal["max", "min"]
     most_epochs: int
-    """Of any trial."""
+    """Largest number of epochs of any trial."""
 
     @property
     def seed(self) -> int:
+        """Seed of the recipe."""
         return int(self.loaded.recipe.seed)
 
 
 def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, tell: Callable[[str], None]) -> SweepPlan:
-    """The plan of the study in `folder`, which begins here where there is none yet: then all that `plan` checks is
-    checked of every choice and of the ends of every range.
+    """Return the SweepPlan of the study in `folder`, which begins here if there is none yet.
 
-    `loaded` has the fixed overrides already. Raises UserError for a study of something else, a folder that cannot be
-    one, and all that is wrong with the choices.
+    At the beginning, all that `plan` checks is checked for every choice and for the ends of every range. `loaded` has
+    the fixed overrides already.
+
+    Raises:
+        UserError: The study is of something else, the folder cannot be one, or choices are wrong (all are named).
     """
     file = folder / FILE
     refuse_endless(folder)
@@ -70,7 +73,11 @@ def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, tell:
 
 
 def _examined(recipe: Recipe, space: Space) -> tuple[str, Literal["max", "min"]]:
-    """The metric that decides, and its direction. Raises UserError with what is wrong with any of the choices."""
+    """Return the metric that decides, and its direction.
+
+    Raises:
+        UserError: One of the choices is wrong; all problems are named.
+    """
     import torch
 
     from launcher.assets.bundle import verify_assets
@@ -86,7 +93,7 @@ def _examined(recipe: Recipe, space: Space) -> tuple[str, Literal["max", "min"]]
         verify_assets(one, lambda _: None)
         found = examine(one, num_processes=1, micro_batch_size=None, on_cpu=not torch.cuda.is_available())
         other = [word for word in overrides if word not in usual]
-        # What is wrong with all of them is told once, without the choice.
+        # A problem that all of them have is reported once, without the choice.
         mine = [problem for problem in found.problems.found if problem not in first]
         problems.found += [f"{' '.join(other)}: {problem}" if other else problem for problem in mine]
         first = first or list(found.problems.found)
@@ -113,7 +120,7 @@ def _other_words(there: dict[str, Any], space: Space) -> list[str]:
 
 
 def _write_once(file: Path, text: str) -> None:
-    """Of several workers that begin a study, the first one's is kept."""
+    """Write the file; of several workers that begin a study, the first one's is kept."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_drafts(file.parent, file.name)  # of workers that were killed

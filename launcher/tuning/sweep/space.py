@@ -1,4 +1,4 @@
-"""What a sweep varies: `optim.lr=1e-4..1e-2 (log)`, `freeze_plan.0.epochs=1..5`, `backbone.name=resnet50,resnet18`."""
+"""Search space: `optim.lr=1e-4..1e-2 (log)`, `freeze_plan.0.epochs=1..5`, `backbone.name=resnet50,resnet18`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMMA = re.compile(r"(?<!\\),")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included."""
+    """Range of numbers from `low` to `high`, both included."""
 
     name: str
     low: float
@@ -29,29 +29,31 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether the field takes whole numbers."""
+        """True if the field takes whole numbers."""
         return isinstance(self.low, int)
 
     def text(self, value: Any) -> str:
-        """As an override of a number that was drawn."""
+        """Return a number that was drawn as the text of an override."""
         return str(int(value)) if self.whole else repr(float(value))
 
     def short(self, value: Any) -> str:
-        """As people read it."""
+        """Return a number as people read it."""
         return str(int(value)) if self.whole else f"{float(value):.4g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Some values, as texts of overrides."""
+    """Set of values, as texts of overrides."""
 
     name: str
     values: tuple[str, ...]
 
     def text(self, value: Any) -> str:
+        """Return a value as the text of an override."""
         return str(value)
 
     def short(self, value: Any) -> str:
+        """Return a value as people read it."""
         return str(value)
 
 
@@ -60,26 +62,30 @@ Dimension = Range | Choices
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """The words of a sweep, understood."""
+    """Words of a sweep, as fixed overrides and dimensions."""
 
     fixed: tuple[str, ...]
     """Overrides that all trials have."""
     dimensions: tuple[Dimension, ...]
     words: Mapping[str, str]
-    """What was written for each dimension."""
+    """Text that was written for each dimension."""
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """Of a trial: the fixed ones, and its own values."""
+        """Return the overrides of a trial: the fixed ones, and its own values."""
         return [*self.fixed, *(f"{one.name}={one.text(values[one.name])}" for one in self.dimensions)]
 
     def short(self, values: Mapping[str, Any]) -> str:
-        """A trial's own values, as people read them."""
+        """Return a trial's own values, as people read them."""
         return " ".join(f"{one.name}={one.short(values[one.name])}" for one in self.dimensions if one.name in values)
 
 
 def read_space(recipe: Any, words: Sequence[str]) -> Space:
-    """Raises UserError with one line for each word that is malformed, repeated, names no field of `recipe`, or has an
-    end or a choice that the field does not take."""
+    """Return the search space that words describe.
+
+    Raises:
+        UserError: A word is malformed, repeated, names no field of `recipe`, or has an end or a choice that the field
+            does not take; there is one line for each.
+    """
     problems = Problems()
     fixed: list[str] = []
     found: dict[str, tuple[str, list[str]]] = {}
@@ -113,7 +119,10 @@ def read_space(recipe: Any, words: Sequence[str]) -> Space:
 
 
 def corners(space: Space) -> list[list[str]]:
-    """Overrides that between them hold every choice, and every end of a range, once with the first of all others."""
+    """Return overrides that together hold every choice and every end of a range.
+
+    Each appears beside the first values of all others.
+    """
     values: dict[str, list[str]] = {}
     for one in space.dimensions:
         values[one.name] = list(one.values) if isinstance(one, Choices) else [one.text(one.low), one.text(one.high)]
@@ -123,7 +132,11 @@ def corners(space: Space) -> list[list[str]]:
 
 
 def _ends(word: str, text: str) -> list[str]:
-    """The two ends of a range, as texts. Raises UserError where it is none."""
+    """Return the two ends of a range, as texts.
+
+    Raises:
+        UserError: The text is not a range.
+    """
     found = _RANGE.fullmatch(text)
     if found is None:
         raise UserError(f"{word}: not a range; write {FORM}, with numbers for both ends")
@@ -150,7 +163,7 @@ def _choices(word: str, parts: Sequence[str]) -> list[str]:
 
 
 def _check_values(recipe: Any, fixed: Sequence[str], values: Mapping[str, Sequence[str]], problems: Problems) -> None:
-    """Each value in its field, beside the fixed overrides and the first values of the others."""
+    """Check each value in its field, beside the fixed overrides and the first values of the others."""
     first = {name: texts[0] for name, texts in values.items()}
     before = len(problems.found)
     for name, texts in values.items():
@@ -170,7 +183,11 @@ def _check_values(recipe: Any, fixed: Sequence[str], values: Mapping[str, Sequen
 
 
 def _range(recipe: Any, name: str, text: str) -> Range:
-    """Raises UserError where the field takes no numbers."""
+    """Return the range that `text` describes.
+
+    Raises:
+        UserError: The field takes no numbers, or only whole ones and the step is not whole.
+    """
     found = _RANGE.fullmatch(text)
     assert found is not None
     low, high = (_value_at(apply_overrides(recipe, [f"{name}={end}"]), name) for end in (found[1], found[2]))

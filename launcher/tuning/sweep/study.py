@@ -1,11 +1,11 @@
-"""The study: one folder, one journal, any number of workers. Which trial is whose, and what came of each.
+"""Study: one folder, one journal, and any number of workers, with the trials that each has and their results.
 
     STUDY/sweep.json      what is swept, written once
     STUDY/journal.log     Optuna's record of all trials
     STUDY/trial-0007/     the run dir of a trial; LEASE in it names the worker that has it
 
-Optuna's journal has no heartbeat, so a trial is held by a lease: a lock as runs have one. A trial that runs by the
-journal, and whose lease is nobody's or a dead worker's, is given to the next worker that asks.
+Optuna's journal has no heartbeat, so a trial is held by a lease: a lock such as runs have. A trial that is running
+according to the journal, and whose lease belongs to nobody or to a dead worker, is given to the next worker that asks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from launcher.compat import live_trial, report_value, set_attribute
 from launcher.errors import UserError
 from launcher.text import one_line
 from launcher.training.best import rank
@@ -34,11 +35,11 @@ from launcher.tuning.sweep.space import Choices, Dimension
 JOURNAL = "journal.log"
 LEASE = "LEASE"
 CAUSE = "cause"
-"""Attribute of a trial that failed, was pruned or was not run: why."""
+"""Attribute of a trial that failed, was pruned or was not run, with the reason."""
 LOSS = "loss"
-"""Attribute of a trial that ended: the validation loss, which decides between equal values of the metric."""
+"""Attribute of a trial that ended, with the validation loss, which decides between equal values of the metric."""
 MUTEX_SECONDS = 60
-"""A worker that died while it asked for a trial keeps the others waiting for so long."""
+"""Time for which a worker that died while it asked for a trial keeps the others waiting."""
 
 SamplerName = Literal["tpe", "random"]
 PrunerName = Literal["median", "hyperband", "none"]
@@ -46,7 +47,7 @@ PrunerName = Literal["median", "hyperband", "none"]
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A trial that is this worker's."""
+    """Trial that belongs to this worker."""
 
     number: int
     values: dict[str, Any]
@@ -69,12 +70,12 @@ class Study:
         sampler: SamplerName = "tpe",
         pruner: PrunerName = "none",
     ) -> None:
-        """`kind` is the name of the study in the journal, and begins the names of its folders."""
+        """Open or begin the study called `kind` in the journal; the names of its folders begin with `kind`."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder, self.plan, self.kind, self.total = folder.absolute(), plan, kind, total
         self._sampler = sampler
         self._distributions = {one.name: distribution_of(one) for one in dimensions}
-        # Not the default lock, a link: seen from another machine, or from another folder, it would lead nowhere.
+        # Not the default lock, which is a link: from another machine or folder, it would lead nowhere.
         journal = str(self.folder / JOURNAL)
         lock = JournalFileOpenLock(journal)
         with self._alone():
@@ -94,13 +95,15 @@ class Study:
                 ) from error
 
     def trials(self) -> list[FrozenTrial]:
+        """Return all trials."""
         return self._study.get_trials(deepcopy=False)
 
     def folder_of(self, number: int) -> Path:
+        """Return the run dir of a trial."""
         return self.folder / f"{self.kind}-{number:04d}"
 
     def claim(self) -> Claim | None:
-        """A trial that a dead or interrupted worker has left, or else a new one; None where there is none to give."""
+        """Return a trial that a dead or interrupted worker has left, or else a new one, or None if there is none."""
         with self._alone():
             trials = self.trials()
             for trial in trials:
@@ -108,7 +111,7 @@ class Study:
                     return self._claimed(trial, lease, is_new=False)
             if len(trials) >= self.total:
                 return None
-            # Drawn from the recipe's seed and the trial's number: every worker draws for itself, and no two the same.
+            # Seeded by the recipe's seed and the trial's number, so that no two workers draw the same.
             seed = int(np.random.SeedSequence([self.plan.seed, len(trials)]).generate_state(1)[0])
             self._study.sampler = _sampler(self._sampler, seed)
             number = self._study.ask(self._distributions).number
@@ -117,17 +120,20 @@ class Study:
             return self._claimed(self.trials()[number], lease, is_new=True)
 
     def report(self, claim: Claim, epoch: int, value: float) -> None:
-        """The monitored metric after so many epochs of the run."""
+        """Report the monitored metric after `epoch` epochs of the run."""
         trial = self.trials()[claim.number]
         if epoch not in trial.intermediate_values and math.isfinite(value):
-            self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            report_value(self._study, trial, epoch, value)
 
     def should_prune(self, claim: Claim) -> bool:
+        """Return whether the pruner gives the trial up."""
         return self._study.pruner.prune(self._study, self.trials()[claim.number])
 
     def take_over_from_twin(self, claim: Claim) -> FrozenTrial | None:
-        """An earlier trial with the very same settings, whose result is now this one's, too: a run is a function of its
-        recipe. None where there is none, or where nothing varies."""
+        """Give this trial the result of an earlier one with the very same settings, and return that one, or None.
+
+        A run is a function of its recipe, so the result holds for both. There is no such trial if nothing varies.
+        """
         for trial in self.trials()[: claim.number]:
             ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
             if ended and trial.params and trial.params == claim.values:
@@ -141,40 +147,47 @@ class Study:
         return None
 
     def finish(self, claim: Claim, value: float, loss: float = math.nan) -> None:
-        """The value and the validation loss of the weights that the trial's `final/` holds; NaN: there is no loss."""
+        """Record the value and the validation loss of the weights in the trial's `final/`; NaN stands for no loss."""
         self._tell(claim, TrialState.COMPLETE, value, {LOSS: loss} if math.isfinite(loss) else {})
 
     def prune(self, claim: Claim, cause: str) -> None:
+        """Record that the trial was pruned."""
         self._tell(claim, TrialState.PRUNED, None, {CAUSE: cause})
 
     def fail(self, claim: Claim, cause: str) -> None:
+        """Record that the trial failed."""
         self._tell(claim, TrialState.FAIL, None, {CAUSE: cause})
 
     def _tell(self, claim: Claim, state: TrialState, value: float | None, attributes: dict[str, Any]) -> None:
         with self._alone():
             trial = self.trials()[claim.number]
             if trial.state != TrialState.RUNNING or not claim.lease.is_held():
-                return  # another worker has it, which took this one for dead
+                return  # another worker has the trial, because it took this one for dead
             for name, attribute in attributes.items():
-                self._study._storage.set_trial_user_attr(trial._trial_id, name, attribute)
+                set_attribute(self._study, trial, name, attribute)
             self._study.tell(claim.number, value, state)
 
     def at_work(self) -> list[int]:
-        """Numbers of the trials that living workers have."""
+        """Return the numbers of the trials that living workers have."""
         running = [trial.number for trial in self.trials() if trial.state == TrialState.RUNNING]
         return [number for number in running if RunLock(self.folder_of(number), LEASE).has_owner()]
 
     @property
     def is_over(self) -> bool:
+        """True if all trials have ended, and no new one is to come."""
         trials = self.trials()
         return len(trials) >= self.total and all(trial.state.is_finished() for trial in trials)
 
     def best(self) -> FrozenTrial | None:
+        """Return the best finished trial, or None."""
         return best_of(self.plan, self.trials())
 
     def importances(self) -> dict[str, float]:
-        """Shares of the settings in what makes a trial good, by PED-ANOVA (Watanabe et al., arXiv:2304.10255); empty
-        where there are too few trials, or nothing to tell apart."""
+        """Return the share of each setting in what makes a trial good.
+
+        The method is PED-ANOVA (Watanabe et al., arXiv:2304.10255). The result is empty with too few trials (fewer than
+        5), or with nothing to tell apart.
+        """
         done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
         if len(done) < 5 or len(self._distributions) < 2 or len({trial.value for trial in done}) < 2:
             return {}
@@ -185,7 +198,7 @@ class Study:
     def _claimed(self, trial: FrozenTrial, lease: RunLock, *, is_new: bool) -> Claim:
         values = dict(trial.params)
         if set(values) != set(self._distributions):  # its worker died while its values were drawn
-            again = optuna.trial.Trial(self._study, trial._trial_id)
+            again = live_trial(self._study, trial)
             values = {name: _suggest(again, name, one) for name, one in self._distributions.items()}
         return Claim(trial.number, values, self.folder_of(trial.number), lease, is_new)
 
@@ -199,13 +212,13 @@ class Study:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One worker at a time, over all machines."""
+        """Let one worker in at a time, over all machines."""
         lock = JournalFileOpenLock(str(self.folder / "ask"), grace_period=MUTEX_SECONDS)
         lock.acquire()
         try:
             yield
         finally:
-            with contextlib.suppress(RuntimeError):  # taken away from this worker, which was thought dead
+            with contextlib.suppress(RuntimeError):  # the lock was taken from this worker, which was thought dead
                 lock.release()
 
 
@@ -215,10 +228,12 @@ def ranked(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def best_of(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best finished trial, or None."""
     return next((trial for trial in ranked(plan, trials) if trial.state == TrialState.COMPLETE), None)
 
 
 def distribution_of(one: Dimension) -> BaseDistribution:
+    """Return Optuna's distribution for a dimension."""
     if isinstance(one, Choices):
         return CategoricalDistribution(one.values)
     if one.whole:
@@ -242,8 +257,11 @@ def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _cut_half_row(journal: Path, lock: JournalFileOpenLock) -> None:
-    """Remove what a worker that was killed has written of a row: the next row would be written behind it. Raises
-    UserError for a link, which may lead to any file of the user's, and for a file that holds no row."""
+    """Remove the half-written row of a worker that was killed, behind which the next row would be written.
+
+    Raises:
+        UserError: The journal is a link, which may lead to any file of the user's, or holds no whole row.
+    """
     if journal.is_symlink():
         raise UserError(f"{journal}: is a link, where the sweep keeps a file; remove it")
     if not journal.is_file():

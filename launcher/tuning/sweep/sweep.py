@@ -1,4 +1,4 @@
-"""A whole sweep: the search, the repetitions of the best over seeds, and what is written of both."""
+"""Whole sweep: the search, the repetitions of the best over seeds, and the files that are written of both."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from launcher.cluster.attempts import LIVES_WITHOUT_PROGRESS
 from launcher.errors import UserError
 from launcher.files import read_json, write_atomic
 from launcher.recipe.loading import LoadedRecipe
@@ -25,16 +26,13 @@ from launcher.tuning.sweep.study import Claim, PrunerName, SamplerName, Study
 from launcher.tuning.sweep.table import Table, table_of
 from launcher.tuning.sweep.worker import Asked, End, Worker
 
-LIVES_WITHOUT_PROGRESS = 3
-"""As for a run of its own (launcher/cluster/attempts.py)."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks for."""
+    """Request of the command line."""
 
     loaded: LoadedRecipe
-    """With the fixed overrides."""
+    """Recipe with the fixed overrides."""
     spec: str
     space: Space
     folder: Path
@@ -49,27 +47,31 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What there is when this worker leaves."""
+    """State of the sweep when this worker leaves."""
 
     end: End
     table: Table
     page: Path
     best: Path | None
-    """The recipe file, where a trial has finished."""
+    """Recipe file of the best trial, if one has finished."""
     model: Path | None
-    """That trial's own model."""
+    """Model of that trial itself."""
     certainty: str | None
     command: str
-    """That trains it."""
+    """Command that trains the best."""
     is_over: bool
-    """Whether there is nothing left to do, here or in another worker."""
+    """True if there is nothing left to do, here or in another worker."""
 
 
 class Sweep:
-    """One worker's view of a sweep."""
+    """Sweep, as one worker takes part in it."""
 
     def __init__(self, request: Request, tell: Callable[[str], None]) -> None:
-        """Raises UserError for a study of something else, and for what is wrong with the recipe and its choices."""
+        """Open or begin the studies of the sweep.
+
+        Raises:
+            UserError: The study is of something else, or the recipe or its choices are wrong.
+        """
         self._request, self._tell = request, tell
         self.plan: SweepPlan = open_plan(request.folder, request.loaded, request.spec, request.space, tell)
         self._search: Study | None = None
@@ -88,13 +90,13 @@ class Sweep:
 
     @property
     def _first_seed(self) -> int:
-        # The best trial was chosen for its luck, too: its own seed would make the mean too good.
+        # The best trial was chosen for its luck, too, so its own seed would make the mean too good.
         return self.plan.seed + (1 if self._search is not None else 0)
 
     def work(self) -> Outcome:
         """Take part until there is nothing left to take, or until this worker is asked to leave."""
         request, asked = self._request, Asked()
-        # Slurm starts tasks again that died; a node that only waits could do something else.
+        # Slurm restarts tasks that died, and a node that only waits could do something else.
         waits = bool(request.seeds) or "SLURM_JOB_ID" not in os.environ
         worker = Worker(
             spec=request.spec, words=request.words, processes=request.processes, waits=waits, tell=self._tell
@@ -112,7 +114,7 @@ class Sweep:
             return self._outcome(end)
 
     def _progress(self) -> list[tuple[str, int]]:
-        """The newest saved step of each run of the study."""
+        """Return the newest saved step of each run of the study."""
         runs = (path for path in self._request.folder.glob("*-[0-9]*") if path.is_dir())
         return sorted((path.name, newest_step(path)) for path in runs)
 
@@ -120,7 +122,7 @@ class Sweep:
         return self.plan.space.overrides(claim.values)
 
     def _begin_seeds(self) -> bool:
-        """Whether there is something to repeat."""
+        """Begin the repetitions over seeds, and return whether there is something to repeat."""
         kind = "seed"
         if self._search is not None:
             self._best = self._search.best()
@@ -145,7 +147,7 @@ class Sweep:
         return table_of(self._search, self._seeds, self._first_seed, self._best, study)
 
     def _write(self) -> None:
-        """The page as things stand, while the sweep goes on, too."""
+        """Write the report as things stand, and the best recipe, also while the sweep goes on."""
         command = self._command()
         importances = self._search.importances() if self._search else {}
         trials = self._search.trials() if self._search else []
@@ -158,7 +160,7 @@ class Sweep:
             write_best(self._request.folder, self.plan.loaded, overrides, summary, command)
 
     def _command(self) -> str:
-        """That trains the best, or the recipe itself where nothing varies."""
+        """Return the command that trains the best, or the recipe itself if nothing varies."""
         words = ["python", "-m", "launcher"]
         if self._search is None:
             return shlex.join([*words, self.plan.spec, *self.plan.space.fixed])
@@ -173,7 +175,7 @@ class Sweep:
         return folder if folder.is_dir() else None
 
     def _validation_images(self) -> int:
-        """How many the best trial was measured on; 0 where it does not say."""
+        """Return the number of images on which the best trial was measured, or 0 if it does not record that."""
         best = self._search.best() if self._search else None
         if self._search is None or best is None:
             return 0
@@ -200,8 +202,11 @@ class Sweep:
 
 
 def _check_lives(folder: Path, *, advanced: bool, environ: Mapping[str, str] = os.environ) -> None:
-    """Raises UserError where a Slurm task was stopped again and again before any trial of the study had saved a step:
-    requeued, it would be so for ever."""
+    """Count the starts of a Slurm task that ended before any trial of the study had saved a step.
+
+    Raises:
+        UserError: There were too many in a row: requeued, the task would go on so for ever.
+    """
     name = "_".join(filter(None, (environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID"))))
     if not name:
         return

@@ -1,4 +1,4 @@
-"""The trials of a sweep as rows, the best first, for people, spreadsheets and programs."""
+"""Trials of a sweep as rows, the best first, for people, spreadsheets and programs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _ORDER = list(_STATES)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A trial, or a repetition of one with another seed."""
+    """Trial, or a repetition of one with another seed."""
 
     run: str
     state: str
     value: float | None
-    """Of a pruned trial its last one."""
+    """Value of the metric; for a pruned trial, its last one."""
     settings: dict[str, Any]
     seed: int | None
     epochs: int
@@ -45,7 +45,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A metric over seeds."""
+    """Values of a metric over seeds."""
 
     metric: str
     values: tuple[float, ...]
@@ -58,7 +58,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All rows, in the order in which they are shown."""
+    """Table of all rows, in the order in which they are shown."""
 
     metric: str
     mode: str
@@ -69,11 +69,12 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
+        """Names of the columns."""
         seed = ["seed"] if self.seeds else []
         return ["run", "state", self.metric, *self.settings, *seed, "epochs", "cause"]
 
     def cells(self) -> list[list[Any]]:
-        """Values in the order of `columns`; None where there is none."""
+        """Return the values in the order of `columns`, None where there is none."""
         return [
             [
                 row.run,
@@ -89,12 +90,15 @@ class Table:
 
     @property
     def spread(self) -> Spread | None:
+        """Spread of the metric over the finished seeds, or None without any."""
         values = tuple(row.value for row in self.seeds if row.state == "finished" and row.value is not None)
         return Spread(self.metric, values) if values else None
 
     def certainty(self, images: int) -> str | None:
-        """Say how far a share of `images` validation images tells the best trial from the others; None of any other
-        metric."""
+        """Describe how far a share of `images` validation images tells the best trial from the others, or return None.
+
+        Metrics that are not shares, and tables without a finished trial, give None.
+        """
         done = [row for row in self.rows if row.state == "finished" and row.value is not None]
         if not done or self.metric not in SHARES or images < 1:
             return None
@@ -106,6 +110,7 @@ class Table:
         return f"{interval}{f', which cannot tell it from {others} (--seeds repeats it)' if alike else ''}"
 
     def as_csv(self) -> str:
+        """Return the table as CSV."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -113,13 +118,18 @@ class Table:
         return text.getvalue()
 
     def as_json(self) -> str:
+        """Return the table as JSON, a list with an object for each row."""
         return json_text([dict(zip(self.columns, row, strict=True)) for row in self.cells()], indent=1)
 
 
 def table_of(
     search: Study | None, seeds: Study | None, first_seed: int, best: FrozenTrial | None, study: Study
 ) -> Table:
-    """`seeds` repeats `best` (or the recipe itself, where nothing varies) from `first_seed` on; `study` is either."""
+    """Return the table of a search and of the repetitions of its best trial.
+
+    `seeds` repeats `best` (or the recipe itself, if nothing varies) with the seeds from `first_seed` on; `study` is
+    either study.
+    """
     settings = {} if best is None or search is None else _settings(search, best)
     return Table(
         study.plan.metric,
@@ -147,7 +157,7 @@ def _row(study: Study, trial: FrozenTrial, settings: dict[str, Any], seed: int |
 
 
 def _settings(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    """Numbers as numbers, choices as they were written."""
+    """Return a trial's settings, with numbers as numbers and choices as they were written."""
     found: dict[str, Any] = {}
     for one in study.plan.space.dimensions:
         if one.name in trial.params:

@@ -1,4 +1,4 @@
-"""A worker: takes a trial, trains it, tells what came of it, and takes the next, until there is none."""
+"""Worker of a sweep: it takes a trial, trains it, reports the result, and takes the next, until there is none."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LOOK_EVERY_SECONDS = 0.2
 LEASE_LOOKED_AT_EVERY_SECONDS = 10.0
 WAIT_SECONDS = 1.0
 SECONDS_TO_HEAR = 2.0
-"""A scheduler tells all processes to end, one after the other."""
+"""Time to wait for a signal to this worker: a scheduler tells all processes to end, one after the other."""
 
 End = Literal["done", "stopped", "interrupted"]
 
 
 class Asked:
-    """Whether this worker is asked to end: by Ctrl-C, or by a scheduler's signal."""
+    """Request that this worker end: by Ctrl-C, or by a scheduler's signal."""
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
@@ -37,13 +37,14 @@ class Asked:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
+        """Note the signals that arrive within the block."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
         before = {number: signal.signal(number, self._note) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
-                # A scheduler repeats its signal; what is still to be written must not be cut off by it.
+                # A scheduler repeats its signal, which must not cut off what is still to be written.
                 signal.signal(number, handler if self.by is None else signal.SIG_IGN)
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -56,21 +57,23 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Worker:
-    """How the trials of this worker run."""
+    """Worker with the settings by which it runs trials."""
 
     spec: str
     words: Sequence[str] = ()
-    """Options of `train` for each trial."""
+    """Options of `train`, for each trial."""
     processes: int = 1
     waits: bool = True
-    """Whether it waits for the trials of other workers, so as to take over what one that dies leaves."""
+    """True if the worker waits for the trials of others, so as to take over those that a dead one leaves."""
     tell: Callable[[str], None]
 
     def work(
         self, study: Study, overrides_of: Callable[[Claim], list[str]], asked: Asked, after_each: Callable[[], None]
     ) -> End:
-        """Trials until there is none to take. `overrides_of` gives the whole words of one; `after_each` is called when
-        one has ended."""
+        """Train trials until there is none to take.
+
+        `overrides_of` gives all overrides of a trial, and `after_each` is called when one has ended.
+        """
         waiting = False
         while asked.by is None:
             claim = study.claim()
@@ -89,13 +92,13 @@ class Worker:
                     break
             finally:
                 claim.lease.release()
-                with contextlib.suppress(OSError):  # one that had nothing to train
+                with contextlib.suppress(OSError):  # only an empty folder goes, of a trial with nothing to train
                     claim.folder.rmdir()
             after_each()
         return "interrupted" if asked.by == signal.SIGINT else "stopped"
 
     def _train(self, study: Study, claim: Claim, overrides: list[str], asked: Asked) -> bool:
-        """Whether the worker goes on."""
+        """Train a trial, and return whether the worker goes on."""
         name, metric = f"{study.kind} {claim.number}", study.plan.metric
         own = study.plan.space.short(claim.values) or overrides[-1]
         if claim.is_new and (twin := study.take_over_from_twin(claim)) is not None:
@@ -116,7 +119,7 @@ class Worker:
                 self.tell(f"{name}: another worker has it")
                 return asked.by is None
             if child.code() == 2 and "another run " in child.said():
-                continue  # the run of a worker that died, which was still starting, has taken the run dir first
+                continue  # a run that a dead worker had just started has taken the run dir first
             if self._stopped(child, claim, asked):
                 self.tell(f"{name}: saved and stopped; the same command continues")
                 return False
@@ -129,20 +132,21 @@ class Worker:
             assert pruned_at is not None
             (claim.folder / STOP_FILE).unlink(missing_ok=True)
             epoch, reached = pruned_at
-            study.prune(claim, f"{metric} {reached:.4g} after epoch {epoch} is not among the better half")
+            study.prune(claim, f"{metric} {reached:.4g} after epoch {epoch} is not good enough to go on")
             self.tell(f"{name}: pruned after epoch {epoch}, {metric} {measured(reached)}")
         elif math.isnan(value):
             study.fail(claim, f"{metric} is not a number")
             self.tell(f"{name}: failed: {metric} is not a number")
         else:
-            study.finish(claim, value, final_value(claim.folder, "loss") or math.nan)
+            loss = final_value(claim.folder, "loss")
+            study.finish(claim, value, math.nan if loss is None else loss)
             best = study.best() if claim.values else None  # among seeds none is the best
             rest = f"; best so far {measured(best.value)} of {study.kind} {best.number}" if best is not None else ""
             self.tell(f"{name}: {metric} {measured(value)} after {time.monotonic() - begin:.0f} s{rest}")
         return asked.by is None
 
     def _watch(self, study: Study, claim: Claim, child: Child, asked: Asked) -> tuple[int, float] | None:
-        """Until it has ended. The epoch and value at which it was pruned, if it was."""
+        """Watch a run until it has ended, and return the epoch and value at which it was pruned, or None."""
         epochs = Epochs(claim.folder, study.plan.metric)
         pruned_at: tuple[int, float] | None = None
         next_look = time.monotonic() + LEASE_LOOKED_AT_EVERY_SECONDS
@@ -164,8 +168,10 @@ class Worker:
             time.sleep(LOOK_EVERY_SECONDS)
 
     def _free(self, claim: Claim, asked: Asked) -> bool:
-        """Wait until the run of a worker that died has left the run dir: it sees that, saves and stops. False where
-        this worker is asked to stop meanwhile."""
+        """Wait until the run of a dead worker has left the run dir, which it does by itself: it saves and stops.
+
+        Return False if this worker is asked to stop meanwhile.
+        """
         lock = RunLock(claim.folder)
         while lock.has_owner():
             ask_to_stop(claim.folder, "preempted")
@@ -175,7 +181,7 @@ class Worker:
         return True
 
     def _stopped(self, child: Child, claim: Claim, asked: Asked) -> bool:
-        """Whether it ended because it, or this worker, was asked to, from outside."""
+        """Return whether the run ended because it, or this worker, was asked to stop from outside."""
         end = time.monotonic() + SECONDS_TO_HEAR
         by_signal = child.code() in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1, 130)
         while by_signal and asked.by is None and time.monotonic() < end:

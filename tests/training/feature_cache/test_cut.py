@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import FAMILIES, built
 from torch import nn
 
 from launcher import backbones, heads
 from launcher.recipe.phases import matches
 from launcher.training.feature_cache.cut import Cut, Uncut, cut
 from launcher.training.model import TransferModel, build_model, freeze, set_train_mode
+from networks import FAMILIES, built
 
 
 def gradients(model: TransferModel, outputs: torch.Tensor) -> dict[str, torch.Tensor]:

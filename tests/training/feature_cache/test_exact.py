@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from feature_stores import difference, store_of
-from networks import FAMILIES, built
-from runs import rows, train
 
+import tiny
+from feature_stores import difference, store_of
 from launcher import Phase, Recipe, backbones, heads, optim, transforms
 from launcher.recipe.part import part
 from launcher.recipe.transforms import evaluation
@@ -23,6 +21,8 @@ from launcher.training.feature_cache.cut import Cut, cut
 from launcher.training.feature_cache.prefix import FOLDING_TOLERANCE, engine, with_folded_norms
 from launcher.training.frozen_proof import fingerprints
 from launcher.training.model import build_model, freeze
+from networks import FAMILIES, built
+from runs import rows, train
 
 SEVEN = ("resnet18", "densenet121", "convnext_tiny", "vit_b_16", "swin_t", "efficientnet_b0", "inception_v3")
 STILL = transforms.Augment(preset="none")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, SUPPORT
-from feature_stores import difference, store_of
 from safetensors.torch import load_file
 
+from commands import ROOT, SUPPORT
+from feature_stores import difference, store_of
 from launcher.verify.kills import _kill_session, launch_command
 
 RECIPE = str(SUPPORT / "slow_features.py")

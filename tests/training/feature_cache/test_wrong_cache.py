@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import tiny
 import torch
 from accelerate.state import AcceleratorState
-from feature_stores import difference, store_of
-from runs import train
 
+import tiny
+from feature_stores import difference, store_of
 from launcher import Phase, Preprocessing, Recipe, data, phases, transforms
 from launcher.data import digests
 from launcher.data.digests import content_digests
 from launcher.errors import UserError
 from launcher.training.feature_cache.directory import entries, make_room
 from launcher.training.feature_cache.shards import Shards
+from runs import train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
