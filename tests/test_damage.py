@@ -103,7 +103,7 @@ def test_a_damaged_file(runs: dict[str, Path], name: str, tmp_path: Path, capsys
         there = kill_server.picture(run)
         differing = [key for key in {*whole, *there} if whole.get(key) != there.get(key)]
         if differing:
-            unlike.append((file, kind, differing))
+            unlike.append((file, kind, differing))  # type: ignore[arg-type]
     assert unlike == [], "\n".join(map(str, unlike))
     assert refused > 10
 

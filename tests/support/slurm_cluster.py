@@ -48,7 +48,7 @@ class Cluster:
     def sbatch(self, *words: str, cwd: Path, **environ: str) -> str:
         """The id of the job."""
         try:
-            return self.run("sbatch", "--parsable", *words, cwd=cwd, **environ).stdout.strip()
+            return self.run("sbatch", "--parsable", *words, cwd=cwd, **environ).stdout.strip()  # type: ignore[arg-type]
         except subprocess.CalledProcessError as error:
             pytest.fail(f"sbatch: {error.stderr}")
 

@@ -25,6 +25,9 @@ BIN = Path(sys.executable).parent
 class Job:
     """A training job of tests/support/slow_steps.py in a folder of its own."""
 
+    state: dict[str, str]
+    """How Slurm saw it at its end."""
+
     def __init__(
         self, slurm: Cluster, folder: Path, *options: str, words: tuple[str, ...] = (), **environ: str
     ) -> None:
@@ -86,7 +89,7 @@ def harmed_four_times(_: Cluster, folder: Path) -> Job:
     no other story's jobs preempt."""
     with cluster("--nodes", "2", "--cpus", "4") as slurm:
         job = _harmed_four_times(slurm, folder)
-        job.state = job.end()  # type: ignore[attr-defined]
+        job.state = job.end()
         return job
 
 
@@ -151,7 +154,7 @@ def daemon_killed(_: Cluster, folder: Path) -> Job:
         slurm.ask("kill-daemon n2")
         slurm.until(lambda: slurm.job(job.id)["Restarts"] == "1")
         slurm.ask("start n2")
-        job.state = job.end()  # type: ignore[attr-defined]
+        job.state = job.end()
         job.requeue_at_once()
         return job
 

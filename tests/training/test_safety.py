@@ -29,7 +29,8 @@ from runs import rows, train
 
 
 def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:
-    first, told = RunLock(tmp_path), []
+    first = RunLock(tmp_path)
+    told: list[str] = []
     first.acquire(told.append)
     with pytest.raises(UserError, match=f"another run is at work in it \\(process {os.getpid()} on "):
         RunLock(tmp_path).acquire(told.append)
@@ -98,7 +99,8 @@ def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
     """Slurm has lost a node and started the job again; on that node its first life is still training."""
     monkeypatch.setattr(run_lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 1.0)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    earlier, later, told = RunLock(tmp_path), RunLock(tmp_path), []
+    earlier, later = RunLock(tmp_path), RunLock(tmp_path)
+    told: list[str] = []
     earlier.acquire(told.append)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     later.acquire(told.append)
@@ -124,7 +126,7 @@ def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
-    original = loop.inputs_of
+    original = loop.inputs_of  # type: ignore[attr-defined]
 
     def inputs_of(run: Any, state: Any, batch: Any) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         inputs, targets = original(run, state, batch)

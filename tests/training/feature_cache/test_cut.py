@@ -52,7 +52,7 @@ def test_with_all_of_the_backbone_frozen_its_features_cross(name: str) -> None:
     model = built(name, size, (), dropout=0.5)
     found = cut(model, "keep", size)
     assert isinstance(found, Cut)
-    assert [crossing.shape for crossing in found.crossing] == [(model.backbone.num_features,)]
+    assert [crossing.shape for crossing in found.crossing] == [(model.backbone.num_features,)]  # type: ignore[comparison-overlap]
 
 
 def test_statistics_that_are_updated_do_not_cross() -> None:
