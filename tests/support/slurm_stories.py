@@ -9,7 +9,7 @@ from typing import Any
 
 from commands import ROOT, SUPPORT
 from launcher.training.launch import usable_cpus
-from slurm_cluster import Cluster, cluster
+from slurm_cluster import AGE, Cluster, cluster
 
 SCRIPT = ROOT / "slurm/train.sbatch"
 ENVIRON = {
@@ -56,11 +56,11 @@ class Job:
         self.at_step(self.steps + steps)
 
     def is_restarted(self, times: int) -> bool:
-        told = self.slurm.job(self.id)
-        return told["JobState"] == "RUNNING" and int(told["Restarts"]) == times
+        answer = self.slurm.job(self.id, AGE)
+        return answer["JobState"] == "RUNNING" and int(answer["Restarts"]) == times
 
     def is_over(self) -> bool:
-        return self.slurm.job(self.id)["JobState"] not in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING")
+        return self.slurm.job(self.id, AGE)["JobState"] not in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING")
 
     def end(self) -> dict[str, str]:
         return self.slurm.wait(self.id)
@@ -152,7 +152,7 @@ def daemon_killed(_: Cluster, folder: Path) -> Job:
         job = Job(slurm, folder, "--nodelist", "n[1-2]", "--nodes", "2", SECONDS_OF_A_STEP="5")
         job.at_step(2)
         slurm.ask("kill-daemon n2")
-        slurm.until(lambda: slurm.job(job.id)["Restarts"] == "1")
+        slurm.until(lambda: slurm.job(job.id, AGE)["Restarts"] == "1")
         slurm.ask("start n2")
         job.state = job.end()
         job.requeue_at_once()
