@@ -70,7 +70,7 @@ class Job:
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
     @property
-    def lives(self) -> list[dict[str, Any]]:
+    def attempts(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run_dir / "LIVES.jsonl").read_text().splitlines()]
 
     def requeue_at_once(self) -> None:

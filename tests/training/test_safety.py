@@ -74,7 +74,7 @@ def test_a_lock_of_another_machine(
     taken: bool,
 ) -> None:
     """It holds while it is touched; a job that was started again is told from another one."""
-    monkeypatch.setattr(run_lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 0.1)
+    monkeypatch.setattr(run_lock, "EARLIER_ATTEMPT_MAY_TAKE_SECONDS", 0.1)
     file = tmp_path / "LOCK"
     file.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "77", "life": 1, "since": "today", "token": "x"}))
     os.utime(file, (time.time() - silence, time.time() - silence))
@@ -97,7 +97,7 @@ def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm has lost a node and started the job again; on that node its first life is still training."""
-    monkeypatch.setattr(run_lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 1.0)
+    monkeypatch.setattr(run_lock, "EARLIER_ATTEMPT_MAY_TAKE_SECONDS", 1.0)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     earlier, later = RunLock(tmp_path), RunLock(tmp_path)
     told: list[str] = []
