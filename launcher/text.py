@@ -30,7 +30,7 @@ def level(value: float, spread: float) -> str:
 
 def listed(items: Sequence[str], most: int = 3) -> str:
     """Return the first few items, and how many more there are, as one text."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
 
