@@ -39,6 +39,11 @@ def one_line(name: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
+def encodable(text: str) -> str:
+    """Return text with escapes for the bytes that are no valid UTF-8, which file systems allow in names."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def plural(count: int, one: str, many: str | None = None, *, spec: str = ",") -> str:
     """Return a count together with a noun, and possibly its verb, in the singular or plural.
 

@@ -22,7 +22,7 @@ from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.inference.run_records import read_evaluation, sound_environment
 from launcher.metrics.calibration import few_positives
-from launcher.text import listed, number, one_line, plural
+from launcher.text import encodable, listed, number, one_line, plural
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def card(
         few=few_positives(dict(zip(model.classes, model.positives, strict=False))),
         usage=usage(model, plain, described),
         counts=environment.get("data", {}),
-        command=_valid(command).replace("`", "'"),
+        command=encodable(command).replace("`", "'"),
         packages=environment.get("packages", {}),
         has_report=has_report,
         with_images=with_images,
@@ -117,7 +117,7 @@ def _metadata(
         tags=[task, *(["multi-label"] if model.kind == "multi-label" else []), "fine-tuned"],
         datasets=[hub_name] if hub_name else None,
         metrics=list(finite) or None,
-        model_name=_valid(title),
+        model_name=encodable(title),
         eval_results=results or None,
     )
     return metadata.to_yaml().strip()
@@ -154,9 +154,5 @@ def _hub_name(finished: FinishedRun) -> str | None:
 
 def _text(name: str) -> str:
     """Escape a name as plain text on one line of Markdown, also in a table, so that none of it is markup or HTML."""
-    escaped = html.escape(_valid(one_line(name)), quote=False)
+    escaped = html.escape(encodable(one_line(name)), quote=False)
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#~$!" else letter for letter in escaped)
-
-
-def _valid(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -100,12 +100,16 @@ def small(source: ImageSource, index: int) -> Picture:
         image = source.read(index)
     image = to_rgb(image)
     image.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
-    stream = io.BytesIO()
     # A few pixels take less space without loss, and should be seen as they are.
     lossless = max(image.size) <= SMALL
-    image.save(stream, "WEBP", quality=100 if lossless else QUALITY, lossless=lossless, method=2)
-    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Picture(uri, *image.size)
+    return Picture(webp_uri(image, 100 if lossless else QUALITY, lossless), *image.size)
+
+
+def webp_uri(image: PIL.Image.Image, quality: int, lossless: bool = False) -> str:
+    """Return an image as a data URI."""
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=quality, lossless=lossless, method=2)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def size_of(source: ImageSource, index: int) -> tuple[int, int]:
