@@ -45,8 +45,8 @@ class Pictures:
         self.reason = reason
         self.unread: list[str] = []
         """The names of images that could not be read."""
-        self.left_out = 0
-        """The number of requests after the time or the bytes were used up."""
+        self.left_out: set[int] = set()
+        """The samples that were asked for after the time or the bytes were used up."""
         self._source = source
         self._made: dict[int, Picture | None] = {}
         self._bytes, self._seconds = 0, 0.0
@@ -59,7 +59,7 @@ class Pictures:
             return None
         if sample not in self._made:
             if self._bytes > MOST_BYTES or self._seconds > MOST_SECONDS:
-                self.left_out += 1
+                self.left_out.add(sample)
                 return None
             begin = time.monotonic()
             self._made[sample] = self._make(self._source, self._samples.exact[sample], sample)
