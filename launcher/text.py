@@ -30,13 +30,18 @@ def level(value: float, spread: float) -> str:
 
 def listed(items: Sequence[str], most: int = 3) -> str:
     """Return the first few items, and how many more there are, as one text."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
 
 def one_line(name: str) -> str:
     """Return a file's name with line breaks, control characters and bytes that are not text written as escapes."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
+def encodable(text: str) -> str:
+    """Return text with escapes for the bytes that are no valid UTF-8, which file systems allow in names."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def plural(count: int, one: str, many: str | None = None, *, spec: str = ",") -> str:

@@ -12,6 +12,7 @@ from launcher.export.target import GRAPHS, Wanted, input_name, output_dtype, out
 from launcher.files import json_text
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
+from launcher.text import encodable
 
 
 def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def as_strings(described: dict[str, Any]) -> dict[str, str]:
     such bytes are escaped.
     """
     texts = {key: value if isinstance(value, str) else json_text(value) for key, value in described.items()}
-    return {key: text.encode("utf-8", "backslashreplace").decode() for key, text in texts.items()}
+    return {key: encodable(text) for key, text in texts.items()}
 
 
 def versions() -> dict[str, str]:

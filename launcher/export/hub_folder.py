@@ -27,6 +27,7 @@ from launcher.inference.loaded_model import LoadedModel
 from launcher.recipe.protocols import Preprocessing
 from launcher.report.build import report
 from launcher.report.facts import read_facts
+from launcher.text import encodable
 
 PROGRAM = "model.pt2"
 
@@ -137,7 +138,7 @@ def _write_timm(finished: FinishedRun, plain: Plain, folder: Path, described: di
             network,
             str(folder),
             model_config={
-                "label_names": _texts(described["class_names"]),
+                "label_names": [encodable(name) for name in described["class_names"]],
                 "pretrained_cfg": preset,
                 "launcher": json.loads(_json(described)),
             },
@@ -179,12 +180,8 @@ def _check_preprocessing(network: Any, finished: FinishedRun) -> None:
         raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {wanted}")
 
 
-def _texts(names: list[str]) -> list[str]:
-    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
-
-
 def _json(content: Any) -> str:
-    return json_text(content, indent=1).encode("utf-8", "backslashreplace").decode() + "\n"
+    return encodable(json_text(content, indent=1)) + "\n"
 
 
 def _write_json(file: Path, content: Any) -> None:

@@ -13,6 +13,7 @@ from launcher.errors import UserError
 from launcher.export.output_check import Runs
 from launcher.export.quiet import quiet
 from launcher.files import json_text
+from launcher.text import encodable
 
 EXTRA = "launcher.json"
 """Name of the description among the extra files of the program."""
@@ -24,7 +25,7 @@ def write(program: ExportedProgram, file: Path, described: dict[str, Any]) -> No
     The file is made in memory first: if torch's own writer gets a path and the disk is full, it ends the process
     (SIGABRT).
     """
-    text = json_text(described, indent=1).encode("utf-8", "backslashreplace").decode()
+    text = encodable(json_text(described, indent=1))
     content = io.BytesIO()
     with quiet():
         torch.export.save(program, content, extra_files={EXTRA: text})

@@ -13,16 +13,12 @@ import torch.nn.functional as F
 from launcher.metrics.formulas import kind_of
 from launcher.recipe.abilities import PredictsValues
 from launcher.recipe.protocols import BuiltTask, Split
-
-
-def as_text(name: str) -> str:
-    """Return a name with escapes for the bytes that are no valid UTF-8, which file systems allow."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+from launcher.text import encodable
 
 
 def name_columns(names: Sequence[str]) -> dict[str, Any]:
     """Return the columns `name`, as text, and `name_bytes`: the name itself if it is no valid text, otherwise null."""
-    texts = [as_text(name) for name in names]
+    texts = [encodable(name) for name in names]
     exact = [None if text == name else os.fsencode(name) for text, name in zip(texts, names, strict=True)]
     return {"name": pa.array(texts, pa.string()), "name_bytes": pa.array(exact, pa.binary())}
 
@@ -41,7 +37,7 @@ def table_of(
     columns: dict[str, Any] = {"index": pa.array(range(len(split)), pa.int64())}
     columns |= name_columns([split.images.name(index) for index in range(len(split))])
     targets, outputs = torch.as_tensor(split.targets), outputs.float()
-    kind, texts = kind_of(task), [as_text(name) for name in names]
+    kind, texts = kind_of(task), [encodable(name) for name in names]
     if kind == "classification":
         columns["target"] = _named(targets, texts)
         columns["prediction"] = _named(outputs.argmax(1), texts)

@@ -23,8 +23,8 @@ from launcher.console import show_table
 from launcher.errors import UserError
 from launcher.files import draft_file, json_text, remove_drafts
 from launcher.inference.loaded_model import LoadedModel
-from launcher.inference.prediction_columns import as_text, name_columns
-from launcher.text import inert_cell, level, one_line, without_controls
+from launcher.inference.prediction_columns import name_columns
+from launcher.text import encodable, inert_cell, level, one_line, without_controls
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -135,8 +135,8 @@ class ParquetRows:
         types = {"string": pa.string(), "float": pa.float32(), "value": pa.float64(), "int8": pa.int8()}
         columns = name_columns(names)
         for column in columns_of(self._model, results, self._top):
-            values = [as_text(value) for value in column.values] if column.type == "string" else column.values
-            columns[as_text(column.name)] = pa.array(values, types[column.type])
+            values = [encodable(value) for value in column.values] if column.type == "string" else column.values
+            columns[encodable(column.name)] = pa.array(values, types[column.type])
         return pa.table(columns)
 
     def close(self) -> None:

@@ -38,11 +38,6 @@ class Found:
     remarks: tuple[str, ...] = ()
     """Remarks for the user on the choice of files and columns."""
 
-    @property
-    def given_images(self) -> int:
-        """The number of training images before some of them are set aside for validation."""
-        return len(self.splits.train) + (0 if self.validation else len(self.splits.val))
-
 
 def find(
     title: str,

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from launcher.errors import UserError
 from launcher.files import write_json
-from launcher.text import one_line, plural
+from launcher.text import listed, one_line, plural
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
@@ -138,8 +138,7 @@ def best_threshold(probabilities: Floats, positive: npt.NDArray[np.bool_]) -> fl
 def few_positives(positives: Mapping[str, int]) -> str:
     """Name the labels whose thresholds rest on fewer than FEWEST positive images; return "" if there are none."""
     few = sorted((count, name) for name, count in positives.items() if count < FEWEST)
-    more = f" and {len(few) - 5} more" if len(few) > 5 else ""
-    return ", ".join(f"{one_line(name)} (on {count})" for count, name in few[:5]) + more
+    return listed([f"{one_line(name)} (on {count})" for count, name in few], 5)
 
 
 def read_calibration(final: Path) -> dict[str, Any]:

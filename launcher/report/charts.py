@@ -122,16 +122,18 @@ class Frame:
     width: int = WIDTH
     height: int = HEIGHT
     left: float = LEFT
+    right: float = RIGHT
+    top: float = TOP
 
     def x(self, value: float) -> float:
         """Return the horizontal position of a value."""
         share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
-        return round(self.left + share * (self.width - self.left - RIGHT), 1)
+        return round(self.left + share * (self.width - self.left - self.right), 1)
 
     def y(self, value: float) -> float:
         """Return the vertical position of a value."""
         share = (value - self.y_low) / ((self.y_high - self.y_low) or 1.0)
-        return round(self.height - BOTTOM - share * (self.height - TOP - BOTTOM), 1)
+        return round(self.height - BOTTOM - share * (self.height - self.top - BOTTOM), 1)
 
     def path(self, points: Iterable[Point]) -> str:
         """Return a line through the points, broken where a value is not finite."""
@@ -173,8 +175,8 @@ class Frame:
             width=self.width,
             height=self.height,
             left=self.left,
-            right=self.width - RIGHT,
-            top=TOP,
+            right=self.width - self.right,
+            top=self.top,
             bottom=self.height - BOTTOM,
             x_ticks=tuple(x_ticks),
             y_ticks=tuple(y_ticks),
@@ -189,10 +191,10 @@ class Frame:
         """Return a ring around a point, with its label beside it and within the frame."""
         at_x, at_y = self.x(x), self.y(y)
         # Letters are about 6 units wide; the label stands on the side that has room.
-        anchor = "end" if at_x + 6 + 6 * len(label) > self.width - RIGHT else "start"
+        anchor = "end" if at_x + 6 + 6 * len(label) > self.width - self.right else "start"
         if anchor == "end" and at_x - 6 - 6 * len(label) < self.left:
             anchor = "middle"
-        below = at_y - 20 < TOP
+        below = at_y - 20 < self.top
         return Mark(at_x, at_y, label, anchor, at_y + 17 if below else at_y - 9)
 
 

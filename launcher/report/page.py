@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from launcher.report.charts import Chart
 from launcher.text import plural
 
 
@@ -73,3 +74,8 @@ def page(title: str, runs: Sequence[RunPage], above: Sequence[Section] = ()) -> 
         script=Markup(script),  # noqa: S704
         script_hash=digest,
     )
+
+
+def svg(title: str, charts: Sequence[Chart]) -> str:
+    """Render charts of one size below each other, as an SVG file of its own."""
+    return _environment().get_template("charts.svg.j2").render(title=title, charts=charts)

@@ -45,8 +45,8 @@ class Pictures:
         self.reason = reason
         self.unread: list[str] = []
         """The names of images that could not be read."""
-        self.left_out = 0
-        """The number of requests after the time or the bytes were used up."""
+        self.left_out: set[int] = set()
+        """The samples that were asked for after the time or the bytes were used up."""
         self._source = source
         self._made: dict[int, Picture | None] = {}
         self._bytes, self._seconds = 0, 0.0
@@ -59,7 +59,7 @@ class Pictures:
             return None
         if sample not in self._made:
             if self._bytes > MOST_BYTES or self._seconds > MOST_SECONDS:
-                self.left_out += 1
+                self.left_out.add(sample)
                 return None
             begin = time.monotonic()
             self._made[sample] = self._make(self._source, self._samples.exact[sample], sample)
@@ -100,12 +100,16 @@ def small(source: ImageSource, index: int) -> Picture:
         image = source.read(index)
     image = to_rgb(image)
     image.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
-    stream = io.BytesIO()
     # A few pixels take less space without loss, and should be seen as they are.
     lossless = max(image.size) <= SMALL
-    image.save(stream, "WEBP", quality=100 if lossless else QUALITY, lossless=lossless, method=2)
-    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Picture(uri, *image.size)
+    return Picture(webp_uri(image, 100 if lossless else QUALITY, lossless), *image.size)
+
+
+def webp_uri(image: PIL.Image.Image, quality: int, lossless: bool = False) -> str:
+    """Return an image as a data URI."""
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=quality, lossless=lossless, method=2)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def size_of(source: ImageSource, index: int) -> tuple[int, int]:

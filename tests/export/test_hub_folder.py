@@ -166,9 +166,11 @@ def test_names_are_text_whatever_is_in_them(trained: RunOf, tmp_path: Path) -> N
     (run_dir / "evaluation.json").unlink()
     names = ["<script>alert(1)</script>", "a|b`c`\n# d", "latin \udce9"]
     (run_dir / "final/classes.json").write_text(json.dumps(names))
+    (run_dir / "final/calibration.json").write_text(json.dumps({"temperature": 1.0, "reason": "<img>"}))
     folder = folder_of(run_dir, tmp_path / "hub")
     text = (folder / "README.md").read_text()
     assert "<script>" not in text
+    assert "Its probabilities are not calibrated: &lt;img&gt;." in text
     assert r"&lt;script&gt;alert(1)&lt;/script&gt;, a\|b\`c\`\\n\# d, latin \\udce9." in text
     assert json.loads((folder / "config.json").read_text())["class_names"] == names
 

@@ -303,7 +303,15 @@ def test_few_pictures_and_small_ones(monkeypatch: pytest.MonkeyPatch, finished: 
     found = Pictures(source, dataclasses.replace(samples, exact=[source.name(index) for index in range(31)]))
     made = [found.of(index) for index in range(31)]
     assert 1 < sum(picture is not None for picture in made) < 31
-    assert found.left_out == sum(picture is None for picture in made)
+    assert found.left_out == {index for index, picture in enumerate(made) if picture is None}
+
+
+def test_a_report_says_how_many_pictures_are_left_out(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+    monkeypatch.setattr(thumbnails, "MOST_BYTES", 1000)
+    facts = read_facts(copy, tiny.recipe.data.build("class", 0))
+    write_report([facts], copy / FILE)
+    assert len(facts.pictures.left_out) > 1
+    assert f"{len(facts.pictures.left_out)} pictures are left out" in parsed(copy).text
 
 
 def test_sizes_are_read_without_decoding() -> None:

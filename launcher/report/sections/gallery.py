@@ -12,11 +12,9 @@ from launcher.report.formats import percent
 from launcher.report.page import Section
 from launcher.report.samples import Ints, Samples
 from launcher.report.thumbnails import Picture
-from launcher.text import level, plural
+from launcher.text import level, listed, plural
 
 MISTAKES, UNCERTAIN = 24, 12
-LABELS_NAMED = 3
-"""The most labels that a caption names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,21 +86,27 @@ def _wrong_and_unsure(samples: Samples) -> tuple[Ints, Ints]:
     return wrong, np.argsort(margin, kind="stable")[:UNCERTAIN]
 
 
+def _card(
+    facts: Facts,
+    samples: Samples,
+    index: int,
+    truth: str,
+    said: str,
+    how: str,
+    right: bool,
+    faults: tuple[tuple[str, str], ...] = (),
+) -> Card:
+    picture = facts.pictures.of(index)
+    return Card(samples.names[index], samples.short(index), picture, truth, said, how, right, faults)
+
+
 def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
     confidence = samples.probabilities.max(1)
     wrong, unsure = _wrong_and_unsure(samples)
 
     def card(index: int, how: str) -> Card:
         target, given = int(samples.targets[index]), int(samples.predictions[index])
-        return Card(
-            samples.names[index],
-            samples.short(index),
-            facts.pictures.of(index),
-            samples.classes[target],
-            samples.classes[given],
-            how,
-            target == given,
-        )
+        return _card(facts, samples, index, samples.classes[target], samples.classes[given], how, target == given)
 
     def second(index: int) -> str:
         order = np.argsort(-samples.probabilities[index], kind="stable")[:2]
@@ -144,8 +148,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
     def named(index: int, which: Sequence[int]) -> str:
         """Name labels with their probabilities, the farthest from their thresholds first."""
         order = sorted(which, key=lambda i: -far[index, i])
-        told = [f"{samples.classes[i]} {percent(samples.probabilities[index, i], 0)} %" for i in order[:LABELS_NAMED]]
-        return ", ".join(told) + (f" and {len(order) - LABELS_NAMED} more" if len(order) > LABELS_NAMED else "")
+        return listed([f"{samples.classes[i]} {percent(samples.probabilities[index, i], 0)} %" for i in order])
 
     def card(index: int, how: str = "") -> Card:
         truth = samples.targets[index]
@@ -153,8 +156,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
         missed, extra = np.flatnonzero(truth & ~given[index]).tolist(), np.flatnonzero(~truth & given[index]).tolist()
         faults = [("missed", named(index, missed))] if missed else []
         faults += [("wrongly given", named(index, extra))] if extra else []
-        picture = facts.pictures.of(index)
-        return Card(samples.names[index], samples.short(index), picture, has, has, how, not faults, tuple(faults))
+        return _card(facts, samples, index, has, has, how, not faults, tuple(faults))
 
     def nearest(index: int) -> str:
         i = int(far[index].argmin())
@@ -200,15 +202,7 @@ def _of_losses(facts: Facts, samples: Samples) -> list[Shelf]:
                 ", ".join(f"{n} {level(v, s)}".strip() for n, v, s in zip(names, values[index], spreads, strict=True))
                 for values in (samples.targets, samples.predictions)
             )
-        return Card(
-            samples.names[index],
-            samples.short(index),
-            facts.pictures.of(index),
-            truth,
-            said,
-            f"loss {samples.loss[index]:.3g}",
-            False,
-        )
+        return _card(facts, samples, index, truth, said, f"loss {samples.loss[index]:.3g}", False)
 
     return [
         Shelf(

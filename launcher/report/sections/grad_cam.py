@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import PIL.Image
 from launcher.report.facts import Facts
 from launcher.report.inspection import read_explanation
 from launcher.report.page import Section
+from launcher.report.thumbnails import webp_uri
 
 SIDE = 132
 
@@ -43,6 +42,4 @@ def overlay(pixels: np.ndarray[Any, Any], heat: np.ndarray[Any, Any]) -> dict[st
     grey = pixels.mean(axis=2, keepdims=True) * 0.45
     mixed = PIL.Image.fromarray((pixels * light + grey * (1 - light)).round().astype(np.uint8))
     mixed.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BICUBIC)
-    stream = io.BytesIO()
-    mixed.save(stream, "WEBP", quality=75, method=2)
-    return {"uri": "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")}
+    return {"uri": webp_uri(mixed, 75)}

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from launcher.report.charts import Chart, Dot, Frame, Line, Tick
+from launcher.report.page import svg
 from launcher.tuning.lr_finder.suggestions import Suggestions, rounded
 from launcher.tuning.lr_finder.trace import Trace
 
 COLUMNS, ROWS = 64, 12
-WIDTH, HEIGHT = 720, 320
-"""Width and height of a phase's panel in SVG, in px."""
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 50
-MARKS = (("steepest", "#1f77b4"), ("valley", "#2ca02c"), ("slide", "#9467bd"), ("recommended", "#d62728"))
+WIDTH, HEIGHT, LEFT = 720, 280, 56
+"""Width and height of a phase's chart in SVG, and the room left of its axis, in px."""
+MARKS = (("steepest", "ideal run-1"), ("valley", "ideal run-2"), ("slide", "ideal run-3"), ("recommended", "run-4"))
+"""Suggestions that are marked in SVG, with the look of each."""
 _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of the dots of a braille character, by row and column."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
+class Extent:
     """Section of the plane that is shown: all rates that were tried, and losses as far as they are informative."""
 
     first: float
@@ -38,10 +39,10 @@ class Frame:
         return min(1.0, max(0.0, (loss - self.low) / (self.high - self.low)))
 
 
-def frame_of(trace: Trace, *, with_dots: bool) -> Frame | None:
+def extent_of(trace: Trace, *, with_dots: bool) -> Extent | None:
     """Return the section to show, or None if there are too few losses for a curve.
 
-    A loss that diverges would flatten all others, so the frame ends a third of its span above the highest loss before
+    A loss that diverges would flatten all others, so the section ends a third of its span above the highest loss before
     the lowest one. With `with_dots`, losses that are not smoothed are shown, too.
     """
     losses = trace.smoothed
@@ -52,7 +53,7 @@ def frame_of(trace: Trace, *, with_dots: bool) -> Frame | None:
     low = min(trace.losses) if with_dots else losses[lowest]
     span = max(before - low, 0.5 * max(abs(low), trace.least_loss), 1e-9)
     bottom = low - 0.05 * span
-    return Frame(trace.lrs[0], trace.lrs[-1], bottom if low < 0 else max(0.0, bottom), low + 4 / 3 * span)
+    return Extent(trace.lrs[0], trace.lrs[-1], bottom if low < 0 else max(0.0, bottom), low + 4 / 3 * span)
 
 
 def as_text(trace: Trace, suggestions: Suggestions, *, plain: bool) -> list[str]:
@@ -60,14 +61,14 @@ def as_text(trace: Trace, suggestions: Suggestions, *, plain: bool) -> list[str]
 
     `^` below the axis marks the recommended rate.
     """
-    frame = frame_of(trace, with_dots=False)
-    if frame is None:
+    extent = extent_of(trace, with_dots=False)
+    if extent is None:
         return []
     across, down = (1, 1) if plain else (2, 4)
     width, height = COLUMNS * across, ROWS * down
     filled = [[False] * width for _ in range(height)]
     points = [
-        (frame.x(lr) * (width - 1), (1 - frame.y(loss)) * (height - 1))
+        (extent.x(lr) * (width - 1), (1 - extent.y(loss)) * (height - 1))
         for lr, loss in zip(trace.lrs, trace.smoothed, strict=True)
     ]
     for (x, y), (next_x, next_y) in itertools.pairwise(points):
@@ -77,15 +78,15 @@ def as_text(trace: Trace, suggestions: Suggestions, *, plain: bool) -> list[str]
             filled[round(y + part * (next_y - y))][round(x + part * (next_x - x))] = True
     lines = []
     for row in range(ROWS):
-        label = {0: frame.high, ROWS - 1: frame.low}.get(row)
+        label = {0: extent.high, ROWS - 1: extent.low}.get(row)
         cells = "".join(_cell(filled, row, column, plain=plain) for column in range(COLUMNS))
         lines.append(f"{'' if label is None else f'{label:.3g}':>9} {'|' if plain else '│'}{cells}".rstrip())
     axis, corner = ("-", "+") if plain else ("─", "└")
     lines.append(f"{'loss':>9} {corner}{axis * COLUMNS}")
-    if suggestions.recommended is not None and frame.first <= suggestions.recommended <= frame.last:
-        place = round(frame.x(suggestions.recommended) * (COLUMNS - 1))
+    if suggestions.recommended is not None and extent.first <= suggestions.recommended <= extent.last:
+        place = round(extent.x(suggestions.recommended) * (COLUMNS - 1))
         lines.append(f"{' ' * (11 + place)}^")
-    first, middle, last = (f"{lr:.1e}" for lr in (frame.first, math.sqrt(frame.first * frame.last), frame.last))
+    first, middle, last = (f"{lr:.1e}" for lr in (extent.first, math.sqrt(extent.first * extent.last), extent.last))
     gap = COLUMNS - len(first) - len(middle) - len(last)
     lines.append(f"{'optim.lr':>9}  {first}{' ' * (gap // 2)}{middle}{' ' * (gap - gap // 2)}{last}")
     return lines
@@ -104,76 +105,37 @@ def _cell(filled: Sequence[Sequence[bool]], row: int, column: int, *, plain: boo
 
 
 def as_svg(found: Sequence[tuple[Trace, Suggestions]], title: str) -> str:
-    """Return an SVG with one panel per phase: losses as dots, their average as a line, suggestions as marks."""
-    height = HEIGHT * len(found)
-    panels = "\n".join(
-        f'<g transform="translate(0 {HEIGHT * number})">\n{_panel(trace, suggestions)}\n</g>'
-        for number, (trace, suggestions) in enumerate(found)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'font-family="sans-serif" font-size="12">\n'
-        f"<title>{_escaped(title)}</title>\n"
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n{panels}\n</svg>\n'
-    )
+    """Return an SVG with one chart per phase: losses as dots, their average as a line, suggestions as marks."""
+    return svg(_printable(title), [_chart(trace, suggestions) for trace, suggestions in found])
 
 
-def _panel(trace: Trace, suggestions: Suggestions) -> str:
-    name = f"phase {trace.number + 1}: {trace.phase}"
-    lines = [f'<text x="{LEFT}" y="16" font-size="14">{_escaped(name)}</text>']
-    frame = frame_of(trace, with_dots=True)
-    if frame is None:
-        return "\n".join([*lines, f'<text x="{LEFT}" y="{HEIGHT / 2}">{_escaped(suggestions.why)}</text>'])
-
-    def x(lr: float) -> float:
-        return LEFT + frame.x(lr) * (WIDTH - LEFT - RIGHT)
-
-    def y(loss: float) -> float:
-        return HEIGHT - BOTTOM - frame.y(loss) * (HEIGHT - TOP - BOTTOM)
-
-    lines += _axes(frame, x, y)
-    lines += [
-        f'<circle cx="{x(lr):.1f}" cy="{y(loss):.1f}" r="1.5" fill="#bbbbbb"/>'
+def _chart(trace: Trace, suggestions: Suggestions) -> Chart:
+    title = _printable(f"phase {trace.number + 1}: {trace.phase}")
+    summary = f"{'nothing to recommend' if suggestions.recommended is None else 'recommended'}: {suggestions.why}"
+    extent = extent_of(trace, with_dots=True)
+    if extent is None:
+        empty = Frame(x_low=0, x_high=1, y_low=0, y_high=1, width=WIDTH, height=HEIGHT, left=LEFT)
+        return empty.chart(title, summary, "optim.lr", x_ticks=(), y_ticks=())
+    first, last = math.log10(extent.first), math.log10(extent.last)
+    low, high = extent.low, extent.high
+    frame = Frame(x_low=first, x_high=last, y_low=low, y_high=high, width=WIDTH, height=HEIGHT, left=LEFT)
+    powers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1)
+    dots = tuple(
+        Dot(frame.x(math.log10(lr)), frame.y(loss), f"{rounded(lr)}: {loss:.4g}", 1.5)
         for lr, loss in zip(trace.lrs, trace.losses, strict=True)
-        if loss <= frame.high
-    ]
-    points = " ".join(f"{x(lr):.1f},{y(loss):.1f}" for lr, loss in zip(trace.lrs, trace.smoothed, strict=True))
-    lines.append(f'<polyline points="{points}" fill="none" stroke="#333333" stroke-width="2"/>')
-    place = LEFT
-    for mark, colour in MARKS:
-        lr = getattr(suggestions, mark)
-        if lr is None:
-            continue
-        if frame.first <= lr <= frame.last:
-            wide = 2.5 if mark == "recommended" else 1
-            lines.append(
-                f'<line x1="{x(lr):.1f}" y1="{TOP}" x2="{x(lr):.1f}" y2="{HEIGHT - BOTTOM}" stroke="{colour}" '
-                f'stroke-width="{wide}" stroke-dasharray="{"none" if wide > 1 else "4 3"}"/>'
-            )
-        lines.append(f'<text x="{place}" y="33" fill="{colour}">{mark} {rounded(lr)}</text>')
-        place += 130
-    return "\n".join(lines)
+        if loss <= high
+    )
+    average = [(math.log10(lr), min(loss, high)) for lr, loss in zip(trace.lrs, trace.smoothed, strict=True)]
+    lines = [Line("training loss", "train", "", dots), Line("smoothed", "val", frame.path(average))]
+    for mark, look in MARKS:
+        if (lr := getattr(suggestions, mark)) is not None:
+            at = math.log10(lr)
+            path = frame.path([(at, low), (at, high)]) if extent.first <= lr <= extent.last else ""
+            lines.append(Line(f"{mark} {rounded(lr)}", look, path))
+    x_ticks = [Tick(frame.x(power), rounded(10.0**power)) for power in powers]
+    return frame.chart(title, summary, "optim.lr", x_ticks=x_ticks, lines=lines)
 
 
-def _axes(frame: Frame, x: Callable[[float], float], y: Callable[[float], float]) -> list[str]:
-    lines = [
-        f'<rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}" fill="none" '
-        'stroke="#999999"/>',
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">optim.lr</text>',
-        f'<text transform="translate(16 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">training loss</text>',
-    ]
-    powers = range(math.ceil(math.log10(frame.first) - 1e-9), math.floor(math.log10(frame.last) + 1e-9) + 1)
-    for lr in (10.0**power for power in powers):
-        lines.append(
-            f'<line x1="{x(lr):.1f}" y1="{HEIGHT - BOTTOM}" x2="{x(lr):.1f}" y2="{HEIGHT - BOTTOM + 5}" '
-            f'stroke="#999999"/><text x="{x(lr):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{lr:.0e}</text>'
-        )
-    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
-        loss = frame.low + part * (frame.high - frame.low)
-        lines.append(f'<text x="{LEFT - 6}" y="{y(loss) + 4:.1f}" text-anchor="end">{loss:.3g}</text>')
-    return lines
-
-
-def _escaped(text: str) -> str:
-    """Escape text for XML, and replace characters that XML cannot hold."""
-    return html.escape("".join(letter if letter.isprintable() else "?" for letter in text))
+def _printable(text: str) -> str:
+    """Replace the characters that XML cannot hold."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

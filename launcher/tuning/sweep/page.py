@@ -20,7 +20,6 @@ from launcher.tuning.sweep.study import best_of, ranked
 from launcher.tuning.sweep.table import Row, Table
 
 FILE = "sweep.html"
-WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 760, 300, 34, 24, 56
 MOST_LINES = 300
 """Largest number of trials in one chart; the better ones are shown."""
 
@@ -171,33 +170,22 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
     if len(known) < 2:
         return None
     dimensions = plan.space.dimensions
-    step = (WIDTH - 2 * SIDE) / len(dimensions)
+    frame = Frame(x_low=0, x_high=len(dimensions), y_low=0, y_high=1, width=760, height=302, left=56, right=56, top=34)
     values = [trial.value or 0.0 for trial in known]
     low, high = min(values), max(values)
-    axes = [Axis(round(SIDE + index * step, 1), one.name, _labels(one)) for index, one in enumerate(dimensions)]
-    ends = ((_y(0.0), number(low)), (_y(1.0), number(high)))
-    axes.append(Axis(WIDTH - SIDE, metric_name(plan.metric), ends))
+    axes = [Axis(frame.x(index), one.name, _labels(one, frame)) for index, one in enumerate(dimensions)]
+    ends = ((frame.y(0), number(low)), (frame.y(1), number(high)))
+    axes.append(Axis(frame.x(len(dimensions)), metric_name(plan.metric), ends))
     best = best_of(plan, trials)
     lines = []
     for place, trial in enumerate(known[:MOST_LINES]):
         places = [_place(one, trial.params[one.name]) for one in dimensions]
         places.append(((trial.value or 0.0) - low) / ((high - low) or 1.0))
-        path = "".join(
-            f"{'L' if index else 'M'}{axis.x:g} {_y(at):g}"
-            for index, (axis, at) in enumerate(zip(axes, places, strict=True))
-        )
         is_best = best is not None and trial.number == best.number
         look = "line" if is_best else "line thin" if trial.state == TrialState.COMPLETE else "line train thin"
         strength = 1.0 if is_best else round(0.7 - 0.55 * place / len(known), 2)
-        lines.append((path, look, strength, f"trial {trial.number}: {measured(trial.value)}"))
-    return {
-        "axes": axes,
-        "lines": list(reversed(lines)),
-        "width": WIDTH,
-        "height": HEIGHT,
-        "top": TOP,
-        "bottom": HEIGHT - BOTTOM,
-    }
+        lines.append((frame.path(enumerate(places)), look, strength, f"trial {trial.number}: {measured(trial.value)}"))
+    return {"axes": axes, "lines": list(reversed(lines)), "frame": frame}
 
 
 def _place(one: Dimension, value: Any) -> float:
@@ -209,11 +197,7 @@ def _place(one: Dimension, value: Any) -> float:
     return (float(value) - one.low) / (one.high - one.low)
 
 
-def _labels(one: Dimension) -> tuple[tuple[float, str], ...]:
+def _labels(one: Dimension, frame: Frame) -> tuple[tuple[float, str], ...]:
     if isinstance(one, Choices):
-        return tuple((_y(_place(one, value)), value) for value in one.values)
-    return (_y(0.0), f"{one.low:g}"), (_y(1.0), f"{one.high:g}{' (log)' if one.log else ''}")
-
-
-def _y(place: float) -> float:
-    return round(HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM), 1)
+        return tuple((frame.y(_place(one, value)), value) for value in one.values)
+    return (frame.y(0), f"{one.low:g}"), (frame.y(1), f"{one.high:g}{' (log)' if one.log else ''}")
