@@ -23,7 +23,7 @@ from launcher.training.phase import begin_phase
 from launcher.training.run import PhaseState, Run
 from launcher.training.run_dir import RunDir
 from launcher.training.setup import begin_run
-from launcher.training.stop import StoppedError
+from launcher.training.stop_request import StoppedError
 from launcher.tuning.lr_finder.trace import (
     DIVERGED,
     LEAST_BEFORE_DIVERGED,
