@@ -101,6 +101,21 @@ def test_an_arrow_up_is_seen(tmp_path: Path) -> None:
             assert [found for _, found in imported_modules(copy)] == [name]
 
 
+SEVERAL_LAZY_IMPORTS = {
+    "train": 2,  # the loop once the processes have met, and the end of the run once it is trained
+}
+
+
+def test_a_command_has_one_lazy_import_its_body() -> None:
+    """It parses, calls one function below, and prints: what that function needs, its own module imports."""
+    counts = {}
+    for file in sorted((PACKAGE / "cli").glob("*.py")):
+        functions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
+        inside = {node for function in functions for node in ast.walk(function)}
+        counts[file.stem] = sum(isinstance(node, (ast.Import, ast.ImportFrom)) for node in inside)
+    assert {name: n for name, n in counts.items() if n > SEVERAL_LAZY_IMPORTS.get(name, 1)} == {}
+
+
 def test_files_stay_small() -> None:
     sizes = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
     assert {name: lines for name, lines in sizes.items() if lines > MAX_LINES} == {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from launcher.errors import UserError
@@ -40,8 +42,6 @@ def check_image_size(name: str, family: str, image_size: int, min_size: int) -> 
 
 def at_size(preset: Preprocessing, image_size: int | None) -> Preprocessing:
     """Return `preset` for another image size, with the shorter side before the crop scaled by the same ratio."""
-    import dataclasses
-
     if image_size is None or image_size == preset.image_size:
         return preset
     resize_size = round(preset.resize_size * image_size / preset.image_size)
@@ -55,8 +55,6 @@ def fit_position_embeddings(
 
     Raises UserError if they are for another size and `may_interpolate` is false, and if they are of no square image.
     """
-    from collections import OrderedDict
-
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     stored = tensors.get("encoder.pos_embedding")

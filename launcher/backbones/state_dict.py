@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -117,8 +118,6 @@ def _with_versions(backbone: nn.Module, tensors: Mapping[str, torch.Tensor]) -> 
     # Version 2 has been the layout since torchvision 0.5 (2020).
     if type(backbone).__name__ != "MNASNet":
         return tensors
-    from collections import OrderedDict
-
     versioned = OrderedDict(tensors)
     versioned._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
     return versioned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, cast
 
@@ -268,8 +269,6 @@ class Timm:
             raise UserError(f"backbone.image_size={self.image_size}: {self.name} needs at least {smallest} pixels")
 
     def _at(self, preset: Preprocessing, crop_share: float) -> Preprocessing:
-        import dataclasses
-
         size = cast(int, self.image_size)
         return dataclasses.replace(preset, image_size=size, resize_size=math.floor(size / crop_share))
 

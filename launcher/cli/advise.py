@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import AssetsFolder, Overrides, RecipeName, check_assets, load, use_assets
+from launcher.cli.options import AssetsFolder, Overrides, RecipeName, load, use_assets
+from launcher.cluster.processes import check_alone, set_threads
 from launcher.errors import Problems
+from launcher.training.launch import Launch
 
 
 @app.command()
@@ -28,28 +30,16 @@ def advise(
     """Look at the data once and say how good the features are at each depth, what training from there costs, and what
     to do. Nothing is trained: heads are fitted in closed form.
     """
-    from launcher.cluster.processes import check_alone, set_threads
-
     problems = Problems()
     with problems.collected():
         use_assets(assets)
     with problems.collected():
         world = check_alone("advise")
     problems.raise_if_any()
-    loaded = load(recipe, overrides)
-    check_assets(loaded, assets, recipe, overrides)
+    loaded = load(recipe, overrides, assets)
     set_threads(world)
-    from launcher.training.launch import Launch
-    from launcher.tuning.advise.advise import advise as look
-    from launcher.tuning.advise.advise import recipes_for
     from launcher.tuning.advise.tables import show
 
     words = [word.strip() for word in (backbones or "").split(",") if word.strip()]
-    found = look(
-        recipes_for(loaded.recipe, words),
-        images,
-        Launch(num_workers=workers, world=world),
-        lambda line: print(line, file=sys.stderr, flush=True),
-        costs=costs,
-    )
-    show(found)
+    launch = Launch(num_workers=workers, world=world)
+    show(loaded.recipe, words, images, launch, lambda line: print(line, file=sys.stderr, flush=True), costs)

@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import AssetsFolder, OwnRecipe, own_types, use_assets
+from launcher.cli.options import AssetsFolder, OwnRecipe, use_assets
+from launcher.cluster.processes import check_alone, set_threads
 from launcher.errors import Problems
+from launcher.recipe.loading import types_of_files
+from launcher.training.launch import Launch
 
 
 @app.command()
@@ -33,8 +36,6 @@ def average(
     than the first run's own weights. It was chosen on the validation images, so what these say of it is a little too
     good: `evaluate --data` measures it on others.
     """
-    from launcher.cluster.processes import check_alone, set_threads
-
     problems = Problems()
     with problems.collected():
         use_assets(assets)
@@ -43,15 +44,12 @@ def average(
     problems.raise_if_any()
     set_threads(world)
     from launcher.inference.average import average as average_runs
-    from launcher.inference.soup import shown_result
-    from launcher.training.launch import Launch
 
     launch = Launch(num_workers=workers, world=world)
     tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    found = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite, own=own_types(recipe))
-    before = shown_result(found.before, found.metric)
-    if found.best is None:
-        print(f"none is better than {runs[0]}: {before}; nothing was written")
-        return
-    after = shown_result(found.best.metrics, found.metric)
-    print(f"{found.best.name}: {after} instead of {before}; written to {to}")
+    averaged = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite, own=types_of_files(recipe))
+    if averaged.best is None:
+        print(f"none is better than {runs[0]}: {averaged.shown(averaged.before)}; nothing was written")
+    else:
+        after, before = averaged.shown(averaged.best.metrics), averaged.shown(averaged.before)
+        print(f"{averaged.best.name}: {after} instead of {before}; written to {to}")

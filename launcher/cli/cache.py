@@ -6,9 +6,12 @@ import time
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from launcher.cli.app import app
-from launcher.text import plural
+from launcher.console import show_table
+from launcher.text import one_line, plural, readable_size
+from launcher.training.feature_cache.directory import cache_folder, entries, remove
 
 
 @app.command()
@@ -23,12 +26,6 @@ def cache(
     They lie in $LAUNCHER_CACHE, or in launcher/ in the user's folder for caches, and can be removed at any time: what a
     run needs of them is computed again. $LAUNCHER_CACHE_GB limits them beforehand.
     """
-    from rich.console import Console
-
-    from launcher.console import show_table
-    from launcher.text import one_line, readable_size
-    from launcher.training.feature_cache.directory import cache_folder, entries, remove
-
     folder = cache_folder()
     stored = entries(folder)
     total = sum(entry.bytes for entry in stored)

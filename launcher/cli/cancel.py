@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import (
-    RunOrJob,
-)
+from launcher.cli.options import RunOrJob
 
 
 @app.command()

@@ -32,17 +32,11 @@ def compare(
     as_: Annotated[Format, typer.Option("--as", help="for people, spreadsheets, or programs")] = Format.table,
 ) -> None:
     """Show what several runs reached, the best first, beside the settings in which their recipes differ."""
-    from launcher.cluster.status import status_of
     from launcher.report.compare import compare as compare_runs
 
-    def state_of(run_dir: Path) -> tuple[str, int]:
-        status = status_of(str(run_dir))
-        return status.state, status.step
-
-    found = compare_runs([run for run in runs if run.is_dir() or not run.exists()], state_of, by)
+    found = compare_runs([run for run in runs if run.is_dir() or not run.exists()], by)
     if as_ is not Format.table:
         text = found.as_csv() if as_ is Format.csv else found.as_json() + "\n"
         print(without_controls(text) if sys.stdout.isatty() else text, end="")
         return
-
     print("\n".join(side_by_side(found.table(), screen_width())))

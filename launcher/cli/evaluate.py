@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import AssetsFolder, OwnRecipe, own_types, use_assets
+from launcher.cli.options import AssetsFolder, OwnRecipe, use_assets
+from launcher.cluster.processes import check_world, set_threads
 from launcher.errors import Problems
+from launcher.recipe.loading import types_of_files
+from launcher.training.launch import Launch
 
 
 class SplitName(str, enum.Enum):
@@ -54,8 +57,6 @@ def evaluate(
     that calibrates the probabilities, or a threshold for each label, is fitted on the validation images, as far as they
     can carry it, and kept in final/calibration.json.
     """
-    from launcher.cluster.processes import check_world, set_threads
-
     problems = Problems()
     with problems.collected():
         use_assets(assets)
@@ -65,23 +66,7 @@ def evaluate(
         problems.found.append("--data and --split: both say which images; give one of them")
     problems.raise_if_any()
     set_threads(world)
-    from rich.console import Console
+    from launcher.inference.evaluate import evaluate_and_show
 
-    from launcher.inference.evaluate import evaluate as run_evaluation
-    from launcher.inference.evaluation import write
-    from launcher.inference.evaluation_summary import show
-    from launcher.inference.finished_run import read_finished
-    from launcher.training.launch import Launch
-
-    found = run_evaluation(
-        read_finished(run, own_types(recipe)),
-        Launch(run_dir=run, num_workers=workers, world=world),
-        split_name=split.value,
-        data=data,
-        flips=flips,
-        micro_batch_size=micro_batch,
-        tell=lambda line: print(line, flush=True),
-    )
-    if found is not None:
-        write(found)
-        show(found, Console(highlight=False))
+    launch = Launch(run_dir=run, num_workers=workers, world=world)
+    evaluate_and_show(run, launch, types_of_files(recipe), split.value, data, flips, micro_batch)

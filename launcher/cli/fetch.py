@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from launcher.assets.fetch import fetch as bring
 from launcher.cli.app import app
 from launcher.cli.options import Overrides, RecipeName, load
 
@@ -25,8 +26,6 @@ def fetch(
     """
     os.environ["TQDM_DISABLE"] = "1"  # for a progress bar of our own; libraries read this when they are imported
     loaded = load(recipe, overrides)
-    from launcher.assets.fetch import fetch as bring
-
     done = bring(loaded.recipe, to, lambda line: print(line, flush=True))
     command = shlex.join(["python", "-m", "launcher", recipe, *(overrides or []), "--assets", str(to)])
     if not (done.brought or done.there):

@@ -22,7 +22,11 @@ from launcher.cli.options import (
     read_micro_batch,
     use_assets,
 )
+from launcher.cluster.processes import check_world, set_threads
 from launcher.errors import Problems, UserError
+from launcher.training.launch import Launch
+from launcher.training.stop_request import StoppedError
+from launcher.tuning.lr_finder.trace import Range, check_optim, chosen_phases
 
 
 @app.command("find-lr")
@@ -45,10 +49,6 @@ def find_lr(
     features of what is frozen are stored as in training. Exit code 0 where there is a rate to recommend for each phase,
     1 where not.
     """
-    from launcher.cluster.processes import check_world, set_threads
-    from launcher.training.launch import Launch
-    from launcher.tuning.lr_finder.trace import Range, check_optim, chosen_phases
-
     rates = Range(first=first, last=last, steps=steps)
     problems = Problems()
     with problems.collected():
@@ -68,8 +68,7 @@ def find_lr(
     problems.raise_if_any()
     check_assets(loaded, assets, recipe, overrides)
     set_threads(world)
-    from launcher.training.stop import StoppedError
-    from launcher.tuning.lr_finder.range_test import range_test
+    from launcher.tuning.lr_finder.summary import find_and_show
 
     launch = Launch(
         micro_batch_size=micro_batch_size,
@@ -79,24 +78,10 @@ def find_lr(
         world=world,
     )
     try:
-        traces = range_test(loaded, launch, rates, numbers)
+        all_found = find_and_show(loaded, launch, rates, numbers, svg)
     except StoppedError as stopped:
         print(f"{stopped.reason}: nothing is kept of a test", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from stopped
-    if traces is None:
-        return
-    from rich.console import Console
-
-    from launcher.files import write_atomic
-    from launcher.tuning.lr_finder.curve import as_svg
-    from launcher.tuning.lr_finder.suggestions import suggest
-    from launcher.tuning.lr_finder.summary import show
-
-    found = [(trace, suggest(trace)) for trace in traces]
-    all_found = show(found, loaded.recipe, Console(highlight=False, soft_wrap=True))
-    if svg is not None:
-        write_atomic(svg, as_svg(found, f"Learning rates of {loaded.path.name}"))
-        print(f"curves: {svg}")
     if not all_found:
         raise typer.Exit(1)
 

@@ -57,12 +57,9 @@ def init(
 
     Looks at names, columns and a sample of the images; nothing is trained, no weights are downloaded.
     """
-    from rich.console import Console
-
     from launcher.init.draft import make_recipe
-    from launcher.init.summary import show
 
-    made = make_recipe(
+    make_recipe(
         source,
         to,
         overwrite=overwrite,
@@ -72,4 +69,3 @@ def init(
         hardware=hardware.value,
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    show(made, Console(highlight=False, emoji=False))

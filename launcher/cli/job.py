@@ -11,6 +11,10 @@ import typer
 
 from launcher.cli.app import app
 from launcher.cli.options import load
+from launcher.cluster.arrays import task as words_of
+from launcher.cluster.arrays import tasks_of
+from launcher.cluster.job import begin as begin_life
+from launcher.cluster.job import end as end_life
 
 job_app = typer.Typer(
     add_completion=False, rich_markup_mode=None, help="For batch scripts: what to do at a job's ends."
@@ -29,14 +33,12 @@ def train_words(words: Sequence[str]) -> dict[str, Any]:
 def _run_dir(words: Sequence[str]) -> Path:
     params = train_words(words)
     loaded = load(params["recipe"], list(params["overrides"] or []))
-    return Path(params["run_dir"] or Path("runs") / loaded.run_name)
+    return Path(params["run_dir"] or loaded.default_run_dir)
 
 
 @job_app.command(context_settings=TRAIN_WORDS)
 def begin(context: typer.Context) -> None:
     """Check the words of a training command, print its run dir, and write down that a life of the job begins."""
-    from launcher.cluster.job import begin as begin_life
-
     run_dir = _run_dir(context.args)
     begin_life(run_dir.absolute())
     print(run_dir.absolute())
@@ -45,9 +47,6 @@ def begin(context: typer.Context) -> None:
 @job_app.command(context_settings=TRAIN_WORDS)
 def task(number: int, context: typer.Context) -> None:
     """Print the words of a sweep's task, each ended by a zero byte: they may hold anything else."""
-    from launcher.cluster.arrays import task as words_of
-    from launcher.cluster.arrays import tasks_of
-
     words = context.args[1:] if context.args[:1] == ["--"] else context.args
     base = _run_dir(tasks_of(words)[0])
     sys.stdout.write("".join(f"{word}\0" for word in words_of(words, number, base)))
@@ -60,8 +59,6 @@ def end(
     canceled: Annotated[bool, typer.Option(help="the batch script itself was told to end")] = False,
 ) -> None:
     """Print "again" where the job is to be started once more, "finished" or "over" where not; say why on stderr."""
-    from launcher.cluster.job import end as end_life
-
     verdict = end_life(run_dir, exit_code, canceled)
     print(f"{verdict.cause}: {verdict.why}", file=sys.stderr)
     print("again" if verdict.again else "finished" if verdict.cause == "finished" else "over")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
+from launcher.assets import bundle
+from launcher.assets.fetch import missing_assets
 from launcher.cli.app import command_names
 from launcher.errors import UserError, did_you_mean
 from launcher.files import expanded
-
-if TYPE_CHECKING:
-    from launcher.recipe.loading import LoadedRecipe
-    from launcher.recipe.type_names import Types
+from launcher.recipe.loading import LoadedRecipe, load_recipe
+from launcher.recipe.overrides import apply_overrides
+from launcher.recipe.serialization import to_json
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="recipes/resnet50.py, recipes.resnet50, or either with :variable")
@@ -78,8 +80,6 @@ PreparedFolder = Annotated[
 
 def screen_width() -> float:
     """Return how many characters fit in a line of the terminal, or what COLUMNS says; a pipe has no limit."""
-    from rich.console import Console
-
     console = Console()
     return console.width if console.is_terminal or "COLUMNS" in os.environ else math.inf
 
@@ -87,36 +87,27 @@ def screen_width() -> float:
 def use_assets(folder: Path | None) -> None:
     """Use a folder of assets. This comes before the import of the recipe, as libraries read their paths only once."""
     if folder is not None:
-        from launcher.assets.bundle import use_assets as use
-
-        use(folder)
-
-
-def own_types(recipes: Sequence[str] | None) -> Types:
-    """Return the classes that recipe files define; their code is run. Raises UserError if one cannot be loaded."""
-    from launcher.recipe.loading import types_of
-
-    types: dict[str, type] = {}
-    for spec in recipes or ():
-        types |= types_of(spec)
-    return types
-
-
-def recipe_words(recipes: Sequence[str] | None) -> str:
-    """Return the option `--recipe` for a further command, with a space before it."""
-    return "".join(f" --recipe {shlex.quote(spec)}" for spec in recipes or ())
+        bundle.use_assets(folder)
 
 
 def check_assets(loaded: LoadedRecipe, folder: Path | None, recipe: str, overrides: list[str] | None) -> None:
     """Raise UserError with a line for each asset that the recipe needs and `folder` lacks; no bytes are read."""
     if folder is None:
         return
-    from launcher.assets.fetch import missing_assets
-
     folder = expanded(folder).absolute()
     command = shlex.join(["python", "-m", "launcher", "fetch", recipe, *(overrides or []), "--to", str(folder)])
     if missing := missing_assets(loaded.recipe, folder, command):
         raise UserError(*missing)
+
+
+def training_words(
+    micro_batch: str | None, workers: int | None, assets: Path | None, prepared: Path | None
+) -> list[str]:
+    """Return options of `train`, in the form in which they mean the same in any folder."""
+    words = ["--micro-batch", micro_batch] if micro_batch else []
+    words += ["--workers", str(workers)] if workers is not None else []
+    words += ["--assets", str(assets.absolute())] if assets is not None else []
+    return words + (["--prepared", str(prepared.absolute())] if prepared is not None else [])
 
 
 def leave_prepared_copy() -> None:
@@ -135,14 +126,8 @@ def read_micro_batch(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def load(name: str, overrides: list[str] | None) -> LoadedRecipe:
-    """Load a recipe and apply the overrides. Raises UserError for either."""
-    import dataclasses
-
-    from launcher.recipe.loading import load_recipe
-    from launcher.recipe.overrides import apply_overrides
-    from launcher.recipe.serialization import to_json
-
+def load(name: str, overrides: list[str] | None, assets: Path | None = None) -> LoadedRecipe:
+    """Load a recipe and apply the overrides; look for its assets in `assets`. Raises UserError for any of these."""
     names = command_names()
     if name in names:
         raise UserError(f"{name}: a command comes first: python -m launcher {name} RECIPE ...")
@@ -157,4 +142,5 @@ def load(name: str, overrides: list[str] | None) -> LoadedRecipe:
         raise
     changed = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, overrides or []))
     to_json(changed.recipe)  # a part that cannot be written down is reported here, not when the run dir is made
+    check_assets(changed, assets, name, overrides)
     return changed

@@ -13,7 +13,6 @@ from launcher.cli.options import (
     Overrides,
     PreparedFolder,
     RecipeName,
-    check_assets,
     load,
     read_micro_batch,
     use_assets,
@@ -37,8 +36,7 @@ def plan(
 ) -> None:
     """Show what training would do, and all that is wrong with it, without training."""
     use_assets(assets)
-    loaded = load(recipe, overrides)
-    check_assets(loaded, assets, recipe, overrides)
+    loaded = load(recipe, overrides, assets)
     from launcher.planning.plan import show
 
     show(

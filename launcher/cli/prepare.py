@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import AssetsFolder, Overrides, RecipeName, check_assets, load, use_assets
-from launcher.errors import Problems
-from launcher.text import plural
-
-TOLD_EVERY_SECONDS = 5.0
+from launcher.cli.options import AssetsFolder, Overrides, RecipeName, load, use_assets
+from launcher.training.launch import usable_cpus
 
 
 @app.command()
@@ -41,42 +37,17 @@ def prepare(
     small for its recipe.
     """
     use_assets(assets)
-    loaded = load(recipe, overrides)
-    check_assets(loaded, assets, recipe, overrides)
-    import torch
+    loaded = load(recipe, overrides, assets)
+    from launcher.data.prepare import prepare as copy_images
 
-    from launcher.data.prepare import make_copy
-    from launcher.data.target_precision import build_splits
-    from launcher.training.launch import usable_cpus
-
-    torch.set_num_threads(1)  # one image on each core
-    problems = Problems()
-    with problems.collected():
-        splits = build_splits(loaded.recipe)
-    with problems.collected():
-        preprocessing = loaded.recipe.backbone.preprocessing()
-    problems.raise_if_any()
-    total, begin = len(splits.train) + len(splits.val), time.monotonic()
-    told = begin
-
-    def progress(done: int) -> None:
-        nonlocal told
-        if (now := time.monotonic()) - told > TOLD_EVERY_SECONDS:
-            told = now
-            print(
-                f"{done:,} of {plural(total, 'image')}, {(now - begin) / done * (total - done):.0f} s left", flush=True
-            )
-
-    copy, was_there = make_copy(
-        loaded.recipe,
-        splits,
-        preprocessing,
-        to,
-        short_side=short_side,
-        workers=workers or usable_cpus(),
-        tell=lambda line: print(line, flush=True),
-        progress=progress,
+    print(
+        copy_images(
+            loaded.recipe,
+            to,
+            short_side=short_side,
+            workers=workers or usable_cpus(),
+            tell=lambda line: print(line, flush=True),
+        )
     )
     command = shlex.join(["python", "-m", "launcher", recipe, *(overrides or []), "--prepared", str(to)])
-    print(f"{'there already' if was_there else f'done in {time.monotonic() - begin:.0f} s'}: {copy}")
     print(f"to train on it: {command}")

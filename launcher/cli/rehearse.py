@@ -8,16 +8,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import (
-    AssetsFolder,
-    Overrides,
-    RecipeName,
-    Workers,
-    check_assets,
-    leave_prepared_copy,
-    load,
-    use_assets,
-)
+from launcher.cli.options import AssetsFolder, Overrides, RecipeName, Workers, leave_prepared_copy, load, use_assets
 
 
 @app.command()
@@ -34,17 +25,12 @@ def rehearse(
     Trains a few steps a phase on a few of the images, which are read from the data themselves: a prepared copy is one
     of all of them. Exit code 0 where the result is that of the unbroken run, 1 where not.
     """
-    from rich.console import Console
-
-    from launcher.verify.rehearse import rehearse as play
-    from launcher.verify.rehearse import show
-
     leave_prepared_copy()
     use_assets(assets)
-    loaded = load(recipe, overrides)
-    check_assets(loaded, assets, recipe, overrides)
-    acts = play(
+    loaded = load(recipe, overrides, assets)
+    from launcher.verify.rehearse import rehearse as play
+
+    if not play(
         loaded, processes=processes, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
-    )
-    if not show(acts, Console(highlight=False)):
+    ):
         raise typer.Exit(1)

@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import AssetsFolder, OwnRecipe, own_types, use_assets
+from launcher.cli.options import AssetsFolder, OwnRecipe, use_assets
+from launcher.cluster.processes import check_alone, set_threads
 from launcher.errors import Problems
+from launcher.recipe.loading import types_of_files
+from launcher.training.launch import Launch
 
 
 @app.command()
@@ -35,8 +38,6 @@ def report(
     A run writes its own when it ends. Here a run is evaluated first where that has not been done since. What can no
     longer be read, pictures for instance, is left out, and the report says so.
     """
-    from launcher.cluster.processes import check_alone, set_threads
-
     problems = Problems()
     with problems.collected():
         use_assets(assets)
@@ -52,17 +53,9 @@ def report(
         problems.found.append(f"{', '.join(sorted(doubled))}: given more than once")
     problems.raise_if_any()
     set_threads(world)
-    from launcher.report.build import FILE, write_report
-    from launcher.report.refresh import facts_again
-    from launcher.training.launch import Launch
+    from launcher.report.refresh import report_again
 
-    found = facts_again(
-        runs,
-        Launch(num_workers=workers, world=world),
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
-        explains=explains,
-        own=own_types(recipe),
-    )
-    target = to or runs[0] / FILE
-    write_report(found, target)
+    launch = Launch(num_workers=workers, world=world)
+    tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    target = report_again(runs, to, launch, tell, explains, types_of_files(recipe))
     print(f"written to {target} ({target.stat().st_size / 1e6:.1f} MB)")

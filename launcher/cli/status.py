@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from launcher.cli.app import app
-from launcher.cli.options import (
-    RunOrJob,
-)
+from launcher.cli.options import RunOrJob
+from launcher.console import show_table
 from launcher.text import plural
 
 
@@ -23,17 +24,11 @@ def status(
 
     told = status_of(run)
     if as_json:
-        import json
-
         row = {"run_dir": str(told.run_dir), "state": told.state, "why": told.why, "step": told.step}
         row |= {"steps": told.steps, "may_end_early": told.may_end_early}
         row |= {"restarts": told.restarts, "job": told.job.job if told.job else None, "lives": told.lives}
         print(json.dumps(row, indent=1))
         return
-    from rich.console import Console
-
-    from launcher.console import show_table
-
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
     console.print(f"{told.progress} saved, {plural(told.restarts, 'restart')}", markup=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,14 +20,13 @@ from launcher.cli.options import (
     check_assets,
     load,
     read_micro_batch,
+    training_words,
     use_assets,
 )
+from launcher.cluster.arrays import array_of, tasks_of
+from launcher.cluster.submit import Request, Submission, check_as_plan_does, check_python
+from launcher.cluster.submit import submit as submit_job
 from launcher.errors import Problems, UserError
-
-if TYPE_CHECKING:
-    from launcher.cluster.submit import Request, Submission
-    from launcher.recipe.loading import LoadedRecipe
-
 
 OTHERS = {"ignore_unknown_options": True}
 
@@ -62,10 +62,6 @@ def submit(
 
     Exit code 0 where the job was taken (with --wait: where the run is finished), 2 for a mistake.
     """
-    from launcher.cluster.arrays import array_of, tasks_of
-    from launcher.cluster.submit import Request, check_python
-    from launcher.cluster.submit import submit as submit_job
-
     use_assets(assets)
     words = list(overrides or [])
     request = Request(
@@ -96,44 +92,17 @@ def submit(
     if gpus_per_node == 0 and not any(word.startswith(("--gres", "--gpus", "-G")) for word in request.others):
         print("no GPUs asked for: trains on CPUs (--gpus-per-node G asks for them)", file=sys.stderr, flush=True)
     loaded = every[0]
-    place = run_dir or Path("runs") / loaded.run_name
-    _check_as_plan_does(loaded, request, read_micro_batch(micro_batch), None if array else place)
-    more = ["--micro-batch", micro_batch] if micro_batch else []
-    more += ["--workers", str(workers)] if workers is not None else []
-    more += ["--assets", str(assets.absolute())] if assets is not None else []
-    more += ["--prepared", str(prepared.absolute())] if prepared is not None else []
-    more += [] if report else ["--no-report"]
+    place = run_dir or loaded.default_run_dir
+    check_as_plan_does(loaded.recipe, request, read_micro_batch(micro_batch), None if array else place)
+    options = [*training_words(micro_batch, workers, assets, prepared), *([] if report else ["--no-report"])]
     script = "sweep.sbatch" if array else "train.sbatch"
-    submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, script=script, dry_run=dry_run)
+    submission = submit_job(loaded, recipe, [*named, *options], request, run_dir=place, script=script, dry_run=dry_run)
     _tell(submission, dry_run)
     if wait and not dry_run:
         _wait(submission.jobs[-1], place)
 
 
-def _check_as_plan_does(
-    loaded: LoadedRecipe, request: Request, micro_batch_size: int | Literal["auto"] | None, run_dir: Path | None
-) -> None:
-    from launcher.training.preflight import examine
-    from launcher.training.run_dir import RunDir
-
-    problems = Problems()
-    if run_dir is not None:
-        with problems.collected():
-            RunDir(run_dir).check(loaded.recipe, "auto")
-    found = examine(
-        loaded.recipe,
-        num_processes=request.num_processes,
-        micro_batch_size=micro_batch_size,
-        on_cpu=request.gpus_per_node == 0,
-    )
-    with problems.collected():
-        found.prepared()
-    problems.raise_if_any()
-
-
 def _tell(submission: Submission, dry_run: bool) -> None:
-    import shlex
-
     if dry_run:
         for name, value in submission.environ.items():
             print(f"export {name}={shlex.quote(value)}")

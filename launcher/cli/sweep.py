@@ -21,14 +21,19 @@ from launcher.cli.options import (
     check_assets,
     load,
     read_micro_batch,
+    training_words,
     use_assets,
 )
+from launcher.cluster.processes import check_world
 from launcher.console import columns
 from launcher.errors import Problems, UserError, pip_install
+from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.overrides import apply_overrides
 from launcher.text import one_line
+from launcher.tuning.sweep.space import Space, read_space
 
 if TYPE_CHECKING:
-    from launcher.tuning.sweep.sweep import Outcome, Request
+    from launcher.tuning.sweep.sweep import Outcome
 
 
 class Sampler(str, enum.Enum):
@@ -83,15 +88,20 @@ def sweep(
     Each trial is a run with a run dir of its own, DIR/trial-0007. Ends with a table, DIR/sweep.html and the best as a
     recipe, DIR/best.py. Exit codes: 0 done, 1 no trial finished, 2 a mistake, 85 stopped and saved, 130 after Ctrl-C.
     """
-    request = _request(recipe, list(varied or []), trials, study, seeds or 0, assets, micro_batch)
-    more = ["--micro-batch", micro_batch] if micro_batch else []
-    more += ["--workers", str(workers)] if workers is not None else []
-    more += ["--assets", str(assets.absolute())] if assets is not None else []
-    more += ["--prepared", str(prepared.absolute())] if prepared is not None else []
-    from launcher.tuning.sweep.sweep import Sweep
+    loaded, space = _checked(recipe, list(varied or []), trials, seeds or 0, assets, micro_batch)
+    from launcher.tuning.sweep.sweep import Request, Sweep
 
-    request = dataclasses.replace(
-        request, sampler=sampler.value, pruner=pruner.value, processes=processes, words=tuple(more)
+    request = Request(
+        loaded=loaded,
+        spec=recipe,
+        space=space,
+        folder=study or Path("runs") / f"{loaded.run_name}-sweep",
+        trials=trials or 0,
+        seeds=seeds or 0,
+        sampler=sampler.value,
+        pruner=pruner.value,
+        processes=processes,
+        words=tuple(training_words(micro_batch, workers, assets, prepared)),
     )
     outcome = Sweep(request, tell=lambda line: print(line, file=sys.stderr, flush=True)).work()
     _show(outcome, as_)
@@ -101,20 +111,10 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _request(
-    recipe: str,
-    words: list[str],
-    trials: int | None,
-    study: Path | None,
-    seeds: int,
-    assets: Path | None,
-    micro_batch: str | None,
-) -> Request:
-    """Check the arguments, and return the request. Raises UserError with all that is wrong with them."""
-    from launcher.cluster.processes import check_world
-    from launcher.recipe.overrides import apply_overrides
-    from launcher.tuning.sweep.space import read_space
-
+def _checked(
+    recipe: str, words: list[str], trials: int | None, seeds: int, assets: Path | None, micro_batch: str | None
+) -> tuple[LoadedRecipe, Space]:
+    """Return the recipe with its fixed overrides, and what varies. Raises UserError with all that is wrong."""
     problems = Problems()
     with problems.collected():
         if importlib.util.find_spec("optuna") is None:
@@ -147,10 +147,7 @@ def _request(
             loaded = dataclasses.replace(loaded, recipe=apply_overrides(loaded.recipe, space.fixed))
             check_assets(loaded, assets, recipe, list(space.fixed))
     problems.raise_if_any()
-    from launcher.tuning.sweep.sweep import Request
-
-    folder = study or Path("runs") / f"{loaded.run_name}-sweep"
-    return Request(loaded=loaded, spec=recipe, space=space, folder=folder, trials=trials or 0, seeds=seeds)
+    return loaded, space
 
 
 def _show(outcome: Outcome, as_: Format) -> None:

@@ -7,7 +7,8 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import ModuleType
+from typing import Annotated
 
 import typer
 
@@ -25,13 +26,14 @@ from launcher.cli.options import (
     read_micro_batch,
     use_assets,
 )
+from launcher.cluster.attempts import record_failure
+from launcher.cluster.deadline import read_deadline
+from launcher.cluster.parent import read_parent, starter_of
+from launcher.cluster.processes import check_world, lone_process_note, set_threads
+from launcher.cluster.rendezvous import meet, tell_waiting
 from launcher.errors import Problems
-
-if TYPE_CHECKING:
-    import torch
-
-    from launcher.training.run import Run
-    from launcher.training.run_dir import RunDir
+from launcher.training.launch import Launch
+from launcher.training.stop_request import StoppedError
 
 
 class Resume(str, enum.Enum):
@@ -69,12 +71,6 @@ def train(
     Exit codes: 0 finished, 2 a mistake that you can put right, 85 stopped before the end and saved, 130 the same after
     Ctrl-C.
     """
-    from launcher.cluster.deadline import read_deadline
-    from launcher.cluster.parent import read_parent, starter_of
-    from launcher.cluster.processes import check_world, lone_process_note, set_threads
-    from launcher.cluster.rendezvous import meet, tell_waiting
-    from launcher.training.launch import Launch
-
     problems = Problems()
     with problems.collected():
         use_assets(assets)
@@ -89,8 +85,7 @@ def train(
     if note := lone_process_note(os.environ, world):
         print(note, file=sys.stderr, flush=True)
     store = meet(world, tell_waiting)
-    from launcher.training.loop import run
-    from launcher.training.stop import StoppedError
+    from launcher.training.loop import run  # once the processes have met: it takes seconds, and more on some machines
 
     # Imported objects stay to the end. Once frozen, they are skipped by garbage collections, one of which ends each
     # phase (this saves 0.2 s), and the memory pages that data workers share with this process stay shared.
@@ -110,28 +105,19 @@ def train(
     )
     try:
         check_assets(loaded, assets, recipe, overrides)
-        run(loaded, launch, lambda run, outputs: _end(run, outputs, recipe), _left)
+        run(loaded, launch, lambda *run: _end_of_run().end(*run, recipe), lambda rundir: _end_of_run().left(rundir))
     except StoppedError as stopped:
         # Launchers print a traceback for any code but 0; scripts that read the marker ask for 0.
         code = os.environ.get("LAUNCHER_STOPPED_EXIT_CODE", "")
         raise typer.Exit(int(code) if code.isdigit() else stopped.exit_code) from stopped
     except Exception as error:
-        from launcher.cluster.attempts import record_failure
-        from launcher.training.setup import run_dir_of
-
-        record_failure(run_dir_of(launch, loaded), error)
+        record_failure(run_dir or loaded.default_run_dir, error)
         raise
     finally:
         del store
 
 
-def _end(run: Run, outputs: torch.Tensor | None, recipe: str) -> None:
-    from launcher.report.end_of_run import end  # its imports are not needed before
+def _end_of_run() -> ModuleType:
+    from launcher.report import end_of_run  # its imports are not needed before
 
-    end(run, outputs, recipe)
-
-
-def _left(rundir: RunDir) -> list[str]:
-    from launcher.report.end_of_run import left
-
-    return left(rundir)
+    return end_of_run

@@ -8,17 +8,8 @@ from typing import Annotated
 import typer
 
 from launcher.cli.app import app
-from launcher.cli.options import (
-    AssetsFolder,
-    Overrides,
-    RecipeName,
-    Workers,
-    check_assets,
-    leave_prepared_copy,
-    load,
-    use_assets,
-)
-from launcher.errors import Problems
+from launcher.cli.options import AssetsFolder, Overrides, RecipeName, Workers, leave_prepared_copy, load, use_assets
+from launcher.errors import Problems, UserError
 
 
 @app.command()
@@ -39,18 +30,21 @@ def verify(
     use_assets(assets)
     problems = Problems()
     with problems.collected():
-        loaded = load(recipe, overrides)
-        check_assets(loaded, assets, recipe, overrides)
-    from launcher.verify.verify import numbers_of, show
+        loaded = load(recipe, overrides, assets)
+    with problems.collected():
+        counts = _numbers_of(processes)
+    problems.raise_if_any()
     from launcher.verify.verify import verify as run_verification
 
-    with problems.collected():
-        counts = numbers_of(processes)
-    problems.raise_if_any()
-    from rich.console import Console
-
-    checks = run_verification(
+    if not run_verification(
         loaded, processes=counts, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
-    )
-    if not show(checks, Console(highlight=False)):
+    ):
         raise typer.Exit(1)
+
+
+def _numbers_of(text: str) -> list[int]:
+    """Parse process counts such as "1,2". Raises UserError for other text."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"--processes {text!r}: write numbers of processes with commas: 1,2")
+    return [int(word) for word in words]

@@ -13,12 +13,14 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from launcher.cluster.attempts import append
 from launcher.cluster.slurm import sbatch
 from launcher.cluster.snapshot import Snapshot, take
 from launcher.errors import Problems, UserError
 from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.recipe import Recipe
 
 CODE = ".code"
 """Folder in the run dir with the code of its jobs, a folder for each submission."""
@@ -137,6 +139,32 @@ class Submission:
     script: Path
     snapshot: Snapshot | None
     run_dir: Path
+
+
+def check_as_plan_does(
+    recipe: Recipe, request: Request, micro_batch_size: int | Literal["auto"] | None, run_dir: Path | None
+) -> None:
+    """Check all that `plan` checks for the requested processes, and whether the run dir is of the same recipe.
+
+    Raises:
+        UserError: Something is wrong; there is one line for each reason.
+    """
+    from launcher.training.preflight import examine  # imports torch, which a mistake in a request need not wait for
+    from launcher.training.run_dir import RunDir
+
+    problems = Problems()
+    if run_dir is not None:
+        with problems.collected():
+            RunDir(run_dir).check(recipe, "auto")
+    found = examine(
+        recipe,
+        num_processes=request.num_processes,
+        micro_batch_size=micro_batch_size,
+        on_cpu=request.gpus_per_node == 0,
+    )
+    with problems.collected():
+        found.prepared()
+    problems.raise_if_any()
 
 
 def script_named(name: str) -> Path:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
 from launcher.data.image_check import Broken, on_bad_image_of, verified
@@ -32,13 +34,16 @@ from launcher.data.prepared import (
     source_hash,
     stamp_of,
 )
-from launcher.errors import UserError
+from launcher.data.target_precision import build_splits
+from launcher.errors import Problems, UserError
 from launcher.files import draft_folder, expanded
 from launcher.recipe.abilities import HasPreset
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import shrunk
+from launcher.text import plural
 
+TOLD_EVERY_SECONDS = 5.0
 SIZES_SAMPLED = 200
 IN_FLIGHT = 8
 """Number of images per thread that wait to be written; one of 12 million pixels takes 36 MB while it is resized."""
@@ -53,6 +58,30 @@ class Stored:
     stamp: tuple[int, int]
     source_hash: bytes
     why_broken: str | None = None
+
+
+def prepare(recipe: Recipe, folder: Path, *, short_side: int | None, workers: int, tell: Callable[[str], None]) -> str:
+    """Make a copy of a recipe's images as `make_copy` does, tell how far it is, and return a line on the copy."""
+    torch.set_num_threads(1)  # one image on each core
+    problems = Problems()
+    with problems.collected():
+        splits = build_splits(recipe)
+    with problems.collected():
+        preprocessing = recipe.backbone.preprocessing()
+    problems.raise_if_any()
+    total, begin = len(splits.train) + len(splits.val), time.monotonic()
+    told = begin
+
+    def progress(done: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told > TOLD_EVERY_SECONDS:
+            told = now
+            tell(f"{done:,} of {plural(total, 'image')}, {(now - begin) / done * (total - done):.0f} s left")
+
+    copy, was_there = make_copy(
+        recipe, splits, preprocessing, folder, short_side=short_side, workers=workers, tell=tell, progress=progress
+    )
+    return f"{'there already' if was_there else f'done in {time.monotonic() - begin:.0f} s'}: {copy}"
 
 
 def make_copy(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from launcher.errors import DISTRIBUTION
-from launcher.export.target import GRAPHS, Wanted, input_name, output_dtype, output_name
+from launcher.export.graph import output_dtype
+from launcher.export.target import GRAPHS, Wanted, input_name, output_name
 from launcher.files import json_text
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel

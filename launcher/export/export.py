@@ -44,7 +44,6 @@ def export(
     model: LoadedModel,
     wanted: Wanted,
     pictures: Pictures,
-    license_name: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Export:
     """Write an export of a model, and compare its outputs with those of the model.
@@ -63,7 +62,7 @@ def export(
             ran_by = f"torch {metadata.version('torch')} from the file"
         else:
             opset, pixels = None, None
-            run, ran_by = _weights(finished, model, wanted, draft, license_name)
+            run, ran_by = _weights(finished, model, wanted, draft)
         tell(f"comparing on {pictures.what}")
         difference = compare(run, model, wanted, pictures, pixels)
         shutil.rmtree(folder / "pixels", ignore_errors=True)
@@ -109,16 +108,14 @@ def _program(finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: P
     return torch_export.runs(draft), pixels
 
 
-def _weights(
-    finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path, license_name: str | None
-) -> tuple[Runs, str]:
+def _weights(finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path) -> tuple[Runs, str]:
     plain, described = plain_of(finished, model), description(finished, model, wanted)
     library = f"{plain.library} {metadata.version(plain.library)}" if plain is not None else ""
     if wanted.form == "safetensors":
         safetensors.write(finished, draft, as_strings(described))
         how = f"loaded into {plain.name} of {library}" if plain else "loaded into the run's own parts"
         return safetensors.runs(finished, model, plain, draft), how
-    hub_folder.write(finished, model, wanted, plain, draft, described, license_name)
+    hub_folder.write(finished, model, wanted, plain, draft, described)
     if plain is None:
         how = f"{hub_folder.PROGRAM} run by torch"
     elif hub_folder.is_timm(plain):

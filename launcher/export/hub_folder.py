@@ -39,7 +39,6 @@ def write(
     plain: Plain | None,
     folder: Path,
     described: dict[str, Any],
-    license_name: str | None,
 ) -> None:
     """Write the folder.
 
@@ -62,7 +61,9 @@ def write(
     if (finished.rundir.path / "recipe.py").is_file():
         shutil.copyfile(finished.rundir.path / "recipe.py", folder / "recipe.py")
     has_report = _write_report(finished.rundir.path, folder / "report.html", wanted.with_images)
-    text = card(finished, model, plain, described, license_name, has_report=has_report, with_images=wanted.with_images)
+    text = card(
+        finished, model, plain, described, wanted.license_name, has_report=has_report, with_images=wanted.with_images
+    )
     (folder / "README.md").write_bytes(text.encode("utf-8", "backslashreplace"))
     if not wanted.with_images:
         _remove_paths(finished, folder)

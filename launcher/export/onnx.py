@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ SMALLEST_OPSET = 18
 
 def check_extra() -> None:
     """Raise UserError if a package is missing."""
-    import importlib.util
-
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--to onnx: needs {', '.join(missing)}: {pip_install('onnx')}")

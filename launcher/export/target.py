@@ -1,16 +1,16 @@
-"""Options of an export, and the names and types of its inputs and outputs."""
+"""Options of an export, and the names of its inputs and outputs. Imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from launcher.errors import UserError
-from launcher.inference.loaded_model import LoadedModel
 from launcher.text import one_line
+
+if TYPE_CHECKING:
+    from launcher.inference.loaded_model import LoadedModel
 
 Form = Literal["onnx", "torch-export", "safetensors", "hub"]
 GRAPHS: tuple[Form, ...] = ("onnx", "torch-export")
@@ -41,6 +41,14 @@ class Wanted:
     overwrite: bool = False
     with_images: bool = False
     """If True, a hub folder's report shows validation images, and paths of this machine stay in the folder."""
+    license_name: str | None = None
+    """License that a hub folder's card names."""
+    upload_to: str | None = None
+    """Repository of the hub, OWNER/NAME, to which a hub folder is uploaded."""
+    private: bool = False
+    """If True, a new repository is private."""
+    check_on: str | None = None
+    """Folder of images to compare on, or "generated"; None for the run's validation images."""
 
 
 def default_path(run_dir: Path, form: Form) -> Path:
@@ -62,20 +70,6 @@ def output_name(model: LoadedModel, wanted: Wanted) -> str:
     if model.kind in ("classification", "multi-label"):
         return "probabilities" if wanted.probabilities else "logits"
     return "values" if model.mean is not None else "outputs"
-
-
-def output_dtype(model: LoadedModel) -> torch.dtype:
-    """Return the type of the outputs of a graph.
-
-    Values of which float32 would lose more than 0.01 % of a standard deviation of the targets are float64: in float32 a
-    time in seconds since 1970 has steps of 128 s.
-    """
-    if model.mean is None or model.std is None:
-        return torch.float32
-    single = torch.finfo(torch.float32)
-    rounding = single.eps * model.mean.abs() / model.std
-    held = (rounding < 1e-4) & (model.mean.abs() + 100 * model.std < single.max) & (model.std > 1e6 * single.tiny)
-    return torch.float32 if bool(held.all()) else torch.float64
 
 
 def check_fits(model: LoadedModel, wanted: Wanted) -> list[str]:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from launcher.inference.soup import (
     greedy_soup,
     ingredients_of,
     interpolations,
+    shown_result,
     statistics_differ,
 )
 from launcher.recipe.protocols import Split
@@ -59,6 +60,10 @@ class Averaged:
     """Best candidate; None if none was better than `final/`."""
     recomputed: bool
     """True if BatchNorm's statistics were recomputed for each mean."""
+
+    def shown(self, metrics: Mapping[str, float]) -> str:
+        """Return the metrics that decide, as text: "accuracy 0.9542, loss 0.1210"."""
+        return shown_result(metrics, self.metric)
 
 
 def average(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,11 +19,20 @@ from launcher.data.image_check import broken_images, on_bad_image_of, whole
 from launcher.data.target_precision import as_taken
 from launcher.errors import Problems, UserError
 from launcher.inference.evaluation import Evaluation as Evaluation
-from launcher.inference.evaluation import Subject, judged
-from launcher.inference.finished_run import FinishedRun, build_data, build_network, build_task_alone, check_data
+from launcher.inference.evaluation import Subject, judged, write
+from launcher.inference.evaluation_summary import show
+from launcher.inference.finished_run import (
+    FinishedRun,
+    build_data,
+    build_network,
+    build_task_alone,
+    check_data,
+    read_finished,
+)
 from launcher.inference.labelled_data import read_other, test_split
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.recipe.transforms import evaluation as evaluation_transform
+from launcher.recipe.type_names import Types
 from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.batch_arithmetic import batching_for
@@ -34,6 +44,24 @@ from launcher.training.feature_cache.directory import cache_folder
 from launcher.training.images import Batch, evaluation_loader
 from launcher.training.launch import Launch, usable_cpus
 from launcher.training.setup import workers_of
+
+
+def evaluate_and_show(
+    run_dir: Path, launch: Launch, own: Types, split_name: str, data: Path | None, flips: bool, micro_batch: int | None
+) -> None:
+    """Evaluate the model of the run in `run_dir` as `evaluate` does, write the files, and print the summary."""
+    evaluation = evaluate(
+        read_finished(run_dir, own),
+        launch,
+        split_name=split_name,
+        data=data,
+        flips=flips,
+        micro_batch_size=micro_batch,
+        tell=lambda line: print(line, flush=True),
+    )
+    if evaluation is not None:
+        write(evaluation)
+        show(evaluation, Console(highlight=False))
 
 
 def evaluate(

@@ -20,6 +20,7 @@ from launcher.data import Torchvision as TorchvisionData
 from launcher.data.target_precision import build_splits
 from launcher.errors import UserError
 from launcher.files import read_json, read_metrics, refuse_endless
+from launcher.recipe.built_tasks import BuiltRegression
 from launcher.recipe.protocols import Backbone, BuiltTask, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import from_json
@@ -135,8 +136,6 @@ def build_task_alone(finished: FinishedRun, split: Split) -> BuiltTask:
     if isinstance(task, MultiLabel):
         task = dataclasses.replace(task, pos_weight=None)
     if isinstance(task, Regression):
-        from launcher.recipe.built_tasks import BuiltRegression
-
         about = finished.described["task"]
         return BuiltRegression(task.loss, finished.names, np.asarray(about["mean"]), np.asarray(about["std"]))
     return task.build(Splits(split, split, finished.names))

@@ -4,19 +4,99 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
 from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
 from launcher.data.sources import FileImages
-from launcher.errors import UserError
-from launcher.inference.finished_run import FinishedRun
-from launcher.inference.loaded_model import LoadedModel
+from launcher.errors import Problems, UserError
+from launcher.inference.finished_run import FinishedRun, read_finished
+from launcher.inference.inputs import find_images
+from launcher.inference.loaded_model import LoadedModel, model_of
+from launcher.inference.prediction_progress import Teller
+from launcher.inference.prediction_table import Form, Output, rows_in
+from launcher.metrics.calibration import few_positives
+from launcher.recipe.loading import recipe_words, types_of_files
 from launcher.recipe.transforms import PixelSteps
 from launcher.text import plural
 from launcher.training.accelerator import recorded_precision
+from launcher.training.launch import usable_cpus
+
+
+def predict_files(
+    run_dir: Path,
+    words: Sequence[str],
+    recipes: Sequence[str] | None,
+    *,
+    form: Form,
+    top: int,
+    to: Path | None,
+    batch_size: int,
+    device: str | None,
+) -> int:
+    """Predict the images for which `words` stand with the model of a finished run; return how many cannot be read.
+
+    The predictions go to `to`, or else to standard output. `recipes` are recipe files that define parts of the user's
+    own. Raises UserError with all that is wrong, and then nothing is written.
+    """
+    problems = Problems()
+    with problems.collected():
+        finished = read_finished(run_dir, types_of_files(recipes))
+    with problems.collected():
+        inputs = find_images(words)
+    with problems.collected():
+        place = device_named(device)
+    problems.raise_if_any()
+    model, precision = model_of(finished), precision_on(place, finished)
+    with Output(to, sys.stdout.buffer if sys.stdout else io.BytesIO()) as output:  # stdout may be closed
+        rows = rows_in(form, model, top, output.stream)
+        with Teller(len(inputs.images)) as teller:
+            teller.say(_how(model, run_dir, recipe_words(recipes)))
+            for path in inputs.left_out:
+                teller.name("left out (not an image)", path)
+            for part in predict(
+                model,
+                inputs.images,
+                device=place,
+                precision=precision,
+                batch_size=batch_size,
+                num_threads=usable_cpus(),
+            ):
+                with output.told():
+                    rows.add(part.names, part.results)
+                for path, reason in part.broken:
+                    teller.name("cannot be read", path, reason)
+                teller.advance(len(part.names), len(part.broken))
+        with output.told():
+            rows.close()
+    teller.end(to)
+    return teller.broken
+
+
+def _how(model: LoadedModel, run: Path, recipe: str) -> str:
+    """Say whether probabilities are calibrated, and from which thresholds labels are given."""
+    named = shlex.quote(str(run))
+    if model.kind not in ("classification", "multi-label"):
+        return ""
+    if model.kind == "multi-label":
+        if not model.thresholds_fitted:
+            return (
+                f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {named}{recipe}"
+            )
+        few = few_positives(dict(zip(model.classes, model.positives, strict=False)))
+        rest = f"; some rest on few images: {few}" if few else ""
+        return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{rest}"
+    if model.not_calibrated:
+        return f"probabilities not calibrated: {model.not_calibrated}"
+    if not model.calibrated:
+        return f"probabilities not calibrated; to calibrate: python -m launcher evaluate {named}{recipe}"
+    return f"probabilities calibrated with temperature {model.temperature:.4g} ({run}/final/calibration.json)"
 
 
 @dataclasses.dataclass(frozen=True)

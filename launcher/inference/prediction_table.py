@@ -12,10 +12,11 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+import pyarrow as pa
 import torch
 from rich.console import Console
 
@@ -26,7 +27,7 @@ from launcher.inference.loaded_model import LoadedModel
 from launcher.inference.prediction_columns import name_columns
 from launcher.text import encodable, inert_cell, level, one_line, without_controls
 
-FileFormat = Literal["csv", "jsonl", "parquet"]
+Form = Literal["table", "csv", "jsonl", "parquet"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +131,6 @@ class ParquetRows:
         self._writer.write_table(self._table(names, results))
 
     def _table(self, names: Sequence[str], results: torch.Tensor) -> Any:
-        import pyarrow as pa
-
         types = {"string": pa.string(), "float": pa.float32(), "value": pa.float64(), "int8": pa.int8()}
         columns = name_columns(names)
         for column in columns_of(self._model, results, self._top):
@@ -194,14 +193,14 @@ class Output:
                 remove_drafts(to.parent, to.name)
                 self.stream = self._draft.enter_context(draft_file(to))
 
-    def finish(self) -> None:
-        with self.told():
-            self._draft.close()
+    def __enter__(self) -> Output:
+        return self
 
-    def abandon(self, error: BaseException) -> None:
-        """Close the output without leaving a file, because `error` ends the writing."""
-        with contextlib.suppress(OSError):  # closing writes buffered data, which fails on a full disk
-            self._draft.__exit__(type(error), error, error.__traceback__)
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Give the file its name, or leave none if an error has ended the writing."""
+        # Closing after an error writes buffered data, which fails again on a full disk.
+        with self.told() if error is None else contextlib.suppress(OSError):
+            self._draft.__exit__(kind, error, traceback)
 
     def told(self) -> Any:
         """Return a context that turns an OSError from writing to `stream` into a UserError."""
@@ -221,8 +220,8 @@ class _Told:
             raise UserError(f"--to {self.file}: cannot be written ({error.strerror or error})") from error
 
 
-def rows_in(form: FileFormat, model: LoadedModel, top: int) -> Callable[[BinaryIO], Rows]:
-    """Return a function that makes the writer of rows to a stream."""
-    if form == "parquet":
-        return lambda stream: ParquetRows(model, top, stream)
-    return lambda stream: TextRows(form, model, top, stream)
+def rows_in(form: Form, model: LoadedModel, top: int, stream: BinaryIO) -> Rows:
+    """Return the writer of rows to a stream; a table is printed."""
+    if form == "table":
+        return TableRows(model, top, Console(highlight=False))
+    return ParquetRows(model, top, stream) if form == "parquet" else TextRows(form, model, top, stream)

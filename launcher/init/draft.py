@@ -8,33 +8,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+
 from launcher.data.names import notes_of_names
 from launcher.errors import Problems, UserError
 from launcher.files import expanded
-from launcher.init.decision import Decision
 from launcher.init.findings import Found
 from launcher.init.folders import folder
 from launcher.init.hub import data_set
-from launcher.init.images import Pictures, look_at
+from launcher.init.images import look_at
 from launcher.init.machine import Machine, machine
 from launcher.init.recipe_text import check_target, recipe_text, write
-from launcher.init.rules import counts_of_classes, decide
+from launcher.init.rules import decide
+from launcher.init.summary import Made, show, targets_shown
 from launcher.init.tables import table
 from launcher.recipe.protocols import TargetKind
-from launcher.text import one_line, plural
+from launcher.text import plural
 
 KINDS: dict[str, TargetKind] = {"classification": "class", "multilabel": "labels", "regression": "values"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """The findings, the decisions, and the recipe file that states them."""
-
-    found: Found
-    pictures: Pictures
-    machine: Machine
-    decisions: list[Decision]
-    path: Path
 
 
 def make_recipe(
@@ -47,8 +38,8 @@ def make_recipe(
     task: Literal["classification", "multilabel", "regression"] | None = None,
     hardware: Literal["here", "cpu", "gpu"] = "here",
     tell: Callable[[str], None] = lambda line: None,
-) -> Made:
-    """Look at `source` (a folder, a table, or a data set's name on the hub) and write a recipe for it to `to`.
+) -> None:
+    """Look at `source` (a folder, a table, or a data set's name on the hub), write a recipe for it to `to`; show both.
 
     `name` is the configuration of a hub data set that has several. `label` names the columns of targets and `task` says
     what they are, if that cannot be found out. `hardware` is the machine to choose for. Raises UserError, and then
@@ -73,7 +64,7 @@ def make_recipe(
     words += [word for column in label for word in ("--label", column)] + (["--task", task] if task else [])
     words += ["--for", hardware] if hardware != "here" else []
     write(recipe_text(decisions, summary(found, here), file, words, here.start()), path, overwrite)
-    return Made(found, pictures, here, decisions, Path(file))
+    show(Made(found, pictures, here, decisions, Path(file)), Console(highlight=False, emoji=False))
 
 
 def look_for(
@@ -109,12 +100,3 @@ def summary(found: Found, here: Machine) -> str:
         f"{plural(len(found.splits.val), 'validation image')}, {targets_shown(found)}; chosen for a machine "
         f"with {here}."
     )
-
-
-def targets_shown(found: Found, most: int = 6) -> str:
-    """Describe the outputs, with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
-    names = [one_line(name) for name in found.splits.names]
-    what = {"class": ("class", "classes"), "labels": ("label",), "values": ("number",)}[found.target_kind]
-    if found.target_kind != "values":
-        names = [f"{name}: {count:,}" for name, count in zip(names, counts_of_classes(found), strict=True)]
-    return f"{plural(len(names), *what)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"

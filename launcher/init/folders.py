@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,6 +135,4 @@ def _has_folders(at: Path) -> bool:
 
 
 def _with_remark(found: Found, remark: str) -> Found:
-    import dataclasses
-
     return dataclasses.replace(found, remarks=(*found.remarks, remark))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -10,10 +12,24 @@ from rich.text import Text
 
 from launcher import data
 from launcher.inference.labelled_data import test_line
-from launcher.init.draft import Made, targets_shown
+from launcher.init.decision import Decision
 from launcher.init.findings import Found
+from launcher.init.images import Pictures
+from launcher.init.machine import Machine
 from launcher.init.recipe_text import in_python
-from launcher.text import listed, one_line
+from launcher.init.rules import counts_of_classes
+from launcher.text import listed, one_line, plural
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """The findings, the decisions, and the recipe file that states them."""
+
+    found: Found
+    pictures: Pictures
+    machine: Machine
+    decisions: list[Decision]
+    path: Path
 
 
 def show(made: Made, console: Console) -> None:
@@ -46,6 +62,15 @@ def show(made: Made, console: Console) -> None:
         [*made.machine.start(), file],
     ):
         console.print(Text(f"  {shlex.join(words)}"), soft_wrap=True)
+
+
+def targets_shown(found: Found, most: int = 6) -> str:
+    """Describe the outputs, with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
+    names = [one_line(name) for name in found.splits.names]
+    what = {"class": ("class", "classes"), "labels": ("label",), "values": ("number",)}[found.target_kind]
+    if found.target_kind != "values":
+        names = [f"{name}: {count:,}" for name, count in zip(names, counts_of_classes(found), strict=True)]
+    return f"{plural(len(names), *what)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def _test(found: Found) -> str | None:

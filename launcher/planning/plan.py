@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
@@ -44,8 +45,6 @@ def show(
 
     `allocation` is the time of a cluster allocation, as Slurm takes it; if it is given, a few steps are timed, too.
     """
-    import torch
-
     verify_assets(loaded.recipe, _tell)
     found = examine(
         loaded.recipe,

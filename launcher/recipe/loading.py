@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +22,7 @@ import pydantic
 from launcher.errors import UserError, did_you_mean
 from launcher.recipe.location import Place, collision, find_recipe, shown
 from launcher.recipe.part import problems_in
+from launcher.recipe.recipe import Recipe
 from launcher.recipe.type_names import Types, types_in_module
 from launcher.shadowed_libraries import LIBRARIES, WITH_PART, line_of, shadowing
 
@@ -43,13 +46,18 @@ class LoadedRecipe:
         return self.path.stem if self.variable == "recipe" else f"{self.path.stem}-{self.variable}"
 
     @property
+    def default_run_dir(self) -> Path:
+        """Return the run dir of a run for which the user names none."""
+        return Path("runs") / self.run_name
+
+    @property
     def spec(self) -> str:
         """Return the argument that names the recipe on the command line, relative to the current folder if possible."""
         path = self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
         return str(path) if self.variable == "recipe" else f"{path}:{self.variable}"
 
 
-def load_recipe(spec: str, recipe_type: type | None = None) -> LoadedRecipe:
+def load_recipe(spec: str, recipe_type: type = Recipe) -> LoadedRecipe:
     """Load the recipe that `spec` names.
 
     `spec` is "recipes/resnet50.py" or "recipes.resnet50", either with ":name" for a variable other than `recipe`.
@@ -89,6 +97,19 @@ def types_of(spec: str) -> Types:
     loaded = load_recipe(spec)
     root = loaded.path.parents[loaded.module_name.count(".")]
     return types_in_module(sys.modules[loaded.module_name], root)
+
+
+def types_of_files(specs: Sequence[str] | None) -> Types:
+    """Return the classes that come with several recipes, as `types_of` does for one."""
+    types: dict[str, type] = {}
+    for spec in specs or ():
+        types |= types_of(spec)
+    return types
+
+
+def recipe_words(specs: Sequence[str] | None) -> str:
+    """Return the option `--recipe` for a further command, with a space before it."""
+    return "".join(f" --recipe {shlex.quote(spec)}" for spec in specs or ())
 
 
 def _imported(place: Place) -> ModuleType:
@@ -145,11 +166,7 @@ def _refusing_class(error: pydantic.ValidationError) -> type | None:
     return None
 
 
-def _recipe_in(module: ModuleType, attribute: str, path: Path, recipe_type: type | None) -> Any:
-    if recipe_type is None:
-        from launcher.recipe.recipe import Recipe
-
-        recipe_type = Recipe
+def _recipe_in(module: ModuleType, attribute: str, path: Path, recipe_type: type) -> Any:
     kind = recipe_type.__name__
     if not hasattr(module, attribute):
         recipes = [name for name, value in vars(module).items() if isinstance(value, recipe_type)]

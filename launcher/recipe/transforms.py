@@ -14,13 +14,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import PIL.Image
 from pydantic import Field
 
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
 
 if TYPE_CHECKING:
-    import PIL.Image
     import torch
 
 
@@ -88,7 +89,6 @@ def draws_from_torch_alone(transform: object) -> bool:
 
 def pixels_of(image: PIL.Image.Image) -> torch.Tensor:
     """Return an RGB image as a tensor, uint8 (3, height, width), channels last in memory."""
-    import numpy as np
     import torch
 
     return torch.from_numpy(np.array(image.convert("RGB") if image.mode != "RGB" else image)).permute(2, 0, 1)
@@ -244,8 +244,6 @@ def _resized(pixels: torch.Tensor, size: list[int], preprocessing: Preprocessing
 
 
 def _as_image(pixels: torch.Tensor) -> PIL.Image.Image:
-    import PIL.Image
-
     return PIL.Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 

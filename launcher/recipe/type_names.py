@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,9 @@ from types import ModuleType
 from typing import Any, cast
 
 from launcher.recipe.dotted import is_dataclass_value
+from launcher.recipe.phases import Phase
+from launcher.recipe.protocols import Preprocessing
+from launcher.recipe.recipe import Recipe
 
 Types = Mapping[str, type]
 """Classes by the names that `name_of` gives them."""
@@ -50,12 +54,6 @@ _OLD_NAMES = {
 @functools.cache
 def public_types() -> Types:
     """Return launcher's own parts by their public names, such as "launcher.optim.AdamW"."""
-    import importlib
-
-    from launcher.recipe.phases import Phase
-    from launcher.recipe.protocols import Preprocessing
-    from launcher.recipe.recipe import Recipe
-
     found: dict[str, type] = {"launcher.Phase": Phase, "launcher.Preprocessing": Preprocessing}
     found["launcher.Recipe"] = Recipe
     for namespace in _NAMESPACES:

@@ -7,10 +7,11 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.cluster.status import status_of
 from launcher.errors import Problems, UserError
 from launcher.files import json_text, metrics_from_json, read_json, read_metrics, refuse_endless
 from launcher.inference.run_records import epochs_of, read_rows
@@ -35,7 +36,7 @@ class Result:
     """The metric by which its best epoch was chosen."""
 
 
-def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> Result:
+def read_result(run_dir: Path) -> Result:
     """Read the result of a run. Raises UserError if `run_dir` is not a run dir."""
     if not (run_dir / "recipe.json").exists():
         raise UserError(f"{run_dir}: no run dir (it has no recipe.json)")
@@ -49,8 +50,8 @@ def read_result(run_dir: Path, state_of: Callable[[Path], tuple[str, int]]) -> R
     final = run_dir / "final/metrics.json"
     if final.is_file():
         metrics = read_metrics(final)
-    state, step = state_of(run_dir)
-    return Result(str(run_dir), state, step, flat(recipe), _readable(recipe), metrics, _monitored(run_dir))
+    status, settings = status_of(str(run_dir)), flat(recipe)
+    return Result(str(run_dir), status.state, status.step, settings, _readable(recipe), metrics, _monitored(run_dir))
 
 
 def _readable(value: Any, at: str = "") -> dict[str, Any]:
@@ -170,16 +171,15 @@ class Comparison:
         return json_text([dict(zip(self.columns, row, strict=True)) for row in self.rows()], indent=1)
 
 
-def compare(run_dirs: Sequence[Path], state_of: Callable[[Path], tuple[str, int]], by: str | None = None) -> Comparison:
+def compare(run_dirs: Sequence[Path], by: str | None = None) -> Comparison:
     """Compare runs, the best by metric `by` first (by default the one by which the runs chose their best epochs).
 
-    `state_of` returns the state of a run in a word, and its step. Raises UserError with a line for each folder that is
-    not a run dir, and for a metric that no run has.
+    Raises UserError with a line for each folder that is not a run dir, and for a metric that no run has.
     """
     problems, results = Problems(), []
     for run_dir in run_dirs:
         with problems.collected():
-            results.append(read_result(run_dir, state_of))
+            results.append(read_result(run_dir))
     problems.raise_if_any()
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     by = by or next((result.monitored for result in results if result.monitored), None)

@@ -1,4 +1,4 @@
-"""Facts on runs that ended earlier: evaluated again if necessary, with their data if these can be loaded."""
+"""Reports on runs that ended earlier: evaluated again if necessary, with their data if these can be loaded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from launcher.inference.evaluation import write
 from launcher.inference.finished_run import FinishedRun, build_data, read_finished
 from launcher.recipe.protocols import Splits
 from launcher.recipe.type_names import Types
+from launcher.report.build import FILE, write_report
 from launcher.report.facts import Facts, read_facts
 from launcher.report.inspect.grad_cam import check_installed
 from launcher.report.inspect.inspect import explain
 from launcher.training.launch import Launch
+
+
+def report_again(
+    run_dirs: Sequence[Path], to: Path | None, launch: Launch, tell: Callable[[str], None], explains: bool, own: Types
+) -> Path:
+    """Write a report on `facts_again` to `to`, or else into the first run dir, and return its path."""
+    file = to or run_dirs[0] / FILE
+    write_report(facts_again(run_dirs, launch, tell=tell, explains=explains, own=own), file)
+    return file
 
 
 def facts_again(

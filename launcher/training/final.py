@@ -23,7 +23,7 @@ from launcher.training.nonfinite import tensors_named
 from launcher.training.run import Run
 from launcher.training.run_checkpoint import check_owner
 from launcher.training.run_dir import RunDir
-from launcher.training.stop import StoppedError
+from launcher.training.stop_request import StoppedError
 
 
 def finish(run: Run) -> None:

@@ -43,10 +43,10 @@ from launcher.training.progress import Speed
 from launcher.training.run import PhaseState, Run, Unread
 from launcher.training.run_checkpoint import average_norm_statistics, save, written
 from launcher.training.run_dir import RunDir
-from launcher.training.setup import begin_run, run_dir_of, say_finished
+from launcher.training.setup import begin_run, say_finished
 from launcher.training.step import clipped, forward_backward, inputs_of
-from launcher.training.stop import StoppedError, write_marker
-from launcher.training.stop_request import Reason
+from launcher.training.stop import write_marker
+from launcher.training.stop_request import Reason, StoppedError
 from launcher.training.trackers import log_speed
 
 LOSSES_READ_EVERY_STEPS = 10
@@ -75,7 +75,7 @@ def run(
 
     Raise UserError for problems that the user can fix.
     """
-    rundir = RunDir(run_dir_of(launch, loaded))
+    rundir = RunDir(launch.run_dir or loaded.default_run_dir)
     accelerator = start_accelerator(loaded.recipe, launch, rundir.path)
     try:
         if rundir.finished and say_finished(accelerator, rundir, loaded, launch, left):

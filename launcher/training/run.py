@@ -31,7 +31,8 @@ from launcher.training.preflight import Prepared, ResolvedPhase
 from launcher.training.progress import Screen
 from launcher.training.run_dir import RunDir
 from launcher.training.run_lock import RunLock
-from launcher.training.stop import Interruption, StoppedError
+from launcher.training.stop import Interruption
+from launcher.training.stop_request import StoppedError
 from launcher.training.watchdog import Watchdog
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -46,11 +45,6 @@ from launcher.training.stop import Interruption, clear_markers
 from launcher.training.trackers import start_trackers
 from launcher.training.watchdog import Watchdog
 from launcher.training.worker_limits import check_handover
-
-
-def run_dir_of(launch: Launch, loaded: LoadedRecipe) -> Path:
-    """Return the run dir that the launch asks for, or else one named after the recipe."""
-    return launch.run_dir or Path("runs") / loaded.run_name
 
 
 def workers_of(launch: Launch) -> int:

@@ -18,13 +18,6 @@ from launcher.files import write_json
 from launcher.training.attempt import this_attempt
 from launcher.training.stop_request import REASONS, STOP_FILE, Reason, asked_by_file
 
-STOPPED_EXIT_CODE = 85
-"""Exit code of a run that saved and stopped before its end; the same command continues it.
-
-Shells, Python and torch's launchers do not use this code.
-"""
-INTERRUPTED_EXIT_CODE = 130
-"""Exit code of a run that saved and stopped after Ctrl-C."""
 NOT_SAVED_EXIT_CODE = 1
 """Exit code of a run that ended without saving, after a second Ctrl-C."""
 FIRST_CTRL_C = "Ctrl-C: stopping after this step, and saving; once more ends at once, without saving"
@@ -35,15 +28,6 @@ SECONDS_TO_LEAVE = 5.0
 """Seconds kept free before a deadline, in addition to the time of a step and two saves."""
 
 _SIGNALS = {signal.SIGTERM: 3, signal.SIGUSR1: 3, signal.SIGUSR2: 3, signal.SIGINT: 4}
-
-
-class StoppedError(Exception):
-    """The run was asked to stop."""
-
-    def __init__(self, reason: Reason) -> None:
-        self.reason = reason
-        self.exit_code = INTERRUPTED_EXIT_CODE if reason == "interrupted" else STOPPED_EXIT_CODE
-        super().__init__(reason)
 
 
 @dataclasses.dataclass

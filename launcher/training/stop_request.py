@@ -1,4 +1,4 @@
-"""Requests to stop a run by a file in its run dir, which works where no signal gets through.
+"""Requests to stop a run by a file in its run dir, which works where no signal gets through, and how it then ends.
 
 The module imports nothing heavy, because a program that asks a run to stop need not be able to train.
 """
@@ -16,6 +16,24 @@ STOP_FILE = "STOP"
 Reason = Literal["asked to stop", "time limit", "preempted", "interrupted"]
 # Processes may see different reasons; the one with the highest index is reported.
 REASONS: tuple[Reason | None, ...] = (None, "asked to stop", "time limit", "preempted", "interrupted")
+
+
+STOPPED_EXIT_CODE = 85
+"""Exit code of a run that saved and stopped before its end; the same command continues it.
+
+Shells, Python and torch's launchers do not use this code.
+"""
+INTERRUPTED_EXIT_CODE = 130
+"""Exit code of a run that saved and stopped after Ctrl-C."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+        self.exit_code = INTERRUPTED_EXIT_CODE if reason == "interrupted" else STOPPED_EXIT_CODE
+        super().__init__(reason)
 
 
 def ask_to_stop(run_dir: Path, reason: Reason) -> None:

@@ -90,10 +90,11 @@ class Rehearsal(Verification):
 
 def rehearse(
     loaded: LoadedRecipe, *, processes: int, steps: int, workers: int | None, tell: Callable[[str], None]
-) -> list[Act]:
-    """Play a cluster job with a shortened recipe, and return the acts."""
+) -> bool:
+    """Play a cluster job with a shortened recipe, print the acts, and return whether all went well."""
     with tempfile.TemporaryDirectory(prefix="rehearse-") as folder:
-        return Rehearsal(loaded, Path(folder), [processes], steps, tell, workers).acts()
+        acts = Rehearsal(loaded, Path(folder), [processes], steps, tell, workers).acts()
+    return show(acts, Console(highlight=False))
 
 
 def show(acts: list[Act], console: Console) -> bool:

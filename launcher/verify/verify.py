@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 
 from launcher.console import show_table
-from launcher.errors import UserError
 from launcher.inference.run_records import read_rows
 from launcher.recipe.abilities import HasDropout
 from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.serialization import to_json
 from launcher.text import plural
 from launcher.verify.kills import launch_command, run_until_killed
 from launcher.verify.weight_equality import TOLERANCE, Comparison, compare, furthest
@@ -47,10 +47,14 @@ class Check:
 
 def verify(
     loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, workers: int | None, tell: Callable[[str], None]
-) -> list[Check]:
-    """Train a shortened recipe with the batch divided in several ways, kill one run and resume it, and compare."""
+) -> bool:
+    """Train a shortened recipe with the batch divided in several ways, kill one run and resume it, and compare.
+
+    Print the table of checks, and return whether all promises hold.
+    """
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        return Verification(loaded, Path(folder), list(processes), steps, tell, workers).checks()
+        checks = Verification(loaded, Path(folder), list(processes), steps, tell, workers).checks()
+    return show(checks, Console(highlight=False))
 
 
 class Verification:
@@ -65,8 +69,6 @@ class Verification:
         tell: Callable[[str], None],
         workers: int | None = None,
     ) -> None:
-        from launcher.recipe.serialization import to_json
-
         self.loaded, self.folder, self.processes, self.steps, self.tell = loaded, folder, processes, steps, tell
         self.workers = workers
         self.recipe = folder / "recipe_to_verify.py"
@@ -205,11 +207,3 @@ def show(checks: Sequence[Check], console: Console) -> bool:
     rows = [[check.promise, "holds" if check.holds else "BROKEN", check.found] for check in checks]
     show_table([["promise", "", "found"], *rows], console, left=range(3))
     return all(check.holds for check in checks)
-
-
-def numbers_of(text: str) -> list[int]:
-    """Parse process counts such as "1,2". Raises UserError for other text."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"--processes {text!r}: write numbers of processes with commas: 1,2")
-    return [int(word) for word in words]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from launcher.inference.run_records import read_rows
 from launcher.recipe.optim import SGD
@@ -103,8 +104,6 @@ def noise_by_name(state: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Ten
 
 def furthest(one: Path, other: Path) -> tuple[str, float]:
     """Return the tensor of `final/` that differs most between two runs, and by how much."""
-    from safetensors.torch import load_file
-
     ours, theirs = (load_file(path / "final/model.safetensors") for path in (one, other))
     found = {name: float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours}
     name = max(found, key=lambda key: found[key])

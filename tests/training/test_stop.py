@@ -152,7 +152,7 @@ def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) ->
 
 
 def test_a_run_stops_before_its_deadline_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
-    from launcher.training.stop import StoppedError
+    from launcher.training.stop_request import StoppedError
 
     with pytest.raises(StoppedError, match="time limit"):
         train(tiny.resumable, tmp_path / "run", stop_at=time.time() + 1)

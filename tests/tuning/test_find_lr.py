@@ -25,10 +25,10 @@ from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.overrides import apply_overrides
 from launcher.training.launch import Launch, World
 from launcher.tuning.lr_finder.curve import as_svg, as_text
-from launcher.tuning.lr_finder.range_test import range_test
+from launcher.tuning.lr_finder.range_test import Rates, range_test
 from launcher.tuning.lr_finder.suggestions import Suggestions, rounded, slide, steepest, suggest, valley
 from launcher.tuning.lr_finder.summary import lines_of, overrides, show
-from launcher.tuning.lr_finder.trace import Average, Range, Rates, Trace, scales_of
+from launcher.tuning.lr_finder.trace import Average, Range, Trace, scales_of
 from processes import alone, start
 
 LRS = np.array(Range().lrs())

@@ -1,20 +1,25 @@
-"""Findings of `advise`, as tables and sentences."""
+"""The command `advise`: the advice, as tables and sentences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from launcher.console import show_table
+from launcher.recipe.recipe import Recipe
 from launcher.text import plural
-from launcher.tuning.advise.advise import Advice
+from launcher.training.launch import Launch
+from launcher.tuning.advise.advise import Advice, advise, recipes_for
 from launcher.tuning.advise.probes import FINAL, Probe
 
 
-def show(found: Sequence[Advice]) -> None:
+def show(
+    recipe: Recipe, backbones: Sequence[str], most_images: int, launch: Launch, tell: Callable[[str], None], costs: bool
+) -> None:
     """Print each backbone's boundaries, the order of the backbones, and a proposal for the best."""
+    found = advise(recipes_for(recipe, backbones), most_images, launch, tell, costs=costs)
     console = Console(highlight=False)
     for advice in found:
         _boundaries(console, advice)

@@ -12,6 +12,7 @@ from typing import Any
 from launcher.compat import end_workers
 from launcher.recipe.head_modules import LinearHead
 from launcher.recipe.loading import LoadedRecipe
+from launcher.recipe.part import part
 from launcher.text import number as measured
 from launcher.training.accelerator import start_accelerator
 from launcher.training.closed_form import start_head
@@ -23,17 +24,18 @@ from launcher.training.phase import begin_phase
 from launcher.training.run import PhaseState, Run
 from launcher.training.run_dir import RunDir
 from launcher.training.setup import begin_run
-from launcher.training.stop import StoppedError
-from launcher.tuning.lr_finder.trace import (
-    DIVERGED,
-    LEAST_BEFORE_DIVERGED,
-    Average,
-    Range,
-    Rates,
-    Start,
-    Trace,
-    scales_of,
-)
+from launcher.training.stop_request import StoppedError
+from launcher.tuning.lr_finder.trace import DIVERGED, LEAST_BEFORE_DIVERGED, Average, Range, Start, Trace, scales_of
+
+
+@part
+class Rates:
+    """Schedule that gives step k of a phase its k-th factor."""
+
+    scales: tuple[float, ...]
+
+    def scale(self, step: int, steps: int, steps_per_epoch: int) -> float:
+        return self.scales[step]
 
 
 def range_test(loaded: LoadedRecipe, launch: Launch, rates: Range, numbers: Sequence[int]) -> list[Trace] | None:

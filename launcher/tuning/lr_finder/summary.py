@@ -1,15 +1,20 @@
-"""Output of `find-lr` for its tests: curve, suggestions, and the override to use."""
+"""The command `find-lr`: its tests, and their curves, suggestions, and the override to use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
+from launcher.files import write_atomic
+from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.recipe import Recipe
-from launcher.tuning.lr_finder.curve import as_text
-from launcher.tuning.lr_finder.suggestions import Suggestions, rounded
-from launcher.tuning.lr_finder.trace import Trace
+from launcher.training.launch import Launch
+from launcher.tuning.lr_finder.curve import as_svg, as_text
+from launcher.tuning.lr_finder.range_test import range_test
+from launcher.tuning.lr_finder.suggestions import Suggestions, rounded, suggest
+from launcher.tuning.lr_finder.trace import Range, Trace
 
 STARTS = {
     "recipe": "",
@@ -20,6 +25,22 @@ STARTS = {
 }
 SAME = 1.5
 """Ratio of recommended rates below which they count as equal."""
+
+
+def find_and_show(loaded: LoadedRecipe, launch: Launch, rates: Range, numbers: Sequence[int], svg: Path | None) -> bool:
+    """Run `range_test`, print the tests, and draw the curves into `svg`, if it is given.
+
+    Return whether there is a rate to recommend for each phase; processes other than the main one return True.
+    """
+    traces = range_test(loaded, launch, rates, numbers)
+    if traces is None:
+        return True
+    found = [(trace, suggest(trace)) for trace in traces]
+    all_found = show(found, loaded.recipe, Console(highlight=False, soft_wrap=True))
+    if svg is not None:
+        write_atomic(svg, as_svg(found, f"Learning rates of {loaded.path.name}"))
+        print(f"curves: {svg}")
+    return all_found
 
 
 def show(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe, console: Console) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from launcher.errors import UserError
-from launcher.recipe.part import part
 from launcher.recipe.recipe import Recipe
 
 LEAST_STEPS = 10
@@ -56,16 +55,6 @@ class Range:
         """Return the rates (steps,), each the same factor above the one before."""
         factor = self.last / self.first
         return [self.first * factor ** (step / (self.steps - 1)) for step in range(self.steps)]
-
-
-@part
-class Rates:
-    """Schedule that gives step k of a phase its k-th factor."""
-
-    scales: tuple[float, ...]
-
-    def scale(self, step: int, steps: int, steps_per_epoch: int) -> float:
-        return self.scales[step]
 
 
 Start = Literal["recipe", "closed form", "new head"]

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.assets.bundle import verify_assets
 from launcher.errors import Problems, UserError
 from launcher.files import refuse_endless, remove_drafts, write_new
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.serialization import differences, to_json
+from launcher.training.best import mode_of
 from launcher.tuning.sweep.space import Space, corners
 
 FILE = "sweep.json"
@@ -80,8 +82,6 @@ def _examined(recipe: Recipe, space: Space) -> tuple[str, Literal["max", "min"]]
     """
     import torch
 
-    from launcher.assets.bundle import verify_assets
-    from launcher.training.best import mode_of
     from launcher.training.preflight import examine
 
     problems = Problems()

@@ -38,10 +38,10 @@ class Request:
     folder: Path
     trials: int
     seeds: int
-    sampler: SamplerName = "tpe"
-    pruner: PrunerName = "median"
-    processes: int = 1
-    words: Sequence[str] = ()
+    sampler: SamplerName
+    pruner: PrunerName
+    processes: int
+    words: Sequence[str]
     """Options of `train`, for each trial."""
 
 
