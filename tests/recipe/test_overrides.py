@@ -147,8 +147,10 @@ def test_a_value_is_read_as_its_field_declares(override: str, read: Any, expecte
         ("optim.lr=-1", "optim.lr=-1.0: input should be greater than 0"),
         ("batch_size=0", "batch_size=0: input should be greater than or equal to 1"),
         ("batch_size=8.5", "batch_size=8.5: should be a whole number"),
+        ("batch_size=8.0", "batch_size=8.0: should be a whole number"),
         ("clip_norm=off", "clip_norm=off: should be none or a number"),
         ("optim.nesterov=maybe", "optim.nesterov=maybe: should be true or false"),
+        ("optim.nesterov=y", "optim.nesterov=y: should be true or false"),
         ("precision=bf61", "precision=bf61: should be 'no', 'bf16' or 'fp16'; did you mean 'bf16'?"),
         ("optim.betas=0.9", "optim.betas=0.9: should be 2 values separated by commas"),
         (
