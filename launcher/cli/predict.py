@@ -74,7 +74,7 @@ def predict(
     from launcher.inference.loaded_model import model_of
     from launcher.inference.predict import device_named, precision_on
     from launcher.inference.predict import predict as run_prediction
-    from launcher.inference.prediction_progress import Teller
+    from launcher.inference.prediction_reporter import PredictionReporter
     from launcher.inference.prediction_table import Output, Rows, TableRows, rows_in
 
     with problems.collected():
@@ -92,10 +92,10 @@ def predict(
             rows = TableRows(model, top, Console(highlight=False))
         else:
             rows = rows_in(form.value, model, top)(output.stream)
-        with Teller(len(found.images)) as teller:
-            teller.say(_how(model, run, recipe_words(recipe)))
+        with PredictionReporter(len(found.images)) as reporter:
+            reporter.print(_how(model, run, recipe_words(recipe)))
             for path in found.left_out:
-                teller.name("left out (not an image)", path)
+                reporter.name("left out (not an image)", path)
             for part in run_prediction(
                 model,
                 found.images,
@@ -107,8 +107,8 @@ def predict(
                 with output.told():
                     rows.add(part.names, part.results)
                 for path, reason in part.broken:
-                    teller.name("cannot be read", path, reason)
-                teller.advance(len(part.names), len(part.broken))
+                    reporter.name("cannot be read", path, reason)
+                reporter.advance(len(part.names), len(part.broken))
         with output.told():
             rows.close()
         output.finish()
@@ -118,8 +118,8 @@ def predict(
     except BaseException as error:
         output.abandon(error)
         raise
-    teller.end(to)
-    if teller.broken:
+    reporter.end(to)
+    if reporter.broken:
         raise typer.Exit(SOME_UNREADABLE)
 
 

@@ -5,11 +5,11 @@ The main process reads the images, and all processes act on its findings alike.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.console import Reporter
 from launcher.data.image_check import Broken, find_broken, on_bad_image_of, verified
 from launcher.data.prepared import Copy, check_current, check_fits, read_copy, with_copy
 from launcher.errors import Problems, UserError
@@ -19,8 +19,6 @@ from launcher.training.launch import usable_cpus
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-TOLD_EVERY_SECONDS = 5.0
 
 
 def without_broken_images(
@@ -81,17 +79,14 @@ def _open(folder: Path, recipe: Recipe, tell: Callable[[str], None]) -> Copy:
 
 def _look(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> Broken:
     total = len(splits.train) + len(splits.val)
-    begin = told = time.monotonic()
-
-    def progress(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TOLD_EVERY_SECONDS:
-            told = time.monotonic()
-            left = (told - begin) / done * (total - done)
-            tell(f"looking at every image once: {done:,} of {total:,}, {left:.0f} s left")
-
+    reporter = Reporter(
+        total,
+        lambda done, left: f"looking at every image once: {done:,} of {total:,}, {left:.0f} s left",
+        tell,
+        seconds=5.0,
+    )
     try:
         resize_size = recipe.backbone.preprocessing().resize_size
     except UserError:  # reported when the backbone is built
         resize_size = None
-    return find_broken(splits, usable_cpus(), progress, resize_size)
+    return find_broken(splits, usable_cpus(), reporter.update, resize_size)

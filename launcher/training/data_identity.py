@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from launcher.console import Reporter
 from launcher.data.digests import Digests, content_digests
 from launcher.errors import UserError
 from launcher.files import write_atomic
@@ -23,7 +23,6 @@ from launcher.recipe.protocols import Split, Splits
 from launcher.text import listed, one_line, plural
 
 FILE = "data.npz"
-TOLD_EVERY_SECONDS = 5.0
 NAMED = 3
 """Number of images that a line names; the rest are counted."""
 
@@ -101,13 +100,14 @@ def _identity_of(split: Split, memory: Path, threads: int, tell: Callable[[str],
 
 
 def _hashed(split: Split, memory: Path, threads: int, tell: Callable[[str], None]) -> Digests:
-    steps, last_told = content_digests(split.images, memory, threads), time.monotonic()
+    steps = content_digests(split.images, memory, threads)
+    reporter = Reporter(
+        len(split), lambda done, _: f"hashing the images: {done:,} of {len(split):,}", tell, seconds=5.0
+    )
     try:
         while True:
-            done = next(steps)
-            if done and time.monotonic() - last_told > TOLD_EVERY_SECONDS:
-                last_told = time.monotonic()
-                tell(f"hashing the images: {done:,} of {len(split):,}")
+            if done := next(steps):
+                reporter.update(done)
     except StopIteration as stop:
         digests: Digests = stop.value
         return digests
