@@ -47,8 +47,8 @@ def average(
     from launcher.training.launch import Launch
 
     launch = Launch(num_workers=workers, world=world)
-    tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    found = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite, own=own_types(recipe))
+    report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    found = average_runs(runs, to, points, launch, report=report, overwrite=overwrite, own=own_types(recipe))
     before = shown_result(found.before, found.metric)
     if found.best is None:
         print(f"none is better than {runs[0]}: {before}; nothing was written")

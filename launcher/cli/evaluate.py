@@ -80,7 +80,7 @@ def evaluate(
         data=data,
         flips=flips,
         micro_batch_size=micro_batch,
-        tell=lambda line: print(line, flush=True),
+        report=lambda line: print(line, flush=True),
     )
     if found is not None:
         write(found)

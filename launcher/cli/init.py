@@ -70,6 +70,6 @@ def init(
         label=label or (),
         task=task.value if task else None,
         hardware=hardware.value,
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     show(made, Console(highlight=False, emoji=False))

@@ -104,12 +104,12 @@ def predict(
                 batch_size=batch,
                 num_threads=world.num_cpus,
             ):
-                with output.told():
+                with output.errors_reported():
                     rows.add(part.names, part.results)
                 for path, reason in part.broken:
                     reporter.name("cannot be read", path, reason)
                 reporter.advance(len(part.names), len(part.broken))
-        with output.told():
+        with output.errors_reported():
             rows.close()
         output.finish()
     except BrokenPipeError as error:  # `... | head`: the reader has seen enough

@@ -44,7 +44,7 @@ def rehearse(
     loaded = load(recipe, overrides)
     check_assets(loaded, assets, recipe, overrides)
     acts = play(
-        loaded, processes=processes, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+        loaded, processes=processes, steps=steps, workers=workers, report=lambda line: print(line, file=sys.stderr)
     )
     if not show(acts, Console(highlight=False)):
         raise typer.Exit(1)

@@ -59,7 +59,7 @@ def report(
     found = facts_again(
         runs,
         Launch(num_workers=workers, world=world),
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
         explains=explains,
         own=own_types(recipe),
     )

@@ -105,7 +105,7 @@ def submit(
     more += [] if report else ["--no-report"]
     script = "sweep.sbatch" if array else "train.sbatch"
     submission = submit_job(loaded, recipe, [*named, *more], request, run_dir=place, script=script, dry_run=dry_run)
-    _tell(submission, dry_run)
+    _print_submission(submission, dry_run)
     if wait and not dry_run:
         _wait(submission.jobs[-1], place)
 
@@ -131,7 +131,7 @@ def _check_as_plan_does(
     problems.raise_if_any()
 
 
-def _tell(submission: Submission, dry_run: bool) -> None:
+def _print_submission(submission: Submission, dry_run: bool) -> None:
     import shlex
 
     if dry_run:

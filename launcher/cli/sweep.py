@@ -93,7 +93,7 @@ def sweep(
     request = dataclasses.replace(
         request, sampler=sampler.value, pruner=pruner.value, processes=processes, words=tuple(more)
     )
-    outcome = Sweep(request, tell=lambda line: print(line, file=sys.stderr, flush=True)).work()
+    outcome = Sweep(request, report=lambda line: print(line, file=sys.stderr, flush=True)).work()
     _show(outcome, as_)
     if outcome.end != "done":
         raise typer.Exit(130 if outcome.end == "interrupted" else 85)

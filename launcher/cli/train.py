@@ -72,7 +72,7 @@ def train(
     from launcher.cluster.deadline import read_deadline
     from launcher.cluster.parent import read_parent, starter_of
     from launcher.cluster.processes import check_world, lone_process_note, set_threads
-    from launcher.cluster.rendezvous import meet, tell_waiting
+    from launcher.cluster.rendezvous import meet, report_waiting
     from launcher.training.launch import Launch
 
     problems = Problems()
@@ -88,7 +88,7 @@ def train(
     set_threads(world)
     if note := lone_process_note(os.environ, world):
         print(note, file=sys.stderr, flush=True)
-    store = meet(world, tell_waiting)
+    store = meet(world, report_waiting)
     from launcher.training.loop import run
     from launcher.training.stop import StoppedError
 

@@ -50,7 +50,7 @@ def verify(
     from rich.console import Console
 
     checks = run_verification(
-        loaded, processes=counts, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+        loaded, processes=counts, steps=steps, workers=workers, report=lambda line: print(line, file=sys.stderr)
     )
     if not show(checks, Console(highlight=False)):
         raise typer.Exit(1)

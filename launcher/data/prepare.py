@@ -63,12 +63,12 @@ def make_copy(
     *,
     short_side: int | None = None,
     workers: int = 4,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Copy, bool]:
     """Return the copy in `folder`, and whether it existed before; if so, it is complete, current, and fits the recipe.
 
-    `short_side` is the shorter side of the training images, if it is not to follow from the recipe. `tell` is called
+    `short_side` is the shorter side of the training images, if it is not to follow from the recipe. `report` is called
     beforehand with a line on the size of the copy, `progress` with the number of finished images.
 
     Raises UserError for a folder with other content, for a disk without enough space, for images that cannot be read,
@@ -84,7 +84,7 @@ def make_copy(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, alone=True) as draft:
-            _check_room(folder, estimated_bytes(splits, kept), kept, tell)
+            _check_room(folder, estimated_bytes(splits, kept), kept, report)
             _write(draft, recipe, splits, preprocessing, kept, enough_for, workers, progress)
             if folder.exists():
                 folder.rmdir()
@@ -113,9 +113,9 @@ def estimated_bytes(splits: Splits, kept: Need) -> int:
     return round(total)
 
 
-def _check_room(folder: Path, needed: int, kept: Need, tell: Callable[[str], None]) -> None:
+def _check_room(folder: Path, needed: int, kept: Need, report: Callable[[str], None]) -> None:
     free = shutil.disk_usage(folder.parent).free
-    tell(f"shorter sides of {kept}: about {gigabytes(needed)} in {folder}, {gigabytes(free)} are free there")
+    report(f"shorter sides of {kept}: about {gigabytes(needed)} in {folder}, {gigabytes(free)} are free there")
     if needed > free:
         raise UserError(f"--to {folder}: needs about {gigabytes(needed)}, {gigabytes(free)} are free there")
 

@@ -91,7 +91,7 @@ def _front_matter(
         )
         for name, value in metrics.items()
     ]
-    told = ModelCardData(
+    metadata = ModelCardData(
         license=license_name,
         library_name=plain.library if plain is not None else "pytorch",
         pipeline_tag=task if task == "image-classification" else None,
@@ -101,7 +101,7 @@ def _front_matter(
         model_name=_valid(title),
         eval_results=results or None,
     ).to_yaml()
-    lines = [told.strip()] if license_name else [NO_LICENSE, told.strip()]
+    lines = [metadata.strip()] if license_name else [NO_LICENSE, metadata.strip()]
     return "\n".join(["---", *lines, "---"])
 
 

@@ -187,7 +187,7 @@ class Output:
     def __init__(self, to: Path | None, stream: BinaryIO) -> None:
         """Open the output, which is a file unless `to` is None; raise UserError if it cannot be written."""
         self._to, self._draft = to, contextlib.ExitStack()
-        with self.told():
+        with self.errors_reported():
             if to is None:
                 self.stream = stream
             else:
@@ -195,7 +195,7 @@ class Output:
                 self.stream = self._draft.enter_context(draft_file(to))
 
     def finish(self) -> None:
-        with self.told():
+        with self.errors_reported():
             self._draft.close()
 
     def abandon(self, error: BaseException) -> None:
@@ -203,13 +203,13 @@ class Output:
         with contextlib.suppress(OSError):  # closing writes buffered data, which fails on a full disk
             self._draft.__exit__(type(error), error, error.__traceback__)
 
-    def told(self) -> Any:
+    def errors_reported(self) -> Any:
         """Return a context that turns an OSError from writing to `stream` into a UserError."""
-        return _Told(self._to)
+        return _ErrorsReported(self._to)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Told:
+class _ErrorsReported:
     """Context that turns an OSError from writing to a file into a UserError."""
 
     file: Path | None

@@ -46,7 +46,7 @@ def make_recipe(
     label: Sequence[str] = (),
     task: Literal["classification", "multilabel", "regression"] | None = None,
     hardware: Literal["here", "cpu", "gpu"] = "here",
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Made:
     """Look at `source` (a folder, a table, or a data set's name on the hub) and write a recipe for it to `to`.
 
@@ -59,7 +59,7 @@ def make_recipe(
     with problems.collected():
         path = check_target(to, overwrite)
     with problems.collected():
-        found = look_for(source, name, tell, label, KINDS[task] if task else None)
+        found = look_for(source, name, report, label, KINDS[task] if task else None)
     problems.raise_if_any()
     pictures = look_at(found.splits)
     remarks = (*found.remarks, *found.splits.notes, *pictures.notes)
@@ -79,7 +79,7 @@ def make_recipe(
 def look_for(
     source: str,
     name: str | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     label: Sequence[str] = (),
     kind: TargetKind | None = None,
 ) -> Found:
@@ -98,7 +98,7 @@ def look_for(
         raise UserError(
             f"{source}: no such folder or file in {Path.cwd()}; data sets of the Hugging Face hub are named owner/name"
         )
-    tell(f"{source}: loading the data set, as training would (from the hub, or from this machine's cache)")
+    report(f"{source}: loading the data set, as training would (from the hub, or from this machine's cache)")
     return data_set(source, f"data set {source} of the Hugging Face hub", name, label, kind)
 
 

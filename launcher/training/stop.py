@@ -146,9 +146,9 @@ def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: i
 
     Launchers turn the exit code into 1.
     """
-    told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    told |= this_life()
-    write_json(run_dir / MARKER, told)
+    marker = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    marker |= this_life()
+    write_json(run_dir / MARKER, marker)
 
 
 def clear_markers(run_dir: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_part_that_is_no_dataclass_is_named() -> None:
         apply_overrides(Whole(), ["other.lr=3"])
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(UserError) as raised:
         apply_overrides(
             Whole(), ["optim.lrr=1", "optim.betas=1", "oops", "batch_size=1", "batch_size=2", "plan.7.epochs=1"]

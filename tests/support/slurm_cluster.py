@@ -54,11 +54,11 @@ class Cluster:
 
     def job(self, job: str) -> dict[str, str]:
         """What `scontrol show job` says; there is no accounting."""
-        told = self.run("scontrol", "show", "job", "-o", job).stdout.splitlines()[0]
-        return dict(re.findall(r"(\S+?)=(\S*)", told))
+        facts = self.run("scontrol", "show", "job", "-o", job).stdout.splitlines()[0]
+        return dict(re.findall(r"(\S+?)=(\S*)", facts))
 
     def wait(self, job: str, states: tuple[str, ...] = OVER, seconds: float = 900) -> dict[str, str]:
-        return self.until(lambda: (lambda told: told if told["JobState"] in states else None)(self.job(job)), seconds)
+        return self.until(lambda: (lambda job: job if job["JobState"] in states else None)(self.job(job)), seconds)
 
     def until(self, look: Callable[[], dict[str, str] | bool | None], seconds: float = 900) -> dict[str, str]:
         """What `look` finds, once it finds something. The limit is only against a hang."""

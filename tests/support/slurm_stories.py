@@ -53,8 +53,8 @@ class Job:
         self.at_step(self.steps + steps)
 
     def is_restarted(self, times: int) -> bool:
-        told = self.slurm.job(self.id)
-        return told["JobState"] == "RUNNING" and int(told["Restarts"]) == times
+        job = self.slurm.job(self.id)
+        return job["JobState"] == "RUNNING" and int(job["Restarts"]) == times
 
     def is_over(self) -> bool:
         return self.slurm.job(self.id)["JobState"] not in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING")

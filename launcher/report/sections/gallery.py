@@ -144,8 +144,8 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
     def named(index: int, which: Sequence[int]) -> str:
         """Name labels with their probabilities, the farthest from their thresholds first."""
         order = sorted(which, key=lambda i: -far[index, i])
-        told = [f"{samples.classes[i]} {percent(samples.probabilities[index, i], 0)} %" for i in order[:LABELS_NAMED]]
-        return ", ".join(told) + (f" and {len(order) - LABELS_NAMED} more" if len(order) > LABELS_NAMED else "")
+        likely = [f"{samples.classes[i]} {percent(samples.probabilities[index, i], 0)} %" for i in order[:LABELS_NAMED]]
+        return ", ".join(likely) + (f" and {len(order) - LABELS_NAMED} more" if len(order) > LABELS_NAMED else "")
 
     def card(index: int, how: str = "") -> Card:
         truth = samples.targets[index]

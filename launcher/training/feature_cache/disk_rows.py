@@ -105,11 +105,11 @@ def _one_run(run: Run, lock: Path) -> Iterator[None]:
     Raises:
         StoppedError: This run is asked to stop while it waits.
     """
-    is_main, release, told = run.accelerator.is_main_process, None, False
+    is_main, release, reported = run.accelerator.is_main_process, None, False
     while run.interruption.anywhere(is_main and (release := try_lock(lock)) is None):
-        if not told:
+        if not reported:
             run.screen.line("another run is computing these features; waiting for it")
-            told = True
+            reported = True
         run.check_in("waiting for another run's features")
         time.sleep(POLL_SECONDS)
     try:
