@@ -183,7 +183,9 @@ def train_epoch(run: Run, state: PhaseState) -> Speed | None:
             lr, pace = state.optimizer.param_groups[0]["lr"], speed.shown()
             shown = f"loss {measured(loss)}  lr {lr:.2e}  {pace['images/s']} images/s  data wait {pace['data wait']}"
         run.screen.step(title, step + 1, steps, shown)
-        run.interruption.seconds_of_a_step = time.perf_counter() - step_begin
+        if step == first_step + 1:
+            run.interruption.seconds_of_steps.pop()  # the first step of an epoch may hold starts and warm-up
+        run.interruption.seconds_of_steps.append(time.perf_counter() - step_begin)
         reason, save_is_due = run.interruption.agreed(run.save_is_due())
         if reason:
             stop(run, state, reason)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 import tiny
-from launcher.training.stop import FIRST_CTRL_C, SECOND_CTRL_C, Interruption
+from launcher.training.stop import FIRST_CTRL_C, RECENT_STEPS, SECOND_CTRL_C, Interruption
 from live_runs import processes_of, start, steps_reported, wait_for
 from runs import train
 
@@ -145,10 +145,13 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) -> None:
     watch = Interruption(tmp_path, is_main_process=True, num_processes=1, stop_at=time.time() + 100)
     assert watch.agreed() == (None, False)
-    watch.seconds_of_a_step, watch.seconds_of_a_save = 20.0, 30.0
+    watch.seconds_of_steps.extend([20.0, 0.1])  # the longest counts
+    watch.seconds_of_a_save = 30.0
     assert watch.agreed(save_is_due=True) == (None, True)
     watch.seconds_of_a_save = 40.0
     assert watch.agreed() == ("time limit", False)
+    watch.seconds_of_steps.extend([0.1] * RECENT_STEPS)
+    assert watch.agreed() == (None, False)
 
 
 def test_a_run_stops_before_its_deadline_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
