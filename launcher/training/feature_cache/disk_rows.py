@@ -39,11 +39,10 @@ def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:
         accelerator.wait_for_everyone()  # no process writes before all have looked
         if max(gather_object([len(missing)])) == 0:
             return shards
-        per_machine = missing[mine::group]
         total = blocks_in(sum(len(shards.samples(shard)) for shard in missing))
         builder = Builder(run, frozen.prefix, frozen.layout, part.title, total)
         try:
-            refused = builder.on_disk(part.images, shards, part.key_of, per_machine)
+            refused = builder.on_disk(part.images, shards, part.key_of, missing[mine::group])
         finally:
             builder.close()
         _raise_everywhere(refused)
