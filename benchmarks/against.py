@@ -150,7 +150,7 @@ def main() -> int:
             for number, recipe in enumerate(options.recipe):
                 file = str((ROOT / recipe).resolve())
                 begin = time.perf_counter()
-                hashes = []
+                hashes: list[str] = []
                 for code in (Code(tree, place, file), Code(ROOT, place, file)):
                     run_dir = f"{number}-{len(hashes)}"
                     code.train(run_dir, "--no-report")

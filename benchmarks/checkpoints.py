@@ -50,8 +50,8 @@ class Clock:
         self.stood_still: list[float] = []
         self._saves = False
         self._begin = (0.0, 0.0)
-        self._train_step, self._save = loop.train_step, loop.save
-        loop.train_step, loop.save = self.train_step, self.save  # type: ignore[assignment]
+        self._train_step, self._save = loop.train_step, loop.save  # type: ignore[attr-defined]
+        loop.train_step, loop.save = self.train_step, self.save  # type: ignore[assignment, attr-defined]
 
     def train_step(self, run: Run, state: PhaseState, batches: Iterator[Batch], step: int) -> None:
         if step >= FIRST_OF_A_BLOCK and (step - FIRST_OF_A_BLOCK) % EVERY_STEPS == 0:
@@ -76,7 +76,7 @@ class Clock:
 def measure(root: Path, phase: int, pairs: int) -> None:
     recipe = hymenoptera.recipe
     steps = FIRST_OF_A_BLOCK + 2 * pairs * EVERY_STEPS + 1
-    data = Repeated(data=dataclasses.replace(recipe.data, root=root), train=steps * recipe.batch_size)
+    data = Repeated(data=dataclasses.replace(recipe.data, root=root), train=steps * recipe.batch_size)  # type: ignore[type-var]
     plan = dataclasses.replace(recipe.freeze_plan[phase], epochs=1)
     short = dataclasses.replace(
         recipe, data=data, freeze_plan=(plan,), checkpoint_every_steps=EVERY_STEPS, final_weights="last"
@@ -87,7 +87,7 @@ def measure(root: Path, phase: int, pairs: int) -> None:
         try:
             loop.run(loaded, Launch(run_dir=Path(folder) / "run", world=World(use_cpu=True), num_workers=1))
         finally:
-            loop.train_step, loop.save = clock._train_step, clock._save
+            loop.train_step, loop.save = clock._train_step, clock._save  # type: ignore[attr-defined]
     ratios: dict[str, list[float]] = {"time": [], "processor time": []}
     for first, second in zip(clock.blocks[::2], clock.blocks[1::2], strict=True):
         without, with_save = sorted((first, second))

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--grid", nargs="+", type=float, default=list(GRID))
     words = parser.parse_args()
-    recipes = [("digits", load_recipe(str(ROOT / "recipes/digits.py")), [])]
+    recipes = [("digits", load_recipe(str(ROOT / "recipes/digits.py")), [])]  # type: ignore[var-annotated]
     if words.root:
         root = Path(words.root).absolute()
         recipes.append(("hymenoptera", load_recipe(str(ROOT / "recipes/hymenoptera.py")), [f"data.root={root}"]))

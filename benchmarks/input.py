@@ -74,7 +74,7 @@ def ours(images: TrainingImages | EvaluationImages, training: bool, with_simplej
     def batch(indices: list[int]) -> torch.Tensor:
         decoding._faster_decoder = lambda: found if with_simplejpeg else None  # type: ignore[assignment]
         keys = [(0, index) if training else index for index in indices]
-        samples = [images[key] for key in keys]  # type: ignore[index]
+        samples = [images[key] for key in keys]
         return collate(samples, images.transform).to(CPU).images
 
     return batch

@@ -44,9 +44,9 @@ def test_division_of_many() -> None:
 
 
 def test_workers_end() -> None:
-    loader = DataLoader([1, 2, 3], num_workers=1, persistent_workers=True)  # type: ignore[arg-type]
+    loader = DataLoader([1, 2, 3], num_workers=1, persistent_workers=True)  # type: ignore[arg-type, var-annotated]
     assert len(list(loader)) == 3
-    (worker,) = loader._iterator._workers  # type: ignore[union-attr]
+    (worker,) = loader._iterator._workers
     compat.end_workers(loader)
     assert not worker.is_alive()
     assert loader._iterator is None

@@ -103,7 +103,7 @@ def test_a_damaged_file(runs: dict[str, Path], name: str, tmp_path: Path, capsys
         there = kill_server.picture(run)
         differing = [key for key in {*whole, *there} if whole.get(key) != there.get(key)]
         if differing:
-            unlike.append((file, kind, differing))
+            unlike.append((file, kind, differing))  # type: ignore[arg-type]
     assert unlike == [], "\n".join(map(str, unlike))
     assert refused > 10
 
@@ -139,7 +139,7 @@ def test_of_two_that_take_over_a_dead_lock_one_has_it(tmp_path: Path, monkeypatc
     """One of them is held up between looking at the holder and taking its place."""
     dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "process_started": 0}
     (tmp_path / "LOCK").write_text(json.dumps(dead))
-    looked, looks = threading.Event(), lock_module._lives
+    looked, looks = threading.Event(), lock_module._is_alive
 
     def slow(holder: dict[str, Any], silence: float) -> bool:
         if threading.current_thread().name == "slow":
@@ -147,7 +147,7 @@ def test_of_two_that_take_over_a_dead_lock_one_has_it(tmp_path: Path, monkeypatc
             time.sleep(0.5)
         return looks(holder, silence)
 
-    monkeypatch.setattr(lock_module, "_lives", slow)
+    monkeypatch.setattr(lock_module, "_is_alive", slow)
     has_it: dict[str, RunLock] = {}
     refused: list[str] = []
 

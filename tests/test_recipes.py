@@ -135,7 +135,7 @@ def test_multilabel_beats_a_constant_predictor_shortened(tmp_path: Path) -> None
     constant = float(recipe.data.build("labels", recipe.seed).val.targets.mean())
     assert 0.3 < constant < 0.4
     short = ("data.train_images=400", "data.val_images=200", "backbone.image_size=48", "freeze_plan.1.epochs=2")
-    short += ("schedule.warmup_fraction=0.3",)  # the recipe's 5 % would be two steps here
+    short += ("schedule.warmup_fraction=0.3",)  # type: ignore[assignment]  # the recipe's 5 % would be two steps here
     assert trained("digits_multilabel", tmp_path / "run", *short)["map"] > constant + 0.2
 
 
@@ -189,7 +189,7 @@ def test_resnet50_trains_on_a_folder_of_ones_own(tmp_path: Path) -> None:
         pixels = draw.integers(0, 100, (70, 80, 3)) + 150 * (number % 2)
         PIL.Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     overrides = ("backbone.weights=none", f"data.path={tmp_path / 'images'}", "data.label_column=none")
-    overrides += ("backbone.image_size=64", "batch_size=4", "freeze_plan.0.epochs=1", "freeze_plan.1.epochs=1")
+    overrides += ("backbone.image_size=64", "batch_size=4", "freeze_plan.0.epochs=1", "freeze_plan.1.epochs=1")  # type: ignore[assignment]
     metrics = trained("resnet50", tmp_path / "run", *overrides)
     assert 0 <= metrics["accuracy"] <= 1
     assert json.loads((tmp_path / "run" / "final" / "classes.json").read_text()) == ["bright", "dark"]

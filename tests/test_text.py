@@ -16,7 +16,19 @@ PACKAGE = ROOT / "launcher"
 NOUNS = (
     *("allocations", "boundaries", "bytes", "cells", "checkpoints", "classes", "columns", "cores", "epochs"),
     *("evaluations", "files", "folders", "GPUs", "groups", "images", "items", "jobs", "labels", "layers", "lines"),
-    *("lives", "minutes", "mistakes", "modules", "moments", "nodes", "numbers", "others", "outputs", "pairs"),
+    *(
+        "lives",
+        "attempts",
+        "minutes",
+        "mistakes",
+        "modules",
+        "moments",
+        "nodes",
+        "numbers",
+        "others",
+        "outputs",
+        "pairs",
+    ),
     *("parameters", "parts", "phases", "pictures", "processes", "restarts", "rows", "runs", "samples", "seconds"),
     *("seeds", "starts", "steps", "tables", "targets", "tasks", "tensors", "thresholds", "trials", "values", "views"),
     *("workers",),
@@ -33,7 +45,7 @@ BEHIND_A_NUMBER = re.compile(rf" (?:(?:{'|'.join(BEFORE)}) )*(?:{'|'.join(NOUNS)
 
 NEVER_ONE = {
     "cli/report.py: {len(runs)} runs": "said of more than one",
-    "cluster/attempts.py: {stood} lives": "LIVES_WITHOUT_PROGRESS at least",
+    "cluster/attempts.py: {stood} attempts": "ATTEMPTS_WITHOUT_PROGRESS at least",
     "cluster/processes.py: {_num_devices()} GPUs": "more than the processes on the node",
     "cluster/processes.py: {asked} processes": "one process is not asked for",
     "cluster/processes.py: {command} runs": "a verb",
@@ -76,7 +88,7 @@ NEVER_ONE = {
     "training/worker_limits.py: {num_local_processes} processes": "said of more than one",
     "tuning/lr_finder/range_test.py: {len(lrs)} steps": "ten at least",
     "tuning/lr_finder/summary.py: {trace.steps} steps": "ten at least",
-    "tuning/sweep/sweep.py: {stood} starts": "LIVES_WITHOUT_PROGRESS at least",
+    "tuning/sweep/sweep.py: {stood} starts": "ATTEMPTS_WITHOUT_PROGRESS at least",
     "tuning/sweep/table.py: {alike} trials": "one is the next trial, without a number",
 }
 """Values right before a plural that need no singular, and why."""

@@ -36,7 +36,7 @@ from torch import nn
 from torchvision import models
 
 
-class Timing(Callback):
+class Timing(Callback):  # type: ignore[misc]
     """The clock of each epoch, and no validation if there is to be none."""
 
     order = -100
@@ -60,7 +60,7 @@ class Timing(Callback):
         self.clock.stop()
 
 
-class AutocastOnCpu(Callback):
+class AutocastOnCpu(Callback):  # type: ignore[misc]
     def __init__(self, words: argparse.Namespace) -> None:
         self.cast = common.autocast(words)
 
@@ -74,7 +74,7 @@ class AutocastOnCpu(Callback):
 def groups(model: nn.Sequential) -> L:
     """What is before layer 4, layer 4, the head."""
     body, head = model
-    return L(body[:-1], body[-1], head).map(params)
+    return L(body[:-1], body[-1], head).map(params)  # type: ignore[index]
 
 
 def loaders(words: argparse.Namespace) -> DataLoaders:

@@ -43,7 +43,7 @@ def together(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     }
 
 
-def loaders(words: argparse.Namespace, cache: str) -> dict[str, DataLoader]:
+def loaders(words: argparse.Namespace, cache: str) -> dict[str, DataLoader[Any]]:
     last = [transforms.ToTensor(), transforms.Normalize(common.MEAN, common.STD)]
     views = {
         "train": transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *last]),

@@ -9,6 +9,7 @@ tutorial's defaults (and a data worker that stays).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import common
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
 
-def loaders(root: Path, batch_size: int, workers: int, repeat: int) -> dict[str, DataLoader]:
+def loaders(root: Path, batch_size: int, workers: int, repeat: int) -> dict[str, DataLoader[Any]]:
     normalise = [transforms.ToTensor(), transforms.Normalize(common.MEAN, common.STD)]
     views = {
         "train": transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalise]),
@@ -41,7 +42,7 @@ def build(name: str, trained: str, best: bool) -> nn.Module:
     model = models.get_model(name, weights=None)
     model.fc = nn.Linear(model.fc.in_features, 2)
     common.freeze(model, {"head": [model.fc], "last": [model.layer4, model.fc], "all": [model]}[trained])
-    return model.to(memory_format=torch.channels_last) if best else model
+    return model.to(memory_format=torch.channels_last) if best else model  # type: ignore[no-any-return]
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def main() -> None:
                         optimizer.step()
                 correct += int((outputs.argmax(1) == labels).sum())
             if split == "train":
-                clock.trained(len(batches["train"].dataset))
+                clock.trained(len(batches["train"].dataset))  # type: ignore[arg-type]
         scheduler.step()
         clock.stop()
     clock.show()

@@ -80,12 +80,12 @@ def validate(
     model.eval()
     losses, right = AverageMeter(), AverageMeter()
     with torch.inference_mode():
-        for images, labels in batches:
+        for images, labels in batches:  # type: ignore[attr-defined]
             with cast:
                 outputs = model(images.contiguous(memory_format=layout))
             losses.update(loss(outputs, labels).item(), len(images))
             right.update(accuracy(outputs, labels)[0].item(), len(images))
-    return right.avg
+    return right.avg  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

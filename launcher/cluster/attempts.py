@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import UserError
-from launcher.training.attempt import this_life
+from launcher.training.attempt import this_attempt
 
-LIVES = "LIVES.jsonl"
-LIVES_WITHOUT_PROGRESS = 3
+ATTEMPTS_FILE = "LIVES.jsonl"
+ATTEMPTS_WITHOUT_PROGRESS = 3
 """Number of attempts in a row, each preempted before it could save anything new, that ends a job."""
 
 Cause = Literal["finished", "asked to stop", "preempted", "time limit", "interrupted", "error", "out of memory", "lost"]
@@ -64,7 +64,7 @@ def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
 def append(run_dir: Path, row: Mapping[str, Any]) -> None:
     """Append one row, in one write: several jobs may write to the same file."""
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | dict(row)
-    with (run_dir / LIVES).open("ab") as file:
+    with (run_dir / ATTEMPTS_FILE).open("ab") as file:
         file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -76,7 +76,7 @@ def record_failure(run_dir: Path, error: Exception, environ: Mapping[str, str] =
     Nothing is recorded unless the batch script of a job has announced this attempt there: a mistake leaves any other
     run dir as it is. An error that all processes see alike is recorded by the main process only.
     """
-    if not any(row.get("event") == "begin" and is_of(row, this_life(environ)) for row in rows_of(run_dir)):
+    if not any(row.get("event") == "begin" and is_of(row, this_attempt(environ)) for row in rows_of(run_dir)):
         return
     if isinstance(error, UserError):
         row = {"kind": "mistake", "why": "; ".join(error.problems)}
@@ -89,18 +89,18 @@ def record_failure(run_dir: Path, error: Exception, environ: Mapping[str, str] =
     if process != "0" and (row["kind"] == "mistake" or _is_peer_gone(row)):
         return
     with contextlib.suppress(OSError):  # a full disk must not hide the error itself
-        append(run_dir, {"event": "failure", **this_life(environ), "process": process, **row})
+        append(run_dir, {"event": "failure", **this_attempt(environ), "process": process, **row})
 
 
-def is_of(row: Mapping[str, Any], life: Mapping[str, Any]) -> bool:
+def is_of(row: Mapping[str, Any], attempt: Mapping[str, Any]) -> bool:
     """Return whether a row, lock or marker was written in this attempt."""
-    return all(row.get(key) == value for key, value in life.items())
+    return all(row.get(key) == value for key, value in attempt.items())
 
 
 def rows_of(run_dir: Path) -> list[dict[str, Any]]:
     """Return all rows, oldest first, without those that a crash of the machine cut off."""
     try:
-        lines = (run_dir / LIVES).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (run_dir / ATTEMPTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found = []
@@ -121,24 +121,24 @@ def verdict_of(
     stopped: str | None,
     failures: Sequence[Mapping[str, Any]],
     exit_code: int,
-    steps_of_lives: Sequence[tuple[int, int]],
+    steps_of_attempts: Sequence[tuple[int, int]],
 ) -> Verdict:
     """Return how an attempt ended, and whether another one makes sense.
 
     `stopped` is the reason in the run's marker, `failures` are the rows in which the processes reported errors during
-    this attempt, and `steps_of_lives` holds (step at the start, step at the end) for each attempt of the job, this one
-    last.
+    this attempt, and `steps_of_attempts` holds (step at the start, step at the end) for each attempt of the job, with
+    this one last.
     """
     if finished:
         return Verdict("finished", "the run is finished", False)
-    first, last = steps_of_lives[-1]
+    first, last = steps_of_attempts[-1]
     if stopped in CONTINUE:
         cause: Cause = "time limit" if stopped == "time limit" else "preempted"
         if canceled:
             return Verdict(cause, f"saved at step {last}; the job was told to end: Slurm decides what is next", False)
-        stood = _lives_without_progress(steps_of_lives)
-        if stood >= LIVES_WITHOUT_PROGRESS:
-            return Verdict(cause, f"{stood} lives in a row ended at step {last}; ask for more time", False)
+        stood = _attempts_without_progress(steps_of_attempts)
+        if stood >= ATTEMPTS_WITHOUT_PROGRESS:
+            return Verdict(cause, f"{stood} attempts in a row ended at step {last}; ask for more time", False)
         return Verdict(cause, f"saved at step {last}", True)
     if stopped is not None:
         return Verdict("interrupted" if stopped == "interrupted" else "asked to stop", f"saved at step {last}", False)
@@ -159,7 +159,7 @@ def _is_peer_gone(row: Mapping[str, Any]) -> bool:
     return row.get("kind") == "crash" and any(words in why for words in _PEER_IS_GONE)
 
 
-def _lives_without_progress(steps: Sequence[tuple[int, int]]) -> int:
+def _attempts_without_progress(steps: Sequence[tuple[int, int]]) -> int:
     count = 0
     for first, last in reversed(steps):
         if last > first:

@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher.cluster.attempts import CONTINUE, Verdict, append, is_of, job_name, rows_of, verdict_of
 from launcher.errors import UserError
-from launcher.training.attempt import newest_step, this_life
+from launcher.training.attempt import newest_step, this_attempt
 
 
 def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:
@@ -30,7 +30,7 @@ def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:
             )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        row = {"event": "begin", **this_life(environ), "name": job_name(environ), "step": newest_step(run_dir)}
+        row = {"event": "begin", **this_attempt(environ), "name": job_name(environ), "step": newest_step(run_dir)}
         row |= {"nodes": environ.get("SLURM_JOB_NODELIST"), "host": socket.gethostname(), "chain": chain}
         append(run_dir, row)
     except OSError as error:
@@ -41,7 +41,7 @@ def begin(run_dir: Path, environ: Mapping[str, str] = os.environ) -> None:
 
 def end(run_dir: Path, exit_code: int, canceled: bool, environ: Mapping[str, str] = os.environ) -> Verdict:
     """Record how this attempt ended, and return that and whether there is to be another."""
-    mine, rows = this_life(environ), rows_of(run_dir)
+    mine, rows = this_attempt(environ), rows_of(run_dir)
     failures = [row for row in rows if row.get("event") == "failure" and is_of(row, mine)]
     verdict = verdict_of(
         finished=(run_dir / "final/metrics.json").is_file(),
@@ -49,7 +49,7 @@ def end(run_dir: Path, exit_code: int, canceled: bool, environ: Mapping[str, str
         stopped=_marker(run_dir, mine),
         failures=failures,
         exit_code=exit_code,
-        steps_of_lives=_steps_of_lives(rows, mine, newest_step(run_dir)),
+        steps_of_attempts=_steps_of_attempts(rows, mine, newest_step(run_dir)),
     )
     row = {"event": "end", **mine, "name": job_name(environ), "step": newest_step(run_dir)}
     row |= {"cause": verdict.cause, "why": verdict.why, "again": verdict.again, "chain": environ.get("LAUNCHER_CHAIN")}
@@ -70,7 +70,7 @@ def _marker(run_dir: Path, mine: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _steps_of_lives(rows: list[dict[str, Any]], mine: Mapping[str, Any], step: int) -> list[tuple[int, int]]:
+def _steps_of_attempts(rows: list[dict[str, Any]], mine: Mapping[str, Any], step: int) -> list[tuple[int, int]]:
     """Return (step at the start, step at the end) for each attempt of this job.
 
     An attempt whose end was not recorded, because its node was lost, ended where the next one began.
@@ -80,5 +80,5 @@ def _steps_of_lives(rows: list[dict[str, Any]], mine: Mapping[str, Any], step: i
         for row in rows
         if row.get("event") == "begin" and row.get("job") == mine["job"] and isinstance(row.get("life"), int)
     }
-    lives = [starts[life] for life in sorted(starts) if life <= mine["life"]] or [0]
-    return list(zip(lives, [*lives[1:], step], strict=True))
+    begins = [starts[number] for number in sorted(starts) if number <= mine["life"]] or [0]
+    return list(zip(begins, [*begins[1:], step], strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 from launcher.errors import UserError
 
 
-def life_number(environ: Mapping[str, str] = os.environ) -> int:
+def attempt_number(environ: Mapping[str, str] = os.environ) -> int:
     """Return the attempt's number: 1 for the first start of a Slurm job, 2 after its first requeue; 1 without Slurm.
 
     Raise UserError if Slurm's count is not a whole number.
@@ -25,9 +25,9 @@ def life_number(environ: Mapping[str, str] = os.environ) -> int:
     return int(text) + 1
 
 
-def this_life(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def this_attempt(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return the fields that distinguish this attempt's rows, lock and marker from those of other attempts."""
-    return {"job": environ.get("SLURM_JOB_ID"), "life": life_number(environ)}
+    return {"job": environ.get("SLURM_JOB_ID"), "life": attempt_number(environ)}
 
 
 def newest_step(run_dir: Path) -> int:

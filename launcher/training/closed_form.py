@@ -250,8 +250,8 @@ def features_of_training(run: Run, state: PhaseState) -> Iterator[tuple[torch.Te
     backbone, head = model.backbone, model.head
     assert isinstance(backbone, nn.Module)
     assert isinstance(head, LinearHead)
-    crossing = state.prefix.layout.crossing if state.prefix is not None else ()
-    if isinstance(state.source.train, FeatureLoader) and [part.shape for part in crossing] == [(head.in_features,)]:
+    boundary = state.prefix.layout.boundary if state.prefix is not None else ()
+    if isinstance(state.source.train, FeatureLoader) and [part.shape for part in boundary] == [(head.in_features,)]:
         share = range(accelerator.process_index, total, accelerator.num_processes)
         keys = [[(0, index) for index in share[begin : begin + size]] for begin in range(0, len(share), size)]
         for batch in _in_step(run, state.source.train.of(keys), total):

@@ -79,5 +79,5 @@ def seed_micro_step(seed: int, step: int, process_index: int, micro_step: int) -
     """Seed the network's random draws (dropout, stochastic depth), so that a restart repeats them."""
     drawn = seed_for("network", seed, step, process_index, micro_step)
     torch.default_generator.manual_seed(drawn)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed(drawn)

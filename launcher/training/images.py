@@ -162,7 +162,7 @@ def _guarded_collate(samples: list[Any], transform: Transform) -> Batch | Failur
         if get_worker_info() is not None:
             # This is done here and not in the thread that hands tensors over, where errors are lost with the batch.
             for tensor in (batch.images, batch.targets, batch.indices):
-                tensor.share_memory_()  # type: ignore[no-untyped-call]
+                tensor.share_memory_()
         return batch
     except Exception as error:
         return _failure(error, "data: a batch")

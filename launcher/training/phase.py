@@ -42,7 +42,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
     model = place(model, torch.device("cpu"))
     freeze(model, resolved.lr_scales)
     if recipe.sync_batchnorm and resolved.phase.norm_statistics == "update":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     frozen = fingerprints(model, model.state_dict().keys() - resolved.changing)
     model = model.to(accelerator.device)
     prefix = frozen_part(accelerator, model, resolved, recipe, run.prepared.preprocessing.image_size)

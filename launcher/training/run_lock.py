@@ -18,13 +18,13 @@ import psutil
 
 from launcher.errors import UserError
 from launcher.files import hold
-from launcher.training.attempt import life_number, this_life
+from launcher.training.attempt import attempt_number, this_attempt
 from launcher.training.stop_request import ask_to_stop
 
 BEAT_EVERY_SECONDS = 10.0
 STALE_AFTER_SECONDS = 90.0
 """Seconds without a sign of life after which a holder on another machine counts as dead."""
-EARLIER_LIFE_MAY_TAKE_SECONDS = 30.0
+EARLIER_ATTEMPT_MAY_TAKE_SECONDS = 30.0
 """Seconds that an earlier attempt that is asked to stop gets for a step and a save."""
 TAKE_OVER_MAY_TAKE_SECONDS = 10.0
 
@@ -51,7 +51,7 @@ class RunLock:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "process_started": psutil.Process().create_time(),
-                **this_life(),
+                **this_attempt(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "token": self._token,
             }
@@ -63,7 +63,7 @@ class RunLock:
             file.flush()
             os.fsync(file.fileno())  # otherwise the lock may be empty after a power failure and name no holder
         try:
-            self._outlive_earlier_life(report, draft)
+            self._outlive_earlier_attempt(report, draft)
             with self._alone():
                 try:
                     os.link(draft, self.path)  # atomic, on network file systems too
@@ -109,7 +109,7 @@ class RunLock:
             report(f"taking over a lock that does not say who holds it ({self.path})")
         else:
             who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
-            if _lives(holder, silence):
+            if _is_alive(holder, silence):
                 raise UserError(
                     f"{self.path.parent}: another run is at work in it ({who}); wait for it, stop it "
                     f"(touch {shlex.quote(str(self.path.parent / 'STOP'))}), or give another --run-dir"
@@ -128,7 +128,7 @@ class RunLock:
             with contextlib.suppress(OSError, ValueError):
                 silence = time.time() - draft.stat().st_mtime
                 holder = json.loads(draft.read_text() or "{}")
-                if silence > STALE_AFTER_SECONDS or (holder and not _process_lives(holder)):
+                if silence > STALE_AFTER_SECONDS or (holder and not _has_live_process(holder)):
                     draft.unlink(missing_ok=True)
 
     def has_owner(self) -> bool:
@@ -137,26 +137,26 @@ class RunLock:
             silence = time.time() - self.path.stat().st_mtime
         except OSError:
             return False
-        return _lives(self._read(), silence)
+        return _is_alive(self._read(), silence)
 
     def is_held(self) -> bool:
         """Return whether this run still holds the lock; another may have taken it over, believing this run dead."""
         return self._read().get("token") == self._token
 
-    def _outlive_earlier_life(self, report: Callable[[str], None], draft: Path) -> None:
+    def _outlive_earlier_attempt(self, report: Callable[[str], None], draft: Path) -> None:
         """Ask an earlier attempt of this job that is still at work to stop, and wait for it.
 
         After Slurm has lost a node and started the job again, the earlier attempt may still run on that node. It can
         save nothing more once the lock is taken over.
         """
         holder = self._read()
-        if not _is_earlier_life(holder) or not _process_lives(holder):
+        if not _is_earlier_attempt(holder) or not _has_live_process(holder):
             return
         if draft.stat().st_mtime - self.path.stat().st_mtime > 3 * BEAT_EVERY_SECONDS:
             return
         report(f"an earlier start of this job is still at work on {holder.get('host')}; asking it to stop")
-        end = time.monotonic() + EARLIER_LIFE_MAY_TAKE_SECONDS
-        while time.monotonic() < end and self._read().get("token") == holder.get("token") and _process_lives(holder):
+        end = time.monotonic() + EARLIER_ATTEMPT_MAY_TAKE_SECONDS
+        while time.monotonic() < end and self._read().get("token") == holder.get("token") and _has_live_process(holder):
             ask_to_stop(self.path.parent, "preempted")
             time.sleep(0.5)
 
@@ -186,13 +186,13 @@ class RunLock:
         return content if isinstance(content, dict) else {}
 
 
-def _is_earlier_life(holder: dict[str, Any]) -> bool:
+def _is_earlier_attempt(holder: dict[str, Any]) -> bool:
     """Return whether the holder is an earlier attempt of this very Slurm job."""
-    job, life = os.environ.get("SLURM_JOB_ID"), holder.get("life")
-    return job is not None and holder.get("job") == job and isinstance(life, int) and life < life_number()
+    job, number = os.environ.get("SLURM_JOB_ID"), holder.get("life")
+    return job is not None and holder.get("job") == job and isinstance(number, int) and number < attempt_number()
 
 
-def _process_lives(holder: dict[str, Any]) -> bool:
+def _has_live_process(holder: dict[str, Any]) -> bool:
     """Return whether the holder's process is alive; for one on another machine, which cannot be seen, return True."""
     if holder.get("host") != socket.gethostname():
         return True
@@ -204,9 +204,9 @@ def _process_lives(holder: dict[str, Any]) -> bool:
         return False
 
 
-def _lives(holder: dict[str, Any], silence_seconds: float) -> bool:
-    if _is_earlier_life(holder):
+def _is_alive(holder: dict[str, Any], silence_seconds: float) -> bool:
+    if _is_earlier_attempt(holder):
         return False
-    return _process_lives(holder) and (
+    return _has_live_process(holder) and (
         holder.get("host") == socket.gethostname() or silence_seconds < STALE_AFTER_SECONDS
     )

@@ -35,8 +35,8 @@ def inputs_of(
     fixed = state.source.fixed_views is not None
     if state.prefix is not None and (fixed or not run.prepared.mixing):
         batch = batch.to(device, normalised=False)
-        crossing = state.prefix.of(batch)
-        return _mixed(run, crossing, batch.indices, batch.targets, epoch) if fixed else (crossing, batch.targets)
+        boundary = state.prefix.of(batch)
+        return _mixed(run, boundary, batch.indices, batch.targets, epoch) if fixed else (boundary, batch.targets)
     batch = batch.to(device)
     (images,), targets = _mixed(run, (batch.images,), batch.indices, batch.targets, epoch)
     return (images,) if state.prefix is None else state.prefix.of(dataclasses.replace(batch, images=images)), targets

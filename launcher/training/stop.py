@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from launcher.files import write_json
-from launcher.training.attempt import this_life
+from launcher.training.attempt import this_attempt
 from launcher.training.stop_request import REASONS, STOP_FILE, Reason, asked_by_file
 
 STOPPED_EXIT_CODE = 85
@@ -149,7 +149,7 @@ def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: i
     Launchers turn the exit code into 1.
     """
     marker = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    marker |= this_life()
+    marker |= this_attempt()
     write_json(run_dir / MARKER, marker)
 
 

@@ -28,7 +28,8 @@ from weight_server import Server
 def test_killed_at_any_moment_and_repeated(variable: str, login: Machine, server: Server, tmp_path: Path) -> None:
     assets, recipe = tmp_path / "assets", f"{RECIPE}:{variable}"
     server.seconds_a_chunk = 0.05
-    killed, digests = 0, {}
+    killed = 0
+    digests: dict[str, str] = {}
     for wanted in range(1, 4):  # in the first, second and third file that the server begins to send
         server.begun.clear()
         process = login.start("fetch", recipe, "--to", str(assets))
@@ -157,7 +158,7 @@ def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(login: Machine, ser
     ours, theirs = pty.openpty()
     environ = os.environ | login.environ | {"TERM": "xterm", "COLUMNS": "120"}
     command = [sys.executable, "-m", "launcher", "fetch", f"{RECIPE}:weights", "--to", str(tmp_path / "bar")]
-    process = subprocess.Popen(command, cwd=login.folder, env=environ, stdout=subprocess.DEVNULL, stderr=theirs)
+    process = subprocess.Popen(command, cwd=login.folder, env=environ, stdout=subprocess.DEVNULL, stderr=theirs)  # type: ignore[assignment]
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # the end of a terminal

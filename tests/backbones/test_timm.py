@@ -106,7 +106,7 @@ def test_is_the_plain_network_up_to_its_classifier(name: str, classifier: str, s
         shaped = features[:, :, None, None] if isinstance(layer, nn.Conv2d) else features
         torch.testing.assert_close(layer(shaped).flatten(1), original(images), rtol=0, atol=0)
 
-    head = nn.Linear(backbone.num_features, 7)
+    head = nn.Linear(backbone.num_features, 7)  # type: ignore[arg-type]
     described = part.plain()
     plain = timm.create_model(described["name"], num_classes=7, **described["kwargs"]).eval()
     plain.load_state_dict(plain_state_dict(backbone, backbone.state_dict(), head.state_dict()), strict=True)
@@ -122,7 +122,7 @@ def test_networks_without_one_classifier_keep_backbone_and_head_apart(name: str)
     assert not hasattr(backbone, "classifier_name")
     with torch.inference_mode():
         assert backbone(torch.randn(2, 3, 224, 224)).shape == (2, backbone.num_features)
-    joined = plain_state_dict(backbone, backbone.state_dict(), nn.Linear(backbone.num_features, 7).state_dict())
+    joined = plain_state_dict(backbone, backbone.state_dict(), nn.Linear(backbone.num_features, 7).state_dict())  # type: ignore[arg-type]
     described = part.plain()
     assert "backbone.*" in described["note"]
     bare = {n.removeprefix("backbone."): t for n, t in joined.items() if n.startswith("backbone.")}
@@ -209,7 +209,7 @@ def test_an_earlier_run_of_a_network_without_one_classifier(tmp_path: Path) -> N
 
     part = Timm(name="levit_128s", weights=None)
     backbone = part.build()
-    head = nn.Linear(backbone.num_features, 7)
+    head = nn.Linear(backbone.num_features, 7)  # type: ignore[arg-type]
     final = tmp_path / "run" / "final"
     final.mkdir(parents=True)
     save_file(plain_state_dict(backbone, backbone.state_dict(), head.state_dict()), final / "model.safetensors")

@@ -56,7 +56,7 @@ def test_a_vision_transformer_for_another_size(tmp_path: Path) -> None:
     nn.init.normal_(original.heads.head.weight)
     save_file(original.state_dict(), tmp_path / "vit.safetensors")
     same = Torchvision(name="vit_b_32", weights=str(tmp_path / "vit.safetensors")).build()
-    assert torch.equal(same.encoder.pos_embedding, original.encoder.pos_embedding)
+    assert torch.equal(same.encoder.pos_embedding, original.encoder.pos_embedding)  # type: ignore[arg-type]
     part = Torchvision(name="vit_b_32", weights=str(tmp_path / "vit.safetensors"), image_size=96)
     assert (part.preprocessing().image_size, part.preprocessing().resize_size) == (96, 110)  # 256 * 96 / 224
     smaller = part.build()
@@ -103,7 +103,7 @@ def test_maxvit_at_twice_its_size() -> None:
     with torch.no_grad():
         assert backbone(torch.rand(1, 3, 448, 448)).shape == (1, 512)
     plain = torchvision.models.get_model("maxvit_t", num_classes=7, **part.plain()["kwargs"])
-    head = nn.Linear(512, 7, bias=backbone.classifier_has_bias)
+    head = nn.Linear(512, 7, bias=backbone.classifier_has_bias)  # type: ignore[arg-type]
     plain.load_state_dict(plain_state_dict(backbone, backbone.state_dict(), head.state_dict()), strict=True)
 
 

@@ -102,7 +102,7 @@ def test_is_the_plain_network_up_to_its_classifier(name: str, values: torch.Tens
     # Names, in their order, are the original's; its state dict loads; the classifier alone is gone.
     state = {k: v for k, v in original.state_dict().items() if not k.startswith(f"{backbone.classifier_name}.")}
     assert list(backbone.state_dict()) == list(state)
-    assert len(original.state_dict()) - len(state) == 1 + backbone.classifier_has_bias
+    assert len(original.state_dict()) - len(state) == 1 + backbone.classifier_has_bias  # type: ignore[operator]
     backbone.load_state_dict(with_version(state), strict=True, assign=True)
     if isinstance(classifier, nn.Linear):
         assert backbone.num_features == classifier.in_features
@@ -120,7 +120,7 @@ def test_is_the_plain_network_up_to_its_classifier(name: str, values: torch.Tens
     assert torch.equal(features, expected)
 
     # With a new head it loads into the plain network with seven classes, which then says the same.
-    head = nn.Linear(backbone.num_features, 7, bias=backbone.classifier_has_bias)
+    head = nn.Linear(backbone.num_features, 7, bias=backbone.classifier_has_bias)  # type: ignore[arg-type]
     joined = plain_state_dict(backbone, backbone.state_dict(), head.state_dict())
     seven.load_state_dict(with_version(joined), strict=True, assign=True)
     if not name.startswith("squeezenet"):  # tested by itself: its outputs are cut off at zero

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import launcher.cli.errors
-from commands import ROOT, run_python
+from commands import ROOT, RunCli, run_python
 from launcher.cli import main
 from launcher.cli.app import command_names
 
@@ -145,7 +145,7 @@ def test_numbers_and_times_are_checked(words: str, capsys: pytest.CaptureFixture
     assert line.count("\n") == 1
 
 
-def test_every_problem_has_its_line(run_cli) -> None:
+def test_every_problem_has_its_line(run_cli: RunCli) -> None:
     done = run_cli("own_recipes/ok.py", "optim.lrr=1", "batch_size=0", "oops", env={"WORLD_SIZE": "2"})
     assert done.code == 2
     assert done.out == ""
@@ -157,7 +157,7 @@ def test_every_problem_has_its_line(run_cli) -> None:
     ]
 
 
-def test_a_mistake_in_a_users_part_is_a_line_that_names_the_place(run_cli) -> None:
+def test_a_mistake_in_a_users_part_is_a_line_that_names_the_place(run_cli: RunCli) -> None:
     done = run_cli("plan", "own_recipes/ok.py", "data.wish=tell me")
     assert done.code == 2
     assert "Traceback" not in done.err
@@ -201,7 +201,7 @@ def test_another_process_speaks_after_the_main_one_had_its_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(launcher.cli.errors.time, "sleep", waited.append)
+    monkeypatch.setattr("launcher.cli.errors.time.sleep", waited.append)
     monkeypatch.setenv("RANK", "0")
     assert main(["plan", "nothing.py"]) == 2
     assert capsys.readouterr().err.startswith("error: nothing.py: no such recipe file")

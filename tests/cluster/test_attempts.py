@@ -14,7 +14,7 @@ from launcher.errors import UserError
 
 def verdict(**changes: Any) -> Verdict:
     facts: dict[str, Any] = {"finished": False, "canceled": False, "stopped": None, "failures": [], "exit_code": 1}
-    return verdict_of(**(facts | {"steps_of_lives": [(0, 5)]} | changes))
+    return verdict_of(**(facts | {"steps_of_attempts": [(0, 5)]} | changes))
 
 
 RESET = {"kind": "crash", "why": "RuntimeError: ... Connection reset by peer ...", "process": "0"}
@@ -37,11 +37,11 @@ BUG = {"kind": "crash", "why": "KeyError: 'label'", "process": "1"}
         ({"failures": [RESET, MEMORY]}, "out of memory", False),
         ({"failures": [RESET]}, "lost", True),
         ({"failures": [], "exit_code": 137}, "lost", True),
-        ({"failures": [], "steps_of_lives": [(0, 5), (5, 5)]}, "lost", False),
+        ({"failures": [], "steps_of_attempts": [(0, 5), (5, 5)]}, "lost", False),
         ({"failures": [], "canceled": True}, "lost", False),
         # Preempted again and again before anything new could be saved.
-        ({"stopped": "preempted", "steps_of_lives": [(0, 5), (5, 5), (5, 5)]}, "preempted", True),
-        ({"stopped": "preempted", "steps_of_lives": [(0, 5), (5, 5), (5, 5), (5, 5)]}, "preempted", False),
+        ({"stopped": "preempted", "steps_of_attempts": [(0, 5), (5, 5), (5, 5)]}, "preempted", True),
+        ({"stopped": "preempted", "steps_of_attempts": [(0, 5), (5, 5), (5, 5), (5, 5)]}, "preempted", False),
     ],
 )
 def test_causes(changes: dict[str, Any], cause: str, again: bool) -> None:

@@ -19,7 +19,7 @@ from commands import ROOT, SUPPORT
 from launcher.cluster.parent import Parent, accelerate_request
 from launcher.cluster.processes import check_world, cpu_count_for_workers, set_threads
 from launcher.errors import UserError
-from launcher.training.attempt import life_number
+from launcher.training.attempt import attempt_number
 from launcher.training.launch import World
 
 BIN = Path(sys.executable).parent
@@ -105,11 +105,11 @@ def test_tasks_that_srun_started_by_itself_get_their_ranks() -> None:
 def test_numbers_of_slurm_that_are_none() -> None:
     (line,) = problems(TASK | {"SLURM_JOB_ID": "x"}, "slurmstepd: [11.0]")
     assert line == "SLURM_JOB_ID=x: must be a whole number, as Slurm sets it; unset it, or set MASTER_PORT"
-    assert life_number({}) == life_number({"SLURM_RESTART_COUNT": ""}) == 1
-    assert life_number({"SLURM_RESTART_COUNT": "2"}) == 3
+    assert attempt_number({}) == attempt_number({"SLURM_RESTART_COUNT": ""}) == 1
+    assert attempt_number({"SLURM_RESTART_COUNT": "2"}) == 3
     for count in ("x", "-1", "1.0"):
         with pytest.raises(UserError, match=f"SLURM_RESTART_COUNT={count}: must be a whole number, as Slurm sets it"):
-            life_number({"SLURM_RESTART_COUNT": count})
+            attempt_number({"SLURM_RESTART_COUNT": count})
 
 
 def test_a_task_that_sees_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import tiny
 from commands import RunCli
@@ -16,7 +17,7 @@ from launcher.training.run_lock import RunLock
 from runs import train
 
 
-def begun(run_dir: Path, **changes: object) -> Path:
+def begun(run_dir: Path, **changes: Any) -> Path:
     recipe = dataclasses.replace(tiny.recipe, **changes)
     splits = recipe.data.build("class", 0)
     start = Start(recipe=recipe, recipe_source="", command=Command(()), splits=splits, lr_scales_of_phases=())

@@ -108,7 +108,7 @@ def test_no_header(folder: Path) -> None:
     file = folder / "a.csv"
     file.write_text("".join(f"{index % 2},img/{index}.png\n" for index in range(10)))
     for fields in ({}, {"image_column": "img/0.png", "label_column": "0"}):
-        reported = error_of(path=str(file), **fields)
+        reported = error_of(path=str(file), **fields)  # type: ignore[arg-type]
         assert "a.csv has no header: its first line names the image 'img/0.png'" in reported
     header = error_of(path=str(file)).rpartition("such as ")[2]
     file.write_text(f"{header}\n{file.read_text()}")
@@ -131,7 +131,7 @@ def test_rows_of_one_image_and_of_one_group_stay_on_one_side(folder: Path) -> No
     file = ten(folder / "b.csv", "patient,label", [f"{index // 2},{'ab'[index % 2]}" for index in range(10)])
     for kind in ("class", "values"):
         column = "label" if kind == "class" else "patient"
-        splits = CsvImages(path=file, label_column=column, group_column="patient").build(kind, seed=3)  # type: ignore[arg-type]
+        splits = CsvImages(path=file, label_column=column, group_column="patient").build(kind, seed=3)
         train, val = rows_of(splits)
         assert not {index // 2 for index in train} & {index // 2 for index in val}
         assert len(val) == 2

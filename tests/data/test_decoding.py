@@ -207,7 +207,7 @@ def test_every_source_gives_the_same_tensors(tmp_path: Path, monkeypatch: pytest
     expected = {file.name: transform(to_rgb(open_image(file))).numpy().tobytes() for file in files}
     assert len(set(expected.values())) == len(files), "the files differ, so equal tensors mean something"
     for name, part in parts.items():
-        splits = part.build("class", seed=0)
+        splits = part.build("class", seed=0)  # type: ignore[attr-defined]
         assert splits.names == ("things",)
         for split in (splits.train, splits.val):
             assert tensors(split) == expected, name
@@ -304,7 +304,7 @@ def test_a_jpeg_is_broken_either_way_or_not_at_all(tmp_path: Path) -> None:
         content[int(draw.integers(len(whole)))] = int(draw.integers(256))
         contents.append(bytes(content))
     refused = 0
-    for content in contents:
+    for content in contents:  # type: ignore[assignment]
         (tmp_path / "broken.jpg").write_bytes(content)
         images = FileImages(tmp_path, ["broken.jpg"])
         try:

@@ -171,7 +171,7 @@ def test_pixels_without_files_are_compared_too() -> None:
     targets = np.asarray([0, 1, 0, 1, 0, 0])
     images = ArrayImages("set", pixels)
     parts = [Split(Subset(images, np.asarray(rows)), targets[rows]) for rows in ([0, 1, 2, 3], [4, 5])]
-    splits = Splits(*parts, ("a", "b"))
+    splits = Splits(*parts, ("a", "b"))  # type: ignore[arg-type, call-arg]
     assert find_broken(splits).notes[0].startswith("1 of 2 validation images is a training image, too")
 
 

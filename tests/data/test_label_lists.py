@@ -94,7 +94,7 @@ def test_every_way_of_writing_labels_gives_the_same_targets(matrix: npt.NDArray[
         columns = {name: [str(cell) for cell in matrix[:, place]] for place, name in enumerate(names)}
         assert from_csv(folder, columns, names).tolist() == rows
         for way, write in WAYS_IN_TEXT.items():
-            cells = [write(labels) if labels else "" for labels in words]
+            cells = [write(labels) if labels else "" for labels in words]  # type: ignore[no-untyped-call]
             assert from_csv(folder, {"tags": cells}, "tags").tolist() == rows, way
         read = {
             f"positions in text: {way}": lambda write=write: from_csv(folder, {"tags": list(map(write, rows))}, "tags")
@@ -104,16 +104,16 @@ def test_every_way_of_writing_labels_gives_the_same_targets(matrix: npt.NDArray[
         assert from_table(words, text).tolist() == rows
         assert from_table(ids, datasets.ClassLabel(names=list(names))).tolist() == rows
         read |= {
-            "ids": lambda: from_table(ids, integer),
-            "ids in text": lambda: from_csv(folder, {"tags": [json.dumps(row) for row in ids]}, "tags"),
-            "positions": lambda: from_table(rows, integer),
-            "positions as Booleans": lambda: from_table(matrix.astype(bool).tolist(), datasets.Value("bool")),
-            "positions as floats": lambda: from_table(matrix.astype(float).tolist(), datasets.Value("float32")),
+            "ids": lambda: from_table(ids, integer),  # type: ignore[dict-item, misc]
+            "ids in text": lambda: from_csv(folder, {"tags": [json.dumps(row) for row in ids]}, "tags"),  # type: ignore[dict-item, misc]
+            "positions": lambda: from_table(rows, integer),  # type: ignore[dict-item, misc]
+            "positions as Booleans": lambda: from_table(matrix.astype(bool).tolist(), datasets.Value("bool")),  # type: ignore[dict-item, misc]
+            "positions as floats": lambda: from_table(matrix.astype(float).tolist(), datasets.Value("float32")),  # type: ignore[dict-item, misc]
         }
         for way, targets in read.items():
             reported = ""
             try:
-                assert targets().tolist() == rows, way
+                assert targets().tolist() == rows, way  # type: ignore[no-untyped-call]
             except UserError as error:
                 reported = str(error)
             if reported:  # pairs of 0 and 1 alone, such as [0, 1], may be both labels or the second of two

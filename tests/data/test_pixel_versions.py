@@ -44,7 +44,7 @@ def awkward(kind: str) -> bytes:
         channels = {"grey with alpha": 2, "colour": 3, "colour with alpha": 4}[kind]
         image = PIL.Image.fromarray(ramp(channels))
     content = io.BytesIO()
-    image.save(content, **options)
+    image.save(content, **options)  # type: ignore[arg-type]
     return content.getvalue()
 
 
@@ -85,7 +85,7 @@ def test_the_views_of_an_image(view: str, means: list[list[float]]) -> None:
     image = PIL.Image.fromarray(np.stack([3 * right, 4 * down, (down * right) % 256], axis=-1).astype(np.uint8))
     how = Preprocessing(image_size=32, resize_size=36)
     transform = (
-        evaluation(how) if view == "evaluation" else transforms.Augment(preset=view, random_erasing=0.5).build(how)
+        evaluation(how) if view == "evaluation" else transforms.Augment(preset=view, random_erasing=0.5).build(how)  # type: ignore[arg-type]
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)

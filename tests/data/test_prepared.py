@@ -74,7 +74,7 @@ def prepare(root: Path, folder: Path, **options: Any) -> tuple[Recipe, Splits, S
 
 def test_validation_sees_the_very_same_pixels(root: Path, tmp_path: Path) -> None:
     for interpolation in ("bilinear", "bicubic", "nearest"):
-        preprocessing = dataclasses.replace(PREPROCESSING, interpolation=interpolation)  # type: ignore[arg-type]
+        preprocessing = dataclasses.replace(PREPROCESSING, interpolation=interpolation)
         recipe, splits = recipe_of(root), splits_of(recipe_of(root))
         copy, _ = make_copy(recipe, splits, preprocessing, tmp_path / interpolation)
         prepared = with_copy(copy, recipe, splits)
@@ -275,7 +275,7 @@ def test_folders_that_cannot_be_taken(root: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"shorter sides of 29 px .*, not 40 px .*; remove it first"):
         prepare(root, tmp_path / "copy", short_side=40)
     lines: list[str] = []
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10))
     with pytest.raises(UserError, match=r"needs about 0\.\d MB, 0\.0 MB are free there"):
         prepare(root, tmp_path / "full", report=lines.append)
     assert len(lines) == 1

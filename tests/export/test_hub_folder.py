@@ -116,7 +116,7 @@ def test_a_run_that_was_not_evaluated(trained: RunOf, tmp_path: Path) -> None:
     folder = folder_of(run_dir, tmp_path / "hub", "--with-images")
     text = (folder / "README.md").read_text()
     assert text.startswith("---\n# license: say here under which licence")
-    assert ModelCard(text).data.license is None
+    assert ModelCard(text).data.license is None  # type: ignore[attr-defined]
     metrics = json.loads((run_dir / "final/metrics.json").read_text())
     assert f"| accuracy | {metrics['accuracy']:.4f} |\n" in text
     assert "without intervals" in text
@@ -156,7 +156,7 @@ def test_no_image_and_no_path_of_the_machine_leaves_it(name: str, trained: RunOf
     script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[0]
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in page
     whole = folder_of(run_dir, tmp_path / "whole", "--with-images")
-    for file in ("report.html", "recipe.py"):
+    for file in ("report.html", "recipe.py"):  # type: ignore[assignment]
         assert (whole / file).read_bytes() == (run_dir / file).read_bytes()
 
 

@@ -109,7 +109,7 @@ def test_flips_are_the_mean_over_both_pictures(finished: Path) -> None:
     images = [PIL.Image.open(found.split.images.name(index)) for index in range(len(found.split))]
     both = [images, [image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) for image in images]]
     with torch.no_grad():
-        outputs = [model(torch.stack([model.preprocessing(image) for image in side])) for side in both]
+        outputs = [model(torch.stack([model.preprocessing(image) for image in side])) for side in both]  # type: ignore[attr-defined]
     assert found.outputs == pytest.approx((outputs[0] + outputs[1]) / 2, abs=1e-5)
     assert found.outputs != pytest.approx(plain.outputs, abs=1e-3)
     assert (found.file.name, found.samples_file.name) == ("evaluation-flips.json", "evaluation-flips.parquet")

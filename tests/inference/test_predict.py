@@ -360,7 +360,7 @@ def test_no_cell_is_a_formula_and_no_name_commands_a_terminal(finished: Path, tm
         )
         if form == "jsonl":
             assert [json.loads(line)["name"] for line in shown.decode().splitlines()] == sorted(names)
-    done = in_bytes(run_dir, "*.png", "--to", "x.csv", cwd=folder)
+    done = in_bytes(run_dir, "*.png", "--to", "x.csv", cwd=folder)  # type: ignore[assignment]
     assert done.returncode == 0, done.stderr
     with (folder / "x.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))

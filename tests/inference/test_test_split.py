@@ -194,7 +194,7 @@ def test_a_folder_that_is_named(tmp_path: Path) -> None:
     assert plain.build("class", 0).notes == (f"not used: exam/ beside train/ in {tmp_path}/d",)
     assert split_of(plain, "class", plain.build("class", 0)) is None
     for named, target in (("d/exam", 1), ("other", 0)):
-        part = dataclasses.replace(plain, test=tmp_path / named)
+        part = dataclasses.replace(plain, test=tmp_path / named)  # type: ignore[arg-type]
         splits = part.build("class", 0)
         assert splits.notes == (() if named == "d/exam" else plain.build("class", 0).notes)
         test = split_of(part, "class", splits)

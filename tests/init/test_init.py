@@ -88,7 +88,7 @@ def init(source: str, *options: str) -> Recipe:
 
 def trains(recipe: Recipe) -> dict[str, Any]:
     """`plan` has nothing against the recipe as it is; cut short and with a tiny network it trains."""
-    assert recipe.backbone.name == "tf_efficientnet_lite0"
+    assert recipe.backbone.name == "tf_efficientnet_lite0"  # type: ignore[attr-defined]
     assert main(["plan", "recipe.py"]) == 0
     short = [f"freeze_plan.{phase}.epochs=1" for phase in range(len(recipe.freeze_plan))]
     assert main(["recipe.py", *SHORT, "backbone.image_size=32", *short, "--workers", "0"]) == 0
@@ -225,7 +225,7 @@ def test_a_parquet_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     features = {"label": datasets.ClassLabel(names=["ant", "bee", "fly"]), "weight": datasets.Value("float32")}
     for split, count in (("train", 66), ("validation", 9), ("test", 6)):
         columns = {"label": [row % 3 for row in range(count)], "weight": [float(row) for row in range(count)]}
-        parquet(Path(f"flies/{split}-00000-of-00001.parquet"), count, features, **columns)
+        parquet(Path(f"flies/{split}-00000-of-00001.parquet"), count, features, **columns)  # type: ignore[arg-type]
     recipe = init("flies")
     text = _unwrapped(Path("recipe.py").read_text())
     assert 'data=data.HuggingFace(path="flies", label_column="label"),' in text
@@ -495,12 +495,12 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
 
 def test_parquet_of_paths_and_labels_in_a_cell() -> None:
     _parquet_of_paths()
-    assert init("x").data.path == "x/t.parquet"
+    assert init("x").data.path == "x/t.parquet"  # type: ignore[attr-defined]
     shutil.rmtree("x")
     _table(count=30, tags=["a", "b", "a|b", "a", "", "a|b"] * 5)
     recipe = init("x", "--overwrite")
     assert type(recipe.task).__name__ == "MultiLabel"
-    assert recipe.data.label_column == "tags"
+    assert recipe.data.label_column == "tags"  # type: ignore[attr-defined]
     assert "Column 'tags': labels separated by '|' (5 images without one)" in _unwrapped(Path("recipe.py").read_text())
     assert main(["plan", "recipe.py"]) == 0
 
@@ -508,7 +508,7 @@ def test_parquet_of_paths_and_labels_in_a_cell() -> None:
 def test_the_user_names_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     names = images(Path("x"), 40)
     columns = {"image": names, "radius": [n % 5 for n in range(40)], "sick": [n % 2 for n in range(40)]}
-    written_csv(Path("x/t.csv"), columns | {"old": [n % 3 % 2 for n in range(40)]})
+    written_csv(Path("x/t.csv"), columns | {"old": [n % 3 % 2 for n in range(40)]})  # type: ignore[arg-type]
     chosen = {
         ("--label", "radius"): ("Classification", "radius"),
         ("--label", "radius", "--task", "regression"): ("Regression", "radius"),
@@ -519,7 +519,7 @@ def test_the_user_names_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     }
     for options, (task, label) in chosen.items():
         recipe = init("x", "--overwrite", *options)
-        assert (type(recipe.task).__name__, recipe.data.label_column) == (task, label), options
+        assert (type(recipe.task).__name__, recipe.data.label_column) == (task, label), options  # type: ignore[attr-defined]
         assert f"init x {' '.join(options)}" in Path("recipe.py").read_text()
     assert "--label radios: x/t.csv has no such column; did you mean 'radius'?" in refused(
         "x", capsys, "--overwrite", "--label", "radios"
@@ -532,7 +532,7 @@ def test_the_user_names_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_the_same_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     for split, label in ((split, label) for split in ("training_set", "dev") for label in ("Red", "red", "blue")):
         images(Path("x", split, label), 2)
-    assert init("x").data.root == "x"
+    assert init("x").data.root == "x"  # type: ignore[attr-defined]
     text = _unwrapped(Path("recipe.py").read_text())
     assert "6 to validate on: dev/." in text
     assert "6 of 6 validation images are training images, too (the same file content)" in text

@@ -141,7 +141,7 @@ class Many:
         names = tuple(f"class {number}, with a name that says a lot more than it needs to" for number in each)
         skipped = tuple(f"pets/{number}.txt (not an image)" for number in range(5))
         train, val = tiny.Stripes(len(targets), 0), tiny.Stripes(self.classes, 1)
-        return Splits(Split(Repeated(train), targets), Split(Repeated(val), each), names, skipped)
+        return Splits(Split(Repeated(train), targets), Split(Repeated(val), each), names, skipped)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,7 @@ class NotADataclass:
 
 @part
 class Whole:
-    optim: HasRate = Field(default_factory=Adam)
+    optim: HasRate = Field(default_factory=Adam)  # type: ignore[assignment]
     backbone: Weights = Field(default_factory=Weights)
     head: Any = Field(default_factory=OwnHead)
     plan: tuple[Stretch, ...] = (Stretch(), Stretch())

@@ -89,7 +89,7 @@ def test_a_source_is_read_by_the_best_way_that_it_has(tmp_path: Path) -> None:
         for pixels in (
             read_pixels(source, 1),
             decoder.pixels(1),
-            decoder.transformed(1, transforms.PixelSteps((), None)),
+            decoder.transformed(1, transforms.PixelSteps((), None)),  # type: ignore[arg-type]
         ):
             assert np.array_equal(pixels.permute(1, 2, 0), GREY + 1), source
     files = EncodedImages(tmp_path)

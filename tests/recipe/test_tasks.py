@@ -1,10 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from launcher.errors import UserError
-from launcher.recipe.protocols import Split, Splits
+from launcher.recipe.protocols import Split, Splits, Task
 from launcher.recipe.tasks import Classification, MultiLabel, Regression
 
 
@@ -13,9 +15,9 @@ class NoImages:
         return 0
 
 
-def splits(targets: list, names: str) -> Splits:
+def splits(targets: list[Any], names: str) -> Splits:
     array = np.array(targets, dtype=np.int64 if np.ndim(targets) == 1 else np.float32)
-    split = Split(NoImages(), array)
+    split = Split(NoImages(), array)  # type: ignore[arg-type]
     return Splits(train=split, val=split, names=tuple(names))
 
 
@@ -38,8 +40,8 @@ def test_validation_loss_knows_no_smoothing_and_no_weights() -> None:
 def test_class_weights_are_scaled_to_mean_one_over_the_training_samples() -> None:
     for wanted in ("balanced", (3.0, 1.0)):
         task = Classification(class_weights=wanted).build(splits([0, 1, 1, 1], "ab"))
-        assert task.weights[torch.tensor([0, 1, 1, 1])].mean() == pytest.approx(1.0)
-        assert task.weights[0] / task.weights[1] == pytest.approx(3.0)
+        assert task.weights[torch.tensor([0, 1, 1, 1])].mean() == pytest.approx(1.0)  # type: ignore[attr-defined]
+        assert task.weights[0] / task.weights[1] == pytest.approx(3.0)  # type: ignore[attr-defined]
 
 
 def test_classification_metrics_against_counting() -> None:
@@ -60,7 +62,7 @@ def test_auroc_is_left_out_while_a_class_has_no_sample() -> None:
 
 def test_multilabel_ranks_only_labels_that_can_be_ranked() -> None:
     task = MultiLabel(pos_weight="balanced").build(splits([[1, 0, 1], [0, 1, 1], [1, 0, 1], [0, 1, 1]], "abc"))
-    assert task.pos_weight.tolist() == [1.0, 1.0, 0.0]
+    assert task.pos_weight.tolist() == [1.0, 1.0, 0.0]  # type: ignore[attr-defined]
     outputs = torch.tensor([[2.0, -1, 3], [-2, 1, 3], [2, -1, 3], [-2, 1, 3]])
     metrics = task.metrics(outputs, torch.tensor([[1.0, 0, 1], [0, 1, 1], [1, 0, 1], [0, 1, 1]]))
     assert metrics["map"] == metrics["auroc"] == metrics["exact_match"] == 1.0
@@ -69,7 +71,7 @@ def test_multilabel_ranks_only_labels_that_can_be_ranked() -> None:
 def test_regression_reports_in_the_users_units() -> None:
     task = Regression().build(splits([[10.0, 100], [20, 300]], "ab"))
     targets = torch.tensor([[10.0, 100], [20, 300]])
-    perfect = (targets - task.mean) / task.std
+    perfect = (targets - task.mean) / task.std  # type: ignore[attr-defined]
     assert task.metrics(perfect, targets)["mae"] == pytest.approx(0, abs=1e-5)
     off = task.metrics(perfect + 1, targets)
     assert off["mae/a"] == pytest.approx(5)
@@ -87,6 +89,6 @@ def test_regression_reports_in_the_users_units() -> None:
         (Regression(), [[3.0, 1], [3, 2]], "ab", "all the same value"),
     ],
 )
-def test_targets_that_cannot_be_learned(task, targets: list, names: str, said: str) -> None:
+def test_targets_that_cannot_be_learned(task: Task, targets: list[Any], names: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         task.build(splits(targets, names))

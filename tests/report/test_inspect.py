@@ -66,7 +66,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_swapped_labels_stand_at_the_top(explained: Path) -> None:
     """At least half of those 5 % are in the first tenth of the list."""
     listed = rows(explained / "explanation/suspicious_labels.csv")
-    wrong = set(swapped_labels.recipe.data.wrong(swapped_labels.recipe.seed).tolist())
+    wrong = set(swapped_labels.recipe.data.wrong(swapped_labels.recipe.seed).tolist())  # type: ignore[attr-defined]
     assert (len(listed), len(wrong)) == (600, 30)
     assert [int(row["rank"]) for row in listed] == list(range(1, 601))
     assert {int(row["index"]) for row in listed} == set(range(600))
@@ -102,7 +102,7 @@ class Photos:
     """Pieces of two photographs, each also as other hands would pass it on."""
 
     def __init__(self, changed: bool) -> None:
-        self.pictures = []
+        self.pictures: list[PIL.Image.Image] = []
         for photo in load_sample_images().images:
             for top in range(75, 300, 75):  # above is sky, which is alike everywhere
                 for left in range(0, 500, 100):

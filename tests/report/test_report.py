@@ -348,7 +348,7 @@ def test_ten_thousand_images_make_a_small_file(copy: Path, classes: int, right: 
 
 def test_a_run_is_evaluated_again_only_where_its_weights_are_newer(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     asked: list[Path] = []
-    original = refresh.evaluate
+    original = refresh.evaluate  # type: ignore[attr-defined]
 
     def counted(finished: FinishedRun, *words: Any, **named: Any) -> Any:
         asked.append(finished.rundir.path)

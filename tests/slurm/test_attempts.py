@@ -46,7 +46,7 @@ def test_it_continues_and_ends_like_the_unbroken_run(
     job = reported[story.__name__].result()  # type: ignore[attr-defined]
     assert job.state["JobState"] == "COMPLETED", job.log
     assert int(job.state["Restarts"]) >= 1
-    ends = [row["cause"] for row in job.lives if row["event"] == "end"]
+    ends = [row["cause"] for row in job.attempts if row["event"] == "end"]
     assert ends[-1] == "finished"
     if causes is not None:
         assert ends[:-1] == causes
@@ -60,7 +60,7 @@ def test_it_continues_and_ends_like_the_unbroken_run(
 def test_a_canceled_job_saves_and_stays_canceled(reported: dict[str, Future[Job]], slurm: Cluster) -> None:
     job = reported["canceled"].result()
     assert job.state["JobState"] == "CANCELLED"
-    (end,) = [row for row in job.lives if row["event"] == "end"]
+    (end,) = [row for row in job.attempts if row["event"] == "end"]
     assert (end["cause"], end["again"]) == ("preempted", False)
     assert end["step"] >= 4
     assert slurm.processes("n12") + slurm.processes("n13") == []
@@ -69,7 +69,7 @@ def test_a_canceled_job_saves_and_stays_canceled(reported: dict[str, Future[Job]
 def test_a_run_that_meets_nan_ends_with_its_reason(reported: dict[str, Future[Job]]) -> None:
     job = reported["not_a_number"].result()
     assert (job.state["JobState"], job.state["Restarts"]) == ("FAILED", "0")
-    end = job.lives[-1]
+    end = job.attempts[-1]
     assert (end["event"], end["cause"], end["again"]) == ("end", "error", False)
     assert "not finite" in end["why"]
     assert f"error: {end['why']}" in job.log

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, SUPPORT, run_python
-from slurm_cluster import Cluster
+from slurm_cluster import AGE, Cluster
 from slurm_stories import BIN, ENVIRON
 
 pytestmark = pytest.mark.timeout(1200)
@@ -28,9 +28,9 @@ def test_two_tasks_share_four_trials_and_one_is_requeued(slurm: Cluster, tmp_pat
     slurm.until(lambda: len(list(study.glob("trial-*/checkpoints/step-000003/MANIFEST.json"))) == 2)
     # The warning before the time is up. Both trials stand still, so nobody else can have taken this task's.
     slurm.run("scancel", "--batch", "--signal=USR1", f"{array}_0")
-    slurm.until(lambda: "asked" if list(study.glob("trial-*/STOP")) else None)
+    slurm.until(lambda: bool(list(study.glob("trial-*/STOP"))))
     hold.unlink()
-    slurm.until(lambda: slurm.job(f"{array}_0")["Restarts"] == "1")
+    slurm.until(lambda: slurm.job(f"{array}_0", AGE)["Restarts"] == "1")
     slurm.run("scontrol", "update", f"JobId={array}_0", "StartTime=now", check=False)
     states = [slurm.wait(f"{array}_{task}")["JobState"] for task in (0, 1)]
     logs = "".join(file.read_text() for file in sorted(tmp_path.glob("*.log")))

@@ -35,7 +35,7 @@ class Attention:
                 nn.init.normal_(self.attention.in_proj_bias, std=0.1)
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return self.attention(x, x, x, need_weights=False)[0]
+                return self.attention(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
 
         class Separate(nn.Module):
             def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Attention:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 parts = (self.query, self.key, self.value)
                 split = [part(x).unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts]
-                return self.out(scaled_dot_product_attention(*split).transpose(1, 2).flatten(2))
+                return self.out(scaled_dot_product_attention(*split).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
         class Network(nn.Module):
             num_features = width
@@ -62,7 +62,7 @@ class Attention:
                 x = self.patches(images).flatten(2).transpose(1, 2) + self.positions
                 x = x + self.attention(self.norm1(x))
                 x = x + self.mlp(self.norm2(x))
-                return self.norm3(x).mean(1)
+                return self.norm3(x).mean(1)  # type: ignore[no-any-return]
 
         return Network(self.packed)
 

@@ -43,7 +43,7 @@ def serve(connection: socket.socket) -> dict[str, object]:
             for target, handle in zip((1, 2), handles, strict=True):
                 os.dup2(handle, target)
                 os.close(handle)
-            return json.loads(message) | {"path": plain_path}
+            return json.loads(message) | {"path": plain_path}  # type: ignore[no-any-return]
         for handle in handles:
             os.close(handle)
         connection.sendall(b"%d\n" % child)

@@ -58,4 +58,4 @@ def rmtree(path: Path, **options: Any) -> None:
 
 
 if "DIES_AT" in os.environ:
-    files.sync, shutil.rmtree, final.save_tensors = sync, rmtree, save_final
+    files.sync, shutil.rmtree, final.save_tensors = sync, rmtree, save_final  # type: ignore[assignment, attr-defined]

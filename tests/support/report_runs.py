@@ -32,7 +32,11 @@ def train(recipe: Recipe, run_dir: Path, *, left: loop.Left = lambda _: [], **la
     """As the command does, in this process."""
     loaded = LoadedRecipe(recipe, "recipe", Path(tiny.__file__))
     world = World(use_cpu=True, num_cpus=1)
-    options = {"num_workers": 0, "evaluate_final": True, "command": ("tiny.py", "--workers", "0")} | launch
+    options: dict[str, Any] = {
+        "num_workers": 0,
+        "evaluate_final": True,
+        "command": ("tiny.py", "--workers", "0"),
+    } | launch
     loop.run(
         loaded,
         Launch(run_dir=run_dir, world=world, **options),

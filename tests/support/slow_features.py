@@ -36,7 +36,7 @@ def slow_down() -> None:
             with (builder._run.rundir.path.parent / "blocks").open("a") as file:
                 file.write(".")
 
-    Builder._look_around = slowly  # type: ignore[method-assign]
+    Builder._look_around = slowly  # type: ignore[assignment, method-assign]
 
 
 if "pytest" not in sys.modules:

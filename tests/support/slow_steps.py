@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import tiny
+
+if TYPE_CHECKING:
+    from launcher.training.run import PhaseState, Run
 
 recipe = tiny.resumable
 parity = tiny.parity
@@ -21,7 +25,7 @@ def slow_down() -> None:
 
     quick_step = loop.train_step
 
-    def train_step(run, state, batches, step) -> None:
+    def train_step(run: Run, state: PhaseState, batches: Any, step: int) -> None:
         quick_step(run, state, batches, step)
         time.sleep(float(os.environ.get("SECONDS_OF_A_STEP", "0.25")))
         beside = run.rundir.path.parent
@@ -31,7 +35,7 @@ def slow_down() -> None:
             with (beside / "steps").open("a") as file:
                 file.write(".")
 
-    loop.train_step = train_step
+    loop.train_step = train_step  # type: ignore[assignment]
 
 
 # The runner takes 2 s of a core to import, and the words of a job's ends, which load the recipe too, need it not.

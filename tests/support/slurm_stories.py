@@ -9,7 +9,7 @@ from typing import Any
 
 from commands import ROOT, SUPPORT
 from launcher.training.launch import usable_cpus
-from slurm_cluster import Cluster, cluster
+from slurm_cluster import AGE, Cluster, cluster
 
 SCRIPT = ROOT / "slurm/train.sbatch"
 ENVIRON = {
@@ -24,6 +24,9 @@ BIN = Path(sys.executable).parent
 
 class Job:
     """A training job of tests/support/slow_steps.py in a folder of its own."""
+
+    state: dict[str, str]
+    """How Slurm saw it at its end."""
 
     def __init__(
         self, slurm: Cluster, folder: Path, *options: str, words: tuple[str, ...] = (), **environ: str
@@ -53,11 +56,11 @@ class Job:
         self.at_step(self.steps + steps)
 
     def is_restarted(self, times: int) -> bool:
-        job = self.slurm.job(self.id)
-        return job["JobState"] == "RUNNING" and int(job["Restarts"]) == times
+        answer = self.slurm.job(self.id, AGE)
+        return answer["JobState"] == "RUNNING" and int(answer["Restarts"]) == times
 
     def is_over(self) -> bool:
-        return self.slurm.job(self.id)["JobState"] not in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING")
+        return self.slurm.job(self.id, AGE)["JobState"] not in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING")
 
     def end(self) -> dict[str, str]:
         return self.slurm.wait(self.id)
@@ -67,7 +70,7 @@ class Job:
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
     @property
-    def lives(self) -> list[dict[str, Any]]:
+    def attempts(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run_dir / "LIVES.jsonl").read_text().splitlines()]
 
     def requeue_at_once(self) -> None:
@@ -86,7 +89,7 @@ def harmed_four_times(_: Cluster, folder: Path) -> Job:
     no other story's jobs preempt."""
     with cluster("--nodes", "2", "--cpus", "4") as slurm:
         job = _harmed_four_times(slurm, folder)
-        job.state = job.end()  # type: ignore[attr-defined]
+        job.state = job.end()
         return job
 
 
@@ -149,9 +152,9 @@ def daemon_killed(_: Cluster, folder: Path) -> Job:
         job = Job(slurm, folder, "--nodelist", "n[1-2]", "--nodes", "2", SECONDS_OF_A_STEP="5")
         job.at_step(2)
         slurm.ask("kill-daemon n2")
-        slurm.until(lambda: slurm.job(job.id)["Restarts"] == "1")
+        slurm.until(lambda: slurm.job(job.id, AGE)["Restarts"] == "1")
         slurm.ask("start n2")
-        job.state = job.end()  # type: ignore[attr-defined]
+        job.state = job.end()
         job.requeue_at_once()
         return job
 

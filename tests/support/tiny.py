@@ -99,7 +99,7 @@ class TinyBackbone:
                 flatten=nn.Flatten(),
             )
         )
-        network.num_features = 2 * self.width
+        network.num_features = 2 * self.width  # type: ignore[assignment]
         return network
 
 

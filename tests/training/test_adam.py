@@ -51,7 +51,7 @@ def test_splits_agree_to_rounding_but_for_the_key_bias(
         words = ("--run-dir", str(tmp_path), "--micro-batch", str(micro_batch_size), "--workers", "0")
         done = start("torchrun", *words, recipe=f"tests/support/attention_splits.py:{name}")
         assert done.returncode == 0, done.stderr
-    way = sum(row["lr"] for row in rows(reference) if row["event"] == "step")
+    way = sum(row["lr"] for row in rows(reference) if row["event"] == "step")  # type: ignore[comparison-overlap, misc]
     ours, theirs = last_model(reference), last_model(tmp_path)
     differ = {key: (ours[key] - theirs[key]).abs() > SHARE_OF_THE_WAY * way for key in ours}
     ((tensor, keys),) = key_bias(name)

@@ -41,7 +41,7 @@ def test_the_faster_precision_is_taken_recorded_and_kept(
     assert f"cpu, mixed_precision={faster}, " in log(tmp_path / "run")
     # It does what the precision by its name does.
     forget_processes()
-    train(dataclasses.replace(recipe, mixed_precision=faster), tmp_path / "named")
+    train(dataclasses.replace(recipe, mixed_precision=faster), tmp_path / "named")  # type: ignore[arg-type]
     ours, theirs = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("run", "named"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -86,7 +86,7 @@ def test_the_faster_memory_format_is_taken_recorded_and_kept(
     named = {}
     for name in auto_settings.MEMORY_FORMATS:
         forget_processes()
-        train(dataclasses.replace(recipe, memory_format=name), tmp_path / name)
+        train(dataclasses.replace(recipe, memory_format=name), tmp_path / name)  # type: ignore[arg-type]
         named[name] = load_file(tmp_path / name / "final" / "model.safetensors")
     ours = load_file(tmp_path / "run" / "final" / "model.safetensors")
     assert all(torch.equal(ours[name], tensor) for name, tensor in named[faster].items())
@@ -142,7 +142,7 @@ def test_a_step_asks_nothing_of_the_device(
         counts.append(questions.count)
 
     monkeypatch.setattr(loop, "train_step", train_step)
-    recipe = dataclasses.replace(tiny.parity, on_nonfinite=on_nonfinite, clip_norm=clip_norm, ema_decay=0.9)
+    recipe = dataclasses.replace(tiny.parity, on_nonfinite=on_nonfinite, clip_norm=clip_norm, ema_decay=0.9)  # type: ignore[arg-type]
     train(recipe, tmp_path)
     assert counts == [asked] * len(counts)
     assert len(counts) > 8
@@ -152,7 +152,7 @@ class Questions(TorchDispatchMode):
     """Counts the operations that bring a value from a device to Python."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(

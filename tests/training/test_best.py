@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,11 +44,11 @@ def result(value: float, loss: float | None = None, epoch: int = 1, metric: str 
 def test_what_takes_the_place_of_the_best(
     new: Best, best: Best | None, mode: str, better: bool, improved: bool
 ) -> None:
-    assert is_better(new, best, mode) is better
-    assert improves(new, best, mode) is improved
+    assert is_better(new, best, mode) is better  # type: ignore[arg-type]
+    assert improves(new, best, mode) is improved  # type: ignore[arg-type]
 
 
-def rows(run_dir: Path) -> list[dict]:
+def rows(run_dir: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [row for row in found if row["event"] == "epoch"]
 
@@ -75,8 +76,8 @@ def test_weights_that_an_update_breaks_stop_the_run_before_they_are_saved(tmp_pa
     """The gradient of the epoch's only step is finite; the learning rate makes of it what float32 cannot hold."""
     recipe = dataclasses.replace(
         tiny.recipe,
-        optim=dataclasses.replace(tiny.recipe.optim, lr=1e38),
-        final_weights=final_weights,
+        optim=dataclasses.replace(tiny.recipe.optim, lr=1e38),  # type: ignore[type-var]
+        final_weights=final_weights,  # type: ignore[arg-type]
         batch_size=90,
     )
     with pytest.raises(UserError, match=r"not finite.*nothing of it was saved; use a lower optim\.lr"):
@@ -93,11 +94,11 @@ def test_broken_epochs_are_never_the_best_where_steps_are_skipped(
     """The second update breaks the weights; all later steps are skipped."""
     recipe = dataclasses.replace(
         tiny.recipe,
-        optim=dataclasses.replace(tiny.recipe.optim, lr=1e38),
+        optim=dataclasses.replace(tiny.recipe.optim, lr=1e38),  # type: ignore[type-var]
         on_nonfinite="skip",
         max_skipped_steps=100,
         batch_size=90,
-        final_weights=final_weights,
+        final_weights=final_weights,  # type: ignore[arg-type]
     )
     if final_weights == "best":
         train(recipe, tmp_path)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from launcher.training.best import Best
 from launcher.training.checkpoint import Checkpoints, Progress, State
 
 
-def state(step: int, value: float = 1.0, **progress: object) -> State:
+def state(step: int, value: float = 1.0, **progress: Any) -> State:
     return State(
         progress=Progress(step=step, phase=1, loss_sum=0.1 + 0.2, **progress),
         model={"b": torch.full((2,), value)},
@@ -34,7 +35,7 @@ def test_what_is_saved_comes_back(checkpoints: Checkpoints) -> None:
         "progress.json",
         "MANIFEST.json",
     }
-    loaded = checkpoints.load(checkpoints.newest())
+    loaded = checkpoints.load(checkpoints.newest())  # type: ignore[arg-type]
     assert loaded.progress == state(6, 2.0, phase_best=best).progress
     assert loaded.model["a"].tolist() == [1, 1, 1]
     assert loaded.model["b"].tolist() == [2, 2]
@@ -114,7 +115,7 @@ def test_a_save_that_died_leaves_the_older_one_whole(checkpoints: Checkpoints, m
 
 def test_nothing_is_unpickled(checkpoints: Checkpoints) -> None:
     class Boom:
-        def __reduce__(self) -> tuple:
+        def __reduce__(self) -> tuple[Any, ...]:
             return (print, ("executed",))
 
     folder = checkpoints.save(state(5))

@@ -84,11 +84,11 @@ GOALS = {
 def test_a_run_starts_from_the_solution(kind: str, cache: Any, width: int, tmp_path: Path) -> None:
     """With less features than images, and with more (two for each of the width)."""
     task, goals = GOALS[kind]
-    recipe = dataclasses.replace(STILL, task=task, cache=cache, ema_decay=0.5, backbone=tiny.TinyBackbone(width=width))
+    recipe = dataclasses.replace(STILL, task=task, cache=cache, ema_decay=0.5, backbone=tiny.TinyBackbone(width=width))  # type: ignore[arg-type]
     train(recipe, tmp_path / "run")
     row = reported(tmp_path / "run")
     features, targets = features_and_targets(recipe)
-    theirs = TheirRidge(alpha=row["l2"]).fit(features.astype(np.float64), goals(targets))
+    theirs = TheirRidge(alpha=row["l2"]).fit(features.astype(np.float64), goals(targets))  # type: ignore[no-untyped-call]
     ours = load_file(tmp_path / "run/final/model.safetensors")
     weight, bias = (ours[next(name for name in ours if name.endswith(f"head.{part}"))] for part in ("weight", "bias"))
     np.testing.assert_allclose(weight.numpy(), theirs.coef_ * row["scale"], rtol=1e-4, atol=1e-4)
@@ -106,7 +106,7 @@ def test_the_same_on_two_processes(tmp_path: Path) -> None:
             freeze_plan=tiny.recipe.freeze_plan,
             backbone=tiny.TinyBackbone(width=width),
             batch_size=30,
-            cache=cache,
+            cache=cache,  # type: ignore[arg-type]
         )
         train(one, tmp_path / f"one-{cache}")
         more = ("batch_size=30", f"cache={cache}", f"backbone.width={width}", "--run-dir", str(tmp_path / cache))

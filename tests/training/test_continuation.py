@@ -98,7 +98,7 @@ def test_what_changes_no_weights_may_change_with_a_line_each(
     ("change", "reported"),
     [
         ({"seed": 1}, "seed: 0 there, 1 now"),
-        ({"optim": dataclasses.replace(tiny.recipe.optim, lr=0.2)}, "optim.lr: 0.1 there, 0.2 now"),
+        ({"optim": dataclasses.replace(tiny.recipe.optim, lr=0.2)}, "optim.lr: 0.1 there, 0.2 now"),  # type: ignore[type-var]
         ({"cache": "off"}, "cache: 'memory' there, 'off' now"),  # fresh images in each epoch: other weights
     ],
 )

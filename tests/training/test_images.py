@@ -133,7 +133,7 @@ def test_a_generator_of_its_own_is_reported_before_training(tmp_path: Path) -> N
 class Brighter(transforms.Augment):
     """Inherits preset="none", and draws all the same."""
 
-    preset: str = "none"
+    preset: str = "none"  # type: ignore[assignment]
 
     def build(self, preprocessing: Preprocessing) -> PixelSteps:
         steps = super().build(preprocessing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from launcher.training import input_wait
 from launcher.training.input_wait import advice
 from runs import train
 
-GPU = {"on_cpu": False, "is_prepared": False}
+GPU: dict[str, Any] = {"on_cpu": False, "is_prepared": False}
 
 
 def test_more_workers_where_cores_are_idle() -> None:

@@ -219,7 +219,7 @@ def test_an_epoch_is_reported_to_be_the_best_of_the_run_or_of_its_phase_alone(tm
         expected.append(BEST if of_run else BEST_OF_PHASE if of_phase else "")
         ranks.append((row["phase"], rank))
     table = [line for line in (tmp_path / "log.txt").read_text().splitlines() if re.search(r" \d/[43]  +\d", line)]
-    assert [re.search(r"(  \* best|  best of phase)?$", line)[0] for line in table] == expected  # type: ignore[index]
+    assert [re.search(r"(  \* best|  best of phase)?$", line)[0] for line in table] == expected
     assert expected[4] == BEST_OF_PHASE, "the test needs a second phase that begins worse than the first ended"
 
 

@@ -29,7 +29,8 @@ from runs import rows, train
 
 
 def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:
-    first, reported = RunLock(tmp_path), []
+    first = RunLock(tmp_path)
+    reported: list[str] = []
     first.acquire(reported.append)
     with pytest.raises(UserError, match=f"another run is at work in it \\(process {os.getpid()} on "):
         RunLock(tmp_path).acquire(reported.append)
@@ -73,7 +74,7 @@ def test_a_lock_of_another_machine(
     taken: bool,
 ) -> None:
     """It holds while it is touched; a job that was started again is told from another one."""
-    monkeypatch.setattr(run_lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 0.1)
+    monkeypatch.setattr(run_lock, "EARLIER_ATTEMPT_MAY_TAKE_SECONDS", 0.1)
     file = tmp_path / "LOCK"
     file.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "77", "life": 1, "since": "today", "token": "x"}))
     os.utime(file, (time.time() - silence, time.time() - silence))
@@ -96,9 +97,10 @@ def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm has lost a node and started the job again; on that node its first life is still training."""
-    monkeypatch.setattr(run_lock, "EARLIER_LIFE_MAY_TAKE_SECONDS", 1.0)
+    monkeypatch.setattr(run_lock, "EARLIER_ATTEMPT_MAY_TAKE_SECONDS", 1.0)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    earlier, later, reported = RunLock(tmp_path), RunLock(tmp_path), []
+    earlier, later = RunLock(tmp_path), RunLock(tmp_path)
+    reported: list[str] = []
     earlier.acquire(reported.append)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     later.acquire(reported.append)
@@ -124,7 +126,7 @@ def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
-    original = loop.inputs_of
+    original = loop.inputs_of  # type: ignore[attr-defined]
 
     def inputs_of(run: Any, state: Any, batch: Any) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         inputs, targets = original(run, state, batch)

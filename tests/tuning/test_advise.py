@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -118,12 +119,7 @@ def _probe(value: float, spread: float = 0.01) -> Probe:
 
 def test_proposals() -> None:
     stages = [Stage("layer1", ("layer2", "layer3"), 20), Stage("layer2", ("layer3",), 10), Stage("", (), 0)]
-    costs = [Any] * 3
-
-    class Cost:
-        epoch, stored = 2.0, 0.1
-
-    costs = [Cost] * 3
+    costs: list[Any] = [SimpleNamespace(epoch=2.0, stored=0.1)] * 3
     few = propose(stages, [_probe(0.5), _probe(0.6), _probe(0.9)], costs, 5, "5 images", "max", "accuracy")
     assert "finetune" not in few.plan
     some = propose(stages, [_probe(0.5), _probe(0.89), _probe(0.9)], costs, 50, "50 images", "max", "accuracy")

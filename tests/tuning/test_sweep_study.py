@@ -344,12 +344,12 @@ def test_a_mistake_in_the_words(
 def test_a_slurm_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     from launcher.errors import UserError
-    from launcher.tuning.sweep.sweep import _check_lives
+    from launcher.tuning.sweep.sweep import _check_attempts
 
     task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
     for advanced in (False, False, True, False, False):
-        _check_lives(tmp_path, advanced=advanced, environ=task)
-    _check_lives(tmp_path, advanced=False, environ=task | {"SLURM_ARRAY_TASK_ID": "1"})
-    _check_lives(tmp_path, advanced=False, environ={})
+        _check_attempts(tmp_path, advanced=advanced, environ=task)
+    _check_attempts(tmp_path, advanced=False, environ=task | {"SLURM_ARRAY_TASK_ID": "1"})
+    _check_attempts(tmp_path, advanced=False, environ={})
     with pytest.raises(UserError, match="3 starts of this task in a row ended before a step was saved"):
-        _check_lives(tmp_path, advanced=False, environ=task)
+        _check_attempts(tmp_path, advanced=False, environ=task)

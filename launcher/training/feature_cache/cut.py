@@ -16,7 +16,7 @@ from launcher.training.model import TransferModel, set_train_mode
 
 
 @dataclasses.dataclass(frozen=True)
-class Crossing:
+class BoundaryTensor:
     """Boundary tensor: one that goes from the prefix to the tail, for each image."""
 
     name: str
@@ -48,9 +48,9 @@ class Tail(nn.Module):
         """Graph that is computed in training mode."""
         return self._graphs[0]
 
-    def forward(self, *crossing: torch.Tensor) -> torch.Tensor:
+    def forward(self, *boundary: torch.Tensor) -> torch.Tensor:
         training, evaluation = self._graphs
-        outputs: torch.Tensor = (training if self.model.training else evaluation)(*crossing)
+        outputs: torch.Tensor = (training if self.model.training else evaluation)(*boundary)
         return outputs
 
 
@@ -61,7 +61,7 @@ class Cut:
     prefix: nn.Module
     """Module from images (N, 3, S, S) to a tuple of boundary tensors."""
     tail: Tail
-    crossing: tuple[Crossing, ...]
+    boundary: tuple[BoundaryTensor, ...]
     operations: str
     """Description of what the prefix computes, without its weights; it changes only if the computation does."""
 
@@ -125,26 +125,26 @@ def _cut(
     known = {name: values[0][name] for name in frozen if kinds[name] == "number"}
     # Both tails take the same tensors, though one may need fewer.
     needed = [_needed(whole.graph, kinds) for whole in (training, evaluation)]
-    crossing = sorted(needed[0][1] | needed[1][1], key=list(nodes).index)
+    boundary = sorted(needed[0][1] | needed[1][1], key=list(nodes).index)
     images = next(node.name for node in nodes.values() if node.op == "placeholder")
-    if images in crossing:
+    if images in boundary:
         raise _NoCutError  # the first layer trains
     modules = dict(model.named_modules())
-    for name in reversed(crossing[1:]):
-        if _is_cheap(nodes[name], modules, [*crossing, *known]):
-            crossing.remove(name)
+    for name in reversed(boundary[1:]):
+        if _is_cheap(nodes[name], modules, [*boundary, *known]):
+            boundary.remove(name)
             for names, _ in needed:
                 names.add(name)
     batch = [name for name, value in known.items() if value != values[1][name]]
-    prefix = _graph_of_prefix(evaluation.graph, crossing)
+    prefix = _graph_of_prefix(evaluation.graph, boundary)
     tails = [
-        _graph_of_tail(whole.graph, crossing, names, known, batch)
+        _graph_of_tail(whole.graph, boundary, names, known, batch)
         for whole, (names, _) in zip((training, evaluation), needed, strict=True)
     ]
     return Cut(
         prefix=fx.GraphModule(evaluation, prefix),
         tail=Tail(model, fx.GraphModule(training, tails[0]), fx.GraphModule(evaluation, tails[1])),
-        crossing=tuple(Crossing(name, tuple(values[0][name].shape[1:])) for name in crossing),
+        boundary=tuple(BoundaryTensor(name, tuple(values[0][name].shape[1:])) for name in boundary),
         operations=_in_words(prefix, model),
     )
 
@@ -155,18 +155,18 @@ def _needed(graph: fx.Graph, kinds: Mapping[str, str]) -> tuple[set[str], set[st
     The tail computes all nodes that are not frozen, and the frozen nodes it needs that are not one tensor per image.
     Frozen numbers are in neither set.
     """
-    needed, crossing = {node.name for node in graph.nodes if node.name not in kinds}, set[str]()
+    needed, boundary = {node.name for node in graph.nodes if node.name not in kinds}, set[str]()
     to_visit = [node for node in graph.nodes if node.name in needed]
     while to_visit:
         for before in to_visit.pop().all_input_nodes:
-            if before.name in needed or before.name in crossing or kinds[before.name] == "number":
+            if before.name in needed or before.name in boundary or kinds[before.name] == "number":
                 continue
             if kinds[before.name] == "batched":
-                crossing.add(before.name)
+                boundary.add(before.name)
             else:
                 needed.add(before.name)
                 to_visit.append(before)
-    return needed, crossing
+    return needed, boundary
 
 
 def _kind(of_one: Any, of_two: Any) -> str:
@@ -190,8 +190,8 @@ def _is_cheap(node: fx.Node, modules: Mapping[str, nn.Module], given: Sequence[s
     return not has_parameters and all(before.name in given for before in node.all_input_nodes)
 
 
-def _graph_of_prefix(whole: fx.Graph, crossing: Sequence[str]) -> fx.Graph:
-    wanted = dict.fromkeys(crossing, True)
+def _graph_of_prefix(whole: fx.Graph, boundary: Sequence[str]) -> fx.Graph:
+    wanted = dict.fromkeys(boundary, True)
     for node in reversed(whole.nodes):
         if wanted.get(node.name):
             wanted |= {before.name: True for before in node.all_input_nodes}
@@ -199,19 +199,19 @@ def _graph_of_prefix(whole: fx.Graph, crossing: Sequence[str]) -> fx.Graph:
     for node in whole.nodes:
         if node.op == "placeholder" or wanted.get(node.name):
             copies[node.name] = graph.node_copy(node, lambda before: copies[before.name])
-    graph.output(tuple(copies[name] for name in crossing))
+    graph.output(tuple(copies[name] for name in boundary))
     return graph
 
 
 def _graph_of_tail(
-    whole: fx.Graph, crossing: Sequence[str], needed: set[str], known: Mapping[str, Any], batch: Sequence[str]
+    whole: fx.Graph, boundary: Sequence[str], needed: set[str], known: Mapping[str, Any], batch: Sequence[str]
 ) -> fx.Graph:
     graph, copies = fx.Graph(), dict[str, Any](known)
-    for name in crossing:
+    for name in boundary:
         copies[name] = graph.placeholder(name)
     used = {before.name for node in whole.nodes if node.name in needed for before in node.all_input_nodes}
     if used.intersection(batch):
-        shape = graph.call_function(getattr, (copies[crossing[0]], "shape"))
+        shape = graph.call_function(getattr, (copies[boundary[0]], "shape"))
         copies |= dict.fromkeys(batch, graph.call_function(operator.getitem, (shape, 0)))
     for node in whole.nodes:
         if node.name in needed:
@@ -258,7 +258,7 @@ def _at_features(model: TransferModel, reason: str) -> Cut | Uncut:
     return Cut(
         prefix=_Features(model.backbone),
         tail=Tail(model, fx.GraphModule(model, graph), fx.GraphModule(model, graph)),
-        crossing=(Crossing("features", (width,)),),
+        boundary=(BoundaryTensor("features", (width,)),),
         operations=repr(model.backbone),
     )
 

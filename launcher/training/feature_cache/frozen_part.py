@@ -41,8 +41,8 @@ class Frozen:
 
     def of(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """Return the boundary tensors of images on the device, normalised already or not yet."""
-        crossing = self.prefix(batch.images, batch.normalise)
-        return self.layout.rounded(crossing) if self.rounds else crossing
+        boundary = self.prefix(batch.images, batch.normalise)
+        return self.layout.rounded(boundary) if self.rounds else boundary
 
     def fingerprints(self) -> dict[str, str]:
         """Return fingerprints of the weights that are not the network's own, under names of their own."""
@@ -72,7 +72,7 @@ def frozen_part(
     given = prefix.dtypes(image_size)
     asked = recipe.cache_precision
     exact = torch.float32 if torch.float32 in given else given[0]
-    layout = Layout(found.crossing, exact if asked is None else dtype_of(asked), given)
+    layout = Layout(found.boundary, exact if asked is None else dtype_of(asked), given)
     computed = f"{precision}{' folded' if fold else ''}"
     identity = functools.partial(prefix_identity, found, layout, computed, accelerator.device.type)
     return Frozen(prefix, layout, found.tail, identity, is_copy, rounds=asked is not None and fixed)

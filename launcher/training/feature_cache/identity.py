@@ -32,7 +32,7 @@ def prefix_identity(cut: Cut, layout: Layout, precision: str, device: str) -> st
         "format": FORMAT,
         "operations": cut.operations,
         "weights": fingerprints(cut.prefix),
-        "crossing": [(tensor.shape, str(given)) for tensor, given in zip(cut.crossing, layout.given, strict=True)],
+        "crossing": [(tensor.shape, str(given)) for tensor, given in zip(cut.boundary, layout.given, strict=True)],
         "stored": str(layout.dtype),
         "computed": [precision, device],
         "code": _sources(kinds),

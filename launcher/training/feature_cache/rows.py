@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
-from launcher.training.feature_cache.cut import Crossing
+from launcher.training.feature_cache.cut import BoundaryTensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Layout of boundary tensors in a row: one after the other, feature maps with their channels last."""
 
-    crossing: tuple[Crossing, ...]
+    boundary: tuple[BoundaryTensor, ...]
     dtype: torch.dtype
     """Data type in rows."""
     given: tuple[torch.dtype, ...]
@@ -23,7 +23,7 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         """Size of a row, in bytes."""
-        return sum(tensor.values for tensor in self.crossing) * self.dtype.itemsize
+        return sum(tensor.values for tensor in self.boundary) * self.dtype.itemsize
 
     def rows(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return tensors (N, ...) as rows, uint8 (N, row_bytes) on the CPU, rounded to `dtype`."""
@@ -38,7 +38,7 @@ class Layout:
     def tensors(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the tensors (N, ...) of rows, without a copy if there is one for each image and its dtype stays."""
         found, begin = [], 0
-        for tensor, given in zip(self.crossing, self.given, strict=True):
+        for tensor, given in zip(self.boundary, self.given, strict=True):
             end = begin + tensor.values * self.dtype.itemsize
             flat = rows[:, begin:end].contiguous().view(self.dtype).to(given)
             begin = end

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from launcher.cluster.attempts import LIVES_WITHOUT_PROGRESS
+from launcher.cluster.attempts import ATTEMPTS_WITHOUT_PROGRESS
 from launcher.errors import UserError
 from launcher.files import read_json, write_atomic
 from launcher.recipe.loading import LoadedRecipe
@@ -110,7 +110,7 @@ class Sweep:
                 assert self._seeds is not None
                 end = worker.work(self._seeds, self._overrides_of_seed, asked, self._write)
             if end == "stopped":
-                _check_lives(request.folder, advanced=self._progress() != before)
+                _check_attempts(request.folder, advanced=self._progress() != before)
             return self._outcome(end)
 
     def _progress(self) -> list[tuple[str, int]]:
@@ -201,7 +201,7 @@ class Sweep:
         )
 
 
-def _check_lives(folder: Path, *, advanced: bool, environ: Mapping[str, str] = os.environ) -> None:
+def _check_attempts(folder: Path, *, advanced: bool, environ: Mapping[str, str] = os.environ) -> None:
     """Count the starts of a Slurm task that ended before any trial of the study had saved a step.
 
     Raises:
@@ -215,7 +215,7 @@ def _check_lives(folder: Path, *, advanced: bool, environ: Mapping[str, str] = o
         file.unlink(missing_ok=True)
         return
     stood = len(file.read_text()) + 1 if file.exists() else 1
-    if stood >= LIVES_WITHOUT_PROGRESS:
+    if stood >= ATTEMPTS_WITHOUT_PROGRESS:
         file.unlink(missing_ok=True)
         raise UserError(
             f"{folder}: {stood} starts of this task in a row ended before a step was saved; ask for more time"

@@ -27,17 +27,17 @@ def test_a_partly_frozen_network_of_each_family(name: str) -> None:
     found = cut(model, "keep", size)
     assert isinstance(found, Cut), found
     assert (set(model.state_dict()), set(vars(model))) == before
-    assert [crossing.shape for crossing in found.crossing] == shapes
+    assert [tensor.shape for tensor in found.boundary] == shapes
     images = torch.randn(3, 3, size, size)
     with torch.no_grad():
         model.eval()
         assert torch.equal(found.tail(*found.prefix(images)), model(images))
-        crossing = found.prefix(images)
+        boundary = found.prefix(images)
     set_train_mode(model, "keep")
     torch.manual_seed(1)  # the tails of some draw dropout
     whole = gradients(model, model(images))
     torch.manual_seed(1)
-    parts = gradients(model, found.tail(*crossing))
+    parts = gradients(model, found.tail(*boundary))
     assert whole.keys() == parts.keys()
     assert whole.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     for parameter, gradient in whole.items():
@@ -52,7 +52,7 @@ def test_with_all_of_the_backbone_frozen_its_features_cross(name: str) -> None:
     model = built(name, size, (), dropout=0.5)
     found = cut(model, "keep", size)
     assert isinstance(found, Cut)
-    assert [crossing.shape for crossing in found.crossing] == [(model.backbone.num_features,)]
+    assert [tensor.shape for tensor in found.boundary] == [(model.backbone.num_features,)]  # type: ignore[comparison-overlap]
 
 
 def test_statistics_that_are_updated_do_not_cross() -> None:
@@ -60,10 +60,10 @@ def test_statistics_that_are_updated_do_not_cross() -> None:
     found = cut(model, "update", 32)
     assert isinstance(found, Cut)
     images = torch.randn(4, 3, 32, 32)
-    crossing = found.prefix(images)
+    boundary = found.prefix(images)
     set_train_mode(model, "update")
     before = model.backbone.layer4[0].bn1.running_mean.clone()
-    found.tail(*crossing)
+    found.tail(*boundary)
     assert not torch.equal(before, model.backbone.layer4[0].bn1.running_mean)
     assert all(not module.training for module in model.backbone.layer3.modules())
 
@@ -96,15 +96,15 @@ def test_networks_of_timm(name: str, trainable: tuple[str, ...], shapes: list[tu
     freeze(model, {n: float(any(matches(p, n) for p in patterns)) for n, _ in model.named_parameters()})
     found = cut(model, "keep", 224)
     assert isinstance(found, Cut), found
-    assert [crossing.shape for crossing in found.crossing] == shapes
+    assert [tensor.shape for tensor in found.boundary] == shapes
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        crossing = found.prefix(images)
+        boundary = found.prefix(images)
     set_train_mode(model, "keep")
     torch.manual_seed(1)
     whole = gradients(model, model(images))
     torch.manual_seed(1)
-    parts = gradients(model, found.tail(*crossing))
+    parts = gradients(model, found.tail(*boundary))
     assert whole.keys() == parts.keys()
     for parameter, gradient in whole.items():
         assert (parts[parameter] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), parameter
@@ -178,4 +178,4 @@ def test_what_draws_at_random_is_not_in_the_prefix() -> None:
     freeze(model, {name: float("last" in name or "head" in name) for name, _ in model.named_parameters()})
     found = cut(model, "keep", 16)
     assert isinstance(found, Cut)
-    assert [crossing.name for crossing in found.crossing] == ["backbone_first"]
+    assert [tensor.name for tensor in found.boundary] == ["backbone_first"]

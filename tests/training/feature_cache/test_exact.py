@@ -137,7 +137,7 @@ def test_the_trained_part_of_a_phase_with_fresh_pictures_has_validation_stored(t
 def test_a_continued_run_decides_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny.recipe, tmp_path / "whole")
     reads: list[Any] = []
-    real = populate.decided
+    real = populate.decided  # type: ignore[attr-defined]
 
     def decided(*words: Any) -> Any:
         reads.append(real(*words))
