@@ -119,15 +119,9 @@ class Reporter:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._has_bar = bool(columns) and self._console.file.isatty()
         self.seconds = _SECONDS_OF_BAR if self._has_bar else seconds
+        shown: list[str | ProgressColumn] = ["{task.description}", BarColumn(), *columns, TimeRemainingColumn()]
         self._bar = Progress(
-            "{task.description}",
-            BarColumn(),
-            *columns,
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            redirect_stdout=False,
-            disable=not self._has_bar,
+            *shown, console=self._console, transient=True, redirect_stdout=False, disable=not self._has_bar
         )
         self._task = self._bar.add_task(title, total=total)
 

@@ -92,11 +92,9 @@ def _is_plain(member: Any) -> bool:
 
 
 def _narrowness(member: Any) -> int:
-    if get_origin(member) is tuple:
-        return 6
     # int before bool, so that "1" is a number where both are allowed.
-    order = {type(None): 0, int: 2, float: 3, bool: 4, Path: 7, str: 8}
-    return order.get(member, 1)
+    order = {type(None): 0, int: 2, float: 3, bool: 4, tuple: 6, Path: 7, str: 8}
+    return order.get(get_origin(member) or member, 1)
 
 
 def _read_as(text: str, member: Any) -> object:
