@@ -116,7 +116,7 @@ class Reporter:
     ) -> None:
         self._total, self._line, self._report = total, line, report or self.print
         self._begin = self._last = time.monotonic()
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self._has_bar = bool(columns) and self._console.file.isatty()
         self.seconds = _SECONDS_OF_BAR if self._has_bar else seconds
         shown: list[str | ProgressColumn] = ["{task.description}", BarColumn(), *columns, TimeRemainingColumn()]
