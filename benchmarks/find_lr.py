@@ -94,11 +94,11 @@ def compare(name: str, loaded: LoadedRecipe, what: str, grid: tuple[float, ...])
         reached[lr] = accuracy(loaded, tried)
     best = max(value for lr, value in reached.items() if value is not None and lr in grid)
     good = [lr for lr in grid if (reached[lr] or 0) >= GOOD * best]
-    told = " ".join(
+    measured = " ".join(
         f"{mark} {'-' if (value := getattr(first, mark)) is None else rounded(value)}"
         for mark in ("steepest", "valley", "slide")
     )
-    print(f"{name}, {what}, seed {recipe.seed}: {told}; good from {good[0]:g} to {good[-1]:g}")
+    print(f"{name}, {what}, seed {recipe.seed}: {measured}; good from {good[0]:g} to {good[-1]:g}")
     shown = [float(rounded(lr)) for lr in recommended if lr is not None]
     for lr, value in reached.items():
         here = "  <- recommended" if lr in shown else ""

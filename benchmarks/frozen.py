@@ -36,9 +36,9 @@ def plain(words: argparse.Namespace, trained: str) -> float:
     options = ["--root", words.root, "--train", trained, "--epochs", str(words.plain_epochs), "--best"]
     options += ["--bf16"] * words.bf16
     begin = time.perf_counter()
-    told = subprocess.run([sys.executable, script, *options], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, *options], check=True, capture_output=True, text=True)
     whole = time.perf_counter() - begin
-    epochs = json.loads(told.stdout)["epochs"]
+    epochs = json.loads(done.stdout)["epochs"]
     return whole - sum(epochs) + statistics.mean(epochs) * words.epochs
 
 

@@ -35,9 +35,9 @@ def main() -> None:
             command = [sys.executable, "-m", "launcher", "benchmarks/recipes/ants_and_bees.py:repeated"]
             command += [f"data.data.root={Path(words.root).absolute()}", f"data.times={times}"]
             command += [f"backbone.name={words.model}", "--workers", "1", "--run-dir", str(run_dir)]
-            told = {"LAUNCHER_CACHE": str(Path(folder, "cache"))}
+            environ = {"LAUNCHER_CACHE": str(Path(folder, "cache"))}
             process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, env=os.environ | told
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, env=os.environ | environ
             )
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)

@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from launcher.recipe.loading import load_recipe  # noqa: E402
-from launcher.verify.verify import told  # noqa: E402
+from launcher.verify.verify import in_words  # noqa: E402
 from launcher.verify.weight_equality import compare  # noqa: E402
 from slurm_cluster import cluster  # noqa: E402
 from slurm_stories import Job  # noqa: E402
@@ -85,7 +85,7 @@ def main() -> int:
             found = compare(alone, job.run_dir, loaded)
             broken += found.broken
             seconds = f"{time.monotonic() - begin:.0f}"
-            cells = (f"{found.differences[0].largest:.1e}", f"{accuracy(job.run_dir):.4f}", seconds, told(found))
+            cells = (f"{found.differences[0].largest:.1e}", f"{accuracy(job.run_dir):.4f}", seconds, in_words(found))
             table.add_row(f"{nodes} x {processes}", *cells)
             print(f"{nodes} x {processes}: {cells}", file=sys.stderr, flush=True)
     Console(highlight=False).print(table)

@@ -48,8 +48,8 @@ def run(command: list[str]) -> tuple[str, float]:
 def theirs(words: argparse.Namespace, script: str, *more: str) -> tuple[float, float]:
     command = [sys.executable, f"benchmarks/peers/{script}.py", "--root", words.root, "--train", words.train]
     command += ["--epochs", str(words.epochs), "--model", words.model, *more]
-    told, memory = run(command)
-    return max(json.loads(told)["images_per_second"]), memory
+    output, memory = run(command)
+    return max(json.loads(output)["images_per_second"]), memory
 
 
 def ours(words: argparse.Namespace, processes: int) -> tuple[float, float]:

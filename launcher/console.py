@@ -1,4 +1,4 @@
-"""Output to the terminal: tables as lines of text, and a standard output that can no longer be written to."""
+"""Output to the terminal: tables as lines of text, progress, and a standard output that cannot be written to."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TimeRemainingColumn
 from rich.text import Text
+from typing_extensions import Self
+
+from launcher.text import one_line
 
 _LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_SECONDS_OF_BAR = 0.2
+"""Time between two movements of a bar."""
 
 
 def lost_output(error: OSError) -> OSError | None:
@@ -88,3 +95,55 @@ def _cut(rows: Sequence[Sequence[str]], first: int, after: int) -> list[list[str
 
 def _widest(lines: Sequence[str]) -> int:
     return max(map(cell_len, lines), default=0)
+
+
+class Reporter:
+    """The progress of long work: on a terminal a bar, if there are `columns` for it, and elsewhere lines.
+
+    `line` words what is done and the seconds left. A line is due every `seconds`, so that quick work has none, and goes
+    to `report`, or else to stderr.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        line: Callable[[int, float], str],
+        report: Callable[[str], None] | None = None,
+        *,
+        seconds: float = 10.0,
+        title: str = "",
+        columns: Sequence[ProgressColumn] = (),
+    ) -> None:
+        self._total, self._line, self._report = total, line, report or self.print
+        self._begin = self._last = time.monotonic()
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        self._has_bar = bool(columns) and self._console.file.isatty()
+        self.seconds = _SECONDS_OF_BAR if self._has_bar else seconds
+        shown: list[str | ProgressColumn] = ["{task.description}", BarColumn(), *columns, TimeRemainingColumn()]
+        self._bar = Progress(
+            *shown, console=self._console, transient=True, redirect_stdout=False, disable=not self._has_bar
+        )
+        self._task = self._bar.add_task(title, total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def print(self, line: str) -> None:
+        """Print a line that stays, unless it is empty."""
+        if line:
+            self._console.print(one_line(line), markup=False)
+
+    def update(self, done: int) -> None:
+        """Show how much is done, if that is due."""
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return
+        self._last = now
+        self._bar.update(self._task, completed=done)
+        if not self._has_bar:
+            left = (now - self._begin) / max(done, 1) * ((self._total or done) - done)
+            self._report(self._line(done, left))

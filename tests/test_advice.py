@@ -234,10 +234,10 @@ def test_advice_is_taken(where: str, place: Path, finished: Path) -> None:
     if advised.leaves:
         assert not (place / advised.leaves).exists()
     done = run_python("-c", ONE_BY_ONE, advised.words, words, *filter(None, [advised.then_passes]), cwd=place)
-    told = " ".join(f"{done.out} {done.err}".split())
-    assert f"python -m launcher {advised.advice}" in told, told
+    reported = " ".join(f"{done.out} {done.err}".split())
+    assert f"python -m launcher {advised.advice}" in reported, reported
     first, *then = map(int, re.findall(r"^code (\d)$", done.out, re.MULTILINE))
-    assert then == [0] * (1 + bool(advised.then_passes)), told
+    assert then == [0] * (1 + bool(advised.then_passes)), reported
     if advised.leaves:
         assert (place / advised.leaves).is_file()
     if advised.then_passes:

@@ -63,9 +63,9 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_draft(tmp_path: Path) 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
 def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.json: cannot be read") as told:
+    with pytest.raises(UserError, match=r"x\.json: cannot be read") as reported:
         files.read_json(tmp_path / "x.json")
-    assert len(told.value.problems) == 1
+    assert len(reported.value.problems) == 1
 
 
 def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:

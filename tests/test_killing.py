@@ -74,8 +74,8 @@ def test_killed_in_the_middle_of_a_file(
         assert list(run_dir.rglob(f".writing-{folder}")), "it died somewhere else"
 
     train(tiny.resumable, run_dir)
-    told = capsys.readouterr().out
-    assert (f"continuing {run_dir} at step {continues_at}" in told) if continues_at else ("continuing" not in told)
+    output = capsys.readouterr().out
+    assert (f"continuing {run_dir} at step {continues_at}" in output) if continues_at else ("continuing" not in output)
     assert_the_same(run_dir, unbroken)
 
 

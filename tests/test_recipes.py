@@ -154,8 +154,8 @@ def test_regression_beats_a_constant_predictor_shortened(tmp_path: Path) -> None
 
 def test_resnet50_without_network_says_what_it_wanted_and_the_ways_on(tmp_path: Path) -> None:
     """Through accelerate launch. Without its -q it shows the exit code of the training."""
-    told = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "HF_", "TORCH")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(told)}
+    prefixes = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "HF_", "TORCH")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     environ |= OFFLINE | {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
     start = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "-m", "launcher"]
     done = subprocess.run(

@@ -93,12 +93,12 @@ def test_a_type_that_a_run_dir_names_is_not_imported(hostile: Path, capsys: Any,
     before = set(sys.modules)
     change(hostile / "recipe.json", augment={"type": name})
     for command in COMMANDS:
-        code, told = main(command), capsys.readouterr().err.splitlines()
+        code, reported = main(command), capsys.readouterr().err.splitlines()
         if command[0] not in ("report", "compare", "status"):  # these need no recipe that can be built
             assert code == 2, command
-            assert len(told) == 1, told
-            assert "--recipe FILE" in told[0]
-            assert str(name) in told[0]
+            assert len(reported) == 1, reported
+            assert "--recipe FILE" in reported[0]
+            assert str(name) in reported[0]
     with pytest.raises(UserError, match="is not a type of launcher"):
         launcher.load(hostile)
     assert main(["plan", "--help"]) == 0
@@ -224,8 +224,8 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(
     for command in commands:
         capsys.readouterr()
         assert main(command.split()) == 2
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert told in (f"error: evil/{name}: a named pipe, not a file; remove it", _NO_RUN_DIR)
+        reported = capsys.readouterr().err.splitlines()[-1]
+        assert reported in (f"error: evil/{name}: a named pipe, not a file; remove it", _NO_RUN_DIR)
 
 
 _NO_RUN_DIR = "error: evil: no run dir (it has no recipe.json)"
@@ -264,10 +264,10 @@ def test_a_terminal_obeys_nothing_that_status_shows(hostile: Path, capsys: pytes
     row = {"event": "begin", "why": "\x1b]0;title\x07", "time": "now"}
     (hostile / "LIVES.jsonl").write_text(json.dumps(row) + "\n")
     assert main(["status", "evil"]) == 0
-    told = capsys.readouterr().out
-    assert "stopped (x\\x1b[31m\\nerror: forged)" in told
-    assert "\x1b" not in told
-    assert "\x07" not in told
+    reported = capsys.readouterr().out
+    assert "stopped (x\\x1b[31m\\nerror: forged)" in reported
+    assert "\x1b" not in reported
+    assert "\x07" not in reported
 
 
 def test_a_run_dir_downloads_nothing_to_this_disk(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,7 +334,7 @@ def test_numbers_of_a_lock_may_be_too_large(hostile: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "reported"),
     [
         ("final/calibration.json", '{"temperature": 1, "positives": 5}', "positives must be whole numbers"),
         ("final/calibration.json", f'{{"temperature": {"9" * 400}}}', "must be positive numbers"),
@@ -352,7 +352,7 @@ def test_numbers_of_a_lock_may_be_too_large(hostile: Path, capsys: pytest.Captur
     ],
 )
 def test_a_model_of_a_damaged_file_is_no_traceback(
-    hostile: Path, name: str, content: Any, told: str | None, capsys: pytest.CaptureFixture[str]
+    hostile: Path, name: str, content: Any, reported: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if isinstance(content, dict):
         change(hostile / name, **content)
@@ -361,9 +361,9 @@ def test_a_model_of_a_damaged_file_is_no_traceback(
     picture = hostile.parent / "one.png"
     tiny.picture(tiny.Stripes(31, 1), 0).save(picture)
     capsys.readouterr()
-    if told is None:
+    if reported is None:
         assert main(["export", "evil", "--to", "hub", "--out", "folder"]) == 0
         return
     assert main(["predict", "evil", str(picture)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert told in line
+    assert reported in line

@@ -34,13 +34,13 @@ def lay_out(mistake: Mistake) -> None:
         Path("wrong.py").write_text(source)
 
 
-def check_told(mistake: Mistake, code: int, err: str) -> None:
+def check_reported(mistake: Mistake, code: int, err: str) -> None:
     """The lines are told and no others, and nothing was begun."""
     assert code == 2
     wanted = (mistake.lines,) if isinstance(mistake.lines, str) else mistake.lines
-    told = err.splitlines()
-    assert len(told) == len(wanted), err
-    for line, pattern in zip(told, wanted, strict=True):
+    reported = err.splitlines()
+    assert len(reported) == len(wanted), err
+    for line, pattern in zip(reported, wanted, strict=True):
         expected = re.escape("error: " + pattern.replace("{here}", str(Path.cwd()))).replace("…", ".*")
         assert re.fullmatch(expected, line), f"told:   {line}\nwanted: {pattern}"
     assert not list(Path().rglob("step-*")), "a checkpoint was written"
@@ -48,10 +48,10 @@ def check_told(mistake: Mistake, code: int, err: str) -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.id.replace(" ", "-") for mistake in MISTAKES])
-def test_a_mistake_is_told_in_clear_lines(mistake: Mistake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_reported_in_clear_lines(mistake: Mistake, capsys: pytest.CaptureFixture[str]) -> None:
     lay_out(mistake)
     code = main(shlex.split(mistake.words))
-    check_told(mistake, code, capsys.readouterr().err)
+    check_reported(mistake, code, capsys.readouterr().err)
 
 
 def test_there_are_many() -> None:
@@ -62,12 +62,12 @@ AS_USERS_START_IT = ("wrong type", "override out of range", "broken image", "sev
 
 
 @pytest.mark.parametrize("mistake", [m for m in MISTAKES if m.id in AS_USERS_START_IT], ids=lambda m: m.id)
-def test_a_process_of_its_own_tells_the_same(mistake: Mistake, run_cli: RunCli) -> None:
+def test_a_process_of_its_own_reports_the_same(mistake: Mistake, run_cli: RunCli) -> None:
     lay_out(mistake)
     done = run_cli(*shlex.split(mistake.words), env={"PYTHONPATH": PATHS})
     # Nothing but the word that it is looking, once, where it came so far.
     assert re.fullmatch(r"([\d-]+ [\d:]+  looking at data, weights and phases\n)?", done.out)
-    check_told(mistake, done.code, done.err)
+    check_reported(mistake, done.code, done.err)
 
 
 PATHS = f"{ROOT}:{SUPPORT}"
@@ -87,7 +87,7 @@ def a_run(in_an_empty_folder: None, capsys: pytest.CaptureFixture[str]) -> Calla
     return lambda: shutil.rmtree("runs/wrong/final")
 
 
-def told_by(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+def reported_by(words: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that is told; the run that is there stays as it is."""
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     sys.modules.pop("wrong", None)
@@ -103,7 +103,7 @@ def test_a_run_dir_of_another_recipe(a_run: Callable[[], None], capsys: pytest.C
     for finished in (True, False):
         if not finished:
             a_run()
-        assert told_by("wrong.py batch_size=3 head.dropout=0.1", capsys) == (
+        assert reported_by("wrong.py batch_size=3 head.dropout=0.1", capsys) == (
             "--run-dir runs/wrong: holds a run of another recipe (head.dropout: 0.0 there, 0.1 now; batch_size: 2 "
             "there, 3 now); give another --run-dir, or undo the change"
         )
@@ -111,7 +111,7 @@ def test_a_run_dir_of_another_recipe(a_run: Callable[[], None], capsys: pytest.C
 
 def test_resume_never_where_there_is_a_run(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     a_run()
-    assert told_by("wrong.py --resume never", capsys) == (
+    assert reported_by("wrong.py --resume never", capsys) == (
         "--resume never: runs/wrong already holds a run; give another --run-dir, or --resume auto to continue it"
     )
 
@@ -119,7 +119,7 @@ def test_resume_never_where_there_is_a_run(a_run: Callable[[], None], capsys: py
 def test_a_run_dir_of_other_data(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     a_run()
     folders("pets/cat/3.png")()
-    line = told_by("wrong.py", capsys)
+    line = reported_by("wrong.py", capsys)
     assert line.startswith("--run-dir runs/wrong: the data are not those that the run began with (")
     assert "training: 2 images then, 3 now" in line
     assert line.endswith("; bring them back, or give another --run-dir")
@@ -139,7 +139,7 @@ def test_resume_must_where_all_checkpoints_are_damaged(
 def test_a_recipe_json_that_nobody_can_read(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     a_run()
     Path("runs/wrong/recipe.json").write_text("{")
-    assert told_by("wrong.py", capsys).startswith("runs/wrong/recipe.json: cannot be read (")
+    assert reported_by("wrong.py", capsys).startswith("runs/wrong/recipe.json: cannot be read (")
 
 
 def test_weights_of_an_unfinished_run(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +147,7 @@ def test_weights_of_an_unfinished_run(a_run: Callable[[], None], capsys: pytest.
     Path("wrong.py").write_text(
         VARIANT.format(changes="backbone=backbones.Torchvision(name='resnet18', weights='runs/wrong')")
     )
-    assert told_by("wrong.py --run-dir other", capsys) == (
+    assert reported_by("wrong.py --run-dir other", capsys) == (
         "backbone.weights='runs/wrong': the folder has no final/model.safetensors; that run has not ended"
     )
     assert not Path("other").exists()

@@ -132,8 +132,8 @@ class StoredFile:
 
     def damaged(self) -> str | None:
         """Read the file and return why it is not the fetched one, or None if it is."""
-        if told := self.absent():
-            return told
+        if fault := self.absent():
+            return fault
         try:
             digest = sha256_of(self.path)
         except OSError as error:
@@ -182,7 +182,7 @@ class Assets:
         files = self.files(asset)
         if files is None:
             return f"{asset.what} is not among the assets in {self.folder}"
-        return next((f"{file.path} {told}" for file in files if (told := file.absent())), None)
+        return next((f"{file.path} {fault}" for file in files if (fault := file.absent())), None)
 
     def damage(self, assets: Iterable[Asset]) -> dict[str, str]:
         """Return for each damaged asset, by its key, its first damaged file and what is wrong with it.
@@ -192,9 +192,9 @@ class Assets:
         pairs = [(asset.key, file) for asset in assets for file in self.files(asset) or ()]
         wrong: dict[str, str] = {}
         with concurrent.futures.ThreadPoolExecutor(HASHED_AT_ONCE) as pool:  # hashing releases the interpreter lock
-            for (key, file), told in zip(pairs, pool.map(lambda pair: pair[1].damaged(), pairs), strict=True):
-                if told:
-                    wrong.setdefault(key, f"{file.path} {told}")
+            for (key, file), fault in zip(pairs, pool.map(lambda pair: pair[1].damaged(), pairs), strict=True):
+                if fault:
+                    wrong.setdefault(key, f"{file.path} {fault}")
         return wrong
 
 
@@ -206,7 +206,7 @@ def fetch_command(folder: Path) -> str:
     return f"python -m launcher fetch RECIPE --to {shlex.quote(str(folder))}"
 
 
-def verify_assets(recipe: Recipe, tell: Callable[[str], None]) -> None:
+def verify_assets(recipe: Recipe, report: Callable[[str], None]) -> None:
     """Read all files that the recipe needs from the assets in use, and compare them with what was fetched.
 
     Without assets in use, nothing is done. Raises UserError with a line for each asset that is missing or damaged.
@@ -218,12 +218,12 @@ def verify_assets(recipe: Recipe, tell: Callable[[str], None]) -> None:
     files = [file for asset in wanted for file in store.files(asset) or ()]
     if files:
         total = readable_size(sum(file.bytes for file in files))
-        tell(f"verifying {plural(len(files), 'file')} of the assets in {folder}, {total}")
+        report(f"verifying {plural(len(files), 'file')} of the assets in {folder}, {total}")
     problems = []
     damage = store.damage(wanted)
     for asset in wanted:
-        if told := store.lacks(asset) or damage.get(asset.key):
-            problems.append(f"{asset.field}: {told}; bring it, where there is network: {fetch_command(folder)}")
+        if fault := store.lacks(asset) or damage.get(asset.key):
+            problems.append(f"{asset.field}: {fault}; bring it, where there is network: {fetch_command(folder)}")
     if problems:
         raise UserError(*problems)
 

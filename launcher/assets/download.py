@@ -6,21 +6,20 @@ import contextlib
 import fnmatch
 import hashlib
 import os
-import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rich.progress import DownloadColumn, TransferSpeedColumn
+
+from launcher.console import Reporter
 from launcher.files import draft_file, remove_drafts
 from launcher.text import plural, readable_size
 
 STALL_SECONDS = 60
 """Time for which a transfer may stall."""
-LINE_EVERY_SECONDS = 10.0
-"""Interval between lines of progress if there is no terminal to show a bar."""
-POLL_SECONDS = 0.2
 
 
 def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:
@@ -54,41 +53,27 @@ def shown(title: str, taken: Callable[[], int], total: int | None = None) -> Ite
     `taken` returns their number. Measuring the files that arrive works for every library, whatever it reports about its
     own downloads.
     """
+    of_all = f" of {readable_size(total)}" if total else ""
+    columns = DownloadColumn(), TransferSpeedColumn()
+    reporter = Reporter(total, lambda done, _: f"{title}: {readable_size(done)}{of_all}", title=title, columns=columns)
     ended = threading.Event()
-    show = _bar if sys.stderr.isatty() else _lines
-    thread = threading.Thread(target=show, args=(title, taken, total, ended), daemon=True)
+
+    def measure() -> None:
+        wait = reporter.seconds
+        while not ended.wait(wait):
+            begin = time.monotonic()
+            reporter.update(taken())
+            # Measuring a hundred thousand files on a network disk takes long.
+            wait = max(reporter.seconds, 10 * (time.monotonic() - begin))
+
+    thread = threading.Thread(target=measure, daemon=True)
     thread.start()
     try:
-        yield
+        with reporter:
+            yield
     finally:
         ended.set()
         thread.join()
-
-
-def _bar(title: str, taken: Callable[[], int], total: int | None, ended: threading.Event) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        for count in _every(POLL_SECONDS, taken, ended):
-            progress.update(task, completed=count)
-
-
-def _lines(title: str, taken: Callable[[], int], total: int | None, ended: threading.Event) -> None:
-    of_all = f" of {readable_size(total)}" if total else ""
-    for count in _every(LINE_EVERY_SECONDS, taken, ended):
-        print(f"{title}: {readable_size(count)}{of_all}", file=sys.stderr, flush=True)
-
-
-def _every(seconds: float, taken: Callable[[], int], ended: threading.Event) -> Iterator[int]:
-    wait = seconds
-    while not ended.wait(wait):
-        begin = time.monotonic()
-        yield taken()
-        # Measuring a hundred thousand files on a network disk takes long.
-        wait = max(seconds, 10 * (time.monotonic() - begin))
 
 
 def size_of(folder: Path, pattern: str = "*") -> int:

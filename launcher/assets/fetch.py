@@ -68,8 +68,8 @@ def missing_assets(recipe: Recipe, assets: Path, command: str | None = None) -> 
         if isinstance(thing, OwnPath):
             if not thing.path.exists():
                 lines.append(f"{thing.field}: {thing.path} is not there; it is a path of your own, which fetch leaves")
-        elif told := store.lacks(thing):
-            lines.append(f"{thing.field}: {told}; bring it, where there is network: {command}")
+        elif fault := store.lacks(thing):
+            lines.append(f"{thing.field}: {fault}; bring it, where there is network: {command}")
     return lines
 
 
@@ -82,10 +82,10 @@ class Fetched:
     own: tuple[OwnPath, ...]
 
 
-def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
+def fetch(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> Fetched:
     """Fetch all assets that `recipe` needs into `folder`, and check those that are there already.
 
-    `tell` is called with a line for each step. Of several processes that fetch into one folder, only one works at a
+    `report` is called with a line for each step. Of several processes that fetch into one folder, only one works at a
     time. Raises UserError with all that could not be fetched, after everything else has been.
     """
     folder = expanded(folder).absolute()
@@ -95,26 +95,26 @@ def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
     assets = [thing for thing in wanted if isinstance(thing, Asset)]
     for name, part in (("backbone", recipe.backbone), ("data", recipe.data)):
         if not names_assets(part):
-            tell(f"{name}: {type(part).__name__} does not say what it needs (it has no method 'assets')")
+            report(f"{name}: {type(part).__name__} does not say what it needs (it has no method 'assets')")
     for path in own:
-        tell(f"{path.field}: your own, stays where it is: {path.path}{'' if path.path.exists() else ' (not there)'}")
+        report(f"{path.field}: your own, stays where it is: {path.path}{'' if path.path.exists() else ' (not there)'}")
     problems = Problems()
     brought, there = [], []
-    with _disk_told(folder):
+    with _disk_errors_reported(folder):
         _make(folder)
-        with _alone(folder, tell):
+        with _alone(folder, report):
             store = Assets(folder)
             damage = store.damage(assets)
             for asset in assets:
                 files = store.files(asset)
                 if files and asset.key not in damage:
-                    tell(f"{asset.field}: {asset.what} is there, {_extent([file.bytes for file in files])} verified")
+                    report(f"{asset.field}: {asset.what} is there, {_extent([file.bytes for file in files])} verified")
                     there.append(asset)
                     continue
                 if asset.key in damage:
-                    tell(f"{asset.field}: {damage[asset.key]}; fetching it again")
-                with problems.collected(), _disk_told(folder):
-                    _bring(asset, folder, tell)
+                    report(f"{asset.field}: {damage[asset.key]}; fetching it again")
+                with problems.collected(), _disk_errors_reported(folder):
+                    _bring(asset, folder, report)
                     brought.append(asset)
             with contextlib.suppress(OSError):
                 (folder / PARTIAL).rmdir()  # stays if it contains a partial download that can be continued
@@ -122,7 +122,7 @@ def fetch(recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Fetched:
     return Fetched(tuple(brought), tuple(there), own)
 
 
-def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
+def _bring(asset: Asset, folder: Path, report: Callable[[str], None]) -> None:
     begin = time.monotonic()
     partial = folder / PARTIAL / hashlib.sha256(asset.key.encode()).hexdigest()[:16]
     files, scratch = partial / "files", partial / "scratch"
@@ -132,7 +132,7 @@ def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
     scratch.mkdir(exist_ok=True)
     size = asset.size()
     _check_space(asset, folder, size)
-    tell(f"{asset.field}: fetching {asset.what}" + (f", {readable_size(size)}" if size else ""))
+    report(f"{asset.field}: fetching {asset.what}" + (f", {readable_size(size)}" if size else ""))
     with shown(asset.what, lambda: size_of(partial), size):
         try:
             source = asset.bring(files, scratch)
@@ -155,7 +155,7 @@ def _bring(asset: Asset, folder: Path, tell: Callable[[str], None]) -> None:
     _enter(folder, asset.key, entry)
     shutil.rmtree(partial, ignore_errors=True)  # NFS renames files that are still mapped and keeps them for a while
     extent = _extent([facts["bytes"] for facts in entry["files"].values()])
-    tell(f"{asset.field}: {asset.what} is there, {extent} in {time.monotonic() - begin:.1f} s, from {source}")
+    report(f"{asset.field}: {asset.what} is there, {extent} in {time.monotonic() - begin:.1f} s, from {source}")
 
 
 def _is_content(path: Path) -> bool:
@@ -183,12 +183,12 @@ def _make(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def _alone(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Let one process at a time fetch into `folder`, and make sure that it has a manifest.
 
     The manifest may be empty: a recipe that needs nothing runs with such a folder.
     """
-    with file_lock(folder / LOCK, lambda: tell(f"waiting: another fetch into {folder} is at work")):
+    with file_lock(folder / LOCK, lambda: report(f"waiting: another fetch into {folder} is at work")):
         if not (folder / MANIFEST).exists():
             _write_manifest(folder, {})
         yield
@@ -205,7 +205,7 @@ def _write_manifest(folder: Path, entries: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _disk_told(folder: Path) -> Iterator[None]:
+def _disk_errors_reported(folder: Path) -> Iterator[None]:
     """Turn an error of the disk below `folder` into a UserError."""
     try:
         yield

@@ -39,9 +39,9 @@ def load_backbone(
     # tensors from older releases (ViT's mlp.linear_1), which a comparison of names would refuse.
     missing, unexpected = backbone.load_state_dict(_with_versions(backbone, fitting), strict=False)
     problems = [
-        _told("missing", [name for name in missing if name not in misshaped]),
-        _told("unexpected", unexpected),
-        _told("of another shape", [f"{n} {tuple(kept[n].shape)} for {tuple(own[n].shape)}" for n in misshaped]),
+        _counted("missing", [name for name in missing if name not in misshaped]),
+        _counted("unexpected", unexpected),
+        _counted("of another shape", [f"{n} {tuple(kept[n].shape)} for {tuple(own[n].shape)}" for n in misshaped]),
     ]
     if any(problems):
         raise UserError(
@@ -108,7 +108,7 @@ def matched_by_order(
         raise UserError(f"backbone.weights: {source} cannot be matched by the order of its tensors: {error}") from error
 
 
-def _told(what: str, names: list[str]) -> str:
+def _counted(what: str, names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} {what} ({shown})" if names else ""
 
@@ -127,4 +127,4 @@ def _check_finite(backbone: nn.Module, source: str) -> None:
     bad = [name for name, t in backbone.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         what = "tensor" if len(bad) == 1 else "tensors"
-        raise UserError(f"backbone.weights: {source} holds values that are not finite: {_told(what, bad)}")
+        raise UserError(f"backbone.weights: {source} holds values that are not finite: {_counted(what, bad)}")

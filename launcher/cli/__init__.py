@@ -36,7 +36,7 @@ from launcher.cli import sweep as sweep
 from launcher.cli import train as train
 from launcher.cli import verify as verify
 from launcher.cli.app import app, command_names
-from launcher.cli.errors import tell, tell_elastic, usage_problem
+from launcher.cli.errors import record_for_torchrun, report_problems, usage_problem
 from launcher.cli.home import settle_home
 from launcher.compat import click_error
 from launcher.console import lost_output
@@ -61,14 +61,14 @@ def main(arguments: Sequence[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
-        tell(error.problems)
+        report_problems(error.problems)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
         if (known := _code_of(error)) is not None:
             return known
-        tell_elastic(error)
+        record_for_torchrun(error)
         raise
     if code == INTERRUPTED:  # typer may have caught the KeyboardInterrupt itself, and returns this code then
         print("interrupted", file=sys.stderr)
@@ -78,18 +78,18 @@ def main(arguments: Sequence[str]) -> int:
 def _code_of(error: Exception) -> int | None:
     """Report a usage error or a failure of the surroundings and return its exit code, or None for a bug."""
     if isinstance(error, click_error()):
-        tell([usage_problem(error)])
+        report_problems([usage_problem(error)])
         return 2
     if isinstance(error, OSError) and error.filename is None and (lost := lost_output(error)) is not None:
         if isinstance(lost, BrokenPipeError):
             return 1  # as typer and rich exit if they are the ones who write
-        tell([f"the standard output cannot be written to ({lost.strerror})"])
+        report_problems([f"the standard output cannot be written to ({lost.strerror})"])
         return 2
     if "launcher.training.failures" in sys.modules:
         from launcher.training.failures import of_surroundings
 
         if line := of_surroundings(error):
-            tell([line])
+            report_problems([line])
             return 2
     return None
 

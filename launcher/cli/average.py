@@ -46,8 +46,8 @@ def average(
     from launcher.inference.average import average as average_runs
 
     launch = Launch(num_workers=workers, world=world)
-    tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    averaged = average_runs(runs, to, points, launch, tell=tell, overwrite=overwrite, own=types_of_files(recipe))
+    report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    averaged = average_runs(runs, to, points, launch, report=report, overwrite=overwrite, own=types_of_files(recipe))
     if averaged.best is None:
         print(f"none is better than {runs[0]}: {averaged.shown(averaged.before)}; nothing was written")
     else:

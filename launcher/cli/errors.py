@@ -32,7 +32,7 @@ def usage_problem(error: Exception) -> str:
     return message
 
 
-def tell(problems: Sequence[str]) -> None:
+def report_problems(problems: Sequence[str]) -> None:
     """Write one line for each problem, from the main process, or from another one if the main one reports nothing.
 
     Most problems are found by all processes of a run. The launcher (torchrun, accelerate, srun) ends the others as soon
@@ -60,7 +60,7 @@ def _shown(problem: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def tell_elastic(error: Exception) -> None:
+def record_for_torchrun(error: Exception) -> None:
     """Record an error, so that torchrun and accelerate launch show the traceback of the process that failed first."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler

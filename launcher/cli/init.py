@@ -67,5 +67,5 @@ def init(
         label=label or (),
         task=task.value if task else None,
         hardware=hardware.value,
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
     )

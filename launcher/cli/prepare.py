@@ -46,7 +46,7 @@ def prepare(
             to,
             short_side=short_side,
             workers=workers or usable_cpus(),
-            tell=lambda line: print(line, flush=True),
+            report=lambda line: print(line, flush=True),
         )
     )
     command = shlex.join(["python", "-m", "launcher", recipe, *(overrides or []), "--prepared", str(to)])

@@ -31,6 +31,6 @@ def rehearse(
     from launcher.verify.rehearse import rehearse as play
 
     if not play(
-        loaded, processes=processes, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+        loaded, processes=processes, steps=steps, workers=workers, report=lambda line: print(line, file=sys.stderr)
     ):
         raise typer.Exit(1)

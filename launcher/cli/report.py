@@ -56,6 +56,6 @@ def report(
     from launcher.report.refresh import report_again
 
     launch = Launch(num_workers=workers, world=world)
-    tell = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    target = report_again(runs, to, launch, tell, explains, types_of_files(recipe))
+    report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    target = report_again(runs, to, launch, report, explains, types_of_files(recipe))
     print(f"written to {target} ({target.stat().st_size / 1e6:.1f} MB)")

@@ -97,12 +97,12 @@ def submit(
     options = [*training_words(micro_batch, workers, assets, prepared), *([] if report else ["--no-report"])]
     script = "sweep.sbatch" if array else "train.sbatch"
     submission = submit_job(loaded, recipe, [*named, *options], request, run_dir=place, script=script, dry_run=dry_run)
-    _tell(submission, dry_run)
+    _print_submission(submission, dry_run)
     if wait and not dry_run:
         _wait(submission.jobs[-1], place)
 
 
-def _tell(submission: Submission, dry_run: bool) -> None:
+def _print_submission(submission: Submission, dry_run: bool) -> None:
     if dry_run:
         for name, value in submission.environ.items():
             print(f"export {name}={shlex.quote(value)}")

@@ -103,7 +103,7 @@ def sweep(
         processes=processes,
         words=tuple(training_words(micro_batch, workers, assets, prepared)),
     )
-    outcome = Sweep(request, tell=lambda line: print(line, file=sys.stderr, flush=True)).work()
+    outcome = Sweep(request, report=lambda line: print(line, file=sys.stderr, flush=True)).work()
     _show(outcome, as_)
     if outcome.end != "done":
         raise typer.Exit(130 if outcome.end == "interrupted" else 85)

@@ -37,7 +37,7 @@ def verify(
     from launcher.verify.verify import verify as run_verification
 
     if not run_verification(
-        loaded, processes=counts, steps=steps, workers=workers, tell=lambda line: print(line, file=sys.stderr)
+        loaded, processes=counts, steps=steps, workers=workers, report=lambda line: print(line, file=sys.stderr)
     ):
         raise typer.Exit(1)
 

@@ -63,9 +63,9 @@ def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
 
 def append(run_dir: Path, row: Mapping[str, Any]) -> None:
     """Append one row, in one write: several jobs may write to the same file."""
-    told = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | dict(row)
+    entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | dict(row)
     with (run_dir / ATTEMPTS_FILE).open("ab") as file:
-        file.write(json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -64,8 +64,8 @@ def _goes_on(end_row: Mapping[str, Any]) -> bool:
 def _marker(run_dir: Path, mine: Mapping[str, Any]) -> str | None:
     """Return the reason in the run's marker, if this attempt has written it."""
     try:
-        told = json.loads((run_dir / "STOPPED.json").read_text())
-        return str(told["reason"]) if is_of(told, mine) else None
+        stopped = json.loads((run_dir / "STOPPED.json").read_text())
+        return str(stopped["reason"]) if is_of(stopped, mine) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

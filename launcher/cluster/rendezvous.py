@@ -25,7 +25,7 @@ LIMIT_SECONDS = 600.0
 _LOOK_EVERY_SECONDS = 0.2
 
 
-def meet(world: World, tell: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> TCPStore | None:
+def meet(world: World, report: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> TCPStore | None:
     """Wait until all processes of a run have come to the address of process 0.
 
     Keep the store that is returned until the processes have joined, as torch goes on using it.
@@ -42,7 +42,7 @@ def meet(world: World, tell: Callable[[str], None], environ: Mapping[str, str] =
     where, count = f"{address}:{port}", world.num_processes
     if not port.isdecimal():
         raise UserError(f"MASTER_PORT={port}: must be a whole number")
-    waiting = _Waiting(tell, where, count, _limit(environ))
+    waiting = _Waiting(report, where, count, _limit(environ))
     if not world.is_main_process:
         while not _answers(address, int(port)):
             waiting.look("process 0 has not come")
@@ -67,14 +67,14 @@ def meet(world: World, tell: Callable[[str], None], environ: Mapping[str, str] =
     return store
 
 
-def tell_waiting(line: str) -> None:
+def report_waiting(line: str) -> None:
     """Print a line on standard error, at once."""
     print(line, file=sys.stderr, flush=True)
 
 
 class _Waiting:
-    def __init__(self, tell: Callable[[str], None], where: str, count: int, limit: float) -> None:
-        self._tell, self._where, self._count, self._limit = tell, where, count, limit
+    def __init__(self, report: Callable[[str], None], where: str, count: int, limit: float) -> None:
+        self._report, self._where, self._count, self._limit = report, where, count, limit
         self._begin = time.monotonic()
         self._next = self._begin + SILENT_SECONDS
 
@@ -92,7 +92,7 @@ class _Waiting:
             )
         if now >= self._next:
             self._next = now + SAID_EVERY_SECONDS
-            self._tell(f"waiting for the {self._count} processes of this run at {self._where}: {state}")
+            self._report(f"waiting for the {self._count} processes of this run at {self._where}: {state}")
         time.sleep(_LOOK_EVERY_SECONDS)
 
 

@@ -56,9 +56,9 @@ def take(recipe: Path, module_name: str, folder: Path, words: Sequence[str]) -> 
         if "site-packages" not in package.parts and not package.is_relative_to(top):
             _copy(package.parent, (file.relative_to(package.parent) for file in package.rglob("*.py")), folder)
         inside = folder / recipe.relative_to(top)
-        told = {"recipe": str(recipe), "commit": commit, "changed": changed, "words": list(words)}
-        told["submitted"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        (folder / "SUBMITTED.json").write_text(json.dumps(told, indent=1))
+        origin = {"recipe": str(recipe), "commit": commit, "changed": changed, "words": list(words)}
+        origin["submitted"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        (folder / "SUBMITTED.json").write_text(json.dumps(origin, indent=1))
     except OSError as error:
         raise UserError(f"{folder}: the code cannot be copied there ({error.strerror})") from error
     return Snapshot(folder, inside, commit, changed)
@@ -90,8 +90,8 @@ def _below(top: Path) -> list[Path]:
 
 
 def _git_root(folder: Path) -> Path | None:
-    told = _git(folder, "rev-parse", "--show-toplevel")
-    return Path(told.strip()).resolve() if told and told.strip() else None
+    path = _git(folder, "rev-parse", "--show-toplevel")
+    return Path(path.strip()).resolve() if path and path.strip() else None
 
 
 def _state(root: Path) -> tuple[str | None, bool]:
@@ -100,8 +100,8 @@ def _state(root: Path) -> tuple[str | None, bool]:
 
 
 def _known_to_git(root: Path) -> list[Path]:
-    told = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
-    return [Path(name) for name in told.split("\0") if name]
+    names = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
+    return [Path(name) for name in names.split("\0") if name]
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -127,8 +127,8 @@ def _state(run_dir: Path, job: JobState | None, rows: list[dict[str, Any]]) -> t
     if ends and (ends[-1].get("event") == "failure" or ends[-1].get("cause") in ("error", "out of memory", "lost")):
         return "failed", last
     try:
-        told = json.loads((run_dir / "STOPPED.json").read_text())
-        return "stopped", str(told.get("reason", ""))
+        stopped = json.loads((run_dir / "STOPPED.json").read_text())
+        return "stopped", str(stopped.get("reason", ""))
     except (OSError, ValueError, AttributeError):
         return (job.state.lower() if job else "not finished"), last
 

@@ -80,16 +80,16 @@ class Request:
 
     def options(self, name: str) -> list[str]:
         """Return the options of sbatch for a job called `name`."""
-        told = [f"--job-name={name}", f"--nodes={self.nodes}"]
+        options = [f"--job-name={name}", f"--nodes={self.nodes}"]
         if self.gpus_per_node:
-            told.append(f"--gpus-per-node={self.gpus_per_node}")
+            options.append(f"--gpus-per-node={self.gpus_per_node}")
         elif self.processes_per_node > 1:
-            told.append(f"--ntasks-per-node={self.processes_per_node}")
+            options.append(f"--ntasks-per-node={self.processes_per_node}")
         for option in ("time", "partition", "account", "array"):
             value = getattr(self, option)
             if value is not None:
-                told.append(f"--{option}={value}")
-        return [*told, *self.others]
+                options.append(f"--{option}={value}")
+        return [*options, *self.others]
 
 
 _OWN = {
@@ -213,7 +213,7 @@ def submit(
     environ = _environ(request, snapshot)
     if script == "sweep.sbatch":
         environ["LAUNCHER_SCRIPTS"] = str(path.parent.resolve())
-    told = [str(path), recipe, *words, "--run-dir", str(run_dir)]
+    script_and_words = [str(path), recipe, *words, "--run-dir", str(run_dir)]
     jobs: list[str] = []
     command: list[str] = []
     for _ in range(request.chain):
@@ -223,11 +223,11 @@ def submit(
             options.append("--no-requeue")  # the next job continues; a requeued one would do so beside it
         if jobs:
             options.append(f"--dependency=afterany:{jobs[-1]}")
-        command = command or ["sbatch", "--parsable", *options, *told]
+        command = command or ["sbatch", "--parsable", *options, *script_and_words]
         if dry_run:
             break
         try:
-            jobs.append(sbatch(options, told, {**os.environ, **environ}))
+            jobs.append(sbatch(options, script_and_words, {**os.environ, **environ}))
         except UserError:
             if snapshot is not None and not jobs:
                 _take_back(snapshot, run_dir)

@@ -159,7 +159,6 @@ class HuggingFace:
         self._known("train_split", self.train_split, tables)
         if self.val_split is not None:
             self._known("val_split", self.val_split, tables)
-        if self.val_split is not None:
             return None if self.val_split == self.train_split else self.val_split
         others = [name for name in tables if name != self.train_split]
         usual = [name for name in _VAL_NAMES if name in others]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from launcher.console import Reporter
 from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.data.prepared import (
@@ -43,7 +44,6 @@ from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import shrunk
 from launcher.text import plural
 
-TOLD_EVERY_SECONDS = 5.0
 SIZES_SAMPLED = 200
 IN_FLIGHT = 8
 """Number of images per thread that wait to be written; one of 12 million pixels takes 36 MB while it is resized."""
@@ -60,8 +60,10 @@ class Stored:
     why_broken: str | None = None
 
 
-def prepare(recipe: Recipe, folder: Path, *, short_side: int | None, workers: int, tell: Callable[[str], None]) -> str:
-    """Make a copy of a recipe's images as `make_copy` does, tell how far it is, and return a line on the copy."""
+def prepare(
+    recipe: Recipe, folder: Path, *, short_side: int | None, workers: int, report: Callable[[str], None]
+) -> str:
+    """Make a copy of a recipe's images as `make_copy` does, report how far it is, and return a line on the copy."""
     torch.set_num_threads(1)  # one image on each core
     problems = Problems()
     with problems.collected():
@@ -69,17 +71,18 @@ def prepare(recipe: Recipe, folder: Path, *, short_side: int | None, workers: in
     with problems.collected():
         preprocessing = recipe.backbone.preprocessing()
     problems.raise_if_any()
-    total, begin = len(splits.train) + len(splits.val), time.monotonic()
-    told = begin
-
-    def progress(done: int) -> None:
-        nonlocal told
-        if (now := time.monotonic()) - told > TOLD_EVERY_SECONDS:
-            told = now
-            tell(f"{done:,} of {plural(total, 'image')}, {(now - begin) / done * (total - done):.0f} s left")
-
+    begin, total = time.monotonic(), len(splits.train) + len(splits.val)
+    of_all = f"of {plural(total, 'image')}"
+    reporter = Reporter(total, lambda done, left: f"{done:,} {of_all}, {left:.0f} s left", report, seconds=5.0)
     copy, was_there = make_copy(
-        recipe, splits, preprocessing, folder, short_side=short_side, workers=workers, tell=tell, progress=progress
+        recipe,
+        splits,
+        preprocessing,
+        folder,
+        short_side=short_side,
+        workers=workers,
+        report=report,
+        progress=reporter.update,
     )
     return f"{'there already' if was_there else f'done in {time.monotonic() - begin:.0f} s'}: {copy}"
 
@@ -92,12 +95,12 @@ def make_copy(
     *,
     short_side: int | None = None,
     workers: int = 4,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Copy, bool]:
     """Return the copy in `folder`, and whether it existed before; if so, it is complete, current, and fits the recipe.
 
-    `short_side` is the shorter side of the training images, if it is not to follow from the recipe. `tell` is called
+    `short_side` is the shorter side of the training images, if it is not to follow from the recipe. `report` is called
     beforehand with a line on the size of the copy, `progress` with the number of finished images.
 
     Raises UserError for a folder with other content, for a disk without enough space, for images that cannot be read,
@@ -113,7 +116,7 @@ def make_copy(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, alone=True) as draft:
-            _check_room(folder, estimated_bytes(splits, kept), kept, tell)
+            _check_room(folder, estimated_bytes(splits, kept), kept, report)
             _write(draft, recipe, splits, preprocessing, kept, enough_for, workers, progress)
             if folder.exists():
                 folder.rmdir()
@@ -142,9 +145,9 @@ def estimated_bytes(splits: Splits, kept: Need) -> int:
     return round(total)
 
 
-def _check_room(folder: Path, needed: int, kept: Need, tell: Callable[[str], None]) -> None:
+def _check_room(folder: Path, needed: int, kept: Need, report: Callable[[str], None]) -> None:
     free = shutil.disk_usage(folder.parent).free
-    tell(f"shorter sides of {kept}: about {gigabytes(needed)} in {folder}, {gigabytes(free)} are free there")
+    report(f"shorter sides of {kept}: about {gigabytes(needed)} in {folder}, {gigabytes(free)} are free there")
     if needed > free:
         raise UserError(f"--to {folder}: needs about {gigabytes(needed)}, {gigabytes(free)} are free there")
 

@@ -44,7 +44,7 @@ def export(
     model: LoadedModel,
     wanted: Wanted,
     pictures: Pictures,
-    tell: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Export:
     """Write an export of a model, and compare its outputs with those of the model.
 
@@ -53,7 +53,7 @@ def export(
     """
     with _draft(wanted.out) as folder:
         draft = folder / wanted.out.name
-        tell(f"writing {wanted.form}")
+        report(f"writing {wanted.form}")
         if wanted.form == "onnx":
             opset, run, pixels = _onnx(finished, model, wanted, draft)
             ran_by = f"ONNX Runtime {metadata.version('onnxruntime')}"
@@ -63,7 +63,7 @@ def export(
         else:
             opset, pixels = None, None
             run, ran_by = _weights(finished, model, wanted, draft)
-        tell(f"comparing on {pictures.what}")
+        report(f"comparing on {pictures.what}")
         difference = compare(run, model, wanted, pictures, pixels)
         shutil.rmtree(folder / "pixels", ignore_errors=True)
         files = _move(folder, wanted.out)

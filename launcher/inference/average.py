@@ -72,7 +72,7 @@ def average(
     points: int,
     launch: Launch,
     *,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     overwrite: bool,
     own: Types | None = None,
 ) -> Averaged:
@@ -83,7 +83,7 @@ def average(
     runs = _sound_runs(paths, to, overwrite, own)
     first = runs[0]
     accelerator = start_accelerator(first.recipe, launch, first.rundir.path)
-    splits = check_data(first, build_data(first), checked_together(accelerator, tell))
+    splits = check_data(first, build_data(first), checked_together(accelerator, report))
     task = first.recipe.task.build(splits)
     ingredients: list[Ingredient] = []
     for run in runs:
@@ -121,12 +121,12 @@ def average(
     metric = first.recipe.freeze_plan[-1].monitor or task.monitor
     judge = Judge(evaluate, metric, mode_of(metric, task.monitor, task.monitor_mode))
     try:
-        candidates = greedy_soup(ingredients, judge, tell)
+        candidates = greedy_soup(ingredients, judge, report)
         probe = next((one for one in ingredients if one.is_head_alone), None)
         if probe is not None and len(runs) == 1 and probe is not ingredients[0]:
-            candidates += interpolations(probe, ingredients[0], points, judge, tell)
+            candidates += interpolations(probe, ingredients[0], points, judge, report)
         elif len(runs) == 1:
-            tell(f"{paths[0]}: holds no weights of a head alone beside fine-tuned ones: nothing to interpolate")
+            report(f"{paths[0]}: holds no weights of a head alone beside fine-tuned ones: nothing to interpolate")
     finally:
         end_workers(val)
     before = next(one.metrics for one in candidates if one.name == ingredients[0].name)
@@ -234,7 +234,7 @@ def _write(
                 {name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors"
             )
             (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
-            told = {
+            content = {
                 "best": best.name,
                 "of": best.of,
                 "metric": found.metric,
@@ -243,7 +243,7 @@ def _write(
                 "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in found.candidates],
                 "runs": [str(path) for path in paths],
             }
-            (draft / "averaged.json").write_text(json_text(told, indent=1))
+            (draft / "averaged.json").write_text(json_text(content, indent=1))
     except OSError as error:
         raise UserError(f"--to {to}: cannot be written ({_reason(error)})") from error
 

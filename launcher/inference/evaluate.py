@@ -57,7 +57,7 @@ def evaluate_and_show(
         data=data,
         flips=flips,
         micro_batch_size=micro_batch,
-        tell=lambda line: print(line, flush=True),
+        report=lambda line: print(line, flush=True),
     )
     if evaluation is not None:
         write(evaluation)
@@ -72,7 +72,7 @@ def evaluate(
     data: Path | None = None,
     flips: bool = False,
     micro_batch_size: int | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Evaluation | None:
     """Evaluate a finished run's model; return the evaluation on the main process, and None on the others.
 
@@ -85,7 +85,7 @@ def evaluate(
     """
     accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
     try:
-        say = tell if accelerator.is_main_process else lambda _: None
+        say = report if accelerator.is_main_process else lambda _: None
         if data is None and split_name != "test":
             split, task, names = _own_data(accelerator, finished, split_name, say)
         else:

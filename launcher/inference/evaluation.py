@@ -207,5 +207,5 @@ def write(evaluation: Evaluation) -> None:
         raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
     stored = calibration_to_store(evaluation.details) if evaluation.subject.is_validation else None
     if stored is not None:
-        told = {"fitted_on": "val", "samples": len(evaluation.split), "names": list(evaluation.names)}
-        write_calibration(evaluation.run.rundir.final, stored | told)
+        fitted = {"fitted_on": "val", "samples": len(evaluation.split), "names": list(evaluation.names)}
+        write_calibration(evaluation.run.rundir.final, stored | fitted)

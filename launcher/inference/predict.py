@@ -19,7 +19,7 @@ from launcher.errors import Problems, UserError
 from launcher.inference.finished_run import FinishedRun, read_finished
 from launcher.inference.inputs import find_images
 from launcher.inference.loaded_model import LoadedModel, model_of
-from launcher.inference.prediction_progress import Teller
+from launcher.inference.prediction_reporter import PredictionReporter
 from launcher.inference.prediction_table import Form, Output, rows_in
 from launcher.metrics.calibration import few_positives
 from launcher.recipe.loading import recipe_words, types_of_files
@@ -56,10 +56,10 @@ def predict_files(
     model, precision = model_of(finished), precision_on(place, finished)
     with Output(to, sys.stdout.buffer if sys.stdout else io.BytesIO()) as output:  # stdout may be closed
         rows = rows_in(form, model, top, output.stream)
-        with Teller(len(inputs.images)) as teller:
-            teller.say(_how(model, run_dir, recipe_words(recipes)))
+        with PredictionReporter(len(inputs.images)) as reporter:
+            reporter.print(_how(model, run_dir, recipe_words(recipes)))
             for path in inputs.left_out:
-                teller.name("left out (not an image)", path)
+                reporter.name("left out (not an image)", path)
             for part in predict(
                 model,
                 inputs.images,
@@ -68,15 +68,15 @@ def predict_files(
                 batch_size=batch_size,
                 num_threads=usable_cpus(),
             ):
-                with output.told():
+                with output.errors_reported():
                     rows.add(part.names, part.results)
                 for path, reason in part.broken:
-                    teller.name("cannot be read", path, reason)
-                teller.advance(len(part.names), len(part.broken))
-        with output.told():
+                    reporter.name("cannot be read", path, reason)
+                reporter.advance(len(part.names), len(part.broken))
+        with output.errors_reported():
             rows.close()
-    teller.end(to)
-    return teller.broken
+    reporter.end(to)
+    return reporter.broken
 
 
 def _how(model: LoadedModel, run: Path, recipe: str) -> str:

@@ -186,7 +186,7 @@ class Output:
     def __init__(self, to: Path | None, stream: BinaryIO) -> None:
         """Open the output, which is a file unless `to` is None; raise UserError if it cannot be written."""
         self._to, self._draft = to, contextlib.ExitStack()
-        with self.told():
+        with self.errors_reported():
             if to is None:
                 self.stream = stream
             else:
@@ -199,16 +199,16 @@ class Output:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Give the file its name, or leave none if an error has ended the writing."""
         # Closing after an error writes buffered data, which fails again on a full disk.
-        with self.told() if error is None else contextlib.suppress(OSError):
+        with self.errors_reported() if error is None else contextlib.suppress(OSError):
             self._draft.__exit__(kind, error, traceback)
 
-    def told(self) -> Any:
+    def errors_reported(self) -> Any:
         """Return a context that turns an OSError from writing to `stream` into a UserError."""
-        return _Told(self._to)
+        return _ErrorsReported(self._to)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Told:
+class _ErrorsReported:
     """Context that turns an OSError from writing to a file into a UserError."""
 
     file: Path | None

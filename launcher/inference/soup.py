@@ -106,18 +106,18 @@ def check_alike(ingredients: Sequence[Ingredient]) -> None:
         raise UserError(*problems)
 
 
-def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, tell: Callable[[str], None]) -> list[Candidate]:
+def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, report: Callable[[str], None]) -> list[Candidate]:
     """Return each ingredient alone, the best first, and then the soup, if it has more than one ingredient."""
     alone = [Candidate(i.name, i.weights, judge.evaluate(i.weights), (i.name,)) for i in ingredients]
     alone.sort(key=lambda candidate: judge.rank(candidate.metrics), reverse=True)
     for candidate in alone:
-        tell(f"{candidate.name}: {judge.shown(candidate.metrics)}")
+        report(f"{candidate.name}: {judge.shown(candidate.metrics)}")
     soup, taken = alone[0], [alone[0]]
     for candidate in alone[1:]:
         weights = mean_of([part.weights for part in (*taken, candidate)])
         metrics = judge.evaluate(weights)
         keeps = judge.rank(metrics) >= judge.rank(soup.metrics)
-        tell(f"soup with {candidate.name}: {judge.shown(metrics)}{'' if keeps else ', left out'}")
+        report(f"soup with {candidate.name}: {judge.shown(metrics)}{'' if keeps else ', left out'}")
         if keeps:
             taken.append(candidate)
             soup = Candidate(f"soup of {len(taken)}", weights, metrics, tuple(part.name for part in taken))
@@ -125,7 +125,7 @@ def greedy_soup(ingredients: Sequence[Ingredient], judge: Judge, tell: Callable[
 
 
 def interpolations(
-    probe: Ingredient, tuned: Ingredient, points: int, judge: Judge, tell: Callable[[str], None]
+    probe: Ingredient, tuned: Ingredient, points: int, judge: Judge, report: Callable[[str], None]
 ) -> list[Candidate]:
     """Return the `points` - 1 evenly spaced means between two ingredients, without the ends."""
     found = []
@@ -134,7 +134,7 @@ def interpolations(
         weights = mean_of([probe.weights, tuned.weights], [1 - share, share])
         metrics = judge.evaluate(weights)
         name = f"{share:.2f} of the way from {probe.name} to {tuned.name}"
-        tell(f"{name}: {judge.shown(metrics)}")
+        report(f"{name}: {judge.shown(metrics)}")
         found.append(Candidate(name, weights, metrics, (probe.name, tuned.name)))
     return found
 

@@ -37,7 +37,7 @@ def make_recipe(
     label: Sequence[str] = (),
     task: Literal["classification", "multilabel", "regression"] | None = None,
     hardware: Literal["here", "cpu", "gpu"] = "here",
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Look at `source` (a folder, a table, or a data set's name on the hub), write a recipe for it to `to`; show both.
 
@@ -50,7 +50,7 @@ def make_recipe(
     with problems.collected():
         path = check_target(to, overwrite)
     with problems.collected():
-        found = look_for(source, name, tell, label, KINDS[task] if task else None)
+        found = look_for(source, name, report, label, KINDS[task] if task else None)
     problems.raise_if_any()
     pictures = look_at(found.splits)
     remarks = (*found.remarks, *found.splits.notes, *pictures.notes)
@@ -70,7 +70,7 @@ def make_recipe(
 def look_for(
     source: str,
     name: str | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     label: Sequence[str] = (),
     kind: TargetKind | None = None,
 ) -> Found:
@@ -89,7 +89,7 @@ def look_for(
         raise UserError(
             f"{source}: no such folder or file in {Path.cwd()}; data sets of the Hugging Face hub are named owner/name"
         )
-    tell(f"{source}: loading the data set, as training would (from the hub, or from this machine's cache)")
+    report(f"{source}: loading the data set, as training would (from the hub, or from this machine's cache)")
     return data_set(source, f"data set {source} of the Hugging Face hub", name, label, kind)
 
 

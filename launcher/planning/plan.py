@@ -45,13 +45,13 @@ def show(
 
     `allocation` is the time of a cluster allocation, as Slurm takes it; if it is given, a few steps are timed, too.
     """
-    verify_assets(loaded.recipe, _tell)
+    verify_assets(loaded.recipe, _report)
     found = examine(
         loaded.recipe,
         num_processes=num_processes,
         micro_batch_size=micro_batch_size,
         on_cpu=not torch.cuda.is_available(),
-        check_images=lambda recipe, splits: without_broken_images(recipe, splits, _tell, prepared),
+        check_images=lambda recipe, splits: without_broken_images(recipe, splits, _report, prepared),
     )
     if allocation is not None:
         with found.problems.collected():
@@ -85,9 +85,9 @@ def sections(loaded: LoadedRecipe, found: Findings, width: int) -> Iterable[tupl
         yield title, body
     if found.batching:
         yield "batches", [Text(line) for line in batch_lines(found)]
-    told = list(notes(found))
-    if told:
-        yield "notes", [Text(f"- {note}") for note in told]
+    texts = list(notes(found))
+    if texts:
+        yield "notes", [Text(f"- {note}") for note in texts]
 
 
 def recipe_lines(recipe: Recipe) -> list[Text]:
@@ -168,7 +168,7 @@ def _console() -> Console:
     return console
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -60,8 +60,8 @@ def _existing(path: Path) -> Path:
         return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link out of its package
     if path.is_dir():
         there = _recipes_in(path)
-        told = f"a folder; give one of its recipe files{did_you_mean('', there)}" if there else _for_data(path)
-        raise UserError(f"{path}: {told}")
+        problem = f"a folder; give one of its recipe files{did_you_mean('', there)}" if there else _for_data(path)
+        raise UserError(f"{path}: {problem}")
     if path.exists():
         raise UserError(f"{path}: {kind_of(path.stat())}, not a recipe file")
     if not path.parent.is_dir():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import sys
 import types
 import typing
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter
 
 from launcher.text import plural
 
@@ -91,38 +92,25 @@ def _is_plain(member: Any) -> bool:
 
 
 def _narrowness(member: Any) -> int:
-    if get_origin(member) is tuple:
-        return 6
     # int before bool, so that "1" is a number where both are allowed.
-    order = {type(None): 0, int: 2, float: 3, bool: 4, Path: 7, str: 8}
-    return order.get(member, 1)
+    order = {type(None): 0, int: 2, float: 3, bool: 4, tuple: 6, Path: 7, str: 8}
+    return order.get(get_origin(member) or member, 1)
 
 
 def _read_as(text: str, member: Any) -> object:
     """Read `text` as the one type `member`; raise ValueError if it does not fit."""
-    if member is type(None) or get_origin(member) is Literal:
-        for choice in _choices(member):
+    if choices := _choices(member):
+        for choice in choices:
             if text == _shown(choice) or (choice is None and text.lower() in ("none", "null")):
                 return choice
         raise ValueError
-    if member is bool:
-        return {"true": True, "yes": True, "on": True, "1": True}.get(text.lower()) or _false(text)
-    if member is int:
-        return int(text)
-    if member is float:
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError
-        return number
     if get_origin(member) is tuple:
         return _read_tuple(text, get_args(member))
-    return Path(text) if member is Path else text
-
-
-def _false(text: str) -> bool:
-    if text.lower() in ("false", "no", "off", "0"):
-        return False
-    raise ValueError
+    if member is int:  # pydantic would also take "8.0", so that a float of `int | float` would be lost
+        return int(text)
+    if member is bool and text.lower() in ("t", "f", "y", "n"):  # likewise: a letter of `bool | str` is a str
+        raise ValueError
+    return TypeAdapter(member, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
 
 
 def _read_tuple(text: str, items: tuple[Any, ...]) -> tuple[object, ...]:

@@ -46,9 +46,9 @@ def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
             write_report([facts], path / FILE)
         show_end(facts or read_facts(path), screen, path / FILE if facts else None, _unseen(run), again)
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
         screen.line(
-            f"no report ({told}); to try again: python -m launcher report {shlex.quote(str(path))}{again}", "yellow"
+            f"no report ({cause}); to try again: python -m launcher report {shlex.quote(str(path))}{again}", "yellow"
         )
 
 
@@ -139,8 +139,8 @@ def _lines(facts: Facts, report: Path | None, unseen: str, again: str) -> list[t
         lines.append(("result", f"{metric} {measured(value)}, 95 % interval {ends}"))
     worst = worst_classes(facts)
     if worst:
-        told = ", ".join(f"{one_line(name)} (F1 {measured(f1)})" for name, f1 in worst)
-        lines.append(("weakest", told))
+        classes = ", ".join(f"{one_line(name)} (F1 {measured(f1)})" for name, f1 in worst)
+        lines.append(("weakest", classes))
     if report:
         lines.append(("report", str(report)))
     lines.append(("model", str(facts.path / "final")))

@@ -153,19 +153,19 @@ def read_facts(
     task = model.get("task")
     named = task.get("kind") if isinstance(task, dict) else None
     kind: Kind = next((kind for kind in KINDS if kind == named), "other")
-    evaluation, told = {}, list(notes)
+    evaluation, remarks = {}, list(notes)
     if (path / "evaluation.json").exists():
         try:
             evaluation = read_evaluation(path / "evaluation.json")
         except UserError as error:
-            told += [f"{error.problems[0]}: nothing of it is shown; evaluate writes it again."]
+            remarks += [f"{error.problems[0]}: nothing of it is shown; evaluate writes it again."]
     samples = None
     try:
         samples = read_samples(path / "evaluation.parquet", kind)
     except FileNotFoundError:
-        told.append("There are no predictions for each image: nothing can be said of single images.")
+        remarks.append("There are no predictions for each image: nothing can be said of single images.")
     except (OSError, ValueError, KeyError) as error:
-        told.append(f"evaluation.parquet cannot be read ({error}): nothing can be said of single images.")
+        remarks.append(f"evaluation.parquet cannot be read ({error}): nothing can be said of single images.")
     rows = read_rows(path / "metrics.jsonl")
     epochs = _epochs(rows)
     return Facts(
@@ -189,7 +189,7 @@ def read_facts(
         samples=samples,
         splits=splits,
         pictures=Pictures(splits.val.images if splits else None, samples, without_pictures),
-        notes=tuple(told),
+        notes=tuple(remarks),
     )
 
 

@@ -16,7 +16,7 @@ from launcher.text import active_cell
 class Explanation:
     """The contents of explanation/."""
 
-    told: dict[str, Any]
+    summary: dict[str, Any]
     """The content of explanation.json."""
     labels: list[dict[str, str]]
     """The rows of suspicious_labels.csv."""
@@ -32,12 +32,12 @@ def read_explanation(facts: Facts) -> Explanation | None:
     """Read the explanation of a run; return None if there is none that can be read, or it is of other weights."""
     folder = facts.path / "explanation"
     try:
-        told = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
-        if told["step"] != facts.model.get("step"):
+        summary = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
+        if summary["step"] != facts.model.get("step"):
             return None
         attention = folder / "attention.json"
         return Explanation(
-            told,
+            summary,
             _rows(folder / "suspicious_labels.csv"),
             _rows(folder / "near_duplicates.csv"),
             _rows(folder / "map.csv"),

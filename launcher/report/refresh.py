@@ -20,11 +20,11 @@ from launcher.training.launch import Launch
 
 
 def report_again(
-    run_dirs: Sequence[Path], to: Path | None, launch: Launch, tell: Callable[[str], None], explains: bool, own: Types
+    run_dirs: Sequence[Path], to: Path | None, launch: Launch, report: Callable[[str], None], explains: bool, own: Types
 ) -> Path:
     """Write a report on `facts_again` to `to`, or else into the first run dir, and return its path."""
     file = to or run_dirs[0] / FILE
-    write_report(facts_again(run_dirs, launch, tell=tell, explains=explains, own=own), file)
+    write_report(facts_again(run_dirs, launch, report=report, explains=explains, own=own), file)
     return file
 
 
@@ -32,7 +32,7 @@ def facts_again(
     run_dirs: Sequence[Path],
     launch: Launch,
     *,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     explains: bool = False,
     own: Types | None = None,
 ) -> list[Facts]:
@@ -50,21 +50,21 @@ def facts_again(
         with problems.collected():
             runs.append(_opened(path, own))
     problems.raise_if_any()
-    found = [_facts(path, finished, why_not, launch, tell) for path, finished, why_not in runs]
+    found = [_facts(path, finished, why_not, launch, report) for path, finished, why_not in runs]
     if explains:
         for facts, (_, finished, _) in zip(found, runs, strict=True):
             with problems.collected():
-                _explain(facts, finished, launch, tell)
+                _explain(facts, finished, launch, report)
         problems.raise_if_any()
     return found
 
 
-def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, tell: Callable[[str], None]) -> None:
+def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, report: Callable[[str], None]) -> None:
     if finished is None or facts.samples is None:
         raise UserError(f"{facts.path}: cannot be explained: {'; '.join(facts.notes) or facts.pictures.reason}")
     _forget_precision()
-    folder = explain(finished, facts.samples, launch, tell)
-    tell(f"written to {folder}: suspicious_labels.csv, near_duplicates.csv, map.csv")
+    folder = explain(finished, facts.samples, launch, report)
+    report(f"written to {folder}: suspicious_labels.csv, near_duplicates.csv, map.csv")
 
 
 def _opened(path: Path, own: Types | None) -> tuple[Path, FinishedRun | None, str]:
@@ -81,12 +81,12 @@ def _opened(path: Path, own: Types | None) -> tuple[Path, FinishedRun | None, st
 
 
 def _facts(
-    path: Path, finished: FinishedRun | None, why_not: str, launch: Launch, tell: Callable[[str], None]
+    path: Path, finished: FinishedRun | None, why_not: str, launch: Launch, report: Callable[[str], None]
 ) -> Facts:
     notes: list[str] = []
     if is_stale(path):
         if finished is not None:
-            why_not = _evaluate(finished, launch, tell)
+            why_not = _evaluate(finished, launch, report)
         if why_not:
             there = (path / "evaluation.parquet").is_file()
             notes.append(f"The run could not be evaluated{' again' if there else ''}: {why_not}")
@@ -98,7 +98,7 @@ def _facts(
     without = f"Without pictures: {why_not}" if splits is None else ""
     for line in (*notes, without):
         if line:
-            tell(f"{path}: {line}")
+            report(f"{path}: {line}")
     return read_facts(path, splits, without, tuple(notes))
 
 
@@ -110,11 +110,11 @@ def is_stale(path: Path) -> bool:
         return True
 
 
-def _evaluate(finished: FinishedRun, launch: Launch, tell: Callable[[str], None]) -> str:
+def _evaluate(finished: FinishedRun, launch: Launch, report: Callable[[str], None]) -> str:
     """Evaluate a run; return why that was not possible, or nothing."""
     _forget_precision()
     try:
-        found = evaluate(finished, launch, tell=tell)
+        found = evaluate(finished, launch, report=report)
         if found is not None:
             write(found)
     except (UserError, OSError) as error:

@@ -5,11 +5,11 @@ The main process reads the images, and all processes act on its findings alike.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.console import Reporter
 from launcher.data.image_check import Broken, find_broken, on_bad_image_of, verified
 from launcher.data.prepared import Copy, check_current, check_fits, read_copy, with_copy
 from launcher.errors import Problems, UserError
@@ -20,26 +20,24 @@ from launcher.training.launch import usable_cpus
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-TOLD_EVERY_SECONDS = 5.0
-
 
 def without_broken_images(
-    recipe: Recipe, splits: Splits, tell: Callable[[str], None], prepared: Path | None = None
+    recipe: Recipe, splits: Splits, report: Callable[[str], None], prepared: Path | None = None
 ) -> Splits:
-    """Return splits of which every image can be decoded; `tell` is called with the progress.
+    """Return splits of which every image can be decoded; `report` is called with the progress.
 
     With `prepared`, the images come from the prepared copy in that folder. Raise UserError as `verified` does, and if
     the copy is of other images or too small for the recipe.
     """
     if prepared is None:
-        return verified(splits, _look(recipe, splits, tell), on_bad_image_of(recipe.data))
-    copy = _open(prepared, recipe, tell)
+        return verified(splits, _look(recipe, splits, report), on_bad_image_of(recipe.data))
+    copy = _open(prepared, recipe, report)
     check_current(copy, splits)
     return with_copy(copy, recipe, splits)
 
 
 def checked_together(
-    accelerator: Accelerator, tell: Callable[[str], None], prepared: Path | None = None
+    accelerator: Accelerator, report: Callable[[str], None], prepared: Path | None = None
 ) -> Callable[[Recipe, Splits], Splits]:
     """Return a function like `without_broken_images` for several processes.
 
@@ -48,7 +46,7 @@ def checked_together(
     from accelerate.utils import broadcast_object_list
 
     def check(recipe: Recipe, splits: Splits) -> Splits:
-        found: list[Broken | None] = [_look(recipe, splits, tell) if accelerator.is_main_process else None]
+        found: list[Broken | None] = [_look(recipe, splits, report) if accelerator.is_main_process else None]
         broadcast_object_list(found)
         assert found[0] is not None
         return verified(splits, found[0], on_bad_image_of(recipe.data))
@@ -57,41 +55,38 @@ def checked_together(
         assert prepared is not None
         found = Problems()
         with found.collected():
-            copy = _open(prepared, recipe, tell)
+            copy = _open(prepared, recipe, report)
             if accelerator.is_main_process:
                 check_current(copy, splits)
-        told = [found.found]
-        broadcast_object_list(told)
-        if told[0] or found.found:
-            raise UserError(*dict.fromkeys([*told[0], *found.found]))
+        problems = [found.found]
+        broadcast_object_list(problems)
+        if problems[0] or found.found:
+            raise UserError(*dict.fromkeys([*problems[0], *found.found]))
         return with_copy(copy, recipe, splits)
 
     return check if prepared is None else check_prepared
 
 
-def _open(folder: Path, recipe: Recipe, tell: Callable[[str], None]) -> Copy:
+def _open(folder: Path, recipe: Recipe, report: Callable[[str], None]) -> Copy:
     copy = read_copy(folder)
     check_fits(copy, recipe, recipe.backbone.preprocessing())
-    tell(
+    report(
         f"images from the prepared copy {copy.folder}, with shorter sides of {copy.kept}: training images are "
         "resized once more than without it and cropped elsewhere, so what is learned differs slightly"
     )
     return copy
 
 
-def _look(recipe: Recipe, splits: Splits, tell: Callable[[str], None]) -> Broken:
+def _look(recipe: Recipe, splits: Splits, report: Callable[[str], None]) -> Broken:
     total = len(splits.train) + len(splits.val)
-    begin = told = time.monotonic()
-
-    def progress(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TOLD_EVERY_SECONDS:
-            told = time.monotonic()
-            left = (told - begin) / done * (total - done)
-            tell(f"looking at every image once: {done:,} of {total:,}, {left:.0f} s left")
-
+    reporter = Reporter(
+        total,
+        lambda done, left: f"looking at every image once: {done:,} of {total:,}, {left:.0f} s left",
+        report,
+        seconds=5.0,
+    )
     try:
         resize_size = recipe.backbone.preprocessing().resize_size
     except UserError:  # reported when the backbone is built
         resize_size = None
-    return find_broken(splits, usable_cpus(), progress, resize_size)
+    return find_broken(splits, usable_cpus(), reporter.update, resize_size)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from launcher.console import Reporter
 from launcher.data.digests import Digests, content_digests
 from launcher.errors import UserError
 from launcher.files import write_atomic
@@ -23,7 +23,6 @@ from launcher.recipe.protocols import Split, Splits
 from launcher.text import listed, one_line, plural
 
 FILE = "data.npz"
-TOLD_EVERY_SECONDS = 5.0
 NAMED = 3
 """Number of images that a line names; the rest are counted."""
 
@@ -79,7 +78,7 @@ class DataIdentity:
             raise UserError(f"{folder / FILE}: cannot be read ({type(error).__name__}: {error})") from error
 
 
-def identify(splits: Splits, memory: Path, threads: int, tell: Callable[[str], None]) -> DataIdentity:
+def identify(splits: Splits, memory: Path, threads: int, report: Callable[[str], None]) -> DataIdentity:
     """Hash every image; hashes of files that have not changed are taken from `memory` (see `content_digests`).
 
     Raise UserError for an image that cannot be read.
@@ -88,26 +87,25 @@ def identify(splits: Splits, memory: Path, threads: int, tell: Callable[[str], N
     return DataIdentity(
         splits.names,
         images.copy_id if isinstance(images, IsPreparedCopy) else None,
-        _identity_of(splits.train, memory, threads, tell),
-        _identity_of(splits.val, memory, threads, tell),
+        _identity_of(splits.train, memory, threads, report),
+        _identity_of(splits.val, memory, threads, report),
     )
 
 
-def _identity_of(split: Split, memory: Path, threads: int, tell: Callable[[str], None]) -> SplitIdentity:
+def _identity_of(split: Split, memory: Path, threads: int, report: Callable[[str], None]) -> SplitIdentity:
     samples = tuple("/".join(Path(split.images.name(index)).parts[-2:]) for index in range(len(split)))
     made_of = split.images.source_digests if isinstance(split.images, KnowsSourceDigests) else None
-    digests = made_of if made_of is not None else _hashed(split, memory, threads, tell)
+    digests = made_of if made_of is not None else _hashed(split, memory, threads, report)
     return SplitIdentity(digests, split.targets, samples)
 
 
-def _hashed(split: Split, memory: Path, threads: int, tell: Callable[[str], None]) -> Digests:
-    steps, last_told = content_digests(split.images, memory, threads), time.monotonic()
+def _hashed(split: Split, memory: Path, threads: int, report: Callable[[str], None]) -> Digests:
+    steps, count = content_digests(split.images, memory, threads), len(split)
+    reporter = Reporter(count, lambda done, _: f"hashing the images: {done:,} of {count:,}", report, seconds=5.0)
     try:
         while True:
-            done = next(steps)
-            if done and time.monotonic() - last_told > TOLD_EVERY_SECONDS:
-                last_told = time.monotonic()
-                tell(f"hashing the images: {done:,} of {len(split):,}")
+            if done := next(steps):
+                reporter.update(done)
     except StopIteration as stop:
         digests: Digests = stop.value
         return digests
@@ -116,18 +114,18 @@ def _hashed(split: Split, memory: Path, threads: int, tell: Callable[[str], None
 
 
 def seen_before(
-    then: DataIdentity, split: Split, memory: Path, threads: int, tell: Callable[[str], None]
+    then: DataIdentity, split: Split, memory: Path, threads: int, report: Callable[[str], None]
 ) -> str | None:
     """Report how many images of a split have the same content as images that a run trained or validated on.
 
     Return None if there are none. Raise UserError for a file that cannot be read.
     """
-    digests = list(map(bytes, _identity_of(split, memory, threads, tell).digests))
+    digests = list(map(bytes, _identity_of(split, memory, threads, report).digests))
     known = (("trained", set(map(bytes, then.train.digests))), ("validated", set(map(bytes, then.val.digests))))
     counts = [(sum(digest in of for digest in digests), use) for use, of in known]
-    told = " and ".join(f"{use} on {count:,}" for count, use in counts if count)
+    uses = " and ".join(f"{use} on {count:,}" for count, use in counts if count)
     these = f"{'this' if len(split) == 1 else 'these'} {plural(len(split), 'image')}"
-    return f"the run has {told} of {these} (the same content)" if told else None
+    return f"the run has {uses} of {these} (the same content)" if uses else None
 
 
 def changes(then: DataIdentity, now: DataIdentity) -> list[str]:

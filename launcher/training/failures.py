@@ -55,7 +55,7 @@ def part_at_work(field: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def surroundings_told(run_dir: Path) -> Iterator[None]:
+def surroundings_reported(run_dir: Path) -> Iterator[None]:
     """Turn failures of a run's surroundings into a UserError that says where the same command continues."""
     try:
         yield

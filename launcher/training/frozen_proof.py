@@ -33,8 +33,8 @@ class Proof:
 
 def proof_of(frozen: Mapping[str, str]) -> Proof:
     """Return the proof for `frozen`, the hashes by name of the tensors that must not change."""
-    told = "".join(f"{name}\0{frozen[name]}\0" for name in sorted(frozen))
-    return Proof(len(frozen), hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest())
+    text = "".join(f"{name}\0{frozen[name]}\0" for name in sorted(frozen))
+    return Proof(len(frozen), hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest())
 
 
 def fingerprint(tensor: torch.Tensor) -> str:

@@ -205,10 +205,10 @@ def _start_worker(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    sys.excepthook = _told_by_worker
+    sys.excepthook = _report_from_worker
 
 
-def _told_by_worker(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _report_from_worker(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """Show uncaught exceptions of a data worker, except for lost connections.
 
     The worker's other errors go to the training process. If that is interrupted while it fetches a batch, the thread

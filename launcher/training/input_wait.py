@@ -51,7 +51,7 @@ def advice(
     return f"data: the device waited {share:.0%} of the epoch; {', '.join(helpful)}"
 
 
-def tell_waiting(run: Run, speed: Speed | None, seconds: float) -> bool:
+def report_waiting(run: Run, speed: Speed | None, seconds: float) -> bool:
     """Print advice, on the main process, if an epoch of `seconds` with this `speed` waited long for images.
 
     Return whether it was printed.

@@ -24,13 +24,13 @@ from launcher.training.checkpoint import State
 from launcher.training.closed_form import start_head
 from launcher.training.data_order import seed_micro_step
 from launcher.training.evaluation import metrics_of, outputs_of
-from launcher.training.failures import surroundings_told
+from launcher.training.failures import surroundings_reported
 from launcher.training.feature_cache.loader import FeatureBatch
 from launcher.training.feature_cache.populate import with_stored_features
 from launcher.training.final import final_outputs, finish, keep_outputs
 from launcher.training.heap import give_back
 from launcher.training.images import Batch, timed
-from launcher.training.input_wait import tell_waiting
+from launcher.training.input_wait import report_waiting
 from launcher.training.launch import Launch
 from launcher.training.losses import read_losses
 from launcher.training.model import in_closed_form, set_train_mode
@@ -80,7 +80,7 @@ def run(
     try:
         if rundir.finished and say_finished(accelerator, rundir, loaded, launch, left):
             return
-        with surroundings_told(rundir.path):
+        with surroundings_reported(rundir.path):
             begun, resumed = begin_run(accelerator, rundir, loaded, launch)
             accelerator = begun.accelerator
             train(begun, resumed, loaded, launch, afterwards)
@@ -130,7 +130,7 @@ def run_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> None:
     while not progress.phase_ended:
         begin = time.perf_counter()
         speed = train_epoch(run, state)
-        advised = advised or tell_waiting(run, speed, time.perf_counter() - begin)
+        advised = advised or report_waiting(run, speed, time.perf_counter() - begin)
         try:
             metrics, outputs, broken = evaluate(run, state)
         except StoppedError as stopped:
@@ -180,10 +180,12 @@ def train_epoch(run: Run, state: PhaseState) -> Speed | None:
         if len(state.unread) >= LOSSES_READ_EVERY_STEPS or at_end:
             loss, seconds = read_losses(run, state), time.perf_counter() - begin
             speed = Speed(images / seconds, sum(waited) / seconds)
-            lr, told = state.optimizer.param_groups[0]["lr"], speed.shown()
-            shown = f"loss {measured(loss)}  lr {lr:.2e}  {told['images/s']} images/s  data wait {told['data wait']}"
+            lr, pace = state.optimizer.param_groups[0]["lr"], speed.shown()
+            shown = f"loss {measured(loss)}  lr {lr:.2e}  {pace['images/s']} images/s  data wait {pace['data wait']}"
         run.screen.step(title, step + 1, steps, shown)
-        run.interruption.seconds_of_a_step = time.perf_counter() - step_begin
+        if step == first_step + 1:
+            run.interruption.seconds_of_steps.pop()  # the first step of an epoch may hold starts and warm-up
+        run.interruption.seconds_of_steps.append(time.perf_counter() - step_begin)
         reason, save_is_due = run.interruption.agreed(run.save_is_due())
         if reason:
             stop(run, state, reason)

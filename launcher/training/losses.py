@@ -24,9 +24,9 @@ def read_losses(run: Run, state: PhaseState) -> float:
         for step, is_finite, losses in zip(state.unread, finite, by_process.T, strict=True):
             row = step.row
             if not is_finite:
-                told = where(run, state.resolved, row["step"], step.step_in_epoch)
+                place = where(run, state.resolved, row["step"], step.step_in_epoch)
                 raise NonFiniteGradientError(
-                    f"{told}; nothing of it was saved; on_nonfinite=skip leaves such steps out"
+                    f"{place}; nothing of it was saved; on_nonfinite=skip leaves such steps out"
                 )
             total = sum(losses.tolist())
             progress.loss_sum += total

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def write_plan(prepared: Prepared, accelerator: Accelerator, num_workers: int, path: Path) -> None:
     """Write plan.json for the newest start of a run, whose processes may differ from those of an earlier start."""
-    told = {
+    content = {
         "machine": {
             "processes": accelerator.num_processes,
             "device": accelerator.device.type,
@@ -41,7 +41,7 @@ def write_plan(prepared: Prepared, accelerator: Accelerator, num_workers: int, p
         },
         "phases": [_phase(prepared, resolved) for resolved in prepared.phases],
     }
-    write_json(path, told)
+    write_json(path, content)
 
 
 def _phase(prepared: Prepared, resolved: ResolvedPhase) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class RunDir:
                 f"{'; ...' if len(refused) > 6 else ''}); give another --run-dir, or undo the change"
             )
 
-    def begin(self, start: Start, tell: Callable[[str], None]) -> list[str]:
+    def begin(self, start: Start, report: Callable[[str], None]) -> list[str]:
         """Write the files that record the run, as far as they are missing, environment.json last.
 
         The caller must hold the run's lock. Return one line for each accepted difference from the run as it began.
@@ -215,7 +215,7 @@ class RunDir:
         same = not found.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
         self._refuse_another(found, () if same else found.cache)
         has_environment = self.environment_json.is_file() and (self._has_trained() or self._environment() is not None)
-        identity = identify(start.splits, cache_folder() / "digests", usable_cpus(), tell)
+        identity = identify(start.splits, cache_folder() / "digests", usable_cpus(), report)
         if has_environment:
             self._check_data(start.splits, identity, found)
         code = own_code(recipe)
@@ -250,9 +250,9 @@ class RunDir:
         if not (self.path / DATA_FILE).is_file():
             identity.save(self.path)
         if anew or self._environment() is None:
-            told = {"data": data_summary(start.splits), "command": start.command.words, "folder": str(Path.cwd())}
-            told |= {"starter": start.command.starter, "code": code, "recipe": digest_of(recipe)}
-            write_json(self.environment_json, {**told, **environment()})
+            facts = {"data": data_summary(start.splits), "command": start.command.words, "folder": str(Path.cwd())}
+            facts |= {"starter": start.command.starter, "code": code, "recipe": digest_of(recipe)}
+            write_json(self.environment_json, {**facts, **environment()})
 
     def _check_data(self, splits: Splits, identity: DataIdentity, found: Differences) -> None:
         changed = self._changes(splits, identity)

@@ -41,10 +41,10 @@ class RunLock:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def acquire(self, tell: Callable[[str], None]) -> None:
+    def acquire(self, report: Callable[[str], None]) -> None:
         """Take the lock, or raise a UserError that names its holder.
 
-        A dead holder's lock is taken over, which is reported to `tell`.
+        A dead holder's lock is taken over, after a line to `report`.
         """
         content = json.dumps(
             {
@@ -63,12 +63,12 @@ class RunLock:
             file.flush()
             os.fsync(file.fileno())  # otherwise the lock may be empty after a power failure and name no holder
         try:
-            self._outlive_earlier_attempt(tell, draft)
+            self._outlive_earlier_attempt(report, draft)
             with self._alone():
                 try:
                     os.link(draft, self.path)  # atomic, on network file systems too
                 except FileExistsError:
-                    self._take_over(draft, tell)
+                    self._take_over(draft, report)
                 self._remove_dead_drafts()
         finally:
             draft.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ class RunLock:
         finally:
             os.close(handle)
 
-    def _take_over(self, draft: Path, tell: Callable[[str], None]) -> None:
+    def _take_over(self, draft: Path, report: Callable[[str], None]) -> None:
         """Replace a dead holder's lock by `draft`. Raise UserError if the holder may be alive."""
         holder = self._read()
         silence = draft.stat().st_mtime - self.path.lstat().st_mtime  # both by the file system's clock
@@ -106,7 +106,7 @@ class RunLock:
                     f"other run is at work in {self.path.parent}, remove it, or give the same command again in "
                     f"{wait:.0f} s"
                 )
-            tell(f"taking over a lock that does not say who holds it ({self.path})")
+            report(f"taking over a lock that does not say who holds it ({self.path})")
         else:
             who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
             if _is_alive(holder, silence):
@@ -114,7 +114,7 @@ class RunLock:
                     f"{self.path.parent}: another run is at work in it ({who}); wait for it, stop it "
                     f"(touch {shlex.quote(str(self.path.parent / 'STOP'))}), or give another --run-dir"
                 )
-            tell(f"taking over the lock of a dead run ({who})")
+            report(f"taking over the lock of a dead run ({who})")
         draft.replace(self.path)
         time.sleep(0.1)  # without the kernel's lock two may take over at the same time: the later one gets the lock
         if self._read().get("token") != self._token:
@@ -143,7 +143,7 @@ class RunLock:
         """Return whether this run still holds the lock; another may have taken it over, believing this run dead."""
         return self._read().get("token") == self._token
 
-    def _outlive_earlier_attempt(self, tell: Callable[[str], None], draft: Path) -> None:
+    def _outlive_earlier_attempt(self, report: Callable[[str], None], draft: Path) -> None:
         """Ask an earlier attempt of this job that is still at work to stop, and wait for it.
 
         After Slurm has lost a node and started the job again, the earlier attempt may still run on that node. It can
@@ -154,7 +154,7 @@ class RunLock:
             return
         if draft.stat().st_mtime - self.path.stat().st_mtime > 3 * BEAT_EVERY_SECONDS:
             return
-        tell(f"an earlier start of this job is still at work on {holder.get('host')}; asking it to stop")
+        report(f"an earlier start of this job is still at work on {holder.get('host')}; asking it to stop")
         end = time.monotonic() + EARLIER_ATTEMPT_MAY_TAKE_SECONDS
         while time.monotonic() < end and self._read().get("token") == holder.get("token") and _has_live_process(holder):
             ask_to_stop(self.path.parent, "preempted")

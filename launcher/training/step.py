@@ -91,13 +91,13 @@ def clipped(run: Run, state: PhaseState, step_in_epoch: int) -> Verdict:
     finite = norm.isfinite()
     if recipe.on_nonfinite == "skip" and not bool(finite):
         progress.skipped_steps += 1
-        told = where(run, state.resolved, progress.step + 1, step_in_epoch)
+        place = where(run, state.resolved, progress.step + 1, step_in_epoch)
         if progress.skipped_steps > recipe.max_skipped_steps:
             raise UserError(
-                f"{told}; {plural(recipe.max_skipped_steps, 'step was', 'steps were', spec='')} skipped before it, "
+                f"{place}; {plural(recipe.max_skipped_steps, 'step was', 'steps were', spec='')} skipped before it, "
                 "which is all that max_skipped_steps allows"
             )
-        run.screen.line(f"{told}; skipped ({progress.skipped_steps})", style="yellow")
+        run.screen.line(f"{place}; skipped ({progress.skipped_steps})", style="yellow")
         return Verdict(sound=False)
     if recipe.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(state.wrapped.parameters(), recipe.clip_norm, norm)
@@ -108,8 +108,8 @@ def _clipped_and_scaled(run: Run, state: PhaseState, step_in_epoch: int) -> Verd
     # The scaler checks for infinities itself and skips such steps; only many skips in a row mean a broken loss.
     state.scaler_skips = state.scaler_skips + 1 if state.optimizer.step_was_skipped else 0
     if state.scaler_skips > SKIPS_OF_THE_SCALER:
-        told = where(run, state.resolved, run.progress.step + 1, step_in_epoch)
-        raise NonFiniteGradientError(f"{told} at any scale of fp16; try mixed_precision=bf16")
+        place = where(run, state.resolved, run.progress.step + 1, step_in_epoch)
+        raise NonFiniteGradientError(f"{place} at any scale of fp16; try mixed_precision=bf16")
     if run.recipe.clip_norm is not None:
         run.accelerator.clip_grad_norm_(state.wrapped.parameters(), run.recipe.clip_norm)
     return Verdict(sound=True)

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import time
+from collections import deque
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,9 @@ SECOND_CTRL_C = "Ctrl-C again: ended at once, without saving; the same command c
 MARKER = "STOPPED.json"
 STOP_FILE_LOOKED_FOR_EVERY_SECONDS = 0.25
 SECONDS_TO_LEAVE = 5.0
-"""Seconds kept free before a deadline, in addition to the time of a step and two saves."""
+"""Seconds kept free before a deadline, in addition to the longest of the recent steps and two saves."""
+RECENT_STEPS = 100
+"""Steps that are remembered: on a GPU, one that reads the losses lasts as long as all since the reading before it."""
 
 _SIGNALS = {signal.SIGTERM: 3, signal.SIGUSR1: 3, signal.SIGUSR2: 3, signal.SIGINT: 4}
 
@@ -41,8 +44,7 @@ class Interruption:
     """Unix time by which the state must be saved, in seconds."""
     leave_with_parent: bool = False
     """True to stop when the parent dies: launchers that do not forward a signal die of it, their children do not."""
-    seconds_of_a_step: float = 0.0
-    """Seconds that the last step took."""
+    seconds_of_steps: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     seconds_of_a_save: float = 0.0
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class Interruption:
             self._next_look = now + STOP_FILE_LOOKED_FOR_EVERY_SECONDS
             self._noted = max(self._noted, asked_by_file(self.run_dir / STOP_FILE))
         if self.stop_at is not None:
-            needed = self.seconds_of_a_step + 2 * self.seconds_of_a_save + SECONDS_TO_LEAVE
+            needed = max(self.seconds_of_steps, default=0.0) + 2 * self.seconds_of_a_save + SECONDS_TO_LEAVE
             if time.time() + needed >= self.stop_at:
                 return max(self._noted, 2)
         return self._noted
@@ -130,9 +132,9 @@ def write_marker(run_dir: Path, reason: Reason, signal_name: str | None, step: i
 
     Launchers turn the exit code into 1.
     """
-    told = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    told |= this_attempt()
-    write_json(run_dir / MARKER, told)
+    marker = {"reason": reason, "signal": signal_name, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    marker |= this_attempt()
+    write_json(run_dir / MARKER, marker)
 
 
 def clear_markers(run_dir: Path) -> None:

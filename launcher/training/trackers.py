@@ -52,13 +52,13 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, project: str, run_d
         name: value if isinstance(value, (bool, int, float)) else str(value)
         for name, value in flat(to_json(recipe)).items()
     }
-    told = init_kwargs(run_dir)
-    accelerator.init_trackers(project, config=settings, init_kwargs=told)
+    options = init_kwargs(run_dir)
+    accelerator.init_trackers(project, config=settings, init_kwargs=options)
     if not accelerator.is_main_process:
         return []
     ids = {}
     if "wandb" in recipe.trackers:
-        ids["wandb"] = told["wandb"]["id"]
+        ids["wandb"] = options["wandb"]["id"]
     if "mlflow" in recipe.trackers:
         ids["mlflow"] = accelerator.get_tracker("mlflow", unwrap=True).info.run_id
     if ids:

@@ -44,7 +44,7 @@ class Rehearsal(Verification):
             return [Act("the recipe trains", False, failed)]
         command = self.command("job", processes)
         steps = self.steps * len(self.loaded.recipe.freeze_plan)
-        self.tell("the same again, warned, started again, killed, started again")
+        self.report("the same again, warned, started again, killed, started again")
         played = [self.warned(command, max(1, steps // 3)), self.killed(command, max(2, 2 * steps // 3))]
         if not all(act.went_well for act in played):
             return played
@@ -66,8 +66,8 @@ class Rehearsal(Verification):
         marker = run_dir / MARKER
         if not marker.exists():
             return Act(what, False, "it was at its end before it could be warned" if asked else "it failed")
-        told = json.loads(marker.read_text())
-        return Act(what, told["reason"] == "time limit", f"saved at step {told['step']} ({told['reason']})")
+        stopped = json.loads(marker.read_text())
+        return Act(what, stopped["reason"] == "time limit", f"saved at step {stopped['step']} ({stopped['reason']})")
 
     def killed(self, command: list[str], at_step: int) -> Act:
         """Start the job again, and kill it once a checkpoint of `at_step` or later is there."""
@@ -89,11 +89,11 @@ class Rehearsal(Verification):
 
 
 def rehearse(
-    loaded: LoadedRecipe, *, processes: int, steps: int, workers: int | None, tell: Callable[[str], None]
+    loaded: LoadedRecipe, *, processes: int, steps: int, workers: int | None, report: Callable[[str], None]
 ) -> bool:
     """Play a cluster job with a shortened recipe, print the acts, and return whether all went well."""
     with tempfile.TemporaryDirectory(prefix="rehearse-") as folder:
-        acts = Rehearsal(loaded, Path(folder), [processes], steps, tell, workers).acts()
+        acts = Rehearsal(loaded, Path(folder), [processes], steps, report, workers).acts()
     return show(acts, Console(highlight=False))
 
 

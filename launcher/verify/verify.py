@@ -46,14 +46,14 @@ class Check:
 
 
 def verify(
-    loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, workers: int | None, tell: Callable[[str], None]
+    loaded: LoadedRecipe, *, processes: Sequence[int], steps: int, workers: int | None, report: Callable[[str], None]
 ) -> bool:
     """Train a shortened recipe with the batch divided in several ways, kill one run and resume it, and compare.
 
     Print the table of checks, and return whether all promises hold.
     """
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        checks = Verification(loaded, Path(folder), list(processes), steps, tell, workers).checks()
+        checks = Verification(loaded, Path(folder), list(processes), steps, report, workers).checks()
     return show(checks, Console(highlight=False))
 
 
@@ -66,10 +66,10 @@ class Verification:
         folder: Path,
         processes: list[int],
         steps: int,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         workers: int | None = None,
     ) -> None:
-        self.loaded, self.folder, self.processes, self.steps, self.tell = loaded, folder, processes, steps, tell
+        self.loaded, self.folder, self.processes, self.steps, self.report = loaded, folder, processes, steps, report
         self.workers = workers
         self.recipe = folder / "recipe_to_verify.py"
         text = json.dumps(to_json(loaded.recipe))
@@ -89,14 +89,14 @@ class Verification:
 
     def run(self, name: str, processes: int, *words: str) -> str | None:
         """Train, and return None, or the errors of a run that failed."""
-        self.tell(
+        self.report(
             f"training {plural(self.steps, 'step', spec='')} a phase on {plural(processes, 'process', 'processes')} "
             f"{' '.join(words)}".rstrip()
         )
         command = self.command(name, processes, *words)
         begin = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-        self.tell(f"  {time.monotonic() - begin:.0f} s")
+        self.report(f"  {time.monotonic() - begin:.0f} s")
         if done.returncode == 0:
             return None
         errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -115,7 +115,7 @@ class Verification:
         if failed is not None:
             return Check(promise, False, failed)
         comparison = compare(self.folder / "reference", self.folder / name, self.loaded.recipe)
-        text = told(comparison)
+        text = in_words(comparison)
         if comparison.broken and self.why():
             text += f"; {self.why()}"
         return Check(promise, not comparison.broken, text)
@@ -123,7 +123,7 @@ class Verification:
     def resume(self) -> Check:
         """Check that a run which was killed and started again equals the reference run to the bit."""
         promise = "exact resume: kill -9, and the same command again"
-        self.tell("training, killing it, and starting it again")
+        self.report("training, killing it, and starting it again")
         processes = self.processes[0]
         command = self.command("killed", processes)
         steps = self.steps * len(self.loaded.recipe.freeze_plan)
@@ -182,7 +182,7 @@ class Verification:
         return ""
 
 
-def told(comparison: Comparison) -> str:
+def in_words(comparison: Comparison) -> str:
     """Describe in words how two divisions of the batch differ."""
     first = comparison.differences[0]
     if not first.largest:

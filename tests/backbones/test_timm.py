@@ -142,7 +142,7 @@ def test_another_image_size_resamples_position_embeddings(tmp_path: Path) -> Non
         assert backbone(torch.rand(1, 3, 96, 96)).shape == (1, 192)
 
 
-def test_position_embeddings_of_another_image_size_are_told(tmp_path: Path) -> None:
+def test_position_embeddings_of_another_image_size_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "vit.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=96).state_dict(), file)
     with pytest.raises(UserError, match=r"pos_embed.*; its .* another image size: give that as backbone\.image_size$"):

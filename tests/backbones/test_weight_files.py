@@ -85,7 +85,7 @@ def test_other_nestings_and_one_common_prefix(
     assert_holds(part, state)
 
 
-def test_of_two_networks_in_a_file_the_one_taken_is_told(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+def test_of_two_networks_in_a_file_the_one_taken_is_reported(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     file = tmp_path / "both.pth"
     torch.save({"state_dict_ema": {k: v * 2 for k, v in state.items()}, "state_dict": state}, file)
     assert_holds(backbone_from(file), state)
@@ -131,7 +131,7 @@ def test_old_files_without_batch_counters_load(tmp_path: Path, state: dict[str, 
     assert_holds(backbone_from(tmp_path / "old.pth"), state)
 
 
-def test_a_file_of_another_network_is_told_with_counts_and_names(tmp_path: Path) -> None:
+def test_a_file_of_another_network_is_reported_with_counts_and_names(tmp_path: Path) -> None:
     torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), tmp_path / "other.pth")
     message = problem_with(tmp_path / "other.pth")
     assert "other.pth does not fit the network" in message
@@ -139,7 +139,7 @@ def test_a_file_of_another_network_is_told_with_counts_and_names(tmp_path: Path)
     assert "52 unexpected (features.0.weight" in message
 
 
-def test_missing_unexpected_and_misshaped_tensors_are_told_at_once(
+def test_missing_unexpected_and_misshaped_tensors_are_reported_at_once(
     tmp_path: Path, state: dict[str, torch.Tensor]
 ) -> None:
     del state["conv5.0.weight"]

@@ -212,7 +212,7 @@ def test_another_process_speaks_after_the_main_one_had_its_time(
     assert waited == [launcher.cli.errors.SECONDS_FOR_MAIN_PROCESS]
 
 
-def test_two_processes_tell_a_mistake_once() -> None:
+def test_two_processes_report_a_mistake_once() -> None:
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*torchrun, "-m", "launcher", "own_recipes/ok.py", "optim.lrr=1"],

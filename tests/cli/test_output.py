@@ -25,7 +25,7 @@ def environ() -> dict[str, str]:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("words", ["status run", "plan tests/support/tiny.py", "cache"])
-def test_an_output_without_room_is_told(words: str, tmp_path: Path) -> None:
+def test_an_output_without_room_is_reported(words: str, tmp_path: Path) -> None:
     if words == "status run":
         train(tiny.recipe, tmp_path / "run")
         words = f"status {tmp_path / 'run'}"

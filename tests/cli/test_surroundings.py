@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import ROOT, SUPPORT, RunCli
-from launcher.cli.errors import LONGEST_LINE, tell
+from launcher.cli.errors import LONGEST_LINE, report_problems
 from launcher.cli.home import settle_home
 from launcher.errors import UserError
 from launcher.recipe.loading import load_recipe
@@ -43,7 +43,7 @@ def test_datasets_matters_only_with_data_of_the_hub(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "hub.py"))
 
 
-def test_a_file_of_the_current_folder_is_told_before_it_is_imported(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_file_of_the_current_folder_is_reported_before_it_is_imported(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("print('imported')")
     (tmp_path / "typing.py").write_text("print('imported')")
     done = run_cli("plan", "recipe.py")
@@ -55,7 +55,7 @@ def test_the_folder_of_the_libraries_is_not_refused() -> None:
     assert shadowing(os.path.dirname(os.__file__)) == []  # noqa: PTH120
 
 
-def test_without_a_home_folder_a_temporary_one_is_used_and_told(
+def test_without_a_home_folder_a_temporary_one_is_used_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_home() -> Path:
@@ -75,7 +75,7 @@ def test_without_a_home_folder_a_temporary_one_is_used_and_told(
 
 
 def test_error_lines_are_of_one_line_and_harmless(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(["optim.lr=\x1b[31m\u202e\x07\nx: should be a number", "y" * 100_000])
+    report_problems(["optim.lr=\x1b[31m\u202e\x07\nx: should be a number", "y" * 100_000])
     first, second, end = capsys.readouterr().err.split("\n")
     assert first == r"error: optim.lr=\x1b[31m\u202e\x07 x: should be a number"
     assert len(second) < LONGEST_LINE + 20

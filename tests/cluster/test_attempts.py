@@ -13,8 +13,8 @@ from launcher.errors import UserError
 
 
 def verdict(**changes: Any) -> Verdict:
-    told: dict[str, Any] = {"finished": False, "canceled": False, "stopped": None, "failures": [], "exit_code": 1}
-    return verdict_of(**(told | {"steps_of_attempts": [(0, 5)]} | changes))
+    facts: dict[str, Any] = {"finished": False, "canceled": False, "stopped": None, "failures": [], "exit_code": 1}
+    return verdict_of(**(facts | {"steps_of_attempts": [(0, 5)]} | changes))
 
 
 RESET = {"kind": "crash", "why": "RuntimeError: ... Connection reset by peer ...", "process": "0"}

@@ -98,8 +98,8 @@ def test_tasks_that_srun_started_by_itself_get_their_ranks() -> None:
     environ = dict(TASK)
     world = check_world(environ, Parent(("slurmstepd: [11.0]",)))
     assert (world.num_processes, world.process_index, world.local_process_index, world.use_cpu) == (2, 1, 1, True)
-    told = {name: environ[name] for name in (*RANKS, *MEETING)}
-    assert told == RANKS | {"MASTER_ADDR": "localhost", "MASTER_PORT": "10077"}
+    given = {name: environ[name] for name in (*RANKS, *MEETING)}
+    assert given == RANKS | {"MASTER_ADDR": "localhost", "MASTER_PORT": "10077"}
 
 
 def test_numbers_of_slurm_that_are_none() -> None:

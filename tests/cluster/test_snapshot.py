@@ -62,8 +62,8 @@ def test_of_a_git_tree_what_git_knows_or_could_know(project: Path, tmp_path: Pat
     assert copied(tmp_path / "changed") - copied(tmp_path / "clean") == {"new.py"}
     assert "secret.py" not in copied(tmp_path / "changed")
     assert taken.recipe.read_text() == "seed = 2\n"
-    told = json.loads((tmp_path / "changed/SUBMITTED.json").read_text())
-    assert (told["commit"], told["changed"], told["words"]) == (taken.commit, True, ["a b"])
+    origin = json.loads((tmp_path / "changed/SUBMITTED.json").read_text())
+    assert (origin["commit"], origin["changed"], origin["words"]) == (taken.commit, True, ["a b"])
 
 
 def test_too_much(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,8 @@ def test_status_says_how_far_it_is_to_go(run_cli: RunCli, tmp_path: Path) -> Non
     assert status_of(str(run_dir)).progress == "step 0 of at most 120"
     (tmp_path / "nothing").mkdir()
     assert status_of(str(tmp_path / "nothing")).progress == "step 0"
-    told = json.loads(run_cli("status", str(run_dir), "--json").out)
-    assert (told["step"], told["steps"], told["may_end_early"]) == (0, 120, True)
+    reported = json.loads(run_cli("status", str(run_dir), "--json").out)
+    assert (reported["step"], reported["steps"], reported["may_end_early"]) == (0, 120, True)
     assert run_cli("status", str(run_dir)).out.splitlines()[1] == "step 0 of at most 120 saved, 0 restarts"
 
 

@@ -54,7 +54,7 @@ def test_a_run_dir_with_a_line_break_is_refused() -> None:
         submit(loaded, tiny.__file__, (), Request(), run_dir=Path("runs/a\nb"), dry_run=True)
 
 
-def test_one_process_of_a_job_with_several_tasks_is_told() -> None:
+def test_one_process_of_a_job_with_several_tasks_is_reported() -> None:
     job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
     assert "the job has 4 tasks (SLURM_NTASKS)" in (lone_process_note(job, World()) or "")
     for environ, world in (

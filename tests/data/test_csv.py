@@ -108,8 +108,8 @@ def test_no_header(folder: Path) -> None:
     file = folder / "a.csv"
     file.write_text("".join(f"{index % 2},img/{index}.png\n" for index in range(10)))
     for fields in ({}, {"image_column": "img/0.png", "label_column": "0"}):
-        told = error_of(path=str(file), **fields)  # type: ignore[arg-type]
-        assert "a.csv has no header: its first line names the image 'img/0.png'" in told
+        reported = error_of(path=str(file), **fields)  # type: ignore[arg-type]
+        assert "a.csv has no header: its first line names the image 'img/0.png'" in reported
     header = error_of(path=str(file)).rpartition("such as ")[2]
     file.write_text(f"{header}\n{file.read_text()}")
     assert CsvImages(path=str(file)).build("class", seed=0).names == ("0", "1"), "the advice works"
@@ -240,15 +240,15 @@ def test_a_pipe_is_not_waited_for(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"), [((), "should name a column"), ("", "should name a column"), (("y", "y"), "names y twice")]
+    ("columns", "reported"), [((), "should name a column"), ("", "should name a column"), (("y", "y"), "names y twice")]
 )
-def test_names_of_columns(columns: Any, told: str) -> None:
+def test_names_of_columns(columns: Any, reported: str) -> None:
     for part in (CsvImages, HuggingFace):
-        with pytest.raises(ValidationError, match=told):
+        with pytest.raises(ValidationError, match=reported):
             part(path="a.csv", label_column=columns)
 
 
-def test_whole_numbers_beyond_float64_are_told(folder: Path) -> None:
+def test_whole_numbers_beyond_float64_are_reported(folder: Path) -> None:
     file = ten(folder / "a.csv", "y", [str(2**53 + index) for index in range(10)])
     assert error_of("values", path=file, label_column="y") == (
         f"data.path: {file}: column 'y' has 5 whole numbers that float64 cannot hold exactly (above 2^53): line 3: "

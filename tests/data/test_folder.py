@@ -109,7 +109,7 @@ def test_folders_that_are_splits_by_other_names(tmp_path: Path, train: str, val:
     assert (len(splits.train), len(splits.val)) == ((8, 2) if val == "holdout" else (10, 3))
 
 
-def test_the_usual_names_go_before_others_and_what_is_not_used_is_told(tmp_path: Path) -> None:
+def test_the_usual_names_go_before_others_and_what_is_not_used_is_reported(tmp_path: Path) -> None:
     for name in ("train", "val", "eval", "extra", "test"):
         make_images(tmp_path / name, a=2, b=2)
     splits = build(tmp_path)
@@ -129,8 +129,8 @@ def test_splits_and_folds_are_never_classes(tmp_path: Path) -> None:
     assert "/classes_first/a holds the splits 'train', 'val'; expected train/<class>" in error_of(
         tmp_path / "classes_first"
     )
-    assert "'fold_0', 'fold_1'" in (told := error_of(tmp_path / "folds"))
-    assert len(build(Path(told.partition("(data.root=")[2].partition(")")[0])).names) == 2, "the advice works"
+    assert "'fold_0', 'fold_1'" in (reported := error_of(tmp_path / "folds"))
+    assert len(build(Path(reported.partition("(data.root=")[2].partition(")")[0])).names) == 2, "the advice works"
     assert build(tmp_path / "sites").names == ("a", "b")
     assert "holds the same folders 'x', 'y'" in build(tmp_path / "sites").notes[0]
 
@@ -140,8 +140,8 @@ def test_a_folder_around_the_data_is_named(tmp_path: Path) -> None:
     make_images(tmp_path / "archive" / "pets" / "train", cat=2, dog=2)
     make_images(tmp_path / "archive" / "pets" / "val", cat=2, dog=2)
     for outer in ("outer", "archive"):
-        told = error_of(tmp_path / outer)
-        assert told.endswith(f"data.root={tmp_path / outer / 'pets'}")
+        reported = error_of(tmp_path / outer)
+        assert reported.endswith(f"data.root={tmp_path / outer / 'pets'}")
         assert build(tmp_path / outer / "pets").names == ("cat", "dog")
 
 
@@ -249,7 +249,7 @@ def test_folders_without_images(tmp_path: Path) -> None:
     assert "no images in" in error_of(tmp_path)
 
 
-def test_empty_class_and_unknown_class_are_told_together(tmp_path: Path) -> None:
+def test_empty_class_and_unknown_class_are_reported_together(tmp_path: Path) -> None:
     make_images(tmp_path / "train", cat=1, dog=0)
     make_images(tmp_path / "val", cat=1, cow=1, gnu=0)
     message = error_of(tmp_path)

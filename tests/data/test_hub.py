@@ -223,9 +223,9 @@ def test_wrong_splits(tmp_path: Path) -> None:
 def test_a_validation_split_without_labels_is_done_without(tmp_path: Path) -> None:
     unlabelled = table({"label": ANIMALS}, label=[-1] * 10)
     path = saved(tmp_path / "a", datasets.DatasetDict(train=animals(20), validation=unlabelled))
-    told = error_of(path)
-    assert "10 images have no label in 'label'" in told
-    assert told.endswith("; data.val_split=train sets a part of the training split aside instead")
+    reported = error_of(path)
+    assert "10 images have no label in 'label'" in reported
+    assert reported.endswith("; data.val_split=train sets a part of the training split aside instead")
     check_animals(build(path, val_split="train"), 17, 3)
 
 
@@ -303,7 +303,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     assert "did you mean 'patient'" in error_of(path, group_column="patients")
 
 
-def test_a_column_of_splits_is_told(tmp_path: Path) -> None:
+def test_a_column_of_splits_is_reported(tmp_path: Path) -> None:
     dataset = table({"label": ANIMALS, "split": TEXT}, label=[r % 3 for r in range(10)], split=["train", "val"] * 5)
     path = saved(tmp_path / "a", dataset)
     assert "column 'split' says train, val and is not used" in build(path).notes[0]

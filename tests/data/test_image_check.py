@@ -152,7 +152,7 @@ def looked_at(root: Path, on_bad_image: Literal["stop", "skip"] = "stop") -> Spl
     return verified(splits, find_broken(splits, resize_size=256), on_bad_image)
 
 
-def test_the_same_picture_in_both_splits_or_in_two_classes_is_told(pairs: Path) -> None:
+def test_the_same_picture_in_both_splits_or_in_two_classes_is_reported(pairs: Path) -> None:
     assert looked_at(pairs).notes == ()
     shutil.copy(pairs / "train/a/0.jpg", pairs / "val/a/copy.jpg")
     shutil.copy(pairs / "train/a/1.jpg", pairs / "val/b/other.jpg")
@@ -183,14 +183,14 @@ def test_pipes_devices_and_pictures_of_extreme_shape_are_named_before_training(p
     (pairs / "val/b/pointer.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     noise(0, (1, 60_000)).save(pairs / "val/a/strip.png")
     noise(0, (60_000, 1)).save(pairs / "train/b/strip.jpg")
-    told = "\n".join(looked_at(pairs, "skip").skipped)
-    assert told.count("\n") == 5
-    assert f"{pairs}/train/a/pipe.png (a named pipe, not a file)" in told
-    assert f"{pairs}/train/a/zero.jpg (a device, not a file)" in told
-    assert f"{pairs}/val/a/sparse.png (1,099,511,627,776 bytes are too many for an image" in told
-    assert "pointer.jpg (a git-lfs pointer, not the file itself; run git lfs pull" in told
-    assert f"{pairs}/val/a/strip.png (1 x 60000 pixels: too narrow to be enlarged to a shorter side of 256)" in told
-    assert f"{pairs}/train/b/strip.jpg (60000 x 1 pixels: too narrow" in told
+    reported = "\n".join(looked_at(pairs, "skip").skipped)
+    assert reported.count("\n") == 5
+    assert f"{pairs}/train/a/pipe.png (a named pipe, not a file)" in reported
+    assert f"{pairs}/train/a/zero.jpg (a device, not a file)" in reported
+    assert f"{pairs}/val/a/sparse.png (1,099,511,627,776 bytes are too many for an image" in reported
+    assert "pointer.jpg (a git-lfs pointer, not the file itself; run git lfs pull" in reported
+    assert f"{pairs}/val/a/strip.png (1 x 60000 pixels: too narrow to be enlarged to a shorter side of 256)" in reported
+    assert f"{pairs}/train/b/strip.jpg (60000 x 1 pixels: too narrow" in reported
 
 
 def test_what_decoders_put_up_with_is_counted_and_named(pairs: Path) -> None:

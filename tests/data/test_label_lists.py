@@ -111,18 +111,18 @@ def test_every_way_of_writing_labels_gives_the_same_targets(matrix: npt.NDArray[
             "positions as floats": lambda: from_table(matrix.astype(float).tolist(), datasets.Value("float32")),  # type: ignore[dict-item, misc]
         }
         for way, targets in read.items():
-            told = ""
+            reported = ""
             try:
                 assert targets().tolist() == rows, way  # type: ignore[no-untyped-call]
             except UserError as error:
-                told = str(error)
-            if told:  # pairs of 0 and 1 alone, such as [0, 1], may be both labels or the second of two
-                assert "may be ids of labels or a 0 or 1 for each label" in told, way
+                reported = str(error)
+            if reported:  # pairs of 0 and 1 alone, such as [0, 1], may be both labels or the second of two
+                assert "may be ids of labels or a 0 or 1 for each label" in reported, way
                 assert set(map(len, rows if way.startswith("positions") else ids)) <= {1, 2}, way
 
 
 @pytest.mark.parametrize(
-    ("cells", "told"),
+    ("cells", "reported"),
     [
         (["[0, 1]", "[1, 0]", "[0, 1]"], "may be ids of labels or a 0 or 1 for each label; write the labels as words"),
         (["[0]", "[1]", "[1]"], "may be ids of labels"),
@@ -142,13 +142,13 @@ def test_every_way_of_writing_labels_gives_the_same_targets(matrix: npt.NDArray[
         (["1", "", "0"], "should be 0 or 1: line 3: ''"),
     ],
 )
-def test_what_has_no_single_meaning_is_refused(tmp_path: Path, cells: list[str], told: str) -> None:
+def test_what_has_no_single_meaning_is_refused(tmp_path: Path, cells: list[str], reported: str) -> None:
     with pytest.raises(UserError) as caught:
         from_csv(tmp_path, {"tags": cells}, "tags")
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
-def test_how_labels_are_read_is_told_and_the_validation_file_is_read_alike(tmp_path: Path) -> None:
+def test_how_labels_are_read_is_reported_and_the_validation_file_is_read_alike(tmp_path: Path) -> None:
     from_csv(tmp_path, {"tags": ["[1, 0, 1]", "[0, 0, 1]", "[1, 1, 0]", "[0, 0, 0]"]}, "tags")
     train = (tmp_path / "a.csv").rename(tmp_path / "train.csv")
     splits = CsvImages(path=str(train), label_column="tags").build("labels", seed=0)

@@ -11,7 +11,7 @@ def test_names_that_are_one_but_for_their_spelling() -> None:
     assert alike(["1", "10", "01a", "red", "reed", "1e5", "100000"]) == []
 
 
-def test_what_is_told_of_them() -> None:
+def test_what_is_reported_of_them() -> None:
     assert notes_of_names(["cat", "dog"]) == []
     assert notes_of_names(["1", "1.0", "2"]) == [
         "'1' and '1.0' count as different: make their spelling one where the same is meant"

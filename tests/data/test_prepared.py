@@ -277,7 +277,7 @@ def test_folders_that_cannot_be_taken(root: Path, tmp_path: Path, monkeypatch: p
     lines: list[str] = []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10))
     with pytest.raises(UserError, match=r"needs about 0\.\d MB, 0\.0 MB are free there"):
-        prepare(root, tmp_path / "full", tell=lines.append)
+        prepare(root, tmp_path / "full", report=lines.append)
     assert len(lines) == 1
     assert not (tmp_path / "full").exists()
     (tmp_path / "file").write_text("mine")

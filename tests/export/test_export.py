@@ -48,8 +48,8 @@ def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
     capsys.readouterr()
     assert main(["export", *TINY, str(run_dir), "--to", "onnx"]) == 0
     file = run_dir / "export/own.onnx"
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
     assert lines[0].startswith(f"{file}  {file.stat().st_size / 1e3:.1f} kB, ONNX opset ")
     assert lines[1:3] == ["  input   images float32 (N, 3, 16, 16)", "  output  logits float32 (N, 3)"]
     assert lines[3].startswith("  checked on 16 validation images in batches of 1, 2, 5 and 8, ONNX Runtime ")
@@ -126,8 +126,8 @@ def test_weights_in_one_file(name: str, trained: RunOf, tmp_path: Path, capsys: 
     capsys.readouterr()
     file = exported(run_dir, "safetensors", tmp_path / "model.safetensors")
     library = {"own": "the run's own parts", "timm": "test_resnet of timm"}.get(name, "resnet18 of torchvision")
-    told = capsys.readouterr().out
-    assert f"loaded into {library}" in told
+    output = capsys.readouterr().out
+    assert f"loaded into {library}" in output
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
     assert json.loads(about["class_names"]) == ["across", "down", "diagonal"]
@@ -203,10 +203,10 @@ def test_what_is_not_the_model_gets_no_file(
     monkeypatch.setattr(export, "Exported", Wrong)
     capsys.readouterr()
     assert main(["export", *TINY, str(run_dir), "--to", form, "--out", str(tmp_path / "new/model")]) == 2
-    told = capsys.readouterr()
-    assert f"error: --to {form}: its outputs differ by {off if off < 1 else 'inf'}" in told.err
-    assert "allowed are 0.001, so nothing is left" in told.err
-    assert len(told.err.splitlines()) == 2  # the first says that the code of tiny.py is run
+    output = capsys.readouterr()
+    assert f"error: --to {form}: its outputs differ by {off if off < 1 else 'inf'}" in output.err
+    assert "allowed are 0.001, so nothing is left" in output.err
+    assert len(output.err.splitlines()) == 2  # the first says that the code of tiny.py is run
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "model").write_text("what was there")
     assert main(["export", *TINY, str(run_dir), "--to", form, "--out", str(tmp_path / "model"), "--overwrite"]) == 2
@@ -218,7 +218,7 @@ def test_what_is_not_the_model_gets_no_file(
 
 
 @pytest.mark.parametrize("form", ["torch-export", "onnx", "safetensors", "hub"])
-def test_a_full_disk_is_told_and_nothing_is_left(form: str, trained: RunOf, full_disk: Path, run_cli: RunCli) -> None:
+def test_a_full_disk_is_named_and_nothing_is_left(form: str, trained: RunOf, full_disk: Path, run_cli: RunCli) -> None:
     """In a process of its own: torch's writer of files would end it."""
     out = full_disk / "file"
     refused = run_cli("export", *TINY, str(trained("own")), "--to", form, "--out", str(out))
@@ -241,13 +241,13 @@ def test_a_network_that_cannot_be_captured_is_refused(
     capsys.readouterr()
     words = ["--recipe", str(SUPPORT / "unexportable.py"), str(tmp_path / "run"), "--to", form]
     assert main(["export", *TINY, *words, "--out", str(tmp_path / "new/model")]) == 2
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     if backbone == "Choosy":
-        assert f"error: --to {form}: torch.export cannot capture this network for batches of any size: " in told
+        assert f"error: --to {form}: torch.export cannot capture this network for batches of any size: " in output
     else:
-        assert f"\nerror: --to {form}: " in told
-        assert "cannot run it on a batch (1, 3, 16, 16): " in told
-    assert len(told.splitlines()) == 3  # the first two say whose code is run
+        assert f"\nerror: --to {form}: " in output
+        assert "cannot run it on a batch (1, 3, 16, 16): " in output
+    assert len(output.splitlines()) == 3  # the first two say whose code is run
     assert not (tmp_path / "new").exists()
 
 
@@ -262,25 +262,25 @@ def test_without_the_data_one_says_what_to_compare_on(tmp_path: Path, capsys: py
     words = ["export", *TINY, str(tmp_path / "run"), "--to", "onnx"]
     capsys.readouterr()
     assert main([*words, "--probabilities", "--opset", "3"]) == 2
-    told = capsys.readouterr().err.splitlines()[1:]
-    assert told[0] == "error: --opset 3: must be from 18 to 26"
-    assert told[1].startswith("error: the run's validation images cannot be had: data.root")
-    assert told[2].startswith("error: give --check-on FOLDER")
-    assert len(told) == 3
+    output = capsys.readouterr().err.splitlines()[1:]
+    assert output[0] == "error: --opset 3: must be from 18 to 26"
+    assert output[1].startswith("error: the run's validation images cannot be had: data.root")
+    assert output[2].startswith("error: give --check-on FOLDER")
+    assert len(output) == 3
     assert main([*words, "--preprocess", "--check-on", str(tmp_path / "elsewhere")]) == 0
     assert "checked on pictures of 6 sizes out of 8 images of" in capsys.readouterr().out
     assert main([*words, "--overwrite", "--check-on", "generated"]) == 0
     assert "checked on 16 generated pictures (no real images were read)" in capsys.readouterr().out
 
 
-def test_mistakes_are_told_at_once(
+def test_mistakes_are_reported_at_once(
     trained: RunOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir, there = trained("values"), tmp_path / "there"
     there.mkdir()
     (there / "letter.txt").touch()
 
-    def told(*words: str) -> list[str]:
+    def output(*words: str) -> list[str]:
         capsys.readouterr()
         assert main(["export", *words, *TINY]) == 2
         found = capsys.readouterr()
@@ -291,7 +291,7 @@ def test_mistakes_are_told_at_once(
             if not line.startswith("running the code of ")
         ]
 
-    assert told(str(tmp_path), "--to", "hub", "--preprocess", "--probabilities", "--opset", "20", "--private") == [
+    assert output(str(tmp_path), "--to", "hub", "--preprocess", "--probabilities", "--opset", "20", "--private") == [
         "--preprocess: is for --to onnx and --to torch-export; hub holds the weights alone",
         "--probabilities: is for --to onnx and --to torch-export; hub holds the weights alone",
         "--opset 20: is for --to onnx",
@@ -299,7 +299,7 @@ def test_mistakes_are_told_at_once(
         f"{tmp_path}: no run dir (it has no recipe.json)",
     ]
     words = ("--to", "torch-export", "--upload", "a/b", "--license", "mit", "--tolerance", "0", "--probabilities")
-    assert told(str(run_dir), *words, "--check-on", "no/such", "--out", str(there)) == [
+    assert output(str(run_dir), *words, "--check-on", "no/such", "--out", str(there)) == [
         "--license mit: is for --to hub",
         "--upload a/b: is for --to hub",
         "--tolerance 0: must be above 0",
@@ -307,22 +307,22 @@ def test_mistakes_are_told_at_once(
         "--probabilities: a model for regression has none; leave it out",
         "no/such: no such file or folder",
     ]
-    assert told(str(run_dir), "--to", "onnx", "--out", str(there), "--overwrite") == [
+    assert output(str(run_dir), "--to", "onnx", "--out", str(there), "--overwrite") == [
         f"--out {there}: is a folder; --to onnx writes a file, so give the path of one"
     ]
-    assert told(str(run_dir), "--to", "hub", "--out", str(there), "--overwrite") == [
+    assert output(str(run_dir), "--to", "hub", "--out", str(there), "--overwrite") == [
         f"--out {there}: --overwrite replaces what an export wrote, and this folder also has letter.txt; "
         "give another path"
     ]
     assert (there / "letter.txt").exists()
-    assert told(str(run_dir), "--to", "hub", "--upload", "me") == [
+    assert output(str(run_dir), "--to", "hub", "--upload", "me") == [
         "--upload me: must be OWNER/NAME, of letters, digits and . _ -"
     ]
-    assert told(str(run_dir), "--to", "onnx", "--out", str(there / "letter.txt/model.onnx")) == [
+    assert output(str(run_dir), "--to", "onnx", "--out", str(there / "letter.txt/model.onnx")) == [
         f"--out {there}/letter.txt/model.onnx: {there}/letter.txt is a file, not a folder"
     ]
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if "onnx" in name else find(name, *rest))
-    assert told(str(run_dir), "--to", "onnx") == [
+    assert output(str(run_dir), "--to", "onnx") == [
         "--to onnx: needs onnx, onnxscript, onnxruntime: pip install 'vision-launcher[onnx]'"
     ]

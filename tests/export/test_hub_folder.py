@@ -68,18 +68,18 @@ def test_the_program_on_the_card_says_what_the_model_says(
     program = program.replace("from huggingface_hub import snapshot_download\n", "")
     capsys.readouterr()
     exec(program, {})  # noqa: S102 - what we write ourselves
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     model = launcher.load(run_dir, tiny.__file__)
     (expected,) = outputs_of(run_dir, pixels(picture)[None], interpreted=True)
     if model.kind == "classification":
-        word, probability = told.split()
+        word, probability = reported.split()
         assert word == model.classes[int(expected.argmax())]
         assert float(probability) == pytest.approx(float(expected.max()), abs=0.02)
     elif model.kind == "multi-label":
         given = [n for n, p, t in zip(model.classes, expected.tolist(), model.thresholds, strict=True) if p >= t]
-        assert told == f"{given}\n"
+        assert reported == f"{given}\n"
     else:
-        values = dict(re.findall(r"'(\w+)': ([-\d.]+)", told))
+        values = dict(re.findall(r"'(\w+)': ([-\d.]+)", reported))
         assert [float(values[n]) for n in model.classes] == pytest.approx(expected.tolist(), abs=1e-3)
 
 

@@ -49,7 +49,7 @@ def average(*words: str) -> int:
     return main(["average", *words, *TINY, "--workers", "0"])
 
 
-def told(to: Path) -> dict[str, Any]:
+def reported(to: Path) -> dict[str, Any]:
     return json.loads((to / "averaged.json").read_text())
 
 
@@ -68,7 +68,7 @@ def test_the_way_from_the_head_alone(runs: dict[str, Path], tmp_path: Path, caps
     assert average(str(runs["shaky"]), "--to", str(to), "--points", "4") == 0
     out = capsys.readouterr().err
     assert [line.split()[0] for line in out.splitlines() if " of the way from " in line] == ["0.25", "0.50", "0.75"]
-    found = told(to)
+    found = reported(to)
     assert found["tried"][0]["metrics"]["accuracy"] >= found["before"]["accuracy"]
     best = next(row for row in found["tried"] if row["name"] == found["best"])
     assert best["metrics"]["accuracy"] > found["before"]["accuracy"]
@@ -80,7 +80,7 @@ def test_several_runs(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> Non
     to = tmp_path / "soup"
     code = average(str(runs["two"]), str(runs["one"]), str(runs["shaky"]), "--to", str(to))  # the worst first
     assert code == 0, capsys.readouterr().err
-    found = told(to)
+    found = reported(to)
     assert len(found["tried"]) >= 3
     alone = {row["name"]: row["metrics"]["accuracy"] for row in found["tried"][:3]}
     for name in ("shaky", "one", "two"):
@@ -101,7 +101,7 @@ def test_statistics_are_computed_again(runs: dict[str, Path], tmp_path: Path, ca
     assert average(str(runs["updating"]), "--to", str(to)) == 0
     assert "holds no weights of a head alone" in capsys.readouterr().err
     if to.exists():
-        assert told(to)["statistics_recomputed"] is True
+        assert reported(to)["statistics_recomputed"] is True
         assert evaluated(to) == pytest.approx(json.loads((to / "final/metrics.json").read_text()), abs=1e-6)
 
 
@@ -119,10 +119,10 @@ def test_of_equal_accuracies_the_lower_loss_decides() -> None:
     """As above, by a metric that is the same for all of them."""
     tried = [Ingredient(str(value), {"w": torch.tensor([float(value)])}) for value in (9, 1, 4)]
     judge = Judge(lambda weights: {"accuracy": 1.0, "loss": abs(float(weights["w"]) - 2.5)}, "accuracy", "max")
-    told: list[str] = []
-    found = greedy_soup(tried, judge, told.append)
+    reported: list[str] = []
+    found = greedy_soup(tried, judge, reported.append)
     assert [candidate.name for candidate in found] == ["1", "4", "9", "soup of 2"]
-    assert told[-1].endswith("accuracy 1.0000, loss 2.1667, left out")
+    assert reported[-1].endswith("accuracy 1.0000, loss 2.1667, left out")
 
 
 def test_an_average_of_equal_accuracy_and_lower_loss_is_better_than_final(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_an_average_of_equal_accuracy_and_lower_loss_is_better_than_final(tmp_pa
     train(dataclasses.replace(recipe, freeze_plan=recipe.freeze_plan[:1]), tmp_path / "less")
     train(recipe, tmp_path / "more")
     assert average(str(tmp_path / "less"), str(tmp_path / "more"), "--to", str(to)) == 0
-    found = told(to)
+    found = reported(to)
     assert {row["metrics"]["accuracy"] for row in found["tried"]} == {found["before"]["accuracy"]} == {1.0}
     best = min(found["tried"], key=lambda row: row["metrics"]["loss"])
     assert found["best"] == best["name"]
@@ -143,7 +143,7 @@ def test_means() -> None:
     assert mean_of(parts, [0.75, 0.25]) == {"w": torch.tensor([2.0]), "n": torch.tensor(3)}
 
 
-def test_a_full_disk_is_told_and_nothing_is_left(runs: dict[str, Path], full_disk: Path, capsys: Any) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_left(runs: dict[str, Path], full_disk: Path, capsys: Any) -> None:
     to = full_disk / "average"
     assert average(str(runs["one"]), "--to", str(to)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]

@@ -31,8 +31,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def metrics_of_final(run_dir: Path) -> dict[str, float]:
-    told: dict[str, float] = json.loads((run_dir / "final/metrics.json").read_text())
-    return told
+    stored: dict[str, float] = json.loads((run_dir / "final/metrics.json").read_text())
+    return stored
 
 
 def test_the_metrics_of_the_run_again(finished: Path) -> None:
@@ -89,16 +89,16 @@ def test_training_images(finished: Path) -> None:
 
 
 def test_one_process_and_two_print_and_write_the_same(finished: Path) -> None:
-    told, written = {}, {}
+    reported, written = {}, {}
     for processes in (1, 2):
-        told[processes] = run(finished, processes).splitlines()
+        reported[processes] = run(finished, processes).splitlines()
         written[processes] = json.loads((finished / "evaluation.json").read_text())
     first = f"{finished}: the weights of step {read_finished(finished, types_in(tiny.recipe)).step} on 31 images (val)"
     metrics = metrics_of_final(finished)
-    assert told[1] == told[2]
-    assert told[1][0] == first
-    assert told[1][-1] == f"written to {finished}/evaluation.json and evaluation.parquet"
-    assert ["accuracy", f"{metrics['accuracy']:.4f}"] in [line.split()[:2] for line in told[1]]
+    assert reported[1] == reported[2]
+    assert reported[1][0] == first
+    assert reported[1][-1] == f"written to {finished}/evaluation.json and evaluation.parquet"
+    assert ["accuracy", f"{metrics['accuracy']:.4f}"] in [line.split()[:2] for line in reported[1]]
     for processes, found in written.items():
         assert found["metrics"] == pytest.approx(metrics, abs=1e-6)
         assert found["metrics"]["accuracy"] == metrics["accuracy"]
@@ -136,12 +136,12 @@ def test_weights_and_data_must_be_those_of_the_run(finished: Path, tmp_path: Pat
     save_file(weights, copy / "final/model.safetensors")
     text = (copy / "recipe.json").read_text()
     (copy / "recipe.json").write_text(text.replace('"val": 31', '"val": 30'))
-    told = "the data are not those of the run (validation: 31 images then, 30 now (gone: 1/30))"
-    with pytest.raises(UserError, match=re.escape(told)):
+    reported = "the data are not those of the run (validation: 31 images then, 30 now (gone: 1/30))"
+    with pytest.raises(UserError, match=re.escape(reported)):
         evaluated(copy)
 
 
-def test_metrics_that_are_not_those_of_the_run_are_told(finished: Path, tmp_path: Path) -> None:
+def test_metrics_that_are_not_those_of_the_run_are_reported(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     weights = load_file(copy / "final/model.safetensors")

@@ -62,8 +62,8 @@ def test_the_metrics_follow_from_the_rows(finished: Path) -> None:
     matrix = np.stack([rows[name] for name in probabilities], axis=1)
     assert matrix.sum(1) == pytest.approx(1, abs=1e-5)
     assert [texts[i] for i in matrix.argmax(1)] == rows["prediction"]
-    matrix_told = sklearn.metrics.confusion_matrix(rows["target"], rows["prediction"], labels=texts).tolist()
-    assert written["confusion"]["matrix"] == matrix_told
+    matrix_reported = sklearn.metrics.confusion_matrix(rows["target"], rows["prediction"], labels=texts).tolist()
+    assert written["confusion"]["matrix"] == matrix_reported
     paths = [os.fsdecode(b) if b else name for name, b in zip(rows["name"], rows["name_bytes"], strict=True)]
     assert all(Path(path).is_file() for path in paths)
     assert set(written["classes"]) == set(ordered)
@@ -126,15 +126,15 @@ def test_another_folder_has_its_classes_by_name(finished: Path, tmp_path: Path) 
     fill(other, ODD[:2], 4, 2)
     (finished.parent / "images").rename(finished.parent / "gone")
     try:
-        told: list[str] = []
+        reported: list[str] = []
         (other / "cat/notes.txt").touch()
-        found = evaluated(finished, data=other, tell=told.append)
+        found = evaluated(finished, data=other, report=reported.append)
     finally:
         (finished.parent / "gone").rename(finished.parent / "images")
     classes = launcher.load(finished, tiny.__file__).classes
     wanted = sorted([classes.index("cat")] * 4 + [classes.index("狗")] * 4)
     assert found.split.targets.tolist() == wanted
-    assert told[0] == f"--data: 1 file left out: {other}/cat/notes.txt (not an image)"
+    assert reported[0] == f"--data: 1 file left out: {other}/cat/notes.txt (not an image)"
     assert found.details["calibration"]["fitted"] == "on the validation images"
     write(found)
     written = json.loads((finished / "evaluation-data-other.json").read_text())

@@ -81,12 +81,13 @@ def in_bytes(run_dir: Path, *words: str | bytes, cwd: Path) -> subprocess.Comple
 def test_a_folder_with_all_sorts_of_files(finished: Path, images: Path, tmp_path: Path) -> None:
     done = in_bytes(finished, "images", "--to", "told.csv", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, b"")
-    told = done.stderr.decode().splitlines()[1:]  # the first says that the code of tiny.py is run
+    output = done.stderr.decode().splitlines()[1:]  # the first says that the code of tiny.py is run
     temperature = json.loads((finished / "final/calibration.json").read_text())["temperature"]
-    assert told[0] == f"probabilities calibrated with temperature {temperature:.4g} ({finished}/final/calibration.json)"
-    assert told[1] == "left out (not an image): images/deeper/notes.txt"
-    assert told[2].startswith("cannot be read: images/deeper/broken.jpg (")
-    assert told[3:] == [f"{GOOD} images predicted, in told.csv; 1 could not be read"]
+    calibration = f"temperature {temperature:.4g} ({finished}/final/calibration.json)"
+    assert output[0] == f"probabilities calibrated with {calibration}"
+    assert output[1] == "left out (not an image): images/deeper/notes.txt"
+    assert output[2].startswith("cannot be read: images/deeper/broken.jpg (")
+    assert output[3:] == [f"{GOOD} images predicted, in told.csv; 1 could not be read"]
 
     with (tmp_path / "told.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -117,25 +118,25 @@ def test_the_table_of_a_run_holds_the_probabilities_that_predict_gives(finished:
 
 
 def test_the_formats_hold_the_same(finished: Path, images: Path, tmp_path: Path) -> None:
-    told = {}
+    rows_of = {}
     for form in ("csv", "jsonl", "parquet"):
         done = in_bytes(finished, "images", "--to", f"told.{form}", "--top", "2", "--batch", "2", cwd=tmp_path)
         assert done.returncode == 3, done.stderr
     with (tmp_path / "told.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        told["csv"] = [
+        rows_of["csv"] = [
             row | {f"probability_{i}": float(row[f"probability_{i}"]) for i in (1, 2)} for row in csv.DictReader(file)
         ]
-    told["jsonl"] = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    rows_of["jsonl"] = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
     rows = pq.read_table(tmp_path / "told.parquet").to_pylist()
     for row in rows:
         exact = row.pop("name_bytes")
         if exact is not None:
             assert row["name"] == os.fsdecode(exact).encode("utf-8", "backslashreplace").decode()
             row["name"] = os.fsdecode(exact)
-    told["parquet"] = rows
-    assert told["csv"] == told["jsonl"]
-    assert [row["name"] for row in rows] == [row["name"] for row in told["csv"]]
-    for row, other in zip(rows, told["csv"], strict=True):
+    rows_of["parquet"] = rows
+    assert rows_of["csv"] == rows_of["jsonl"]
+    assert [row["name"] for row in rows] == [row["name"] for row in rows_of["csv"]]
+    for row, other in zip(rows, rows_of["csv"], strict=True):
         assert row == {**other, **{key: pytest.approx(other[key], abs=1e-6) for key in other if "prob" in key}}
     assert b"latin \xe9\xff.png" in (tmp_path / "told.csv").read_bytes()
 
@@ -163,7 +164,7 @@ def test_the_table(finished: Path, images: Path, tmp_path: Path, run_cli: RunCli
     assert all(line.endswith("%") for line in lines)
 
 
-def test_mistakes_are_told_at_once_and_nothing_is_done(finished: Path, tmp_path: Path, run_cli: RunCli) -> None:
+def test_mistakes_are_reported_at_once_and_nothing_is_done(finished: Path, tmp_path: Path, run_cli: RunCli) -> None:
     (tmp_path / "empty").mkdir()
 
     def predicted(*words: str) -> CliResult:
@@ -195,7 +196,7 @@ def test_mistakes_are_told_at_once_and_nothing_is_done(finished: Path, tmp_path:
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_a_full_disk_is_told_and_nothing_is_left(
+def test_a_full_disk_is_reported_and_nothing_is_left(
     form: str, finished: Path, full_disk: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     folder = tmp_path / ("long" * 50)
@@ -251,12 +252,12 @@ def test_pipes_and_devices_are_named_and_never_waited_for(finished: Path, tmp_pa
     os.mkfifo(folder / "pipe.png")
     (folder / "zero.png").symlink_to("/dev/zero")
     done = in_bytes(finished, "images/good.png", "images/pipe.png", "images/zero.png", "--as", "csv", cwd=tmp_path)
-    told = done.stderr.decode()
-    assert done.returncode == 3, told
+    output = done.stderr.decode()
+    assert done.returncode == 3, output
     assert [row["name"] for row in csv.DictReader(done.stdout.decode().splitlines())] == ["images/good.png"]
-    assert "cannot be read: images/pipe.png (a named pipe, not a file)\n" in told
-    assert "cannot be read: images/zero.png (a device, not a file)\n" in told
-    assert told.endswith("1 image predicted; 2 could not be read\n")
+    assert "cannot be read: images/pipe.png (a named pipe, not a file)\n" in output
+    assert "cannot be read: images/zero.png (a device, not a file)\n" in output
+    assert output.endswith("1 image predicted; 2 could not be read\n")
 
 
 @pytest.mark.parametrize(
@@ -351,9 +352,9 @@ def test_no_cell_is_a_formula_and_no_name_commands_a_terminal(finished: Path, tm
                 break
             shown += chunk
         os.close(master)
-        told = done.communicate()[1]
-        assert done.returncode == 0, told
-        text = shown.decode() + told.decode()
+        output = done.communicate()[1]
+        assert done.returncode == 0, output
+        text = shown.decode() + output.decode()
         assert {letter for letter in text if not letter.isprintable()} <= {"\r", "\n"} | (
             {"\t"} if form == "csv" else set()
         )

@@ -171,7 +171,7 @@ def test_a_part_of_ones_own_says_its_test_split() -> None:
     assert split_of(plain, "class", plain.build("class", 0)) is None
 
 
-def test_what_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported_in_a_line(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train(short(data=tiny.StripeData(), task=tasks.Regression()), run_dir)
     loose = tmp_path / "new.txt"
@@ -233,7 +233,7 @@ def test_lists_of_another_file_are_read_as_those_of_training(tmp_path: Path) -> 
         assert other.targets.tolist() == wanted
 
 
-def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_split_that_is_not_there_is_reported(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", rows_of("values", 4, 0))
     write_parquet(tmp_path / "exam.parquet", rows_of("values", 4, 0))
     part = data.HuggingFace(path=str(tmp_path), label_column="seconds", test_split="exam")
@@ -301,7 +301,7 @@ def test_test_images_that_are_used_otherwise_are_refused(tmp_path: Path) -> None
         assert said in " ".join(error.value.problems)
 
 
-def test_tables_that_are_links_are_not_told_as_unused(tmp_path: Path) -> None:
+def test_tables_that_are_links_are_not_reported_as_unused(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "set").mkdir()
     for number, name in enumerate(("train.parquet", "validation.parquet")):
@@ -318,15 +318,15 @@ def test_a_parquet_file_has_the_columns_of_a_csv_file(tmp_path: Path) -> None:
     assert other.targets.ravel().tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_images_that_the_run_has_seen_are_told(tmp_path: Path) -> None:
+def test_images_that_the_run_has_seen_are_reported(tmp_path: Path) -> None:
     for number, place in enumerate(("d/train/a", "d/train/b", "d/val/a", "d/val/b", "d/test/a")):
         write_picture(tmp_path / place / f"{number}.png", number)
-    run_dir, told = tmp_path / "run", list[str]()
+    run_dir, reported = tmp_path / "run", list[str]()
     train(short(data=data.ImageFolder(root=str(tmp_path / "d"))), run_dir)
-    evaluated(run_dir, split_name="test", tell=told.append)
-    assert not [line for line in told if "the same content" in line]
+    evaluated(run_dir, split_name="test", report=reported.append)
+    assert not [line for line in reported if "the same content" in line]
     (tmp_path / "d/test/b").mkdir()
     for number, place in ((1, "train"), (3, "val")):
         shutil.copy(tmp_path / f"d/{place}/b/{number}.png", tmp_path / f"d/test/b/copy of {number}.png")
-    evaluated(run_dir, data=tmp_path / "d/test", tell=told.append)
-    assert "--data: the run has trained on 1 and validated on 1 of these 3 images (the same content)" in told
+    evaluated(run_dir, data=tmp_path / "d/test", report=reported.append)
+    assert "--data: the run has trained on 1 and validated on 1 of these 3 images (the same content)" in reported

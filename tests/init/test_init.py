@@ -529,7 +529,7 @@ def test_the_user_names_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds class folders, which give one class per image" in refused("y", capsys, "--overwrite", "--label", "a")
 
 
-def test_what_is_the_same_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_the_same_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     for split, label in ((split, label) for split in ("training_set", "dev") for label in ("Red", "red", "blue")):
         images(Path("x", split, label), 2)
     assert init("x").data.root == "x"  # type: ignore[attr-defined]
@@ -547,7 +547,7 @@ def test_mistakes(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in refused(source, capsys)
 
 
-def test_both_problems_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_problems_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "no/such/place", "--to", "recipe.txt"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
 

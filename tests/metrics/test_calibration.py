@@ -196,12 +196,12 @@ def test_classes_are_counted_as_by_scikit_learn() -> None:
     assert found["confusion"]["matrix"] == confusion_matrix(targets, predicted).tolist()
     expected = zip(*precision_recall_fscore_support(targets, predicted, zero_division=np.nan), strict=True)
     for name, scores in zip(names, expected, strict=True):
-        told = [np.nan if value is None else value for value in found["classes"][name].values()]
-        assert told == pytest.approx(scores, nan_ok=True)
+        reported = [np.nan if value is None else value for value in found["classes"][name].values()]
+        assert reported == pytest.approx(scores, nan_ok=True)
     assert found["classes"]["name 6"]["precision"] is None
 
 
-def test_many_classes_are_told_in_pairs() -> None:
+def test_many_classes_are_reported_in_pairs() -> None:
     task, outputs, targets = drawn("classification", 400, outputs=150)
     found = details_of(task, outputs, targets, list(map(str, range(150))), str, None)
     pairs = found["confusion"]["mistaken"]

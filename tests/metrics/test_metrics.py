@@ -175,7 +175,7 @@ def test_a_score_that_hardly_any_resample_changes_has_no_interval() -> None:
     assert _quantiles({"macro_f1": draws}, {"macro_f1"}) == {}
 
 
-def test_values_of_seconds_keep_their_steps_and_too_large_ones_are_told() -> None:
+def test_values_of_seconds_keep_their_steps_and_too_large_ones_are_reported() -> None:
     seconds = 1.7e9 + 40.0 * np.arange(10)
     task = built(tasks.Regression(), seconds[:, None], ("t",))
     goals = task.normalised(torch.from_numpy(seconds[:, None]))
@@ -214,7 +214,7 @@ def test_no_number_is_shown_as_another(value: float) -> None:
     assert float(level(1.7e9 + value, value)) - 1.7e9 == pytest.approx(value, rel=0.1) if value > 1e-5 else True
 
 
-def test_a_monitor_that_the_validation_images_leave_undefined_is_told_as_such() -> None:
+def test_a_monitor_that_the_validation_images_leave_undefined_is_reported_as_such() -> None:
     """Not as an unknown metric."""
     lacking = dataclasses.replace(
         tiny.recipe, data=LacksAClass(), freeze_plan=phases.linear_probe(epochs=1, monitor="auroc")

@@ -79,19 +79,19 @@ def test_a_plan_measures_and_counts(run_cli: RunCli) -> None:
     done = run_cli("plan", f"{TINY}:resumable", "--time", "1:00:00", env=ENVIRON)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    told = lines[lines.index("time") + 1 :]
+    shown = lines[lines.index("time") + 1 :]
     number = r"\d[\d.e-]* s"
     assert re.fullmatch(
-        r"  measured here, on one process \(c\w+, \d data workers? per process\), a few steps of each phase:", told[0]
+        r"  measured here, on one process \(c\w+, \d data workers? per process\), a few steps of each phase:", shown[0]
     )
-    assert re.fullmatch(f"    linear_probe: 6 steps x {number} \\+ 2 evaluations x {number} = {number}", told[1])
-    assert re.fullmatch(f"    full_finetune: 6 steps x {number} \\+ 2 evaluations x {number} = {number}", told[2])
+    assert re.fullmatch(f"    linear_probe: 6 steps x {number} \\+ 2 evaluations x {number} = {number}", shown[1])
+    assert re.fullmatch(f"    full_finetune: 6 steps x {number} \\+ 2 evaluations x {number} = {number}", shown[2])
     assert re.fullmatch(
         f"  {number} in all; each allocation loses {number} to its start and {number} to the save before its end",
-        told[3],
+        shown[3],
     )
-    assert told[4] == "  not counted: exchange between processes, slower disks than here, and waiting in the queue"
-    assert told[5:] == ["  --time 1:00:00: 1 allocation of 1 h 0 min"]
+    assert shown[4] == "  not counted: exchange between processes, slower disks than here, and waiting in the queue"
+    assert shown[5:] == ["  --time 1:00:00: 1 allocation of 1 h 0 min"]
 
 
 def test_a_plan_counts_features_once(run_cli: RunCli) -> None:

@@ -49,16 +49,16 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_everything_on_one_screen(plan: Plan) -> None:
-    told = lines_of(plan(tiny.recipe))
-    start = next(index for index, line in enumerate(told) if line.startswith("  batch_size=32, "))
-    end = told.index("data: 90 training and 31 validation images, 3 classes")
-    settings = " ".join(told[start:end])
+    shown = lines_of(plan(tiny.recipe))
+    start = next(index for index, line in enumerate(shown) if line.startswith("  batch_size=32, "))
+    end = shown.index("data: 90 training and 31 validation images, 3 classes")
+    settings = " ".join(shown[start:end])
     for field in dataclasses.fields(tiny.recipe):
         if dataclasses.is_dataclass(getattr(tiny.recipe, field.name)):
-            assert any(line.startswith(f"  {field.name}=") for line in told[:start])
+            assert any(line.startswith(f"  {field.name}=") for line in shown[:start])
         elif field.name != "freeze_plan":
             assert f"{field.name}={getattr(tiny.recipe, field.name)!r}" in settings
-    assert told[:start] + told[end:] == [
+    assert shown[:start] + shown[end:] == [
         "recipe recipes/tiny.py",
         "  backbone=TinyBackbone(norm='batch', dropout=0.0, width=8)",
         "  head=Linear(dropout=0.0, init='normal')",
@@ -94,8 +94,8 @@ def test_everything_on_one_screen(plan: Plan) -> None:
 
 
 def test_processes_and_micro_batch(plan: Plan) -> None:
-    told = plan(tiny.recipe, num_processes=4, micro_batch_size=2)
-    assert "batch 32 = 4 processes x 2 per micro-batch x 4 accumulation" in told
+    shown = plan(tiny.recipe, num_processes=4, micro_batch_size=2)
+    assert "batch 32 = 4 processes x 2 per micro-batch x 4 accumulation" in shown
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -122,10 +122,10 @@ def test_what_is_wrong_stands_beside_what_is_right(plan: Plan, capsys: pytest.Ca
         "processes",
         "freeze_plan.1.rules.1",
     ]
-    told = lines_of(capsys.readouterr().out)
-    assert "data: 90 training and 31 validation images, 3 classes" in told
-    assert any(line.startswith("phase 1/2 linear_probe: 1 epoch") for line in told)
-    assert "batches" not in told
+    shown = lines_of(capsys.readouterr().out)
+    assert "data: 90 training and 31 validation images, 3 classes" in shown
+    assert any(line.startswith("phase 1/2 linear_probe: 1 epoch") for line in shown)
+    assert "batches" not in shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,22 +161,22 @@ class Repeated:
 
 
 def test_a_thousand_classes_fit_the_screen(plan: Plan) -> None:
-    told = lines_of(plan(variant(data=Many())))
-    assert len(told) < 65
-    assert "data: 15,400 training and 1,000 validation images, 1,000 classes" in told
-    assert "  training images per class: 1 to 30, median 15; the 20 largest and the 20 smallest classes:" in told
-    assert any(line.startswith("  class 29, with a name tha...      30      1   class") for line in told)
-    start = told.index("  left out, 5 in all:")
-    assert told[start + 1 : start + 5] == [*(f"    pets/{n}.txt (not an image)" for n in range(3)), "    and 2 more"]
-    assert any("task.class_weights=balanced" in line for line in told)
+    shown = lines_of(plan(variant(data=Many())))
+    assert len(shown) < 65
+    assert "data: 15,400 training and 1,000 validation images, 1,000 classes" in shown
+    assert "  training images per class: 1 to 30, median 15; the 20 largest and the 20 smallest classes:" in shown
+    assert any(line.startswith("  class 29, with a name tha...      30      1   class") for line in shown)
+    start = shown.index("  left out, 5 in all:")
+    assert shown[start + 1 : start + 5] == [*(f"    pets/{n}.txt (not an image)" for n in range(3)), "    and 2 more"]
+    assert any("task.class_weights=balanced" in line for line in shown)
     assert not any("class_weights=balanced" in line for line in lines_of(plan(tiny.recipe)))
 
 
 def test_targets_of_other_tasks(plan: Plan) -> None:
-    told = plan(variant(task=tasks.Regression()))
-    assert re.search(r"train mean +min +max +val mean\n +period +\d", told)
-    told = plan(variant(task=tasks.MultiLabel()))
-    assert re.search(r"across +30 +11\n +not_down +60 +21\n", told)
+    shown = plan(variant(task=tasks.Regression()))
+    assert re.search(r"train mean +min +max +val mean\n +period +\d", shown)
+    shown = plan(variant(task=tasks.MultiLabel()))
+    assert re.search(r"across +30 +11\n +not_down +60 +21\n", shown)
 
 
 def test_notes_name_what_depends_on_the_split(plan: Plan) -> None:
@@ -201,19 +201,19 @@ def test_random_weights_that_are_never_trained_are_noted(plan: Plan) -> None:
     probe, full = phases.linear_probe(epochs=1), phases.full_finetune(epochs=1)
     said = "random weights stay as they are, so the head has little to learn from"
     for freeze_plan, is_noted in ((probe, True), (full, False), (probe + full, False)):
-        told = plan(dataclasses.replace(tiny.recipe, backbone=network, freeze_plan=freeze_plan))
-        assert (said in " ".join(told.split())) is is_noted
+        shown = plan(dataclasses.replace(tiny.recipe, backbone=network, freeze_plan=freeze_plan))
+        assert (said in " ".join(shown.split())) is is_noted
 
 
 def test_layers_that_draw_inside_torchvision_networks(plan: Plan) -> None:
     network = backbones.Torchvision(name="efficientnet_b0", weights=None, image_size=32)
     last = phases.gradual_unfreeze(["backbone.features.8"], epochs=1)
-    told = plan(variant(backbone=network, freeze_plan=last + phases.full_finetune(epochs=1)))
+    shown = plan(variant(backbone=network, freeze_plan=last + phases.full_finetune(epochs=1)))
     # The dropout before the classifier follows the whole network, in which something trains in both phases.
-    assert "full_finetune: Dropout, StochasticDepth: drawn" in told or "all phases: Dropout, StochasticDepth" in told
-    assert "weights\n  none: random\n" in told
-    assert "backbone.features.8" in told
-    assert "BatchNorm keeps statistics never learned" in told
+    assert "full_finetune: Dropout, StochasticDepth: drawn" in shown or "all phases: Dropout, StochasticDepth" in shown
+    assert "weights\n  none: random\n" in shown
+    assert "backbone.features.8" in shown
+    assert "BatchNorm keeps statistics never learned" in shown
 
 
 def test_learning_rates(plan: Plan) -> None:
@@ -226,24 +226,24 @@ def test_learning_rates(plan: Plan) -> None:
 
 def test_names_of_what_trains(plan: Plan) -> None:
     part = phases.Phase(name="part", rules=(("head", 1.0), ("*.0.*", 0.5), ("*", 0.0)), epochs=1)
-    told = plan(variant(freeze_plan=(part,)))
-    assert re.search(r"backbone: block1 \+ block2 +1,392 parameters +lr 0.05", told)
+    shown = plan(variant(freeze_plan=(part,)))
+    assert re.search(r"backbone: block1 \+ block2 +1,392 parameters +lr 0.05", shown)
 
 
 def test_the_source_of_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for weights in ("DEFAULT", "IMAGENET1K_V2"):
-        told = backbones.Torchvision(name="resnet50", weights=weights).weights_source()
+        shown = backbones.Torchvision(name="resnet50", weights=weights).weights_source()
         alias = " (DEFAULT)" if weights == "DEFAULT" else ""
         file = tmp_path / "hub/checkpoints/resnet50-11ad3fa6.pth"
-        assert told == f"ResNet50_Weights.IMAGENET1K_V2{alias}, from {file}"
+        assert shown == f"ResNet50_Weights.IMAGENET1K_V2{alias}, from {file}"
 
 
 def test_the_source_of_timm_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("timm")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    told = backbones.Timm(name="tf_efficientnet_lite0").weights_source()
-    assert told.startswith("timm/tf_efficientnet_lite0.in1k (DEFAULT)")
+    shown = backbones.Timm(name="tf_efficientnet_lite0").weights_source()
+    assert shown.startswith("timm/tf_efficientnet_lite0.in1k (DEFAULT)")
     assert backbones.Timm(name="tf_efficientnet_lite0", weights=None).weights_source() == "none: random"
     file = tmp_path / "lite0.pth"
     file.touch()
@@ -259,11 +259,11 @@ def test_real_images(plan: Plan) -> None:
         augment=transforms.Augment(preset="none"),
         freeze_plan=phases.gradual_unfreeze(["backbone.layer4", "backbone.layer3"], epochs=2),
     )
-    told = plan(recipe)
-    assert re.search(r"ants +124 +70\n +bees +121 +83\n", told)
-    assert "pixels, median 500x374 (of 64 looked at); the backbone sees 64x64" in told
-    assert re.search(r"backbone: layer3 \+ layer4 +10,493,440 parameters", told)
-    assert "  8 steps per epoch, the last one of 21 images" in told
+    shown = plan(recipe)
+    assert re.search(r"ants +124 +70\n +bees +121 +83\n", shown)
+    assert "pixels, median 500x374 (of 64 looked at); the backbone sees 64x64" in shown
+    assert re.search(r"backbone: layer3 \+ layer4 +10,493,440 parameters", shown)
+    assert "  8 steps per epoch, the last one of 21 images" in shown
 
 
 def test_nothing_is_written(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,8 +147,10 @@ def test_a_value_is_read_as_its_field_declares(override: str, read: Any, expecte
         ("optim.lr=-1", "optim.lr=-1.0: input should be greater than 0"),
         ("batch_size=0", "batch_size=0: input should be greater than or equal to 1"),
         ("batch_size=8.5", "batch_size=8.5: should be a whole number"),
+        ("batch_size=8.0", "batch_size=8.0: should be a whole number"),
         ("clip_norm=off", "clip_norm=off: should be none or a number"),
         ("optim.nesterov=maybe", "optim.nesterov=maybe: should be true or false"),
+        ("optim.nesterov=y", "optim.nesterov=y: should be true or false"),
         ("precision=bf61", "precision=bf61: should be 'no', 'bf16' or 'fp16'; did you mean 'bf16'?"),
         ("optim.betas=0.9", "optim.betas=0.9: should be 2 values separated by commas"),
         (
@@ -173,7 +175,7 @@ def test_a_part_that_is_no_dataclass_is_named() -> None:
         apply_overrides(Whole(), ["other.lr=3"])
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(UserError) as raised:
         apply_overrides(
             Whole(), ["optim.lrr=1", "optim.betas=1", "oops", "batch_size=1", "batch_size=2", "plan.7.epochs=1"]

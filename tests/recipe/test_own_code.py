@@ -88,7 +88,7 @@ def test_what_counts_as_a_change(folder: Path, file: str, old: str, new: str, ch
     assert changed_code(before, own_code(part())) == changed
 
 
-def test_files_that_come_and_go_are_told(folder: Path) -> None:
+def test_files_that_come_and_go_are_reported(folder: Path) -> None:
     before = own_code(part())
     (folder / "own_losses.py").write_text("def focal(x, power): return x\ndef unused(x): return x\n")
     assert changed_code(before, own_code(part())) == [

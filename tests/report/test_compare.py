@@ -142,7 +142,7 @@ def test_status_without_slurm(runs: Path, run_cli: RunCli) -> None:
         ("log.txt", "\x1b[2J"),
     ],
 )
-def test_records_of_other_shapes_are_told_or_left_out(
+def test_records_of_other_shapes_are_reported_or_left_out(
     runs: Path, tmp_path: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No command ends in a traceback (it would be raised here), and none writes control characters to a terminal."""
@@ -156,10 +156,10 @@ def test_records_of_other_shapes_are_told_or_left_out(
         ("report", str(run_dir), *TINY),
     ):
         code = main(words)
-        told = capsys.readouterr()
+        reported = capsys.readouterr()
         assert code in (0, 2)
-        assert (code == 2) == ("error: " in told.err), told.err
-        assert "\x1b" not in told.out + told.err
+        assert (code == 2) == ("error: " in reported.err), reported.err
+        assert "\x1b" not in reported.out + reported.err
 
 
 def test_what_is_no_number_is_never_the_best(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:

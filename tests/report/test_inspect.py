@@ -82,9 +82,9 @@ def test_the_report_shows_it(explained: Path) -> None:
     sections = [attributes["id"] for attributes in page.of("section")]
     assert {"grad_cam", "image_map", "label_issues"} <= set(sections)
     assert "Each of 600 training images was predicted from all the others, by the weights before training" in page.text
-    told = json.loads((explained / "explanation/explanation.json").read_text())
-    assert told["attention"] == len(json.loads((explained / "explanation/attention.json").read_text())) > 0
-    assert len(rows(explained / "explanation/map.csv")) == told["val"] == 359
+    summary = json.loads((explained / "explanation/explanation.json").read_text())
+    assert summary["attention"] == len(json.loads((explained / "explanation/attention.json").read_text())) > 0
+    assert len(rows(explained / "explanation/map.csv")) == summary["val"] == 359
 
 
 def test_an_explanation_of_other_weights_is_not_shown(explained: Path, tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_the_map_is_that_of_the_principal_components() -> None:
 def test_other_tasks(task: str, tmp_path: Path) -> None:
     train({"labels": report_runs.of_labels, "values": report_runs.of_values}[task], tmp_path / "run")
     assert main(["report", *TINY, str(tmp_path / "run"), "--explain", "--workers", "0"]) == 0
-    told = json.loads((tmp_path / "run/explanation/explanation.json").read_text())
-    assert told["attention"] is None
+    summary = json.loads((tmp_path / "run/explanation/explanation.json").read_text())
+    assert summary["attention"] is None
     listed = tmp_path / "run/explanation/suspicious_labels.csv"
     assert listed.exists() == (task == "labels")
     if task == "labels":

@@ -84,19 +84,19 @@ def test_a_run_ends_with_its_evaluation_and_a_report(finished: Path) -> None:
     assert not list(finished.glob(".*writing*"))
 
 
-def test_the_end_of_a_run_is_told_in_plain_lines(finished: Path) -> None:
+def test_the_end_of_a_run_is_reported_in_plain_lines(finished: Path) -> None:
     lines = [line[21:] for line in (finished / "log.txt").read_text().splitlines()]
     last = lines[next(i for i, line in enumerate(lines) if line.startswith("done: ")) + 1 :]
     assert last[0].split() == ["phase", "epochs", "time", "best", "accuracy"]
     assert [line.split()[:2] for line in last[1:3]] == [["linear_probe", "2"], ["full_finetune", "2"]]
     assert sum(line.endswith("kept") for line in last[1:3]) == 1
-    told = {line.split()[0]: line.split(maxsplit=1)[1] for line in last[3:] if not line.startswith(" ")}
+    rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in last[3:] if not line.startswith(" ")}
     interval = json.loads((finished / "evaluation.json").read_text())["intervals"]["of"]["accuracy"]
-    assert told["result"].endswith(f"95 % interval {interval[0]:.4f} to {interval[1]:.4f}")
-    assert told["weakest"].count("(F1 ") == 1  # at most half of three
-    assert told["report"] == str(finished / FILE)
-    assert told["model"] == str(finished / "final")
-    assert told["next"] == f"python -m launcher predict {finished} IMAGES --recipe tiny.py"
+    assert rows["result"].endswith(f"95 % interval {interval[0]:.4f} to {interval[1]:.4f}")
+    assert rows["weakest"].count("(F1 ") == 1  # at most half of three
+    assert rows["report"] == str(finished / FILE)
+    assert rows["model"] == str(finished / "final")
+    assert rows["next"] == f"python -m launcher predict {finished} IMAGES --recipe tiny.py"
     assert [line.split()[3] for line in last if "python -m" in line and not line.startswith("next")] == [
         "evaluate",
         "report",
@@ -129,18 +129,18 @@ def test_two_processes_end_with_one_report_also_where_they_must_evaluate(tmp_pat
     path = f"{ROOT}:{SUPPORT}"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "launcher"]
     command += [str(SUPPORT / "tiny.py"), "--workers", "0", "--run-dir", "run"]
-    told = []
+    records = []
     for _ in range(2):
         done = subprocess.run(
             command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("report   run/report.html") == 1
-        told.append(json.loads((tmp_path / "run/evaluation.json").read_text()))
+        records.append(json.loads((tmp_path / "run/evaluation.json").read_text()))
         assert "2 processes" in parsed(tmp_path / "run").text
         shutil.rmtree(tmp_path / "run/final")
-    assert told[0] == told[1]
-    assert told[0]["processes"] == 2
+    assert records[0] == records[1]
+    assert records[0]["processes"] == 2
 
 
 def test_what_fails_in_drawing_fails_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ def test_several_runs_are_compared(finished: Path, hostile: Path, tmp_path: Path
     assert first is not None
     assert second is not None
     ours, theirs = first.targets == first.predictions, second.targets == second.predictions
-    told = [int(n.sum()) for n in (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)]
+    counts = [int(n.sum()) for n in (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)]
     # The run on other images is not set against the first one.
-    assert re.findall(r"both wrong\s*p\s*other" + r"\s*(\d+)" * 4, page.text) == [tuple(map(str, told))]
+    assert re.findall(r"both wrong\s*p\s*other" + r"\s*(\d+)" * 4, page.text) == [tuple(map(str, counts))]
 
 
 def test_how_likely_a_difference_is() -> None:
@@ -241,7 +241,8 @@ def test_how_likely_a_difference_is() -> None:
 def made_again(run_dir: Path) -> Parsed:
     """What `report` makes of a run."""
     launch = Launch(num_workers=0, world=World(use_cpu=True, num_cpus=1))
-    write_report(refresh.facts_again([run_dir], launch, tell=lambda _: None, own=types_in(tiny.recipe)), run_dir / FILE)
+    facts = refresh.facts_again([run_dir], launch, report=lambda _: None, own=types_in(tiny.recipe))
+    write_report(facts, run_dir / FILE)
     return parsed(run_dir)
 
 
@@ -263,7 +264,7 @@ def test_data_that_have_moved_leave_a_report_without_pictures(hostile: Path, tmp
     assert set(sections_of(page)) == set(SECTIONS) - {"gallery"}
 
 
-def test_a_picture_that_is_gone_is_told(hostile: Path, tmp_path: Path) -> None:
+def test_a_picture_that_is_gone_is_reported(hostile: Path, tmp_path: Path) -> None:
     class Gone:
         def __len__(self) -> int:
             return 3
@@ -375,7 +376,7 @@ def test_a_run_is_evaluated_again_only_where_its_weights_are_newer(monkeypatch: 
     assert (copy / "evaluation.json").read_text() != before
 
 
-def test_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str], finished: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported_at_once(capsys: pytest.CaptureFixture[str], finished: Path, tmp_path: Path) -> None:
     here = str(finished)
     for words, wanted in (
         ([str(tmp_path / "none")], [f"{tmp_path}/none: no such run dir"]),
@@ -391,9 +392,9 @@ def test_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str], finished:
         ([here, "--to", "no/x.html"], ["--to no/x.html: there is no folder no; make it first"]),
     ):
         assert main(["report", *TINY, *words]) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert [line for line in told.err.splitlines() if not line.startswith("running")] == [
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert [line for line in output.err.splitlines() if not line.startswith("running")] == [
             f"error: {line}" for line in wanted
         ]
 

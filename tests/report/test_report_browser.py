@@ -52,7 +52,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     other = dataclasses.replace(report_runs.of_hostile_names(root), batch_size=18)
     train(other, folder / "other")
     launch = Launch(num_workers=0, world=World(use_cpu=True, num_cpus=1))
-    both = facts_again([folder / "hostile", folder / "other"], launch, tell=lambda _: None, own=types_in(tiny.recipe))
+    both = facts_again([folder / "hostile", folder / "other"], launch, report=lambda _: None, own=types_in(tiny.recipe))
     write_report(both, folder / "compared.html")
     shutil.copytree(folder / "tiny", folder / "large")
     write_report([report_runs.large(folder / "large", 10_000, 12, 0.8)], folder / "large" / FILE)
@@ -62,7 +62,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @dataclasses.dataclass
 class Opened:
     page: Any
-    told: list[str]
+    reported: list[str]
     """Errors and all else that the browser's console says."""
     asked: list[str]
     """Requests for anything but the file itself and what lies in it."""
@@ -76,16 +76,16 @@ def opened(browser: Any) -> Iterator[Any]:
         context = browser.new_context(viewport=size, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        told: list[str] = []
+        reported: list[str] = []
         asked: list[str] = []
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("dialog", lambda dialog: (told.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("console", lambda message: reported.append(message.text))
+        page.on("pageerror", lambda error: reported.append(str(error)))
+        page.on("dialog", lambda dialog: (reported.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(file.as_uri())
         page.wait_for_load_state("load")
         asked[:] = [url for url in asked if url != file.as_uri() and not url.startswith("data:")]
-        return Opened(page, told, asked)
+        return Opened(page, reported, asked)
 
     yield open_page
     for context in contexts:
@@ -96,7 +96,7 @@ def opened(browser: Any) -> Iterator[Any]:
 def test_each_report_opens_without_a_complaint_or_a_request(opened: Any, reports: dict[str, Path], name: str) -> None:
     for size, scheme in ((DESKTOP, "light"), (PHONE, "dark")):
         found = opened(reports[name], size, scheme)
-        assert found.told == []
+        assert found.reported == []
         assert found.asked == []
         # Nothing is wider than the screen: a phone need not be pushed sideways.
         assert found.page.evaluate("document.documentElement.scrollWidth") == size["width"]
@@ -171,7 +171,7 @@ def test_hostile_names_are_shown_as_text(opened: Any, reports: dict[str, Path]) 
         assert any(title.startswith(name) for name in HOSTILE_CLASSES)
     assert page.locator("script").count() == 2
     assert page.locator("img:not([src^='data:image/webp'])").count() == 0
-    assert found.told == []
+    assert found.reported == []
 
 
 def test_runs_that_are_compared_open_one_by_one(opened: Any, reports: dict[str, Path]) -> None:

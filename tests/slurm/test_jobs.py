@@ -42,8 +42,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def stories_meanwhile(request: pytest.FixtureRequest) -> None:
     """Those that other files ask for begin now: most of their time they wait."""
-    if any("told" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("told")
+    if any("reported" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("reported")
 
 
 def furthest(one: Path, other: Path) -> float:
@@ -137,8 +137,8 @@ def test_words_arrive_as_typed(slurm: Cluster, tmp_path: Path) -> None:
     words = (f"{SUPPORT}/free_text.py", f"data.title={STRANGE}", "--workers", "0", "--no-report")
     job = Job(slurm, folder, words=words)
     assert job.end()["JobState"] == "COMPLETED", job.log
-    told = json.loads((folder / "run/recipe.json").read_text())
-    assert told["data"]["title"] == STRANGE
+    recipe = json.loads((folder / "run/recipe.json").read_text())
+    assert recipe["data"]["title"] == STRANGE
     assert not list(tmp_path.rglob("x"))
 
 
@@ -187,14 +187,14 @@ def test_what_was_submitted_runs_whatever_changes_meanwhile(slurm: Cluster, tmp_
     done = submit(slurm, tmp_path, "mine.py", "--workers=0", "--begin=now+1hour")
     assert done.returncode == 0, done.stderr
     job = done.stdout.split(";")[0].removeprefix("job ")
-    told = submit_like(slurm, tmp_path, "status", "runs/mine")
-    assert told.startswith("runs/mine: waiting")
+    reported = submit_like(slurm, tmp_path, "status", "runs/mine")
+    assert reported.startswith("runs/mine: waiting")
     recipe.write_text(RECIPE.format(seed=8))
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     assert slurm.wait(job)["JobState"] == "COMPLETED", submit_like(slurm, tmp_path, "logs", job)
     assert json.loads((tmp_path / "runs/mine/recipe.json").read_text())["seed"] == 7
-    told = submit_like(slurm, tmp_path, "status", job)
-    assert told.splitlines()[:2] == [f"{tmp_path}/runs/mine: finished", "step 6 of 6 saved, 0 restarts"]
+    reported = submit_like(slurm, tmp_path, "status", job)
+    assert reported.splitlines()[:2] == [f"{tmp_path}/runs/mine: finished", "step 6 of 6 saved, 0 restarts"]
     assert "done: accuracy" in submit_like(slurm, tmp_path, "logs", "runs/mine")
 
 
@@ -203,7 +203,7 @@ def submit_like(slurm: Cluster, folder: Path, *words: str) -> str:
     return slurm.run(*command, cwd=folder, **ENVIRON | {"COLUMNS": "200"}).stdout  # type: ignore[arg-type]
 
 
-def test_a_mistake_is_told_and_nothing_is_queued(slurm: Cluster, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_and_nothing_is_queued(slurm: Cluster, tmp_path: Path) -> None:
     before = slurm.run("squeue", "--noheader", "--states=all", "--format=%i").stdout
     done = submit(slurm, tmp_path, f"{SUPPORT}/tiny.py", "optim.lrr=1", "--nodes=2", "--time=soon", "mem")
     assert done.returncode == 2
@@ -255,8 +255,8 @@ def test_a_chain_where_slurm_does_not_requeue(slurm: Cluster, tmp_path: Path) ->
 def test_cancel_saves_first(slurm: Cluster, tmp_path: Path) -> None:
     job = Job(slurm, tmp_path, SECONDS_OF_A_STEP="1")
     job.at_step(1)
-    told = submit_like(slurm, tmp_path, "cancel", str(job.run_dir))
-    assert "saved; the same command continues" in told
+    reported = submit_like(slurm, tmp_path, "cancel", str(job.run_dir))
+    assert "saved; the same command continues" in reported
     assert job.end()["JobState"] == "FAILED"
     assert json.loads((job.run_dir / "STOPPED.json").read_text())["reason"] == "asked to stop"
 

@@ -36,9 +36,9 @@ def test_two_tasks_share_four_trials_and_one_is_requeued(slurm: Cluster, tmp_pat
     logs = "".join(file.read_text() for file in sorted(tmp_path.glob("*.log")))
     assert states == ["COMPLETED", "COMPLETED"], logs
     assert "saved and stopped; the same command continues" in logs
-    told = run_python("-m", "launcher", "sweep", *WORDS, "--as=json", cwd=tmp_path, env=ENVIRON)
-    assert told.code == 0, told.err
-    rows = json.loads(told.out)
+    done = run_python("-m", "launcher", "sweep", *WORDS, "--as=json", cwd=tmp_path, env=ENVIRON)
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)
     assert sorted(row["run"] for row in rows) == [f"trial-{number:04d}" for number in range(4)]
     assert {row["state"] for row in rows} == {"finished"}
     for row in rows:

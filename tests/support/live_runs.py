@@ -56,7 +56,7 @@ def wait_for(condition: object, what: str, process: subprocess.Popen[str], secon
     pytest.fail(f"waited {seconds} s in vain for {what}")
 
 
-def steps_told(run_dir: Path) -> int:
+def steps_reported(run_dir: Path) -> int:
     """Steps that the run has done, by the file that tests/support/slow_steps.py keeps."""
     try:
         return int((run_dir.parent / "steps").stat().st_size)

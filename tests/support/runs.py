@@ -20,5 +20,5 @@ def train(recipe: Recipe, run_dir: Path, **launch: Any) -> None:
 
 
 def rows(run_dir: Path, event: str) -> list[dict[str, Any]]:
-    told = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    return [row for row in told if row["event"] == event]
+    rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if row["event"] == event]

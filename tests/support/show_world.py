@@ -9,7 +9,7 @@ from launcher.cluster.processes import check_world, set_threads
 from launcher.errors import UserError
 
 
-def tell(seen: dict[str, object]) -> None:
+def report(seen: dict[str, object]) -> None:
     # One write with its newline: torchrun starts Python unbuffered, and print() would write the two apart.
     sys.stdout.write(f"{json.dumps(seen)}\n")
     sys.stdout.flush()
@@ -21,9 +21,9 @@ try:
     accelerator = Accelerator(cpu=world.use_cpu)
     world.check(accelerator, mixed_precision="no")
 except UserError as error:
-    tell({"refused": error.problems})
+    report({"refused": error.problems})
     sys.exit(0)  # not 2: the launchers' own tracebacks are of no interest here
-tell(
+report(
     {
         "processes": accelerator.num_processes,
         "index": accelerator.process_index,

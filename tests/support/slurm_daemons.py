@@ -200,8 +200,8 @@ class Daemons:
 
     def all_idle(self) -> bool:
         words = ["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"]
-        told = subprocess.run(words, env=self.environ, capture_output=True, text=True, check=False).stdout
-        return set(told.splitlines()) == {f"{name} idle" for name in self.names}
+        output = subprocess.run(words, env=self.environ, capture_output=True, text=True, check=False).stdout
+        return set(output.splitlines()) == {f"{name} idle" for name in self.names}
 
     def processes_of(self, node: str) -> list[psutil.Process]:
         """The slurmstepd of a node and all below them. Their log file tells whose they are."""

@@ -79,7 +79,7 @@ def test_folders_that_are_no_checkpoints_are_left_alone(checkpoints: Checkpoints
     "file", ["model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "MANIFEST.json"]
 )
 @pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
-def test_a_damaged_checkpoint_is_passed_over_and_told(checkpoints: Checkpoints, file: str, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_reported(checkpoints: Checkpoints, file: str, damage: str) -> None:
     best = Best("accuracy", 0.5, 5, "probe", 1)
     checkpoints.save(state(5, run_best=best))
     path = checkpoints.save(state(9, run_best=best)) / file

@@ -56,7 +56,7 @@ def test_the_solution_is_that_of_scikit_learn(count: int, width: int, with_bias:
     assert ways[0].mean_eigenvalue == pytest.approx(ways[1].mean_eigenvalue)
 
 
-def told(run_dir: Path) -> dict[str, Any]:
+def reported(run_dir: Path) -> dict[str, Any]:
     lines = map(json.loads, (run_dir / "timing.jsonl").read_text().splitlines())
     (row,) = [row for row in lines if row.get("head") == "ridge"]
     return row
@@ -86,7 +86,7 @@ def test_a_run_starts_from_the_solution(kind: str, cache: Any, width: int, tmp_p
     task, goals = GOALS[kind]
     recipe = dataclasses.replace(STILL, task=task, cache=cache, ema_decay=0.5, backbone=tiny.TinyBackbone(width=width))  # type: ignore[arg-type]
     train(recipe, tmp_path / "run")
-    row = told(tmp_path / "run")
+    row = reported(tmp_path / "run")
     features, targets = features_and_targets(recipe)
     theirs = TheirRidge(alpha=row["l2"]).fit(features.astype(np.float64), goals(targets))  # type: ignore[no-untyped-call]
     ours = load_file(tmp_path / "run/final/model.safetensors")
@@ -115,7 +115,7 @@ def test_the_same_on_two_processes(tmp_path: Path) -> None:
         assert "head in closed form from 72 images" in done.stdout
         ours, theirs = (load_file(tmp_path / name / "final/model.safetensors") for name in (cache, f"one-{cache}"))
         assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
-        assert told(tmp_path / cache)["l2"] == pytest.approx(told(tmp_path / f"one-{cache}")["l2"], rel=1e-9)
+        assert reported(tmp_path / cache)["l2"] == pytest.approx(reported(tmp_path / f"one-{cache}")["l2"], rel=1e-9)
 
 
 def test_it_is_better_than_a_random_start(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ def test_augmented_views(tmp_path: Path) -> None:
     train(dataclasses.replace(STILL, cache="memory", cache_views=2), tmp_path / "views")
     train(fresh, tmp_path / "fresh")
     train(dataclasses.replace(STILL, cache="off"), tmp_path / "off")
-    assert told(tmp_path / "fresh")["l2"] == told(tmp_path / "off")["l2"]
-    assert told(tmp_path / "views")["l2"] != told(tmp_path / "off")["l2"]
+    assert reported(tmp_path / "fresh")["l2"] == reported(tmp_path / "off")["l2"]
+    assert reported(tmp_path / "views")["l2"] != reported(tmp_path / "off")["l2"]

@@ -95,33 +95,33 @@ def test_what_changes_no_weights_may_change_with_a_line_each(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ({"seed": 1}, "seed: 0 there, 1 now"),
         ({"optim": dataclasses.replace(tiny.recipe.optim, lr=0.2)}, "optim.lr: 0.1 there, 0.2 now"),  # type: ignore[type-var]
         ({"cache": "off"}, "cache: 'memory' there, 'off' now"),  # fresh images in each epoch: other weights
     ],
 )
-def test_what_changes_weights_is_refused(photos: Path, tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_what_changes_weights_is_refused(photos: Path, tmp_path: Path, change: dict[str, Any], reported: str) -> None:
     train(of_folder(photos, cache="memory"), tmp_path / "run")
     cut_short(tmp_path / "run")
     with pytest.raises(UserError, match="holds a run of another recipe") as refused:
         train(of_folder(photos, **{"cache": "memory", **change}), tmp_path / "run")
-    assert told in str(refused.value)
+    assert reported in str(refused.value)
 
 
-def test_one_other_image_is_told_by_name_whether_the_run_is_finished_or_not(photos: Path, tmp_path: Path) -> None:
+def test_one_other_image_is_reported_by_name_whether_the_run_is_finished_or_not(photos: Path, tmp_path: Path) -> None:
     train(of_folder(photos), tmp_path / "run")
     shutil.copytree(photos, tmp_path / "moved")
     (tmp_path / "moved/val/dark/2.png").write_bytes((photos / "val/dark/1.png").read_bytes())
-    told = r"validation: 1 of 8 images has other content: dark/2\.png"
-    with pytest.raises(UserError, match=f"holds a run on other data .*{told}"):
+    reported = r"validation: 1 of 8 images has other content: dark/2\.png"
+    with pytest.raises(UserError, match=f"holds a run on other data .*{reported}"):
         train(of_folder(tmp_path / "moved"), tmp_path / "run")
     cut_short(tmp_path / "run")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=reported):
         train(of_folder(tmp_path / "moved"), tmp_path / "run")
     (photos / "val/dark/2.png").write_bytes((photos / "val/dark/1.png").read_bytes())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=reported):
         train(of_folder(photos), tmp_path / "run")
 
 

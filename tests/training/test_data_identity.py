@@ -77,7 +77,7 @@ def swap(photos: Path) -> None:
         (lambda photos: (photos / "train/cat/1.png").rename(photos / "train/cat/1b.png"), []),
     ],
 )
-def test_what_changed_is_told_by_name(
+def test_what_changed_is_reported_by_name(
     photos: Path, tmp_path: Path, change: Callable[[Path], Any], lines: list[str]
 ) -> None:
     before = identity_of(photos, tmp_path / "memory")

@@ -42,11 +42,11 @@ def test_accumulation_changes_nothing(one_process: Path, tmp_path: Path, micro_b
     assert steps(tmp_path) == steps(one_process)
 
 
-def test_a_mistake_is_told_once_and_ends_both_processes(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_and_ends_both_processes(tmp_path: Path) -> None:
     done = start("torchrun", "batch_size=33", "--run-dir", str(tmp_path))
     assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert told == [
+    reported = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert reported == [
         "error: batch_size=33 cannot be shared by 2 processes evenly; batch_size=32 or 34 would work, or 1, 3, 11, 33 "
         "processes"
     ]

@@ -123,7 +123,7 @@ class OwnGenerator:
         return lambda image: inner(image) + float(generator.uniform())
 
 
-def test_a_generator_of_its_own_is_told_before_training(tmp_path: Path) -> None:
+def test_a_generator_of_its_own_is_reported_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="augment: OwnGenerator gave two pictures for one seed"):
         train(dataclasses.replace(tiny.recipe, augment=OwnGenerator()), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -18,11 +18,11 @@ GPU: dict[str, Any] = {"on_cpu": False, "is_prepared": False}
 
 
 def test_more_workers_where_cores_are_idle() -> None:
-    told = advice(0.43, num_workers=2, num_cpus=8, **GPU)
-    assert told.startswith("data: the device waited 43% of the epoch; ")
+    reported = advice(0.43, num_workers=2, num_cpus=8, **GPU)
+    assert reported.startswith("data: the device waited 43% of the epoch; ")
     # Two workers that make 57 % of what is wanted: four are enough.
-    assert "--workers 4 would use idle cores (8 for this process, 2 at work)" in told
-    assert "'prepare' and --prepared would spare decoding them" in told
+    assert "--workers 4 would use idle cores (8 for this process, 2 at work)" in reported
+    assert "'prepare' and --prepared would spare decoding them" in reported
 
 
 def test_no_more_workers_than_cores() -> None:
@@ -33,22 +33,22 @@ def test_no_more_workers_than_cores() -> None:
 
 
 def test_on_a_cpu_the_network_needs_the_cores() -> None:
-    told = advice(0.4, num_workers=1, num_cpus=8, on_cpu=True, is_prepared=False)
-    assert told == "data: the device waited 40% of the epoch; 'prepare' and --prepared would spare decoding them"
+    reported = advice(0.4, num_workers=1, num_cpus=8, on_cpu=True, is_prepared=False)
+    assert reported == "data: the device waited 40% of the epoch; 'prepare' and --prepared would spare decoding them"
 
 
 def test_large_images_are_named() -> None:
-    told = advice(0.4, num_workers=7, num_cpus=8, image_size=(4000, 3000), short_side=273, **GPU)
-    assert told.endswith("'prepare' and --prepared would spare decoding 4000x3000 where 273 px are enough")
+    reported = advice(0.4, num_workers=7, num_cpus=8, image_size=(4000, 3000), short_side=273, **GPU)
+    assert reported.endswith("'prepare' and --prepared would spare decoding 4000x3000 where 273 px are enough")
     assert "4000" not in advice(0.4, num_workers=7, num_cpus=8, image_size=(4000, 200), short_side=273, **GPU)
 
 
 def test_a_prepared_copy_on_all_cores() -> None:
-    told = advice(0.4, num_workers=3, num_cpus=4, on_cpu=False, is_prepared=True)
-    assert told.endswith("; 4 cores for this process are too few, or the disk of the images too slow")
+    reported = advice(0.4, num_workers=3, num_cpus=4, on_cpu=False, is_prepared=True)
+    assert reported.endswith("; 4 cores for this process are too few, or the disk of the images too slow")
 
 
-def test_told_once_a_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reported_once_a_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(
         tiny.recipe, freeze_plan=phases.linear_probe(epochs=3) + phases.full_finetune(epochs=2)
     )
@@ -57,5 +57,5 @@ def test_told_once_a_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(input_wait, "WORTH_A_WORD", 0.0)
     monkeypatch.setattr(input_wait, "WORTH_SECONDS", 0.0)
     train(recipe, tmp_path / "run")
-    told = [line for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "the device waited" in line]
-    assert len(told) == 2
+    reported = [line for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "the device waited" in line]
+    assert len(reported) == 2

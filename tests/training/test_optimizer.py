@@ -31,8 +31,8 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def test_groups_hold_what_trains_and_spare_norms_and_biases() -> None:
     groups = parameter_groups(network(), SCALES)
-    told = {tuple(group["names"]): (group["lr_scale"], group.get("weight_decay")) for group in groups}
-    assert told == {
+    settings = {tuple(group["names"]): (group["lr_scale"], group.get("weight_decay")) for group in groups}
+    assert settings == {
         ("1.weight", "1.bias"): (0.1, 0.0),
         ("2.weight",): (1.0, None),
         ("2.bias",): (1.0, 0.0),

@@ -60,7 +60,7 @@ def test_a_run_writes_what_it_promises(finished: Path) -> None:
     assert "done: accuracy" in (finished / "log.txt").read_text()
 
 
-def test_a_run_learns_and_tells_the_metrics_of_what_it_kept(finished: Path) -> None:
+def test_a_run_learns_and_reports_the_metrics_of_what_it_kept(finished: Path) -> None:
     epochs = rows(finished, "epoch")
     assert [row["phase"] for row in epochs] == ["linear_probe"] * 2 + ["full_finetune"] * 2
     best = max(row["val"]["accuracy"] for row in epochs)
@@ -204,7 +204,7 @@ def test_longer_is_advised_where_the_last_epoch_of_a_phase_is_the_best(
     assert longer(run, step) == ""
 
 
-def test_an_epoch_is_told_to_be_the_best_of_the_run_or_of_its_phase_alone(tmp_path: Path) -> None:
+def test_an_epoch_is_reported_to_be_the_best_of_the_run_or_of_its_phase_alone(tmp_path: Path) -> None:
     """The rate of the second phase is so high that the head loses what it has learned."""
     (probe,) = phases.linear_probe(epochs=3)
     harmful = dataclasses.replace(probe, rules=(("head", 300.0), ("backbone", 0.0)))
@@ -257,14 +257,14 @@ def test_a_continued_run_is_the_same_run_of_its_trackers(tmp_path: Path) -> None
         trackers.init_kwargs(run_dir)
 
 
-def test_training_tells_the_notes_of_the_plan_once(tmp_path: Path) -> None:
+def test_training_reports_the_notes_of_the_plan_once(tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny.recipe, batch_size=100, freeze_plan=phases.linear_probe(epochs=1))
     train(recipe, tmp_path / "run", evaluate_final=False)
     log = (tmp_path / "run/log.txt").read_text()
     assert log.count("note: batch_size=100 is more than all 90 training images: one step per epoch") == 1
 
 
-def test_trackers_are_told(tmp_path: Path) -> None:
+def test_trackers_are_informed(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     recipe = dataclasses.replace(tiny.recipe, trackers=("tensorboard",), freeze_plan=phases.linear_probe(epochs=2))
     train(recipe, tmp_path / "run")
@@ -281,7 +281,7 @@ def test_trackers_are_told(tmp_path: Path) -> None:
         assert [point.value for point in curves.Scalars(tag)] == pytest.approx([row[key] for row in steps])
     assert [point.value for point in curves.Scalars("phase")] == [1, 1]
     assert all(point.value > 0 for tag in SPEEDS for point in curves.Scalars(tag))
-    told = curves.Scalars("val/accuracy")
-    assert [point.step for point in told] == [3, 6]
+    reported = curves.Scalars("val/accuracy")
+    assert [point.step for point in reported] == [3, 6]
     expected = [row["val"]["accuracy"] for row in rows(tmp_path / "run", "epoch")]
-    assert [point.value for point in told] == pytest.approx(expected)
+    assert [point.value for point in reported] == pytest.approx(expected)

@@ -24,35 +24,35 @@ from launcher.errors import UserError
 from launcher.training import loop, run_lock
 from launcher.training.micro_batch_fit import largest_that_fits
 from launcher.training.run_lock import RunLock
-from live_runs import processes_of, start, steps_told, wait_for
+from live_runs import processes_of, start, steps_reported, wait_for
 from runs import rows, train
 
 
 def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:
     first = RunLock(tmp_path)
-    told: list[str] = []
-    first.acquire(told.append)
+    reported: list[str] = []
+    first.acquire(reported.append)
     with pytest.raises(UserError, match=f"another run is at work in it \\(process {os.getpid()} on "):
-        RunLock(tmp_path).acquire(told.append)
+        RunLock(tmp_path).acquire(reported.append)
     first.release()
     second = RunLock(tmp_path)
-    second.acquire(told.append)
+    second.acquire(reported.append)
     second.release()
-    assert told == []
+    assert reported == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_of_a_dead_process_is_taken_over_and_told(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_is_taken_over_and_reported(tmp_path: Path) -> None:
     code = "import os, sys; from pathlib import Path; from launcher.training.run_lock import RunLock\n"
     code += "RunLock(Path(sys.argv[1])).acquire(print); os.kill(os.getpid(), 9)"
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert dead.returncode == -signal.SIGKILL
-    told: list[str] = []
+    reported: list[str] = []
     owner = RunLock(tmp_path)
-    owner.acquire(told.append)
+    owner.acquire(reported.append)
     owner.release()
-    assert len(told) == 1
-    assert "taking over the lock of a dead run (process " in told[0]
+    assert len(reported) == 1
+    assert "taking over the lock of a dead run (process " in reported[0]
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
     monkeypatch.setattr(run_lock, "EARLIER_ATTEMPT_MAY_TAKE_SECONDS", 1.0)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     earlier, later = RunLock(tmp_path), RunLock(tmp_path)
-    told: list[str] = []
-    earlier.acquire(told.append)
+    reported: list[str] = []
+    earlier.acquire(reported.append)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    later.acquire(told.append)
+    later.acquire(reported.append)
     assert (tmp_path / "STOP").read_text() == "preempted"
-    assert "asking it to stop" in told[0]
+    assert "asking it to stop" in reported[0]
     assert later.is_held()
     assert not earlier.is_held()
     earlier.release()
@@ -146,7 +146,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
     assert all(tensor.isfinite().all() for tensor in load_file(newest / "model.safetensors").values())
 
 
-def test_a_gradient_that_is_not_finite_is_told_at_the_next_reading(
+def test_a_gradient_that_is_not_finite_is_reported_at_the_next_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No checkpoint comes between: the second step of the second epoch is told at the epoch's end, and nothing of the
@@ -297,8 +297,8 @@ def test_a_disk_that_takes_no_file_of_the_beginning_or_the_end_is_one_line(
         patched.setattr(f"launcher.{function}", refusing)
         with pytest.raises(UserError) as raised:
             train(tiny.recipe, run_dir)
-    (told,) = raised.value.problems
-    assert told.startswith(line.format(run=run_dir, error=getattr(error, "strerror", error)))
+    (reported,) = raised.value.problems
+    assert reported.startswith(line.format(run=run_dir, error=getattr(error, "strerror", error)))
     assert not (run_dir / "final").exists()
     train(tiny.recipe, run_dir)
     assert {path.name for path in run_dir.iterdir()} == {path.name for path in unbroken.iterdir()}
@@ -363,7 +363,7 @@ def test_a_process_that_dies_or_sleeps_ends_the_others(tmp_path: Path, fault: st
     else:
         assert "exitcode  : -9" in output or "Signal 9 (SIGKILL)" in output
     assert time.monotonic() - begin < 200
-    assert steps_told(run_dir) == 0
+    assert steps_reported(run_dir) == 0
 
 
 @pytest.mark.parametrize("fits", [1, 5, 16, 100])

@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 import tiny
-from launcher.training.stop import FIRST_CTRL_C, SECOND_CTRL_C, Interruption
-from live_runs import processes_of, start, steps_told, wait_for
+from launcher.training.stop import FIRST_CTRL_C, RECENT_STEPS, SECOND_CTRL_C, Interruption
+from live_runs import processes_of, start, steps_reported, wait_for
 from runs import train
 
 
@@ -76,7 +76,7 @@ def test_saved_within_a_step_and_continued(
     run_dir = tmp_path / "run"
     process = start(way, run_dir)
     # In the middle of the second epoch of the first phase.
-    wait_for(lambda: steps_told(run_dir) >= 5, "step 5", process)
+    wait_for(lambda: steps_reported(run_dir) >= 5, "step 5", process)
     num_ranks = 2 if "2" in way else 1
     assert len(processes_of(run_dir)) >= num_ranks * 3 + (way != "python"), "each rank has two data workers"
     launcher_dies = code < 0 and asked_by != "Ctrl-C"
@@ -88,22 +88,22 @@ def test_saved_within_a_step_and_continued(
         os.kill(process.pid, asked_by)  # the launcher alone, as a scheduler does
     else:
         os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
-    asked_at = steps_told(run_dir)
+    asked_at = steps_reported(run_dir)
     assert ended(process) == code
     if launcher_dies:
-        asked_at = steps_told(run_dir)
+        asked_at = steps_reported(run_dir)
         (tmp_path / "hold").unlink()
     marker = run_dir / "STOPPED.json"
     wait_for(marker.exists, "the marker", process)
-    told = json.loads(marker.read_text())
-    assert told["reason"] == reason
+    marker_row = json.loads(marker.read_text())
+    assert marker_row["reason"] == reason
     if isinstance(asked_by, signal.Signals):
-        assert told["signal"] == ("the launcher died" if code < 0 else asked_by.name)
+        assert marker_row["signal"] == ("the launcher died" if code < 0 else asked_by.name)
     # The step under way; and one more where a launcher hands the signal on, or a file is looked for every 0.25 s.
     handed_on = code == 1 or asked_by is None
-    assert 5 <= told["step"] <= asked_at + 1 + handed_on
-    assert told["step"] == steps_told(run_dir)
-    assert (run_dir / f"checkpoints/step-{told['step']:06d}/MANIFEST.json").exists()
+    assert 5 <= marker_row["step"] <= asked_at + 1 + handed_on
+    assert marker_row["step"] == steps_reported(run_dir)
+    assert (run_dir / f"checkpoints/step-{marker_row['step']:06d}/MANIFEST.json").exists()
     wait_for(lambda: not processes_of(run_dir), "the last process to leave", process)
     assert not (run_dir / "LOCK").exists()
 
@@ -120,7 +120,7 @@ def test_continued_on_another_number_of_processes(tmp_path: Path, first: str, th
     whole, run_dir = tmp_path / "whole", tmp_path / "run"
     train(tiny.parity, whole)
     process = start(ways[first], run_dir, recipe="tests/support/slow_steps.py:parity")
-    wait_for(lambda: steps_told(run_dir) >= at_step, f"step {at_step}", process)
+    wait_for(lambda: steps_reported(run_dir) >= at_step, f"step {at_step}", process)
     (run_dir / "STOP").touch()
     ended(process)
     assert json.loads((run_dir / "STOPPED.json").read_text())["step"] < 12
@@ -132,7 +132,7 @@ def test_continued_on_another_number_of_processes(tmp_path: Path, first: str, th
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start("python", run_dir)
-    wait_for(lambda: steps_told(run_dir) >= 1, "step 1", process)
+    wait_for(lambda: steps_reported(run_dir) >= 1, "step 1", process)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
@@ -145,10 +145,13 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) -> None:
     watch = Interruption(tmp_path, is_main_process=True, num_processes=1, stop_at=time.time() + 100)
     assert watch.agreed() == (None, False)
-    watch.seconds_of_a_step, watch.seconds_of_a_save = 20.0, 30.0
+    watch.seconds_of_steps.extend([20.0, 0.1])  # the longest counts
+    watch.seconds_of_a_save = 30.0
     assert watch.agreed(save_is_due=True) == (None, True)
     watch.seconds_of_a_save = 40.0
     assert watch.agreed() == ("time limit", False)
+    watch.seconds_of_steps.extend([0.1] * RECENT_STEPS)
+    assert watch.agreed() == (None, False)
 
 
 def test_a_run_stops_before_its_deadline_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_all_is_closed_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert closed == ["writer", "metrics", "lock", "screen", "training", "validation"]
 
 
-def test_a_run_dir_that_is_removed_in_mid_run_is_told(tmp_path: Path) -> None:
+def test_a_run_dir_that_is_removed_in_mid_run_is_reported(tmp_path: Path) -> None:
     data = FailingData(fault=str(tmp_path / "run"))
     recipe = dataclasses.replace(
         tiny.recipe, data=data, freeze_plan=phases.full_finetune(epochs=1), cache="off", checkpoint_every_steps=1
@@ -134,7 +134,7 @@ def test_a_run_dir_that_is_removed_in_mid_run_is_told(tmp_path: Path) -> None:
     assert len(error.value.problems) == 1
 
 
-def test_a_small_shared_memory_and_few_open_files_are_told_before_training(tmp_path: Path) -> None:
+def test_a_small_shared_memory_and_few_open_files_are_reported_before_training(tmp_path: Path) -> None:
     """1 MB of shared memory, in a mount namespace of its own, and a hard limit of 40 files."""
     script = tmp_path / "start.sh"
     words = "batch_size=1200 data.train=2400 --workers 4 --micro-batch 1200"

@@ -151,7 +151,7 @@ def test_mistakes(capsys: Any) -> None:
     assert "did you mean 'lr'" in capsys.readouterr().err
 
 
-def test_broken_images_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+def test_broken_images_are_reported_before_anything_is_computed(tmp_path: Path) -> None:
     for name in ("train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "val/a/1.png", "val/b/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         tiny.picture(tiny.Stripes(9, 0), len(name)).save(tmp_path / name)

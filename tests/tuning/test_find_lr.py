@@ -37,9 +37,9 @@ LRS = np.array(Range().lrs())
 def trace(losses: Callable[[float], float], *, rates: Range | None = None, **more: Any) -> Trace:
     """A test that saw the loss of each rate's logarithm to base 10; not smoothed beforehand."""
     lrs = (rates or Range()).lrs()
-    told: dict[str, Any] = {"number": 0, "phase": "probe", "start": "recipe", "lr_scales": (1.0,), "least_loss": 0.0}
-    told |= {"steps": len(lrs), "diverged": True} | more
-    return Trace(lrs=tuple(lrs), losses=tuple(losses(math.log10(lr)) for lr in lrs), **told)
+    facts: dict[str, Any] = {"number": 0, "phase": "probe", "start": "recipe", "lr_scales": (1.0,), "least_loss": 0.0}
+    facts |= {"steps": len(lrs), "diverged": True} | more
+    return Trace(lrs=tuple(lrs), losses=tuple(losses(math.log10(lr)) for lr in lrs), **facts)
 
 
 def fall_and_rise(log_lr: float) -> float:
@@ -300,7 +300,7 @@ def hashes(folder: Path) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_it_touches_nothing_and_tells_the_override(one_process: tuple[CliResult, Path, dict[Path, str]]) -> None:
+def test_it_touches_nothing_and_reports_the_override(one_process: tuple[CliResult, Path, dict[Path, str]]) -> None:
     done, folder, before = one_process
     assert done.code == 0, done.err
     assert hashes(folder) == before
@@ -339,7 +339,7 @@ def test_two_processes_suggest_the_same(one_process: tuple[CliResult, Path, dict
     ElementTree.parse(tmp_path / "two.svg")  # noqa: S314 - our own
 
 
-def test_what_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     recipe = str(SUPPORT / "tiny.py")
     arguments = ["--phase", "3", "--from", "1", "--to", "1e-3", "--steps", "9", "--svg", str(tmp_path / "no/x.svg")]
     assert main(["find-lr", recipe, *arguments]) == 2

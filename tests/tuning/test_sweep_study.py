@@ -75,8 +75,8 @@ class Finished:
 
     def again(self, *words: str, **environ: str) -> CliResult:
         """The same command, and nothing to do."""
-        told = command(*RANGES, "--trials", str(TRIALS), "--study", "study", *words)[1:]
-        return run_python(*told, cwd=self.folder, env=PATHS | environ)
+        reported = command(*RANGES, "--trials", str(TRIALS), "--study", "study", *words)[1:]
+        return run_python(*reported, cwd=self.folder, env=PATHS | environ)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_another_sweep_is_refused(finished: Finished, run_cli: RunCli) -> None:
         assert difference in line
 
 
-def test_half_a_row_is_cut_off_and_a_damaged_journal_is_told(finished: Finished, tmp_path: Path) -> None:
+def test_half_a_row_is_cut_off_and_a_damaged_journal_is_reported(finished: Finished, tmp_path: Path) -> None:
     """A worker may be killed while it writes a row."""
     shutil.copytree(finished.folder, tmp_path / "copy")
     journal = tmp_path / "copy/study/journal.log"
@@ -255,9 +255,9 @@ def test_the_best_over_seeds_of_its_own(story: Story) -> None:
     words = ("optim.lr=0.1,1e30", "--trials", "3", "--study", "study", "--seeds", "2")
     again = run_python(*command(*words)[1:], cwd=story.folder, env=PATHS)
     mean = sum(values) / 2
-    told = f"accuracy {mean:.4f} on average over 2 seeds, {min(values):.4f} to {max(values):.4f}"
-    assert f"seeds {told}" in again.out
-    assert told in (story.folder / "study/sweep.html").read_text()
+    reported = f"accuracy {mean:.4f} on average over 2 seeds, {min(values):.4f} to {max(values):.4f}"
+    assert f"seeds {reported}" in again.out
+    assert reported in (story.folder / "study/sweep.html").read_text()
 
 
 def test_a_pruned_trial_is_stopped_and_kept_as_such(
@@ -281,12 +281,12 @@ def test_a_pruned_trial_is_stopped_and_kept_as_such(
     monkeypatch.setattr(Study, "should_prune", condemned)
     words = ("optim.lr=0.1..0.2", "--trials=2", "--study=study", "--workers=0", "--as=json")
     assert main(["sweep", RECIPE, *words]) == 0
-    told = capsys.readouterr()
-    finished, pruned = json.loads(told.out)
+    reported = capsys.readouterr()
+    finished, pruned = json.loads(reported.out)
     assert (finished["state"], finished["run"], finished["epochs"]) == ("finished", "trial-0001", 2)
     assert (pruned["state"], pruned["run"], pruned["epochs"]) == ("pruned", "trial-0000", 1)
     assert pruned["accuracy"] is not None
-    assert "trial 0: pruned after epoch 1, accuracy" in told.err
+    assert "trial 0: pruned after epoch 1, accuracy" in reported.err
     run_dir = tmp_path / "study/trial-0000"
     assert not (run_dir / "final").exists()
     assert not (run_dir / "STOP").exists()

@@ -169,9 +169,9 @@ def test_how_sure_the_best_is() -> None:
     rows = [Row(f"trial-{i}", "finished", right / 16, {}, None, 3, "") for i, right in enumerate((15, 14, 2))]
     table = Table("accuracy", "max", (), tuple(rows), ())
     # scipy.stats.binomtest(15, 16).proportion_ci(0.95, "exact")
-    told = table.certainty(16)
-    assert told is not None
-    assert told.startswith("95% interval 0.6977 to 0.9984 on 16 images, which cannot tell it from the next trial (")
+    reported = table.certainty(16)
+    assert reported is not None
+    assert reported.startswith("95% interval 0.6977 to 0.9984 on 16 images, which cannot tell it from the next trial (")
     assert dataclasses.replace(table, rows=(rows[0], rows[2])).certainty(16) == (
         "95% interval 0.6977 to 0.9984 on 16 images"
     )
@@ -197,18 +197,18 @@ def test_the_page_in_a_browser(study: Study, tmp_path: Path) -> None:
         pytest.skip("there is no chromium here: apt-get install chromium")
     file = tmp_path / "sweep.html"
     file.write_text(html_of(study))
-    asked, told = [], []
+    asked, reported = [], []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("dialog", lambda dialog: told.append(dialog.message))
+        page.on("console", lambda message: reported.append(message.text))
+        page.on("pageerror", lambda error: reported.append(str(error)))
+        page.on("dialog", lambda dialog: reported.append(dialog.message))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(file.as_uri())
         assert page.locator("#sweep_trials tbody tr").count() == 30
         assert page.locator("#sweep_coordinates path").count() == 29
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         browser.close()
-    assert told == []
+    assert reported == []
     assert asked == [file.as_uri()]

@@ -18,13 +18,13 @@ NORM = (
 WHY = "something wrote to them (a hook, a shared tensor, a module put in training mode by hand)"
 
 
-@pytest.mark.parametrize(("fault", "told"), [("nudged", NUDGED), ("norm", NORM)])
-def test_what_is_frozen_and_moves_is_named(run_cli: RunCli, tmp_path: Path, fault: str, told: str) -> None:
+@pytest.mark.parametrize(("fault", "reported"), [("nudged", NUDGED), ("norm", NORM)])
+def test_what_is_frozen_and_moves_is_named(run_cli: RunCli, tmp_path: Path, fault: str, reported: str) -> None:
     done = run_cli(
         str(ROOT / f"tests/support/planted_drift.py:{fault}"), "--run-dir", "run", "--workers", "0", env=PATHS
     )
     assert done.code == 2
-    assert [line for line in done.err.splitlines() if line] == [f"error: phase linear_probe: {told}; {WHY}"]
+    assert [line for line in done.err.splitlines() if line] == [f"error: phase linear_probe: {reported}; {WHY}"]
     assert_nothing_was_kept(tmp_path / "run")
 
 

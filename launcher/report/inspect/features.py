@@ -46,7 +46,7 @@ class Features:
 
 
 def features_of(
-    accelerator: Accelerator, finished: FinishedRun, splits: Splits, num_workers: int, tell: Callable[[str], None]
+    accelerator: Accelerator, finished: FinishedRun, splits: Splits, num_workers: int, report: Callable[[str], None]
 ) -> Features:
     """Compute features with the weights before training, which have not seen the labels.
 
@@ -65,7 +65,7 @@ def features_of(
     everything = torch.arange(len(splits.val))
     backbone = model.backbone
     assert isinstance(backbone, nn.Module)
-    tell(f"{finished.rundir.path}: features of {plural(len(splits.val), 'validation image')}")
+    report(f"{finished.rundir.path}: features of {plural(len(splits.val), 'validation image')}")
     val_now = of(backbone, splits.val, everything)
     before, why = _before_training(finished)
     changed = [
@@ -75,7 +75,7 @@ def features_of(
     if changed:
         backbone.load_state_dict(before)
         val = of(backbone, splits.val, everything)
-    tell(f"{finished.rundir.path}: features of {plural(len(of_training), 'training image')}, from {weights}")
+    report(f"{finished.rundir.path}: features of {plural(len(of_training), 'training image')}, from {weights}")
     return Features(of(backbone, splits.train, of_training), val, val_now, of_training, weights)
 
 
@@ -92,8 +92,8 @@ def _before_training(finished: FinishedRun) -> tuple[dict[str, torch.Tensor], st
 
 
 def _was_random(finished: FinishedRun) -> bool:
-    told: dict[str, Any] = json.loads(finished.rundir.recipe_json.read_text(encoding="utf-8"))
-    backbone = told.get("backbone")
+    recipe: dict[str, Any] = json.loads(finished.rundir.recipe_json.read_text(encoding="utf-8"))
+    backbone = recipe.get("backbone")
     return isinstance(backbone, dict) and "weights" in backbone and backbone["weights"] is None
 
 

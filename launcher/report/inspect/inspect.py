@@ -44,7 +44,7 @@ FOLDER = "explanation"
 BATCH = 8
 
 
-def explain(finished: FinishedRun, samples: Samples, launch: Launch, tell: Callable[[str], None]) -> Path:
+def explain(finished: FinishedRun, samples: Samples, launch: Launch, report: Callable[[str], None]) -> Path:
     """Write the explanation of a run, and return its folder.
 
     Raises UserError if data, weights or grad-cam are missing, or the folder cannot be written.
@@ -52,18 +52,18 @@ def explain(finished: FinishedRun, samples: Samples, launch: Launch, tell: Calla
     check_installed()
     begin = time.perf_counter()
     accelerator = start_accelerator(finished.recipe, launch, finished.rundir.path)
-    splits = check_data(finished, build_data(finished), checked_together(accelerator, tell))
+    splits = check_data(finished, build_data(finished), checked_together(accelerator, report))
     target = finished.rundir.path / FOLDER
     try:
-        found = features_of(accelerator, finished, splits, workers_of(launch), tell)
-        told: dict[str, Any] = {"step": finished.step, "features": found.weights, "train": len(found.train)}
+        found = features_of(accelerator, finished, splits, workers_of(launch), report)
+        summary: dict[str, Any] = {"step": finished.step, "features": found.weights, "train": len(found.train)}
         with replaced_folder(target) as draft:
-            told |= _labels(finished, splits, found, draft)
-            told |= _duplicates(splits, found, draft)
-            told |= _map(splits, found, draft)
-            told |= _attention(accelerator, finished, splits, samples, draft)
-            told["seconds"] = time.perf_counter() - begin
-            (draft / "explanation.json").write_text(json_text(told, indent=1))
+            summary |= _labels(finished, splits, found, draft)
+            summary |= _duplicates(splits, found, draft)
+            summary |= _map(splits, found, draft)
+            summary |= _attention(accelerator, finished, splits, samples, draft)
+            summary["seconds"] = time.perf_counter() - begin
+            (draft / "explanation.json").write_text(json_text(summary, indent=1))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     return target

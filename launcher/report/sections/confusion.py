@@ -117,8 +117,8 @@ def _data(
                 picture.uri if picture else "",
                 int(bool(picture and picture.is_small)),
             ]
-    told = {}
+    content = {}
     for (t, p), indices in chosen.items():
         said = f"{samples.classes[t]} taken for {samples.classes[p]}" if t != p else f"{samples.classes[t]}, right"
-        told[f"{t}-{p}"] = {"title": said, "total": len(members[t, p]), "images": indices}
-    return {"cells": told, "images": images, "folder": samples.folder}
+        content[f"{t}-{p}"] = {"title": said, "total": len(members[t, p]), "images": indices}
+    return {"cells": content, "images": images, "folder": samples.folder}

@@ -31,10 +31,10 @@ class Row:
 
 def section(facts: Facts) -> Section:
     """Build the section."""
-    told = facts.plan.get("data", {})
+    data = facts.plan.get("data", {})
     identity = facts.environment.get("data", {})
     rows: list[Row] = []
-    trained, validated = told.get("train", {}).get("of_each"), told.get("val", {}).get("of_each")
+    trained, validated = data.get("train", {}).get("of_each"), data.get("val", {}).get("of_each")
     if trained and validated and len(trained) == len(facts.names):
         most = max(trained) or 1
         rows = [
@@ -50,8 +50,8 @@ def section(facts: Facts) -> Section:
         least = max(1, min(row.train for row in rows))
         lines.append(("largest to smallest class", f"{max(row.train for row in rows) / least:.3g} to 1"))
     lines += _sizes(facts)
-    if told.get("image_size"):
-        lines.append(("the network sees", f"{told['image_size']} × {told['image_size']} pixels"))
+    if data.get("image_size"):
+        lines.append(("the network sees", f"{data['image_size']} × {data['image_size']} pixels"))
     return Section(
         "data",
         "Data",
@@ -59,8 +59,8 @@ def section(facts: Facts) -> Section:
             "lines": lines,
             "rows": listed,
             "hidden": len(rows) - len(listed),
-            "what": {"labels": "label"}.get(str(told.get("target_kind")), "class"),
-            "targets": _targets(facts, told),
+            "what": {"labels": "label"}.get(str(data.get("target_kind")), "class"),
+            "targets": _targets(facts, data),
             "skipped": facts.skipped[:SKIPPED_SHOWN],
             "more_skipped": max(0, len(facts.skipped) - SKIPPED_SHOWN),
             "all_skipped": plural(len(facts.skipped), "file"),
@@ -68,9 +68,9 @@ def section(facts: Facts) -> Section:
     )
 
 
-def _targets(facts: Facts, told: dict[str, Any]) -> list[list[str]]:
+def _targets(facts: Facts, data: dict[str, Any]) -> list[list[str]]:
     """Return the quartiles of each target of a regression, in training and validation."""
-    ours, theirs = told.get("train", {}).get("quartiles"), told.get("val", {}).get("quartiles")
+    ours, theirs = data.get("train", {}).get("quartiles"), data.get("val", {}).get("quartiles")
     if not ours or not theirs or len(ours) != len(facts.names):
         return []
     rows = []

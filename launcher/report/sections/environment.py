@@ -13,7 +13,7 @@ from launcher.training.command import PYTHON, Command
 
 def section(facts: Facts) -> Section:
     """Build the section."""
-    told, machine = facts.environment, facts.plan.get("machine", {})
+    environment, machine = facts.environment, facts.plan.get("machine", {})
     lines = []
     if machine:
         lines.append(("machine", f"{machine['processes']} × {machine['device_name'] or machine['device']}"))
@@ -26,14 +26,14 @@ def section(facts: Facts) -> Section:
             )
         )
         lines.append(("data workers", f"{machine['data_workers']} per process"))
-    lines.append(("platform", told.get("platform", "–")))
-    versions = {"python": told.get("python", "–")} | told.get("packages", {})
+    lines.append(("platform", environment.get("platform", "–")))
+    versions = {"python": environment.get("python", "–")} | environment.get("packages", {})
     lines.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return Section(
         "environment",
         "To repeat it",
         {
-            "folder": told.get("folder", ""),
+            "folder": environment.get("folder", ""),
             "command": command(facts, again=True),
             "was": command(facts, again=False),
             "seed": facts.recipe.get("seed", 0),
@@ -58,8 +58,8 @@ def _precision(facts: Facts, machine: dict[str, Any]) -> str:
     said = {"no": "float32"}.get(str(machine["mixed_precision"]), str(machine["mixed_precision"]))
     measured = facts.precision.get("seconds_of_a_micro_step")
     if measured:
-        told = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items())
-        return f"{said}, the fastest here (a micro-step takes: {told})"
+        times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items())
+        return f"{said}, the fastest here (a micro-step takes: {times})"
     return said
 
 

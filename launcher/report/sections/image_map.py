@@ -50,6 +50,6 @@ def section(facts: Facts) -> Section | None:
             "clouds": clouds,
             "named": clouds if len(clouds) <= MOST_NAMED else [],
             "wrong": wrong,
-            "share": percent(found.told.get("variance_shown"), 0),
+            "share": percent(found.summary.get("variance_shown"), 0),
         },
     )

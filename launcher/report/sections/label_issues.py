@@ -43,20 +43,20 @@ def section(facts: Facts) -> Section | None:
         }
         for row in found.duplicates[:PAIRS]
     ]
-    total = found.told.get("suspicious") or 0
+    total = found.summary.get("suspicious") or 0
     return Section(
         "label_issues",
         "Data to check",
         {
             "labels": labels,
             "labels_count": f"{len(labels)} of {total:,}" if total > len(labels) else plural(total, "image"),
-            "looked": plural(int(found.told.get("train", 0)), "training image"),
-            "weights": found.told.get("features", ""),
-            "with_labels": found.told.get("suspicious") is not None,
+            "looked": plural(int(found.summary.get("train", 0)), "training image"),
+            "weights": found.summary.get("features", ""),
+            "with_labels": found.summary.get("suspicious") is not None,
             "pairs": pairs,
-            "leaked": int(found.told.get("leaked", 0)),
-            "share": percent(found.told.get("leaked", 0) / max(1, found.told.get("val", 1))),
-            "pairs_count": plural(int(found.told.get("duplicates", 0)), "pair"),
+            "leaked": int(found.summary.get("leaked", 0)),
+            "share": percent(found.summary.get("leaked", 0) / max(1, found.summary.get("val", 1))),
+            "pairs_count": plural(int(found.summary.get("duplicates", 0)), "pair"),
         },
     )
 

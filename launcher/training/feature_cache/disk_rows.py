@@ -39,11 +39,10 @@ def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:
         accelerator.wait_for_everyone()  # no process writes before all have looked
         if max(gather_object([len(missing)])) == 0:
             return shards
-        per_machine = missing[mine::group]
         total = blocks_in(sum(len(shards.samples(shard)) for shard in missing))
         builder = Builder(run, frozen.prefix, frozen.layout, part.title, total)
         try:
-            refused = builder.on_disk(part.images, shards, part.key_of, per_machine)
+            refused = builder.on_disk(part.images, shards, part.key_of, missing[mine::group])
         finally:
             builder.close()
         _raise_everywhere(refused)
@@ -105,11 +104,11 @@ def _one_run(run: Run, lock: Path) -> Iterator[None]:
     Raises:
         StoppedError: This run is asked to stop while it waits.
     """
-    is_main, release, told = run.accelerator.is_main_process, None, False
+    is_main, release, reported = run.accelerator.is_main_process, None, False
     while run.interruption.anywhere(is_main and (release := try_lock(lock)) is None):
-        if not told:
+        if not reported:
             run.screen.line("another run is computing these features; waiting for it")
-            told = True
+            reported = True
         run.check_in("waiting for another run's features")
         time.sleep(POLL_SECONDS)
     try:

@@ -91,7 +91,7 @@ def _backbone(word: str, image_size: int | None) -> Timm | Torchvision:
 
 
 def advise(
-    recipes: Sequence[Recipe], most_images: int, launch: Launch, tell: Callable[[str], None], *, costs: bool = True
+    recipes: Sequence[Recipe], most_images: int, launch: Launch, report: Callable[[str], None], *, costs: bool = True
 ) -> list[Advice]:
     """Return advice on the backbone of each recipe, the best first.
 
@@ -100,9 +100,9 @@ def advise(
     """
     first = recipes[0]
     splits = build_splits(first)
-    splits = checked_together(_accelerator(first, launch), tell)(first, splits)
+    splits = checked_together(_accelerator(first, launch), report)(first, splits)
     looked_at = [dataclasses.replace(recipe, data=Looked(splits)) for recipe in recipes]
-    found = [_of_one(recipe, most_images, launch, tell, costs=costs) for recipe in looked_at]
+    found = [_of_one(recipe, most_images, launch, report, costs=costs) for recipe in looked_at]
     sign = -1 if found[0].mode == "max" else 1
     return sorted(found, key=lambda advice: sign * advice.best[1].value)
 
@@ -123,7 +123,7 @@ def _accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
     return start_accelerator(recipe, launch, Path(), precision)
 
 
-def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[str], None], *, costs: bool) -> Advice:
+def _of_one(recipe: Recipe, most_images: int, launch: Launch, report: Callable[[str], None], *, costs: bool) -> Advice:
     accelerator = _accelerator(recipe, launch)
     on_cpu = accelerator.device.type == "cpu"
     prepared = prepare(recipe, num_processes=1, micro_batch_size=None, on_cpu=on_cpu)
@@ -139,7 +139,7 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
     else:  # nothing behind the last stage trains: it is the backbone's own output, pooled
         stages[-1] = Stage(FINAL, (), 0)
     train, val = (some_of(split, most_images, recipe.seed) for split in (prepared.splits.train, prepared.splits.val))
-    tell(
+    report(
         f"{name}: {len(train):,} training and {plural(len(val), 'validation image')} at "
         f"{plural(len(stages), 'boundary', 'boundaries')}"
     )
@@ -152,7 +152,7 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, tell: Callable[[st
     ]
     gradients, measured = gradients_of(accelerator, prepared, [s for s in stages if s.name != FINAL], probes[-1]), []
     if costs:
-        tell(f"{name}: a few steps from each boundary, timed")
+        report(f"{name}: a few steps from each boundary, timed")
         measured = costs_of(accelerator, recipe, stages, on_cpu, workers_of(launch))
     else:
         measured = [StageCost(0, float("nan"), float("nan"), float("nan"), float("nan"))] * len(stages)

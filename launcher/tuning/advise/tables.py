@@ -16,10 +16,15 @@ from launcher.tuning.advise.probes import FINAL, Probe
 
 
 def show(
-    recipe: Recipe, backbones: Sequence[str], most_images: int, launch: Launch, tell: Callable[[str], None], costs: bool
+    recipe: Recipe,
+    backbones: Sequence[str],
+    most_images: int,
+    launch: Launch,
+    report: Callable[[str], None],
+    costs: bool,
 ) -> None:
     """Print each backbone's boundaries, the order of the backbones, and a proposal for the best."""
-    found = advise(recipes_for(recipe, backbones), most_images, launch, tell, costs=costs)
+    found = advise(recipes_for(recipe, backbones), most_images, launch, report, costs=costs)
     console = Console(highlight=False)
     for advice in found:
         _boundaries(console, advice)

@@ -39,7 +39,7 @@ class Child:
                 env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
                 start_new_session=True,
             )
-        self._told = False
+        self._asked = False
 
     def code(self) -> int | None:
         """Return the exit code, or None while it runs."""
@@ -51,9 +51,9 @@ class Child:
         Call it again until the run has ended: a run that is just starting deletes the file that asks.
         """
         ask_to_stop(self.run_dir, "preempted")
-        if self.processes == 1 and not self._told:  # a launcher would die of the signal before its processes save
+        if self.processes == 1 and not self._asked:  # a launcher would die of the signal before its processes save
             self._process.terminate()
-        self._told = True
+        self._asked = True
 
     def kill(self) -> None:
         """Kill the run and the processes that it started, and wait for its end."""
@@ -70,9 +70,9 @@ class Child:
         """Return why the run failed, on one line."""
         code = self._process.returncode
         lines = [line.strip() for line in self.said().splitlines() if line.strip()]
-        told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        if told:
-            return "; ".join(dict.fromkeys(told))
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        if errors:
+            return "; ".join(dict.fromkeys(errors))
         if code < 0:
             name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
             return f"killed by {name}{' (too little memory?)' if name == 'SIGKILL' else ''}"

@@ -40,7 +40,7 @@ class SweepPlan:
         return int(self.loaded.recipe.seed)
 
 
-def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, tell: Callable[[str], None]) -> SweepPlan:
+def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, report: Callable[[str], None]) -> SweepPlan:
     """Return the SweepPlan of the study in `folder`, which begins here if there is none yet.
 
     At the beginning, all that `plan` checks is checked for every choice and for the ends of every range. `loaded` has
@@ -51,18 +51,19 @@ def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, tell:
     """
     file = folder / FILE
     refuse_endless(folder)
-    told = {"recipe": to_json(loaded.recipe), "varied": dict(space.words)}
+    asked = {"recipe": to_json(loaded.recipe), "varied": dict(space.words)}
     if not file.exists():
         if folder.is_file() or (folder / "recipe.json").exists():
             what = "a file" if folder.is_file() else "the run dir of a single run"
             raise UserError(f"--study {folder}: is {what}; give a folder of its own")
-        tell(f"looking at the recipe{', with every choice and with the ends of every range' * bool(space.dimensions)}")
+        more = ", with every choice and with the ends of every range" if space.dimensions else ""
+        report(f"looking at the recipe{more}")
         metric, mode = _examined(loaded.recipe, space)
-        _write_once(file, json.dumps({**told, "metric": metric, "mode": mode}, indent=1))
+        _write_once(file, json.dumps({**asked, "metric": metric, "mode": mode}, indent=1))
     try:
         there = json.loads(file.read_text(encoding="utf-8"))
         metric, mode = there["metric"], there["mode"]
-        found = differences(there["recipe"], told["recipe"]) + _other_words(there["varied"], space)
+        found = differences(there["recipe"], asked["recipe"]) + _other_words(there["varied"], space)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); give another --study") from error
     if found:

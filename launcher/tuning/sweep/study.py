@@ -139,26 +139,26 @@ class Study:
             if ended and trial.params and trial.params == claim.values:
                 for epoch, value in trial.intermediate_values.items():
                     self.report(claim, epoch, value)
-                value_told = trial.value if trial.state == TrialState.COMPLETE else None
+                result = trial.value if trial.state == TrialState.COMPLETE else None
                 loss = {LOSS: trial.user_attrs[LOSS]} if LOSS in trial.user_attrs else {}
                 same = {CAUSE: f"same settings as {self.folder_of(trial.number).name}"}
-                self._tell(claim, trial.state, value_told, same | loss)
+                self._record(claim, trial.state, result, same | loss)
                 return trial
         return None
 
     def finish(self, claim: Claim, value: float, loss: float = math.nan) -> None:
         """Record the value and the validation loss of the weights in the trial's `final/`; NaN stands for no loss."""
-        self._tell(claim, TrialState.COMPLETE, value, {LOSS: loss} if math.isfinite(loss) else {})
+        self._record(claim, TrialState.COMPLETE, value, {LOSS: loss} if math.isfinite(loss) else {})
 
     def prune(self, claim: Claim, cause: str) -> None:
         """Record that the trial was pruned."""
-        self._tell(claim, TrialState.PRUNED, None, {CAUSE: cause})
+        self._record(claim, TrialState.PRUNED, None, {CAUSE: cause})
 
     def fail(self, claim: Claim, cause: str) -> None:
         """Record that the trial failed."""
-        self._tell(claim, TrialState.FAIL, None, {CAUSE: cause})
+        self._record(claim, TrialState.FAIL, None, {CAUSE: cause})
 
-    def _tell(self, claim: Claim, state: TrialState, value: float | None, attributes: dict[str, Any]) -> None:
+    def _record(self, claim: Claim, state: TrialState, value: float | None, attributes: dict[str, Any]) -> None:
         with self._alone():
             trial = self.trials()[claim.number]
             if trial.state != TrialState.RUNNING or not claim.lease.is_held():

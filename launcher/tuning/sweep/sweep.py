@@ -66,14 +66,14 @@ class Outcome:
 class Sweep:
     """Sweep, as one worker takes part in it."""
 
-    def __init__(self, request: Request, tell: Callable[[str], None]) -> None:
+    def __init__(self, request: Request, report: Callable[[str], None]) -> None:
         """Open or begin the studies of the sweep.
 
         Raises:
             UserError: The study is of something else, or the recipe or its choices are wrong.
         """
-        self._request, self._tell = request, tell
-        self.plan: SweepPlan = open_plan(request.folder, request.loaded, request.spec, request.space, tell)
+        self._request, self._report = request, report
+        self.plan: SweepPlan = open_plan(request.folder, request.loaded, request.spec, request.space, report)
         self._search: Study | None = None
         if request.space.dimensions:
             self._search = Study(
@@ -99,7 +99,7 @@ class Sweep:
         # Slurm restarts tasks that died, and a node that only waits could do something else.
         waits = bool(request.seeds) or "SLURM_JOB_ID" not in os.environ
         worker = Worker(
-            spec=request.spec, words=request.words, processes=request.processes, waits=waits, tell=self._tell
+            spec=request.spec, words=request.words, processes=request.processes, waits=waits, report=self._report
         )
         end: End = "done"
         before = self._progress()

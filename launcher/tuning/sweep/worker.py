@@ -65,7 +65,7 @@ class Worker:
     processes: int = 1
     waits: bool = True
     """True if the worker waits for the trials of others, so as to take over those that a dead one leaves."""
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
 
     def work(
         self, study: Study, overrides_of: Callable[[Claim], list[str]], asked: Asked, after_each: Callable[[], None]
@@ -82,7 +82,7 @@ class Worker:
                 if study.is_over or not self.waits:
                     return "done"
                 if others and not waiting:
-                    self.tell(f"waiting for other workers ({study.kind} {', '.join(map(str, others))})")
+                    self.report(f"waiting for other workers ({study.kind} {', '.join(map(str, others))})")
                 waiting = True
                 time.sleep(WAIT_SECONDS)
                 continue
@@ -102,9 +102,9 @@ class Worker:
         name, metric = f"{study.kind} {claim.number}", study.plan.metric
         own = study.plan.space.short(claim.values) or overrides[-1]
         if claim.is_new and (twin := study.take_over_from_twin(claim)) is not None:
-            self.tell(f"{name}: {own}: as {study.kind} {twin.number}, which had the same settings")
+            self.report(f"{name}: {own}: as {study.kind} {twin.number}, which had the same settings")
             return asked.by is None
-        self.tell(f"{name}: {'' if claim.is_new else 'continued: '}{own}  ({shown(claim.folder)})")
+        self.report(f"{name}: {'' if claim.is_new else 'continued: '}{own}  ({shown(claim.folder)})")
         begin = time.monotonic()
         pruned_at: tuple[int, float] | None = None
         while final_value(claim.folder, metric) is None:
@@ -116,16 +116,16 @@ class Worker:
             if pruned_at is not None or final_value(claim.folder, metric) is not None:
                 break
             if not claim.lease.is_held():
-                self.tell(f"{name}: another worker has it")
+                self.report(f"{name}: another worker has it")
                 return asked.by is None
             if child.code() == 2 and "another run " in child.said():
                 continue  # a run that a dead worker had just started has taken the run dir first
             if self._stopped(child, claim, asked):
-                self.tell(f"{name}: saved and stopped; the same command continues")
+                self.report(f"{name}: saved and stopped; the same command continues")
                 return False
             cause = child.cause()
             study.fail(claim, cause)
-            self.tell(f"{name}: failed: {cause}")
+            self.report(f"{name}: failed: {cause}")
             return asked.by is None
         value = final_value(claim.folder, metric)
         if value is None:
@@ -133,16 +133,16 @@ class Worker:
             (claim.folder / STOP_FILE).unlink(missing_ok=True)
             epoch, reached = pruned_at
             study.prune(claim, f"{metric} {reached:.4g} after epoch {epoch} is not good enough to go on")
-            self.tell(f"{name}: pruned after epoch {epoch}, {metric} {measured(reached)}")
+            self.report(f"{name}: pruned after epoch {epoch}, {metric} {measured(reached)}")
         elif math.isnan(value):
             study.fail(claim, f"{metric} is not a number")
-            self.tell(f"{name}: failed: {metric} is not a number")
+            self.report(f"{name}: failed: {metric} is not a number")
         else:
             loss = final_value(claim.folder, "loss")
             study.finish(claim, value, math.nan if loss is None else loss)
             best = study.best() if claim.values else None  # among seeds none is the best
             rest = f"; best so far {measured(best.value)} of {study.kind} {best.number}" if best is not None else ""
-            self.tell(f"{name}: {metric} {measured(value)} after {time.monotonic() - begin:.0f} s{rest}")
+            self.report(f"{name}: {metric} {measured(value)} after {time.monotonic() - begin:.0f} s{rest}")
         return asked.by is None
 
     def _watch(self, study: Study, claim: Claim, child: Child, asked: Asked) -> tuple[int, float] | None:

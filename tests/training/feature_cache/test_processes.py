@@ -21,14 +21,14 @@ RECIPE = str(SUPPORT / "slow_features.py")
 
 def blocks(run_dir: Path) -> int:
     """Blocks of images that the run has computed, over all its starts."""
-    told = run_dir.parent / "blocks"
-    return told.stat().st_size if told.exists() else 0
+    file = run_dir.parent / "blocks"
+    return file.stat().st_size if file.exists() else 0
 
 
 def start(run_dir: Path, cache: Path, processes: int, seconds_of_a_block: float = 0.0) -> subprocess.Popen[bytes]:
     run_dir.parent.mkdir(exist_ok=True)
-    told = {"PYTHONPATH": f"{ROOT}:{SUPPORT}", "LAUNCHER_CACHE": str(cache)}
-    environ = os.environ | told | {"SECONDS_OF_A_BLOCK": str(seconds_of_a_block)}
+    environ = {"PYTHONPATH": f"{ROOT}:{SUPPORT}", "LAUNCHER_CACHE": str(cache)}
+    environ = os.environ | environ | {"SECONDS_OF_A_BLOCK": str(seconds_of_a_block)}
     command = launch_command(RECIPE, run_dir, "--workers", "1", processes=processes)
     with (run_dir.parent / "output").open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environ, start_new_session=True)

@@ -195,9 +195,9 @@ def test_an_image_that_cannot_be_read_any_more_is_named(
         raise OSError(5, "Input/output error", str(victim))
 
     monkeypatch.setattr(digests, "content_digest", content)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as reported:
         train(recipe, tmp_path / "run")
-    assert list(told.value.problems) == [f"data: {victim}: cannot be read (Input/output error)"]
+    assert list(reported.value.problems) == [f"data: {victim}: cannot be read (Input/output error)"]
 
 
 def test_a_full_disk_ends_a_run_that_asks_for_the_disk_with_one_line(
@@ -208,9 +208,9 @@ def test_a_full_disk_ends_a_run_that_asks_for_the_disk_with_one_line(
 
     with monkeypatch.context() as patched:
         patched.setattr(Shards, "write", full)
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as reported:
             train(recipe, tmp_path / "run")
-    assert list(told.value.problems) == [
+    assert list(reported.value.problems) == [
         f"features cannot be stored in {cache} (No space left on device); make room, name another folder by "
         "LAUNCHER_CACHE, or use cache=memory or cache=off"
     ]
@@ -220,7 +220,7 @@ def test_a_full_disk_ends_a_run_that_asks_for_the_disk_with_one_line(
     assert difference(tmp_path / "run", tmp_path / "unbroken") == 0
 
 
-def test_with_auto_a_full_disk_is_told_and_the_run_goes_on(
+def test_with_auto_a_full_disk_is_reported_and_the_run_goes_on(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -288,6 +288,6 @@ def test_the_longest_unused_goes_first_and_nothing_that_is_in_use(cache: Path) -
     ],
 )
 def test_settings_that_contradict_each_other(change: Any, line: str, recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as reported:
         train(dataclasses.replace(recipe, **change), tmp_path / "run")
-    assert list(told.value.problems) == [line]
+    assert list(reported.value.problems) == [line]
