@@ -9,13 +9,14 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from commands import CliResult, RunCli, run_python
 from disks import small_disk
+from process_starts import started_processes
 from process_state import forget_processes
 
 # A shell that starts the suite in the background (pytest &, nohup) has it ignore SIGINT, which all processes that it
@@ -51,6 +52,41 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             return "slurm" if nodeid.startswith("tests/slurm/") else str(super()._split_scope(nodeid))
 
     return ByFile(config, log)
+
+
+MARKERS_BY_FIXTURE = {
+    "run_cli": ("slow",),
+    "slurm": ("slurm", "long"),
+    "told": ("slurm", "long"),
+    "browser": ("browser", "slow"),
+}
+STARTED = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use; `fast` is what is neither `slow` nor `long`."""
+    for item in items:
+        for fixture, markers in MARKERS_BY_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                for marker in markers:
+                    item.add_marker(marker)
+        if not any(map(item.get_closest_marker, ("slow", "long"))):
+            item.add_marker("fast")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[STARTED] = started_processes()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a test that is not marked as slow, but starts processes."""
+    yield
+    started = started_processes() - item.stash[STARTED]
+    if started and item.get_closest_marker("fast"):
+        pytest.fail(f"starts processes ({started}) and must be marked: @pytest.mark.slow")
 
 
 @pytest.fixture(autouse=True)

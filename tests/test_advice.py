@@ -21,6 +21,8 @@ import typer.main
 from commands import ROOT, SUPPORT, RunCli, run_python
 from launcher.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 SOURCES = sorted((ROOT / "launcher").rglob("*.py"))
 HOLE = "\N{REPLACEMENT CHARACTER}"
 """Stands for what an f-string puts in."""

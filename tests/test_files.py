@@ -37,6 +37,7 @@ def test_what_is_not_finite_is_null_and_invalid_text_is_escaped(tmp_path: Path) 
     assert found == {"a": [1.0, None, [None, True]], "name": "caf\udce9"}
 
 
+@pytest.mark.slow
 def test_a_writer_killed_before_the_rename_leaves_the_old_content_and_a_draft_that_is_removed(tmp_path: Path) -> None:
     file = tmp_path / "x.txt"
     files.write_atomic(file, "old")
@@ -68,6 +69,7 @@ def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert len(reported.value.problems) == 1
 
 
+@pytest.mark.slow
 def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     """A writer that is killed in each of the two ways, and one that lives, in processes of their own."""
     program = """
@@ -144,6 +146,7 @@ def test_tensors_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
+@pytest.mark.slow
 def test_tensors_on_a_full_disk_raise_what_the_system_says(full_disk: Path) -> None:
     """safetensors has an error of its own, which callers would take for tensors that it cannot hold."""
     file = full_disk / "weights.safetensors"
@@ -157,6 +160,7 @@ def test_a_home_of_nobody_is_a_name() -> None:
     assert expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
 
 
+@pytest.mark.slow
 def test_a_device_and_a_pipe_are_written_to_and_stay(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True) as reader:

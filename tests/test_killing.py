@@ -17,6 +17,8 @@ from launcher.verify.kills import launch_command, run_with_kills
 from live_runs import start
 from runs import train
 
+pytestmark = pytest.mark.slow
+
 PATHS = {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
 
 
@@ -79,6 +81,7 @@ def test_killed_in_the_middle_of_a_file(
     assert_the_same(run_dir, unbroken)
 
 
+@pytest.mark.long
 def test_killed_at_a_file_event_the_whole_run_dir_ends_like_the_unbroken_one(tmp_path: Path) -> None:
     """At all events of the beginning and of the end, and some between; crashing.py says what is compared."""
     words = (str(SUPPORT / "kill_server.py"), str(tmp_path), str(SUPPORT / "tiny.py"), "25", "1")
@@ -97,6 +100,7 @@ def test_killed_and_given_the_same_command_again(unbroken: Path, tmp_path: Path)
     assert_the_same(tmp_path / "run", unbroken)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_is_killed_ends_to_the_bit_like_the_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int

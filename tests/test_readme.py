@@ -142,6 +142,7 @@ def test_the_recipe_that_is_explained_is_the_one_that_is_shipped() -> None:
     assert python("from launcher import Recipe, backbones") == code
 
 
+@pytest.mark.slow
 def test_the_recipe_with_parts_of_its_own_trains() -> None:
     text = ENGLISH.read_text()
     section = text[text.index("## Parts of your own") : text.index("## What a run leaves")]
@@ -161,6 +162,7 @@ def test_the_recipe_with_parts_of_its_own_trains() -> None:
     )
 
 
+@pytest.mark.slow
 def test_python_of_the_guarantees_and_of_final_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """On short runs of the digits: of each variant that the README has."""
     sys.path.insert(0, str(ROOT))

@@ -63,6 +63,7 @@ def test_a_recipe_opens_with_its_command_its_cost_and_its_result(file: Path) -> 
         assert re.search(r"\d (min|s)\b.* on ", docstring.replace("\n", " ")), "how long it took, and on what"
 
 
+@pytest.mark.slow
 def test_importing_recipes_imports_nothing_slow() -> None:
     names = ", ".join(f"recipes.{file.stem}" for file in FILES)
     slow = ("torch", "torchvision", "timm", "datasets", "sklearn", "accelerate")
@@ -123,12 +124,14 @@ def trained(name: str, run_dir: Path, *overrides: str) -> dict[str, Any]:
     return metrics
 
 
+@pytest.mark.long
 def test_digits_learns_shortened(tmp_path: Path) -> None:
     """One epoch of each phase on half of the digits, at 32 px. The most frequent digit would be right in about 10 %."""
     short = ("data.val_fraction=0.5", "backbone.image_size=32", "freeze_plan.0.epochs=1", "freeze_plan.1.epochs=1")
     assert trained("digits", tmp_path / "run", *short)["accuracy"] > 0.8
 
 
+@pytest.mark.long
 def test_multilabel_beats_a_constant_predictor_shortened(tmp_path: Path) -> None:
     """A constant predictor's mean average precision is the mean frequency of the labels: 0.34. Asked for: 0.2 more."""
     recipe = recipe_of("digits_multilabel", "data.train_images=400", "data.val_images=200")
@@ -139,6 +142,7 @@ def test_multilabel_beats_a_constant_predictor_shortened(tmp_path: Path) -> None
     assert trained("digits_multilabel", tmp_path / "run", *short)["map"] > constant + 0.2
 
 
+@pytest.mark.long
 def test_regression_beats_a_constant_predictor_shortened(tmp_path: Path) -> None:
     """The best constant is wrong by 30 degrees in the mean (angles from -60 to 60). Asked for: at most half of that,
     after one epoch of each phase on half of the digits."""
@@ -152,6 +156,7 @@ def test_regression_beats_a_constant_predictor_shortened(tmp_path: Path) -> None
     assert metrics["r2"] > 0.5
 
 
+@pytest.mark.slow
 def test_resnet50_without_network_says_what_it_wanted_and_the_ways_on(tmp_path: Path) -> None:
     """Through accelerate launch. Without its -q it shows the exit code of the training."""
     prefixes = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "ACCELERATE_", "HF_", "TORCH")
@@ -180,6 +185,7 @@ def test_resnet50_without_network_says_what_it_wanted_and_the_ways_on(tmp_path: 
     assert "Epoch" not in done.stdout
 
 
+@pytest.mark.long
 def test_resnet50_trains_on_a_folder_of_ones_own(tmp_path: Path) -> None:
     """The recipe's own network and precision, on pictures of 64 pixels."""
     draw = np.random.Generator(np.random.PCG64(0))

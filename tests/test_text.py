@@ -140,6 +140,7 @@ def test_a_count_and_its_noun_agree(text: str, wanted: str) -> None:
     assert text == wanted
 
 
+@pytest.mark.slow
 def test_every_count_that_is_shown_can_be_one() -> None:
     found = {
         f"{file.relative_to(PACKAGE)}: {count}"
@@ -151,6 +152,7 @@ def test_every_count_that_is_shown_can_be_one() -> None:
     assert not NEVER_ONE.keys() - found, "no longer there"
 
 
+@pytest.mark.slow
 def test_no_ending_is_made_by_hand() -> None:
     found = [
         f"{file.relative_to(PACKAGE)}: {ending}"

@@ -77,6 +77,7 @@ def change(file: Path, **fields: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
+@pytest.mark.slow
 def test_the_command_that_a_run_dir_names_is_not_imported(hostile: Path, capsys: Any) -> None:
     words = ["evil/payload.py", "payload.py", "evil/recipe.py", "evil.payload", "payload"]
     change(hostile / "environment.json", command=words, folder=str(hostile.parent))
@@ -86,6 +87,7 @@ def test_the_command_that_a_run_dir_names_is_not_imported(hostile: Path, capsys:
     assert not (hostile.parent / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["evil.payload.X", "payload.X", "evil.payload:X", "antigravity.X", "os.system", "subprocess.Popen", ["x"]]
 )
@@ -106,6 +108,7 @@ def test_a_type_that_a_run_dir_names_is_not_imported(hostile: Path, capsys: Any,
     assert not {"evil", "payload", "antigravity", "evil.payload"} & (set(sys.modules) - before)
 
 
+@pytest.mark.slow
 def test_training_into_a_run_dir_compares_its_recipe_and_imports_nothing(
     plain: Path, hostile: Path, capsys: Any
 ) -> None:
@@ -123,6 +126,7 @@ recipe = dataclasses.replace(tiny.recipe, backbone=backbones.Torchvision(
     assert not (hostile.parent / "ran").exists()
 
 
+@pytest.mark.slow
 def test_arguments_of_the_network_are_not_taken_from_the_run_dir(hostile: Path, capsys: Any) -> None:
     """timm's create_model loads a file that `checkpoint_path` names."""
     described = json.loads((hostile / "final/model.json").read_text())
@@ -145,6 +149,7 @@ other = dataclasses.replace(recipe, seed=1)
 """
 
 
+@pytest.mark.long
 def test_parts_of_ones_own_come_from_the_recipe_that_is_named(tmp_path: Path) -> None:
     """In processes of their own: in this one, all of them would be imported already."""
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
@@ -180,6 +185,7 @@ def test_parts_of_ones_own_come_from_the_recipe_that_is_named(tmp_path: Path) ->
     assert "mine.Mine is not a type of launcher" in err
 
 
+@pytest.mark.slow
 def test_old_names_are_read(plain: Path) -> None:
     public = public_types()
     assert {_OLD_NAMES[name] for name in _OLD_NAMES} <= set(public)
@@ -203,6 +209,7 @@ def from_json_type(name: str) -> type | None:
     return find_type(name, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "commands"),
     [
@@ -279,6 +286,7 @@ def test_a_run_dir_downloads_nothing_to_this_disk(hostile: Path, capsys: pytest.
     assert not root.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "at", "value"),
     [
@@ -333,6 +341,7 @@ def test_numbers_of_a_lock_may_be_too_large(hostile: Path, capsys: pytest.Captur
     assert main(["compare", "evil"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "reported"),
     [

@@ -47,6 +47,7 @@ def check_reported(mistake: Mistake, code: int, err: str) -> None:
     assert not Path("runs").exists(), "a wrong recipe left a run dir behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.id.replace(" ", "-") for mistake in MISTAKES])
 def test_a_mistake_is_reported_in_clear_lines(mistake: Mistake, capsys: pytest.CaptureFixture[str]) -> None:
     lay_out(mistake)
@@ -99,6 +100,7 @@ def reported_by(words: str, capsys: pytest.CaptureFixture[str]) -> str:
     return line.removeprefix("error: ").rstrip()
 
 
+@pytest.mark.slow
 def test_a_run_dir_of_another_recipe(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     for finished in (True, False):
         if not finished:
@@ -109,6 +111,7 @@ def test_a_run_dir_of_another_recipe(a_run: Callable[[], None], capsys: pytest.C
         )
 
 
+@pytest.mark.slow
 def test_resume_never_where_there_is_a_run(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     a_run()
     assert reported_by("wrong.py --resume never", capsys) == (
@@ -116,6 +119,7 @@ def test_resume_never_where_there_is_a_run(a_run: Callable[[], None], capsys: py
     )
 
 
+@pytest.mark.slow
 def test_a_run_dir_of_other_data(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     a_run()
     folders("pets/cat/3.png")()
@@ -125,6 +129,7 @@ def test_a_run_dir_of_other_data(a_run: Callable[[], None], capsys: pytest.Captu
     assert line.endswith("; bring them back, or give another --run-dir")
 
 
+@pytest.mark.slow
 def test_resume_must_where_all_checkpoints_are_damaged(
     a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,12 +141,14 @@ def test_resume_must_where_all_checkpoints_are_damaged(
     assert capsys.readouterr().err == "error: --resume must: runs/wrong holds no complete checkpoint to continue from\n"
 
 
+@pytest.mark.slow
 def test_a_recipe_json_that_nobody_can_read(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     a_run()
     Path("runs/wrong/recipe.json").write_text("{")
     assert reported_by("wrong.py", capsys).startswith("runs/wrong/recipe.json: cannot be read (")
 
 
+@pytest.mark.slow
 def test_weights_of_an_unfinished_run(a_run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     a_run()
     Path("wrong.py").write_text(

@@ -24,6 +24,7 @@ from machines import RECIPE, Machine, contents, manifest
 from weight_server import Server
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])
 def test_killed_at_any_moment_and_repeated(variable: str, login: Machine, server: Server, tmp_path: Path) -> None:
     assets, recipe = tmp_path / "assets", f"{RECIPE}:{variable}"
@@ -55,6 +56,7 @@ def test_killed_at_any_moment_and_repeated(variable: str, login: Machine, server
     assert not (assets / ".partial").exists()
 
 
+@pytest.mark.long
 def test_two_fetches_at_once_into_one_folder(login: Machine, server: Server, tmp_path: Path) -> None:
     assets = tmp_path / "assets"
     server.seconds_a_chunk = 0.05
@@ -67,6 +69,7 @@ def test_two_fetches_at_once_into_one_folder(login: Machine, server: Server, tmp
     assert len(manifest(assets)) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])
 def test_two_commands_at_once_on_a_machine_download_once(
     variable: str, login: Machine, server: Server, tmp_path: Path
@@ -92,6 +95,7 @@ def test_two_commands_at_once_on_a_machine_download_once(
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
+@pytest.mark.slow
 def test_from_a_cache_when_there_is_no_network(
     node: Machine, login: Machine, server: Server, published: Path, tmp_path: Path
 ) -> None:

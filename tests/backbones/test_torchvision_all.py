@@ -87,6 +87,7 @@ def input_of(layer: nn.Module, network: nn.Module, images: torch.Tensor) -> torc
     return seen[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_is_the_plain_network_up_to_its_classifier(name: str, values: torch.Tensor) -> None:
     size = size_for(name)

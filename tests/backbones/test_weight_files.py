@@ -50,6 +50,7 @@ def assert_holds(backbone: torch.nn.Module, state: dict[str, torch.Tensor]) -> N
     assert all(torch.equal(tensor, state[name]) for name, tensor in own.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
 def test_wrappers_and_prefixes_are_taken_off(
@@ -85,6 +86,7 @@ def test_other_nestings_and_one_common_prefix(
     assert_holds(part, state)
 
 
+@pytest.mark.slow
 def test_of_two_networks_in_a_file_the_one_taken_is_reported(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     file = tmp_path / "both.pth"
     torch.save({"state_dict_ema": {k: v * 2 for k, v in state.items()}, "state_dict": state}, file)
@@ -99,6 +101,7 @@ def test_of_two_networks_in_a_file_the_one_taken_is_reported(tmp_path: Path, sta
     assert_holds(backbone_from(file), state)
 
 
+@pytest.mark.slow
 def test_a_name_that_is_a_file_here_is_a_file(
     tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +233,7 @@ def test_folders_that_are_no_finished_run(tmp_path: Path) -> None:
     assert "that run has not ended" in problem_with(tmp_path)
 
 
+@pytest.mark.slow
 def test_published_weights_that_are_absent_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens: as a machine without network

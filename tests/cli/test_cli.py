@@ -62,6 +62,7 @@ def in_a_folder_of_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_console_script_is_the_same_command(tmp_path: Path) -> None:
     (target,) = re.findall(r'^vision-launcher = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     module, _, function = target.partition(":")
@@ -164,6 +165,7 @@ def test_a_mistake_in_a_users_part_is_a_line_that_names_the_place(run_cli: RunCl
     assert re.search(r"error: data: .*ZeroDivisionError: a bug: tell me .*ok\.py:\d+", done.err), done.err
 
 
+@pytest.mark.slow
 def test_a_bug_of_ours_keeps_its_traceback(in_a_folder_of_recipes: Path) -> None:
     source = (
         "import sys, launcher.planning.plan as plan\n"
@@ -177,6 +179,7 @@ def test_a_bug_of_ours_keeps_its_traceback(in_a_folder_of_recipes: Path) -> None
     assert done.err.splitlines()[-1] == "KeyError: 'a bug'"
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_130(in_a_folder_of_recipes: Path) -> None:
     Path("own_recipes/slow.py").write_text("import time\nopen('reached', 'w').close()\ntime.sleep(600)\n")
     process = subprocess.Popen(
@@ -212,6 +215,7 @@ def test_another_process_speaks_after_the_main_one_had_its_time(
     assert waited == [launcher.cli.errors.SECONDS_FOR_MAIN_PROCESS]
 
 
+@pytest.mark.slow
 def test_two_processes_report_a_mistake_once() -> None:
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(

@@ -86,6 +86,7 @@ def test_root_of_the_tests_is_fine() -> None:
     assert shadowing(str(ROOT)) == shadowing(str(ROOT / "tests")) == []
 
 
+@pytest.mark.slow
 def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()

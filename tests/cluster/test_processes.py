@@ -267,6 +267,7 @@ MULTI = (
 )
 
 
+@pytest.mark.long
 @on_cpus
 @pytest.mark.parametrize("use_cpu", [{}, {"ACCELERATE_USE_CPU": "true"}], ids=["as-it-is", "told-cpu"])
 @pytest.mark.parametrize("command", [TORCHRUN, MULTI], ids=["torchrun", "accelerate"])
@@ -274,6 +275,7 @@ def test_two_processes_of_a_launcher_are_one_run(command: tuple[str, ...], use_c
     assert_one_run_of_two(lines_of(start(*command, **use_cpu)))
 
 
+@pytest.mark.long
 @on_cpus
 def test_two_machines_are_one_run() -> None:
     with socket.socket() as free:
@@ -284,6 +286,7 @@ def test_two_machines_are_one_run() -> None:
     assert_one_run_of_two(lines_of(*[start(*command, "--machine_rank", rank, *meeting) for rank in ("0", "1")]))
 
 
+@pytest.mark.long
 @on_cpus
 @pytest.mark.parametrize(
     ("options", "source", "prefix", "machines"),

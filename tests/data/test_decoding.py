@@ -159,6 +159,7 @@ def test_a_decompression_bomb_is_a_broken_image(tmp_path: Path, monkeypatch: pyt
         open_image(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_every_source_gives_the_same_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same files through folders, a CSV file, parquet with bytes, and a folder that only `datasets` reads."""
     import datasets
@@ -256,6 +257,7 @@ def test_jpegs_of_every_kind_have_the_same_pixels_either_way(tmp_path: Path) -> 
     assert_same_pixels(FileImages(tmp_path, sorted(path.name for path in tmp_path.iterdir())))
 
 
+@pytest.mark.slow
 def test_photographs_have_the_same_pixels_either_way() -> None:
     folder = ROOT.parent / "shared" / "data" / "hymenoptera" / "val"
     if not folder.is_dir():
@@ -292,6 +294,7 @@ def test_jpegs_decoded_smaller_have_the_same_pixels_either_way(tmp_path: Path, m
     assert all(torch.equal(one, other) for one, other in zip(found, all_pixels(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_jpeg_is_broken_either_way_or_not_at_all(tmp_path: Path) -> None:
     """Cut short anywhere, or with other bytes in it: where Pillow refuses it, so does the faster way, by name."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)

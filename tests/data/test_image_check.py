@@ -127,6 +127,7 @@ class OwnImages:
         return str(index)
 
 
+@pytest.mark.slow
 def test_a_users_own_part_and_source() -> None:
     assert on_bad_image_of(OwnData()) == "stop"
     assert on_bad_image_of(ImageFolder(root="x", on_bad_image="skip")) == "skip"

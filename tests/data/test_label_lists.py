@@ -79,6 +79,7 @@ def label_matrices(draw: st.DrawFn) -> npt.NDArray[np.int64]:
     return matrix
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(label_matrices())
 @example(np.asarray([[0, 1], [1, 0]]))

@@ -72,6 +72,7 @@ def prepare(root: Path, folder: Path, **options: Any) -> tuple[Recipe, Splits, S
     return recipe, splits, with_copy(copy, recipe, splits)
 
 
+@pytest.mark.slow
 def test_validation_sees_the_very_same_pixels(root: Path, tmp_path: Path) -> None:
     for interpolation in ("bilinear", "bicubic", "nearest"):
         preprocessing = dataclasses.replace(PREPROCESSING, interpolation=interpolation)

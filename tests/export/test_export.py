@@ -41,6 +41,7 @@ def by_onnxruntime(file: Path, batch: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(outputs)
 
 
+@pytest.mark.slow
 def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
     trained: RunOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
     assert str(ROOT).encode() not in file.read_bytes()  # no path of this machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 def test_pictures_in_probabilities_out(form: str, trained: RunOf, tmp_path: Path) -> None:
     run_dir = trained("timm")
@@ -95,6 +97,7 @@ def test_pictures_in_probabilities_out(form: str, trained: RunOf, tmp_path: Path
             assert found.sum(1).detach() == pytest.approx(torch.ones(len(some)), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_carries_its_description(trained: RunOf, tmp_path: Path) -> None:
     run_dir = trained("labels")
     file = exported(run_dir, "torch-export", tmp_path / "labels.pt2", "--probabilities")
@@ -109,6 +112,7 @@ def test_a_program_of_torch_export_carries_its_description(trained: RunOf, tmp_p
         assert found == pytest.approx(outputs_of(run_dir, pictures(count), interpreted=True), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 def test_a_regression_gives_values_in_the_units_of_its_targets(form: str, trained: RunOf, tmp_path: Path) -> None:
     run_dir = trained("values")
@@ -120,6 +124,7 @@ def test_a_regression_gives_values_in_the_units_of_its_targets(form: str, traine
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "mlp", "timm", "own"])
 def test_weights_in_one_file(name: str, trained: RunOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = trained(name)
@@ -143,6 +148,7 @@ def test_weights_in_one_file(name: str, trained: RunOf, tmp_path: Path, capsys: 
         assert found == pytest.approx(outputs_of(run_dir, pictures(3)), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_in_lower_precision_is_exported_in_float32(
     trained: RunOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +157,7 @@ def test_a_run_in_lower_precision_is_exported_in_float32(
     assert by_onnxruntime(file, ready(trained("timm"), pictures(2))).dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 @pytest.mark.parametrize(
     "backbone",
@@ -185,6 +192,7 @@ def test_pixels_in_the_graph_are_those_of_validation(interpolation: Any, resize_
         assert torch.equal(Pixels(about)(batch), own), (height, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [0.01, float("nan")])
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 def test_what_is_not_the_model_gets_no_file(
@@ -229,6 +237,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(form: str, trained: RunOf, ful
     assert list(full_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["Choosy", "Pairs"])
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 def test_a_network_that_cannot_be_captured_is_refused(
@@ -251,6 +260,7 @@ def test_a_network_that_cannot_be_captured_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_without_the_data_one_says_what_to_compare_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(8):
         file = tmp_path / f"images/{'ab'[index % 2]}/{index}.png"
@@ -273,6 +283,7 @@ def test_without_the_data_one_says_what_to_compare_on(tmp_path: Path, capsys: py
     assert "checked on 16 generated pictures (no real images were read)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mistakes_are_reported_at_once(
     trained: RunOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,8 @@ from launcher.report.build import write_report
 from launcher.report.facts import read_facts
 from weight_server import answering
 
+pytestmark = pytest.mark.slow
+
 
 def folder_of(run_dir: Path, out: Path, *words: str) -> Path:
     return exported(run_dir, "hub", out, *words)
@@ -226,6 +228,7 @@ def hub() -> Iterator[Any]:
         yield server
 
 
+@pytest.mark.long
 def test_an_upload_needs_a_login_and_makes_one_commit(trained: RunOf, tmp_path: Path, run_cli: RunCli) -> None:
     words = ("export", *TINY, str(trained("own")), "--to", "hub", "--out", "hub", "--upload")
     environ = ENVIRON | {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1"}

@@ -62,6 +62,7 @@ def final(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "final/model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_way_from_the_head_alone(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     """The end of the phase that trained the head is kept for it."""
     to = tmp_path / "averaged"
@@ -76,6 +77,7 @@ def test_the_way_from_the_head_alone(runs: dict[str, Path], tmp_path: Path, caps
     assert json.loads((to / "final/metrics.json").read_text()) == best["metrics"]
 
 
+@pytest.mark.slow
 def test_several_runs(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     to = tmp_path / "soup"
     code = average(str(runs["two"]), str(runs["one"]), str(runs["shaky"]), "--to", str(to))  # the worst first
@@ -125,6 +127,7 @@ def test_of_equal_accuracies_the_lower_loss_decides() -> None:
     assert reported[-1].endswith("accuracy 1.0000, loss 2.1667, left out")
 
 
+@pytest.mark.slow
 def test_an_average_of_equal_accuracy_and_lower_loss_is_better_than_final(tmp_path: Path) -> None:
     """The one validation image is told right by both runs, and by their mean."""
     to, recipe = tmp_path / "averaged", dataclasses.replace(SHAKY, data=tiny.StripeData(val=1))
@@ -151,6 +154,7 @@ def test_a_full_disk_is_reported_and_nothing_is_left(runs: dict[str, Path], full
     assert list(full_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_mistakes(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     assert average(str(tmp_path / "nothing"), str(runs["one"]), "--to", str(runs["one"])) == 2
     assert capsys.readouterr().err.splitlines()[1:] == [
@@ -180,6 +184,7 @@ def striped(folder: Path) -> str:
     return str(folder / "rows.csv")
 
 
+@pytest.mark.slow
 def test_a_run_that_trained_on_the_judge_is_refused(tmp_path: Path, capsys: Any) -> None:
     """The fraction that is set aside goes by the seed: another seed's run has learned what the first is judged by."""
     table = data.CsvImages(path=striped(tmp_path), label_column="direction")
@@ -197,6 +202,7 @@ def test_a_run_that_trained_on_the_judge_is_refused(tmp_path: Path, capsys: Any)
     assert not (tmp_path / "soup").exists()
 
 
+@pytest.mark.slow
 def test_runs_in_other_units_are_refused(tmp_path: Path, capsys: Any) -> None:
     file = Path(striped(tmp_path))
     for name, unit in (("whole", 1), ("thousandths", 1000)):
@@ -210,6 +216,7 @@ def test_runs_in_other_units_are_refused(tmp_path: Path, capsys: Any) -> None:
     assert f"{tmp_path}/thousandths: its outputs are in other units than those of" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_an_average_that_is_killed_while_it_replaces_another(runs: dict[str, Path], tmp_path: Path) -> None:
     """At each of its renames and removals: the same command then ends with one, and nothing else."""
     to, words = tmp_path / "averaged", (str(runs["shaky"]), "--points", "2", "--overwrite", "--to")

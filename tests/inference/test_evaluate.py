@@ -35,6 +35,7 @@ def metrics_of_final(run_dir: Path) -> dict[str, float]:
     return stored
 
 
+@pytest.mark.slow
 def test_the_metrics_of_the_run_again(finished: Path) -> None:
     found = evaluated(finished)
     assert found.metrics == metrics_of_final(finished)
@@ -45,6 +46,7 @@ def test_the_metrics_of_the_run_again(finished: Path) -> None:
 resnet = backbones.Torchvision(name="resnet18", weights=None, image_size=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -71,6 +73,7 @@ def test_whatever_the_recipe_is_made_of(changes: dict[str, Any], tmp_path: Path)
     assert evaluated(tmp_path / "run").metrics == pytest.approx(metrics_of_final(tmp_path / "run"), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_weights_that_training_began_with_are_not_needed(tmp_path: Path) -> None:
     train(dataclasses.replace(tiny.recipe, backbone=resnet, freeze_plan=phases.linear_probe(epochs=1)), tmp_path / "a")
     first = tmp_path / "first.safetensors"
@@ -88,6 +91,7 @@ def test_training_images(finished: Path) -> None:
     assert found.metrics != metrics_of_final(finished)
 
 
+@pytest.mark.long
 def test_one_process_and_two_print_and_write_the_same(finished: Path) -> None:
     reported, written = {}, {}
     for processes in (1, 2):

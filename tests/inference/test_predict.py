@@ -78,6 +78,7 @@ def in_bytes(run_dir: Path, *words: str | bytes, cwd: Path) -> subprocess.Comple
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_folder_with_all_sorts_of_files(finished: Path, images: Path, tmp_path: Path) -> None:
     done = in_bytes(finished, "images", "--to", "told.csv", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, b"")
@@ -117,6 +118,7 @@ def test_the_table_of_a_run_holds_the_probabilities_that_predict_gives(finished:
     assert stored == pytest.approx(given.numpy(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_formats_hold_the_same(finished: Path, images: Path, tmp_path: Path) -> None:
     rows_of = {}
     for form in ("csv", "jsonl", "parquet"):
@@ -141,6 +143,7 @@ def test_the_formats_hold_the_same(finished: Path, images: Path, tmp_path: Path)
     assert b"latin \xe9\xff.png" in (tmp_path / "told.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_one_unread_image_among_none_and_a_name_that_is_no_text(finished: Path, images: Path, tmp_path: Path) -> None:
     name = b"images/latin \xe9\xff.png"
     done = in_bytes(finished, name, "--as", "csv", cwd=tmp_path)
@@ -222,6 +225,7 @@ def test_which_files_a_word_stands_for(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_images(["**/*.png"]).images == ["[odd].png", "a.png", "b/2.png"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves(finished: Path, images: Path, tmp_path: Path) -> None:
     command = (
         f"{sys.executable} -m launcher predict {finished} {shlex.join(TINY)} images/deeper/*.gif --as csv --batch 1"
@@ -245,6 +249,7 @@ def test_what_is_too_narrow_to_be_enlarged_is_not_read(finished: Path, tmp_path:
     assert "line.png (600000 x 1 pixels: too narrow to be enlarged to a shorter side of 16)" in done.err
 
 
+@pytest.mark.slow
 def test_pipes_and_devices_are_named_and_never_waited_for(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -298,6 +303,7 @@ def test_labels_and_values(changes: dict[str, Any], columns: list[str], tmp_path
     assert len(done.out.splitlines()) == 9
 
 
+@pytest.mark.slow
 def test_load_gives_a_module_that_is_ready(finished: Path, tmp_path: Path) -> None:
     model = launcher.load(finished, tiny.__file__)
     assert isinstance(model, torch.nn.Module)
@@ -319,6 +325,7 @@ def test_load_gives_a_module_that_is_ready(finished: Path, tmp_path: Path) -> No
         launcher.load(copy, tiny.__file__)
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch() -> None:
     program = "import sys, launcher; launcher.load; print('torch' in sys.modules)"
     done = subprocess.run(
@@ -327,6 +334,7 @@ def test_importing_the_package_imports_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_no_cell_is_a_formula_and_no_name_commands_a_terminal(finished: Path, tmp_path: Path) -> None:
     run_dir, folder = tmp_path / "run", tmp_path / "images"
     shutil.copytree(finished, run_dir)

@@ -72,6 +72,7 @@ def short(**changes: Any) -> Any:
     return dataclasses.replace(tiny.recipe, freeze_plan=plan, batch_size=4, optim=optim.SGD(lr=0.01), **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["values", "labels", "one label"])
 def test_tables(kind: str, tmp_path: Path) -> None:
     """A test split of a CSV file, another CSV file, and a parquet file: each sample once, by the run's own statistics,
@@ -143,6 +144,7 @@ def test_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "does not know: 'c'" in (line_of(part, "class", splits) or "")
 
 
+@pytest.mark.slow
 def test_a_data_set_has_its_split_by_name(tmp_path: Path) -> None:
     for split, count in COUNTS.items():
         rows = rows_of("values", count, 0)
@@ -171,6 +173,7 @@ def test_a_part_of_ones_own_says_its_test_split() -> None:
     assert split_of(plain, "class", plain.build("class", 0)) is None
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_reported_in_a_line(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train(short(data=tiny.StripeData(), task=tasks.Regression()), run_dir)
@@ -257,6 +260,7 @@ def test_labels_of_another_file_mean_what_those_of_training_mean(tmp_path: Path)
         assert len(error.value.problems) == 1
 
 
+@pytest.mark.slow
 def test_data_of_one_name_are_evaluated_beside_each_other(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train(short(data=tiny.StripeData()), run_dir)
@@ -318,6 +322,7 @@ def test_a_parquet_file_has_the_columns_of_a_csv_file(tmp_path: Path) -> None:
     assert other.targets.ravel().tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
+@pytest.mark.slow
 def test_images_that_the_run_has_seen_are_reported(tmp_path: Path) -> None:
     for number, place in enumerate(("d/train/a", "d/train/b", "d/val/a", "d/val/b", "d/test/a")):
         write_picture(tmp_path / place / f"{number}.png", number)

@@ -120,6 +120,7 @@ def is_formatted(file: Path) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_class_folders_without_validation(capsys: pytest.CaptureFixture[str]) -> None:
     images(Path("pets/cat"), 24)
     images(Path("pets/dog"), 26, "jpg")
@@ -139,6 +140,7 @@ def test_class_folders_without_validation(capsys: pytest.CaptureFixture[str]) ->
     assert 0 <= metrics["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_train_val_and_test_folders(capsys: pytest.CaptureFixture[str]) -> None:
     for split, count in (("train", 10), ("valid", 3), ("test", 2)):
         for name in ("ants", "bees"):
@@ -155,6 +157,7 @@ def test_train_val_and_test_folders(capsys: pytest.CaptureFixture[str]) -> None:
     trains(recipe)
 
 
+@pytest.mark.slow
 def test_a_table_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     names = images(Path("faces/photos/all"), 30)
     rows = {"id": range(30), "file": names, "age": [20 + 1.5 * row for row in range(30)]}
@@ -170,6 +173,7 @@ def test_a_table_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert trains(recipe)["mae"] > 0
 
 
+@pytest.mark.slow
 def test_a_table_of_labels_found_in_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
     names = images(Path("scenes"), 30)
     split = ["val" if row % 5 == 0 else "train" for row in range(30)]
@@ -185,6 +189,7 @@ def test_a_table_of_labels_found_in_its_folder(capsys: pytest.CaptureFixture[str
     assert 0 <= trains(recipe)["map"] <= 1
 
 
+@pytest.mark.slow
 def test_labels_that_do_not_vary_in_validation() -> None:
     """No image can be ranked by them: mean average precision, the metric otherwise, is not defined."""
     names = images(Path("scenes"), 12)
@@ -218,6 +223,7 @@ def parquet(file: Path, count: int, features: Mapping[str, Any], **columns: Sequ
     table.to_parquet(str(file))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_hub")
 def test_a_parquet_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     import datasets
@@ -256,6 +262,7 @@ def test_a_parquet_file_with_lists_of_labels() -> None:
     assert "tasks.MultiLabel()" in Path("recipe.py").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_hub")
 def test_images_with_metadata_in_json_lines() -> None:
     rows = [{"file_name": name, "label": "ab"[row % 2]} for row, name in enumerate(images(Path("photos"), 12))]
@@ -293,6 +300,7 @@ def _unwrapped(text: str) -> str:
     return joined.replace("( ", "(").replace(", )", ")")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["it's", 'say "hi"', 'it\'s "both"', "图片 二", "a b", "back\\slash", "line\nbreak", '"""']
 )
@@ -304,6 +312,7 @@ def test_any_name_is_quoted(name: str) -> None:
     assert is_formatted(Path("recipe.py"))
 
 
+@pytest.mark.slow
 def test_paths_are_relative_below_the_current_folder_and_absolute_elsewhere(tmp_path: Path) -> None:
     for label in ("a", "b"):
         images(Path("data/pets", label), 3)
@@ -493,6 +502,7 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
 }
 
 
+@pytest.mark.slow
 def test_parquet_of_paths_and_labels_in_a_cell() -> None:
     _parquet_of_paths()
     assert init("x").data.path == "x/t.parquet"  # type: ignore[attr-defined]
@@ -505,6 +515,7 @@ def test_parquet_of_paths_and_labels_in_a_cell() -> None:
     assert main(["plan", "recipe.py"]) == 0
 
 
+@pytest.mark.slow
 def test_the_user_names_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     names = images(Path("x"), 40)
     columns = {"image": names, "radius": [n % 5 for n in range(40)], "sick": [n % 2 for n in range(40)]}
@@ -552,6 +563,7 @@ def test_both_problems_are_reported_at_once(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.count("error: ") == 2
 
 
+@pytest.mark.slow
 def test_broken_images_are_counted_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     for label in ("a", "b"):
         images(Path("pets", label), 10)
@@ -565,6 +577,7 @@ def test_broken_images_are_counted_and_left_out(capsys: pytest.CaptureFixture[st
     assert main(["plan", "recipe.py", *SHORT]) == 0
 
 
+@pytest.mark.slow
 def test_starts_without_torch(tmp_path: Path) -> None:
     for label in ("a", "b"):
         images(Path("pets", label), 3)
@@ -714,6 +727,7 @@ def test_what_is_known_of_networks_is_what_their_libraries_say() -> None:
             assert config.input_size[-1] == 224
 
 
+@pytest.mark.slow
 def test_the_machine_is_asked_as_cuda_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin/nvidia-smi"
     program.parent.mkdir()
@@ -759,6 +773,7 @@ def test_columns_and_what_they_are_taken_for() -> None:
     assert (chosen.columns, chosen.remark) == (("coarse",), "not used: fine (classes, 3 different)")
 
 
+@pytest.mark.slow
 def test_every_recipe_that_can_come_out_is_formatted() -> None:
     wide = tuple(f"attribute_number_{n}" for n in range(30))
     cases = [
@@ -784,6 +799,7 @@ def test_every_recipe_that_can_come_out_is_formatted() -> None:
     assert is_formatted(Path())
 
 
+@pytest.mark.slow
 def test_next_commands_use_all_gpus(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
     program = tmp_path / "bin/nvidia-smi"
     program.parent.mkdir()

@@ -60,6 +60,7 @@ def test_formulas_are_the_metrics_of_the_task(kind: str) -> None:
             assert float(found[name][row]) == pytest.approx(value, abs=2e-5, rel=2e-5), name
 
 
+@pytest.mark.slow
 @KINDS
 def test_intervals_hold_the_metric_and_shrink_with_more_samples(kind: str) -> None:
     widths = {}
@@ -79,6 +80,7 @@ def test_intervals_hold_the_metric_and_shrink_with_more_samples(kind: str) -> No
         assert 2.5 < widths[100][name] / width < 6.5, name  # 4 times, give or take: it goes with the square root
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_accuracy_is_that_of_a_share() -> None:
     task, outputs, targets = drawn("classification", 2000)
     metrics = task.metrics(outputs, targets)
@@ -88,6 +90,7 @@ def test_the_interval_of_an_accuracy_is_that_of_a_share() -> None:
     assert found.high == pytest.approx(metrics["accuracy"] + spread, abs=0.003)
 
 
+@pytest.mark.slow
 def test_metrics_that_are_not_the_known_ones_are_asked_of_the_task() -> None:
     task: Any
     task, outputs, targets = drawn("classification", 100)
@@ -110,6 +113,7 @@ def test_metrics_that_are_not_the_known_ones_are_asked_of_the_task() -> None:
     assert found["twice"].low == pytest.approx(2 * found["loss"].low, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_alone() -> None:
     task, outputs, targets = drawn("classification", 1)
     metrics = task.metrics(outputs, targets)
@@ -175,6 +179,7 @@ def test_how_sure_a_temperature_makes_is_bound_by_the_number_of_samples(samples:
     assert 1 - 3 / samples < confidence <= (samples + 1) / (samples + 2) + 1e-6
 
 
+@pytest.mark.slow
 def test_the_best_threshold_is_that_of_a_search() -> None:
     generator = np.random.Generator(np.random.PCG64(0))
     for samples in (1, 2, 5, 60):

@@ -40,6 +40,7 @@ def built(task: Any, targets: Any, names: tuple[str, ...]) -> Any:
     return task.build(Splits(split, split, names))
 
 
+@pytest.mark.slow
 @SOME
 @given(
     seed=st.integers(0, 10_000),
@@ -73,6 +74,7 @@ def test_regression_is_right_at_any_scale_and_offset(
     assert found["loss"] == pytest.approx(float(np.square(outputs.double().numpy() - goals).mean()), rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.slow
 @SOME
 @given(
     seed=st.integers(0, 10_000),
@@ -115,6 +117,7 @@ def test_classes_are_measured_as_by_the_oracles(
     assert set(task.undefined(ours)).isdisjoint(found)
 
 
+@pytest.mark.slow
 @SOME
 @given(seed=st.integers(0, 10_000), samples=st.integers(2, 60), labels=st.integers(1, 4), share=st.floats(0, 1))
 def test_labels_are_measured_as_by_the_oracles(seed: int, samples: int, labels: int, share: float) -> None:
@@ -154,6 +157,7 @@ def test_the_interval_of_a_share_is_the_exact_one(level_: float) -> None:
         assert clopper_pearson(right, total, level_) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_perfect_score_has_an_exact_interval_or_none() -> None:
     targets = np.arange(16) % 2
     task = built(tasks.Classification(), targets, ("a", "b"))

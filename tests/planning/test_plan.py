@@ -98,6 +98,7 @@ def test_processes_and_micro_batch(plan: Plan) -> None:
     assert "batch 32 = 4 processes x 2 per micro-batch x 4 accumulation" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_line_is_wider_than_the_screen(plan: Plan, width: int) -> None:
     longest = max(lines_of(plan(variant(data=Many(), schedule=optim.OneCycle()), width=width)), key=len)
@@ -160,6 +161,7 @@ class Repeated:
         return self.images.name(index)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_fit_the_screen(plan: Plan) -> None:
     shown = lines_of(plan(variant(data=Many())))
     assert len(shown) < 65
@@ -195,6 +197,7 @@ def test_notes_name_what_depends_on_the_split(plan: Plan) -> None:
     assert "all phases: Dropout" in head
 
 
+@pytest.mark.slow
 def test_random_weights_that_are_never_trained_are_noted(plan: Plan) -> None:
     """A head on them comes to chance."""
     network = backbones.Torchvision(name="squeezenet1_1", weights=None, image_size=32)
@@ -205,6 +208,7 @@ def test_random_weights_that_are_never_trained_are_noted(plan: Plan) -> None:
         assert (said in " ".join(shown.split())) is is_noted
 
 
+@pytest.mark.slow
 def test_layers_that_draw_inside_torchvision_networks(plan: Plan) -> None:
     network = backbones.Torchvision(name="efficientnet_b0", weights=None, image_size=32)
     last = phases.gradual_unfreeze(["backbone.features.8"], epochs=1)
@@ -250,6 +254,7 @@ def test_the_source_of_timm_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert backbones.Timm(name="tf_efficientnet_lite0", weights=str(file)).weights_source() == str(file)
 
 
+@pytest.mark.slow
 def test_real_images(plan: Plan) -> None:
     if not HYMENOPTERA.is_dir():
         pytest.skip(f"{HYMENOPTERA} is not on this machine")

@@ -67,6 +67,7 @@ anything = st.recursive(scalars | adams | own_parts, lambda inner: st.lists(inne
 wholes = st.builds(Whole, optim=adams, own=own_parts, plan=st.lists(anything, max_size=3).map(tuple), extra=anything)
 
 
+@pytest.mark.slow
 @given(wholes)
 def test_round_trip_gives_an_equal_value(whole: Whole) -> None:
     data = json.loads(json.dumps(to_json(whole)))

@@ -102,6 +102,7 @@ def torchvisions(preprocessing: Preprocessing, min_scale: float, preset: str) ->
     return v2.Compose([crop, v2.RandomHorizontalFlip(), *more, v2.PILToTensor(), *normalised])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 def test_crops_are_those_of_torchvision(interpolation: str) -> None:
     """A seed draws the same crop and mirror image; the generator is left in the same state."""
@@ -208,6 +209,7 @@ def test_augmentation_gives_normalised_tensors(preset: str, interpolation: str) 
         assert -2.2 < tensor.min() < tensor.max() < 2.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_all_randomness_is_torchs(preset: str) -> None:
     transform = Augment(preset=preset, random_erasing=0.5).build(SMALL)  # type: ignore[arg-type]

@@ -122,6 +122,7 @@ def test_status_without_slurm(runs: Path, run_cli: RunCli) -> None:
     assert (done.code, done.err.startswith("error: nothing: neither a run dir nor a job")) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [

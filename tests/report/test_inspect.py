@@ -38,6 +38,7 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "width"), [(40, 12), (12, 40)])
 def test_leave_one_out_is_that_of_refits(count: int, width: int) -> None:
     draw = np.random.default_rng(1)
@@ -63,6 +64,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.long
 def test_swapped_labels_stand_at_the_top(explained: Path) -> None:
     """At least half of those 5 % are in the first tenth of the list."""
     listed = rows(explained / "explanation/suspicious_labels.csv")
@@ -153,6 +155,7 @@ def test_near_duplicates() -> None:
     assert all(pair.mirrored == (pair.val % 4 == 2) for pair in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels"), [("resnet18", 512), ("mobilenet_v3_small", 576), ("swin_t", 768), ("vit_b_32", 768)]
 )
@@ -186,6 +189,7 @@ def test_the_map_is_that_of_the_principal_components() -> None:
     assert share == pytest.approx(values[:2].sum() / values.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["labels", "values"])
 def test_other_tasks(task: str, tmp_path: Path) -> None:
     train({"labels": report_runs.of_labels, "values": report_runs.of_values}[task], tmp_path / "run")
@@ -199,6 +203,7 @@ def test_other_tasks(task: str, tmp_path: Path) -> None:
         assert all(("not " in row["label"]) != ("not " in row["suggested"]) for row in rows(listed))
 
 
+@pytest.mark.slow
 def test_names_are_text(tmp_path: Path) -> None:
     train(report_runs.of_hostile_names(report_runs.hostile_folder(tmp_path / "data")), tmp_path / "run")
     assert main(["report", *TINY, str(tmp_path / "run"), "--explain", "--workers", "0"]) == 0
@@ -217,6 +222,7 @@ def test_without_grad_cam(explained: Path, monkeypatch: Any, capsys: Any) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_moved_data(explained: Path, tmp_path: Path, capsys: Any) -> None:
     root = report_runs.hostile_folder(tmp_path / "data")
     recipe = dataclasses.replace(report_runs.of_hostile_names(root), freeze_plan=tiny.recipe.freeze_plan[:1])

@@ -71,6 +71,7 @@ def sections_of(page: Parsed) -> list[str]:
     return [attributes["id"] for attributes in page.of("section")]
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_evaluation_and_a_report(finished: Path) -> None:
     page = parsed(finished)
     assert set(sections_of(page)) == {*SECTIONS, *OF_CLASSES}
@@ -84,6 +85,7 @@ def test_a_run_ends_with_its_evaluation_and_a_report(finished: Path) -> None:
     assert not list(finished.glob(".*writing*"))
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_is_reported_in_plain_lines(finished: Path) -> None:
     lines = [line[21:] for line in (finished / "log.txt").read_text().splitlines()]
     last = lines[next(i for i, line in enumerate(lines) if line.startswith("done: ")) + 1 :]
@@ -103,6 +105,7 @@ def test_the_end_of_a_run_is_reported_in_plain_lines(finished: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_nothing_is_evaluated_again_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("evaluated again")
@@ -114,6 +117,7 @@ def test_nothing_is_evaluated_again_for_it(monkeypatch: pytest.MonkeyPatch, tmp_
     assert metrics == json.loads((tmp_path / "averaged/final/metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_evaluated_by_an_earlier_start_is_evaluated_once(finished: Path, copy: Path) -> None:
     """As after a kill between the last checkpoint and the end."""
     before = (copy / "evaluation.json").read_text()
@@ -125,6 +129,7 @@ def test_a_run_that_was_evaluated_by_an_earlier_start_is_evaluated_once(finished
     assert set(sections_of(parsed(copy))) == {*SECTIONS, *OF_CLASSES}
 
 
+@pytest.mark.long
 def test_two_processes_end_with_one_report_also_where_they_must_evaluate(tmp_path: Path) -> None:
     path = f"{ROOT}:{SUPPORT}"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "launcher"]
@@ -143,6 +148,7 @@ def test_two_processes_end_with_one_report_also_where_they_must_evaluate(tmp_pat
     assert records[0]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_what_fails_in_drawing_fails_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object) -> None:
         raise ValueError("no more\nink")
@@ -156,6 +162,7 @@ def test_what_fails_in_drawing_fails_no_run(monkeypatch: pytest.MonkeyPatch, tmp
     assert (tmp_path / "run/evaluation.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_without_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -172,6 +179,7 @@ def test_a_run_without_a_report(
     assert page.of("img")
 
 
+@pytest.mark.slow
 def test_the_wildest_names_are_text(hostile: Path) -> None:
     page = parsed(hostile)
     assert len(page.scripts) == 2  # ours, and the data of the cells
@@ -189,6 +197,7 @@ def test_the_wildest_names_are_text(hostile: Path) -> None:
     } <= set(HOSTILE_CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "own", "says"),
     [
@@ -211,6 +220,7 @@ def test_other_tasks_have_reports_of_their_own(tmp_path: Path, recipe: Any, own:
     assert "nan" not in " ".join(value for _, attributes in page.elements for value in attributes.values())
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(finished: Path, hostile: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     train(dataclasses.replace(tiny.recipe, batch_size=16), other)
@@ -246,6 +256,7 @@ def made_again(run_dir: Path) -> Parsed:
     return parsed(run_dir)
 
 
+@pytest.mark.slow
 def test_data_that_have_moved_leave_a_report_without_pictures(hostile: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(hostile, run_dir)
@@ -338,6 +349,7 @@ def test_sizes_are_read_without_decoding() -> None:
     assert size_of(Header(), 0) == (200, 160)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "right"), [(10, 0.8), (60, 0.5)])
 def test_ten_thousand_images_make_a_small_file(copy: Path, classes: int, right: float) -> None:
     facts = report_runs.large(copy, 10_000, classes, right)
@@ -354,6 +366,7 @@ def test_ten_thousand_images_make_a_small_file(copy: Path, classes: int, right: 
         assert all(len(cell["images"]) < cell["total"] for cell in shown["cells"].values())
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_again_only_where_its_weights_are_newer(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     asked: list[Path] = []
     original = refresh.evaluate  # type: ignore[attr-defined]
@@ -376,6 +389,7 @@ def test_a_run_is_evaluated_again_only_where_its_weights_are_newer(monkeypatch: 
     assert (copy / "evaluation.json").read_text() != before
 
 
+@pytest.mark.slow
 def test_mistakes_are_reported_at_once(capsys: pytest.CaptureFixture[str], finished: Path, tmp_path: Path) -> None:
     here = str(finished)
     for words, wanted in (

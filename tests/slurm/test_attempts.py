@@ -29,6 +29,7 @@ def unbroken(reported: dict[str, Future[Job]], tmp_path_factory: pytest.TempPath
     return {1: alone, 2: job.run_dir}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("story", "processes", "causes"),
     [

@@ -28,7 +28,7 @@ SPLIT = dataclasses.replace(tiny.parity, batch_size=24)
 WORDS = (f"{SUPPORT}/tiny.py:parity", "batch_size=24", "--workers", "0", "--no-report")
 
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 """Only against a hang: what a test waits for may have to wait for other jobs on the same cores."""
 
 
@@ -80,6 +80,7 @@ def test_any_number_of_nodes_and_processes(
     assert furthest(job.run_dir, alone) < 1e-5
 
 
+@pytest.mark.long
 def test_nodes_with_a_network_of_their_own(alone: Path, tmp_path: Path) -> None:
     """Where 127.0.0.1, or one rank for all nodes, would not do."""
     with cluster("--nodes", "2", "--own-networks") as slurm:

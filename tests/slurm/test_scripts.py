@@ -61,6 +61,7 @@ def play(folder: Path, *words: str, script: str = "train.sbatch", **allocation: 
     return done.returncode, calls.read_text().splitlines() if calls.exists() else [], done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2, 3, 8, 64])
 @pytest.mark.parametrize("gpus", [0, 1, 4, 8])
 def test_any_allocation(tmp_path: Path, nodes: int, gpus: int) -> None:
@@ -90,6 +91,7 @@ def test_any_allocation(tmp_path: Path, nodes: int, gpus: int) -> None:
 ONE = {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "n1"}
 
 
+@pytest.mark.slow
 def test_processes_on_cpus(tmp_path: Path) -> None:
     more = {"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "6"}
     _, calls, _ = play(tmp_path, "r.py", **ONE, **more)
@@ -98,6 +100,7 @@ def test_processes_on_cpus(tmp_path: Path) -> None:
     assert launched.endswith("CPU=true CPUS=24")
 
 
+@pytest.mark.slow
 def test_a_container(tmp_path: Path) -> None:
     """Everything of ours runs inside; Slurm's commands, which are not there, do not."""
     code, calls, log = play(tmp_path, "r.py", **ONE, SLURM_GPUS_ON_NODE="2", LAUNCHER_CONTAINER="/i m.sif")
@@ -113,6 +116,7 @@ def test_a_container(tmp_path: Path) -> None:
     assert len(outside) == 3, "each once, from within"
 
 
+@pytest.mark.slow
 def test_tasks_and_gpus_that_do_not_fit(tmp_path: Path) -> None:
     code, calls, log = play(tmp_path, "r.py", **ONE, SLURM_NTASKS_PER_NODE="2", SLURM_GPUS_ON_NODE="4")
     assert code == 2
@@ -120,6 +124,7 @@ def test_tasks_and_gpus_that_do_not_fit(tmp_path: Path) -> None:
     assert not [call for call in calls if call.startswith("srun")]
 
 
+@pytest.mark.slow
 def test_the_port_is_below_the_ephemeral_range_and_another_one_after_a_requeue(tmp_path: Path) -> None:
     ports = []
     for job, restarts in (("8642", "0"), ("8642", "1"), ("99999999", "3")):
@@ -133,6 +138,7 @@ def test_the_port_is_below_the_ephemeral_range_and_another_one_after_a_requeue(t
     assert all(10_000 <= port < 30_100 for port in ports)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("allocation", "processes", "use_cpu"),
     [
@@ -157,6 +163,7 @@ def test_an_evaluation_on_one_node(tmp_path: Path, allocation: dict[str, str], p
     )
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_would_leave_nodes_or_gpus_idle(tmp_path: Path) -> None:
     for name, allocation in (
         ("nodes", {**ONE, "SLURM_JOB_NUM_NODES": "2"}),
@@ -168,6 +175,7 @@ def test_an_evaluation_that_would_leave_nodes_or_gpus_idle(tmp_path: Path) -> No
         assert log.startswith("error: --nodes=")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck(script: Path) -> None:
     shellcheck = shutil.which("shellcheck")

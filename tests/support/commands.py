@@ -56,6 +56,7 @@ class ForkServer:
 
     def run(self, arguments: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> CliResult:
         """Run `python -m launcher ARGUMENTS`."""
+        sys.audit("tests.command")
         message = {"arguments": list(arguments), "cwd": str(cwd), "environ": dict(environ)}
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             handles = [out.fileno(), err.fileno()]

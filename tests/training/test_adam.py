@@ -17,6 +17,8 @@ from launcher.training.checkpoint import Checkpoints
 from launcher.verify.weight_equality import compare
 from processes import alone, start
 
+pytestmark = pytest.mark.slow
+
 PATHS = {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
 
 # A step of Adam is lr * m / sqrt(v), at most about lr. Rounding changes a gradient by about 2e-6 of the root mean
@@ -40,7 +42,9 @@ def key_bias(name: str) -> Iterator[tuple[str, slice]]:
         yield "backbone.attention.key.bias", slice(0, 16)
 
 
-@pytest.mark.parametrize(("processes", "micro_batch_size"), [(1, 16), (1, 4), (1, 2), (2, 16), (2, 4)])
+@pytest.mark.parametrize(
+    ("processes", "micro_batch_size"), [(1, 16), (1, 4), (1, 2), (2, 16), pytest.param(2, 4, marks=pytest.mark.long)]
+)
 def test_splits_agree_to_rounding_but_for_the_key_bias(
     whole: tuple[str, Path], tmp_path: Path, processes: int, micro_batch_size: int
 ) -> None:
@@ -82,6 +86,7 @@ def test_a_difference_in_a_sound_gradient_is_no_noise(whole: tuple[str, Path], t
     assert {"head.weight", "backbone.patches.weight", "backbone.mlp.0.weight", "backbone.norm1.bias"} <= broken
 
 
+@pytest.mark.long
 def test_verify_names_it_and_says_why(run_cli: RunCli) -> None:
     done = run_cli(
         "verify", str(SUPPORT / "attention_splits.py:packed"), "--processes", "1", env=PATHS | {"COLUMNS": "300"}

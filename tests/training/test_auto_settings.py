@@ -29,6 +29,7 @@ def log(run_dir: Path) -> str:
     return (run_dir / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faster", ["no", "bf16"])
 def test_the_faster_precision_is_taken_recorded_and_kept(
     faster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -53,6 +54,7 @@ def test_the_faster_precision_is_taken_recorded_and_kept(
     assert log(tmp_path / "run").count(f"mixed_precision={faster}, ") == 2
 
 
+@pytest.mark.slow
 def test_both_precisions_are_measured(tmp_path: Path) -> None:
     train(dataclasses.replace(tiny.recipe, mixed_precision="auto"), tmp_path)
     recorded = json.loads((tmp_path / "precision.json").read_text())
@@ -61,6 +63,7 @@ def test_both_precisions_are_measured(tmp_path: Path) -> None:
     assert recorded["mixed_precision"] == min(seconds, key=seconds.__getitem__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faster", ["channels_last", "contiguous"])
 def test_the_faster_memory_format_is_taken_recorded_and_kept(
     faster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +117,7 @@ def recorded(seen: list[bool]) -> Callable[..., torch.Tensor]:
     return conv_forward
 
 
+@pytest.mark.slow
 def test_precision_and_memory_format_are_measured_together(tmp_path: Path) -> None:
     train(dataclasses.replace(tiny.recipe, mixed_precision="auto", memory_format="auto"), tmp_path)
     recorded = json.loads((tmp_path / "precision.json").read_text())
@@ -124,6 +128,7 @@ def test_precision_and_memory_format_are_measured_together(tmp_path: Path) -> No
     assert f"{recorded['mixed_precision']} {recorded['memory_format']}" == min(seconds, key=seconds.__getitem__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("on_nonfinite", "clip_norm", "asked"), [("stop", None, 0), ("stop", 1.0, 0), ("skip", None, 1)]
 )

@@ -60,6 +60,7 @@ class OnOneImage(tiny.StripeData):
     val: int = 1
 
 
+@pytest.mark.slow
 def test_epochs_of_equal_accuracy_are_told_apart_by_their_loss(tmp_path: Path) -> None:
     plan = phases.linear_probe(epochs=3) + phases.full_finetune(epochs=4)
     train(dataclasses.replace(tiny.recipe, data=OnOneImage(), freeze_plan=plan), tmp_path)
@@ -71,6 +72,7 @@ def test_epochs_of_equal_accuracy_are_told_apart_by_their_loss(tmp_path: Path) -
     assert json.loads((tmp_path / "final/metrics.json").read_text())["loss"] == expected["val"]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("final_weights", ["best", "last"])
 def test_weights_that_an_update_breaks_stop_the_run_before_they_are_saved(tmp_path: Path, final_weights: str) -> None:
     """The gradient of the epoch's only step is finite; the learning rate makes of it what float32 cannot hold."""
@@ -87,6 +89,7 @@ def test_weights_that_an_update_breaks_stop_the_run_before_they_are_saved(tmp_pa
     assert not (tmp_path / "final").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("final_weights", ["best", "last"])
 def test_broken_epochs_are_never_the_best_where_steps_are_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], final_weights: str
@@ -116,6 +119,7 @@ def test_broken_epochs_are_never_the_best_where_steps_are_skipped(
     assert [row["train_loss"] is None for row in rows(tmp_path)] == [False, False, True, True], "0.0 would be a lie"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "where"),
     [

@@ -79,6 +79,7 @@ GOALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GOALS)
 @pytest.mark.parametrize(("cache", "width"), [("memory", 8), ("off", 8), ("memory", 64)])
 def test_a_run_starts_from_the_solution(kind: str, cache: Any, width: int, tmp_path: Path) -> None:
@@ -97,6 +98,7 @@ def test_a_run_starts_from_the_solution(kind: str, cache: Any, width: int, tmp_p
     assert row["held_out"] == 18
 
 
+@pytest.mark.long
 def test_the_same_on_two_processes(tmp_path: Path) -> None:
     words = ("head.init=ridge", "optim.lr=1e-30", "final_weights=last", "freeze_plan.0.epochs=1", "--workers=0")
     for cache, width in (("memory", 8), ("off", 64)):
@@ -118,6 +120,7 @@ def test_the_same_on_two_processes(tmp_path: Path) -> None:
         assert reported(tmp_path / cache)["l2"] == pytest.approx(reported(tmp_path / f"one-{cache}")["l2"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_it_is_better_than_a_random_start(tmp_path: Path) -> None:
     plan = phases.linear_probe(epochs=1)
     for name, head in (("ridge", heads.Linear(init="ridge")), ("normal", heads.Linear())):
@@ -132,6 +135,7 @@ def test_the_first_phase_must_train_the_head(tmp_path: Path) -> None:
         train(dataclasses.replace(STILL, freeze_plan=plan), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_augmented_views(tmp_path: Path) -> None:
     """The first of several; and phases with fresh pictures, whose head is fitted to the evaluation view."""
     fresh = dataclasses.replace(STILL, freeze_plan=phases.full_finetune(epochs=1), augment=transforms.Augment())

@@ -19,6 +19,8 @@ from launcher.training.model import TransferModel, set_train_mode
 from networks import built
 from runs import train
 
+pytestmark = pytest.mark.slow
+
 # Name, image size, how many norms there are, and how many of them follow a convolution and can be folded.
 NETWORKS = {
     "densenet121": (32, 121, 59),

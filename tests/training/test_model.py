@@ -97,6 +97,7 @@ def test_fingerprints_see_every_bit() -> None:
     assert fingerprint(image) == fingerprint(image.to(memory_format=torch.channels_last))
 
 
+@pytest.mark.slow
 def test_the_same_seed_builds_the_same_head_whatever_was_drawn_before() -> None:
     part = backbones.Torchvision(name="resnet18", weights=None)
     models = []
@@ -108,6 +109,7 @@ def test_the_same_seed_builds_the_same_head_whatever_was_drawn_before() -> None:
     assert not torch.equal(other.head[0].weight, models[0].head[0].weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_tiny"])
 def test_real_frozen_networks_stand_still(name: str) -> None:
     """BatchNorm, and stochastic depth with it and without: two steps, an evaluation, two steps."""
@@ -130,6 +132,7 @@ def test_real_frozen_networks_stand_still(name: str) -> None:
     assert moved <= {"head.weight", "head.bias"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnasnet0_5", "resnet18"])
 def test_a_copy_of_the_state_goes_back_into_the_network(name: str) -> None:
     """Also into one that asks for the version of its layout, which a file does not hold."""

@@ -9,6 +9,7 @@ import pytest
 import parity_recipes
 from processes import alone, furthest, start, steps
 
+LONG = pytest.mark.long
 NAMES = ("layer_norm", "resnet")
 
 
@@ -19,7 +20,11 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, run_dir
 
 
-@pytest.mark.parametrize(("processes", "micro_batch_size"), [(1, 16), (1, 8), (1, 2), (2, 16), (2, 8), (2, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "micro_batch_size"),
+    [(1, 16), (1, 8), (1, 2), (2, 16), pytest.param(2, 8, marks=LONG), pytest.param(2, 2, marks=LONG)],
+)
 def test_the_split_does_not_change_the_weights(
     whole: tuple[str, Path], tmp_path: Path, processes: int, micro_batch_size: int
 ) -> None:

@@ -38,6 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_it_promises(finished: Path) -> None:
     assert {p.name for p in finished.iterdir()} == {
         "recipe.json",
@@ -60,6 +61,7 @@ def test_a_run_writes_what_it_promises(finished: Path) -> None:
     assert "done: accuracy" in (finished / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_reports_the_metrics_of_what_it_kept(finished: Path) -> None:
     epochs = rows(finished, "epoch")
     assert [row["phase"] for row in epochs] == ["linear_probe"] * 2 + ["full_finetune"] * 2
@@ -72,6 +74,7 @@ def test_a_run_learns_and_reports_the_metrics_of_what_it_kept(finished: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_a_frozen_phase_changes_the_head_alone_buffers_included(tmp_path: Path) -> None:
     plan = phases.linear_probe(epochs=2)
     train(dataclasses.replace(tiny.recipe, freeze_plan=plan, final_weights="last"), tmp_path)
@@ -81,6 +84,7 @@ def test_a_frozen_phase_changes_the_head_alone_buffers_included(tmp_path: Path) 
     assert set(load_file(tmp_path / "checkpoints/step-000006/model.safetensors")) == {"head.weight", "head.bias"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["keep", "update"])
 def test_what_batchnorm_does_in_a_phase_that_trains_it(tmp_path: Path, statistics: phases.NormStatistics) -> None:
     plan = phases.full_finetune(epochs=1, norm_statistics=statistics)
@@ -109,6 +113,7 @@ class CutError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [2, 4, 6, 8, 11])
 def test_a_run_that_was_cut_ends_with_the_weights_of_the_unbroken_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
@@ -134,6 +139,7 @@ def test_a_run_that_was_cut_ends_with_the_weights_of_the_unbroken_run(
     assert (cut / "final/metrics.json").read_bytes() == (whole / "final/metrics.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_patience_ends_a_phase_and_brings_back_its_best(tmp_path: Path) -> None:
     plan = phases.linear_probe(epochs=30, patience=2) + phases.full_finetune(epochs=1)
     train(dataclasses.replace(tiny.recipe, freeze_plan=plan), tmp_path)
@@ -145,6 +151,7 @@ def test_patience_ends_a_phase_and_brings_back_its_best(tmp_path: Path) -> None:
     assert "restored" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [tasks.MultiLabel(), tasks.Regression()])
 def test_other_tasks_learn(tmp_path: Path, task: tasks.MultiLabel | tasks.Regression) -> None:
     plan = phases.full_finetune(epochs=12, backbone_lr_scale=1.0, norm_statistics="update")
@@ -168,6 +175,7 @@ def test_other_tasks_learn(tmp_path: Path, task: tasks.MultiLabel | tasks.Regres
         assert final(tmp_path, "model.json")["task"]["mean"][0] == pytest.approx(5.5, abs=0.5)
 
 
+@pytest.mark.slow
 def test_mixing_and_clipping_train(tmp_path: Path) -> None:
     augment = transforms.Augment(preset="trivial", mixup_alpha=0.2, cutmix_alpha=1.0, random_erasing=0.2)
     train(dataclasses.replace(tiny.recipe, augment=augment, clip_norm=0.5, mixed_precision="bf16"), tmp_path)
@@ -204,6 +212,7 @@ def test_longer_is_advised_where_the_last_epoch_of_a_phase_is_the_best(
     assert longer(run, step) == ""
 
 
+@pytest.mark.slow
 def test_an_epoch_is_reported_to_be_the_best_of_the_run_or_of_its_phase_alone(tmp_path: Path) -> None:
     """The rate of the second phase is so high that the head loses what it has learned."""
     (probe,) = phases.linear_probe(epochs=3)
@@ -230,6 +239,7 @@ def test_resume_words(tmp_path: Path, finished: Path) -> None:
         train(tiny.recipe, finished, resume="never")
 
 
+@pytest.mark.slow
 def test_deterministic_algorithms_are_asked_for(tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny.recipe, deterministic=True, freeze_plan=phases.full_finetune(epochs=1))
     try:
@@ -257,6 +267,7 @@ def test_a_continued_run_is_the_same_run_of_its_trackers(tmp_path: Path) -> None
         trackers.init_kwargs(run_dir)
 
 
+@pytest.mark.slow
 def test_training_reports_the_notes_of_the_plan_once(tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny.recipe, batch_size=100, freeze_plan=phases.linear_probe(epochs=1))
     train(recipe, tmp_path / "run", evaluate_final=False)
@@ -264,6 +275,7 @@ def test_training_reports_the_notes_of_the_plan_once(tmp_path: Path) -> None:
     assert log.count("note: batch_size=100 is more than all 90 training images: one step per epoch") == 1
 
 
+@pytest.mark.slow
 def test_trackers_are_informed(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     recipe = dataclasses.replace(tiny.recipe, trackers=("tensorboard",), freeze_plan=phases.linear_probe(epochs=2))

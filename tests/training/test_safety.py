@@ -42,6 +42,7 @@ def test_a_run_dir_has_one_owner_who_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_dead_process_is_taken_over_and_reported(tmp_path: Path) -> None:
     code = "import os, sys; from pathlib import Path; from launcher.training.run_lock import RunLock\n"
     code += "RunLock(Path(sys.argv[1])).acquire(print); os.kill(os.getpid(), 9)"
@@ -93,6 +94,7 @@ def test_a_lock_of_another_machine(
         assert json.loads(file.read_text())["host"] == "elsewhere"
 
 
+@pytest.mark.slow
 def test_an_earlier_life_at_work_is_asked_to_stop_and_can_save_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +137,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
     monkeypatch.setattr(loop, "inputs_of", inputs_of)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
     assert all(tensor.isfinite().all() for tensor in load_file(newest / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_reported_at_the_next_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +168,7 @@ def test_a_gradient_that_is_not_finite_is_reported_at_the_next_reading(
     assert rows(tmp_path / "cut", "step") == rows(tmp_path / "whole", "step")
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, {1, 4})
     recipe = dataclasses.replace(tiny.recipe, on_nonfinite="skip", max_skipped_steps=2)
@@ -187,6 +192,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_a_full_disk_at_any_file_loses_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     """The third save fails; the run says so, and the same command then ends as if nothing had been."""
@@ -225,6 +231,7 @@ OF_SAFETENSORS = SafetensorError("Error while serializing: I/O error: No space l
 AGAIN = "make room, and give the same command again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "file", "error", "line"),
     [
@@ -306,6 +313,7 @@ def test_a_disk_that_takes_no_file_of_the_beginning_or_the_end_is_one_line(
         assert (run_dir / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_head_only_checkpoint_holds_the_head_only(tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         tiny.recipe, backbone=tiny.TinyBackbone(width=256), freeze_plan=phases.linear_probe(epochs=1)
@@ -316,6 +324,7 @@ def test_a_head_only_checkpoint_holds_the_head_only(tmp_path: Path) -> None:
     assert newest < base / 100
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_resnet_50_whose_head_trains_is_under_a_megabyte(tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         tiny.resumable,
@@ -329,6 +338,7 @@ def test_a_checkpoint_of_a_resnet_50_whose_head_trains_is_under_a_megabyte(tmp_p
     assert (tmp_path / "checkpoints/base/model.safetensors").stat().st_size > 90_000_000  # once a run
 
 
+@pytest.mark.long
 def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path) -> None:
     """Not after hang_limit_seconds, which is 300; schedulers kill after 30."""
     run_dir = tmp_path / "run"
@@ -346,6 +356,7 @@ def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path
     assert last.endswith(": it ends without saving; the same command continues from the last checkpoint")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["dies", "sleeps"])
 def test_a_process_that_dies_or_sleeps_ends_the_others(tmp_path: Path, fault: str) -> None:
     run_dir = tmp_path / "run"

@@ -66,10 +66,16 @@ CASES = [
         )
     ),
 ]
+QUICK = (CASES[5], CASES[-2])
+"""One of accelerate and one of torchrun that run with the quick tests; the others differ in the signal."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize(("way", "asked_by", "reason", "code"), CASES)
+@pytest.mark.parametrize(
+    ("way", "asked_by", "reason", "code"),
+    [pytest.param(*case, marks=[] if case[0] == "python" or case in QUICK else pytest.mark.long) for case in CASES],
+)
 def test_saved_within_a_step_and_continued(
     unbroken: Path, tmp_path: Path, way: str, asked_by: signal.Signals | str | None, reason: str, code: int
 ) -> None:
@@ -113,6 +119,7 @@ def test_saved_within_a_step_and_continued(
         assert not marker.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("first", "then", "at_step"), [("torchrun", "python", 5), ("python", "torchrun", 7)])
 def test_continued_on_another_number_of_processes(tmp_path: Path, first: str, then: str, at_step: int) -> None:
     """In mid-epoch, from two to one in the first phase and from one to two in the second."""
@@ -129,6 +136,7 @@ def test_continued_on_another_number_of_processes(tmp_path: Path, first: str, th
     assert_ends_like(whole, run_dir, to_the_bit=False)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start("python", run_dir)
@@ -154,6 +162,7 @@ def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) ->
     assert watch.agreed() == (None, False)
 
 
+@pytest.mark.slow
 def test_a_run_stops_before_its_deadline_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
     from launcher.training.stop_request import StoppedError
 

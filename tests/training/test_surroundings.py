@@ -75,6 +75,7 @@ class Constant(tiny.StripeData):
         return dataclasses.replace(splits, train=Split(Grey(self.train, 0), splits.train.targets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
@@ -158,6 +159,7 @@ def test_a_small_shared_memory_and_few_open_files_are_reported_before_training(t
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_shared_memory_that_is_full_in_mid_run_is_one_line(tmp_path: Path) -> None:
     """It was large enough when it was looked at; other programs fill it, too."""
     overrides = ["batch_size=1200", "data.train=2400", "cache=off"]
@@ -183,6 +185,7 @@ def test_a_shared_memory_that_is_full_in_mid_run_is_one_line(tmp_path: Path) -> 
     assert re.fullmatch(r"error: /dev/shm is full, .*--shm-size.*; then the same command begins again\n", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

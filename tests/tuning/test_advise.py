@@ -30,6 +30,7 @@ from recipes import digits
 LAUNCH = Launch(num_workers=0, world=World(use_cpu=True, num_cpus=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first", "last", "count"),
     [
@@ -61,6 +62,7 @@ def three() -> list[Any]:
     return advise(recipes, 400, LAUNCH, lambda _: None, costs=False)
 
 
+@pytest.mark.long
 def test_real_weights_come_first(three: list[Any]) -> None:
     assert three[0].name == "tf_efficientnet_lite0"
     assert all("random weights" in advice.name for advice in three[1:])
@@ -69,6 +71,7 @@ def test_real_weights_come_first(three: list[Any]) -> None:
     assert {advice.image_size for advice in three} == {64}
 
 
+@pytest.mark.slow
 def test_a_probe_agrees_with_scikit_learn(three: list[Any]) -> None:
     """With its ridge classifier on the backbone's own output of the same images, within the interval."""
     recipe = digits.recipe
@@ -86,6 +89,7 @@ def test_a_probe_agrees_with_scikit_learn(three: list[Any]) -> None:
     assert three[0].probes[-1].low <= accuracy <= three[0].probes[-1].high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [tasks.Classification(), tasks.MultiLabel(), tasks.Regression()])
 def test_costs_and_a_plan_that_runs(task: Any, tmp_path: Path, capsys: Any) -> None:
     recipe = dataclasses.replace(tiny.recipe, task=task)

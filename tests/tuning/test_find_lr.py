@@ -251,6 +251,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_its_steps_are_those_of_training(name: str, tmp_path: Path) -> None:
     recipe, rates = VARIANTS[name], Range(first=1e-4, last=1e-1, steps=12)
@@ -263,6 +264,7 @@ def test_its_steps_are_those_of_training(name: str, tmp_path: Path) -> None:
     assert ("x 4 (batch_size 32 makes 4 of it)" in lines_of(seen, suggest(seen), recipe)[0]) == (factor == 4)
 
 
+@pytest.mark.slow
 def test_each_phase_starts_from_the_same_backbone() -> None:
     """However far the phase before has diverged."""
     rates = Range(first=1e-3, last=1e3, steps=20)
@@ -276,6 +278,7 @@ def test_each_phase_starts_from_the_same_backbone() -> None:
     assert new.start == "new head"
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_ends_the_test() -> None:
     recipe = dataclasses.replace(tiny.recipe, freeze_plan=phases.full_finetune(epochs=1))
     (seen,) = range_of(recipe, Range(first=1e30, last=1e38, steps=20), 0)
@@ -300,6 +303,7 @@ def hashes(folder: Path) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_it_touches_nothing_and_reports_the_override(one_process: tuple[CliResult, Path, dict[Path, str]]) -> None:
     done, folder, before = one_process
     assert done.code == 0, done.err
@@ -315,6 +319,7 @@ def test_it_touches_nothing_and_reports_the_override(one_process: tuple[CliResul
     assert done.out[done.out.index("\nphase 1 linear_probe") :].isascii()
 
 
+@pytest.mark.long
 def test_two_processes_suggest_the_same(one_process: tuple[CliResult, Path, dict[Path, str]], tmp_path: Path) -> None:
     arguments = [
         "tests/support/tiny.py",

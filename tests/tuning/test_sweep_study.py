@@ -92,6 +92,7 @@ def rows(finished: Finished) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 def test_no_trial_is_lost_or_doubled(finished: Finished, rows: list[dict[str, Any]]) -> None:
     assert finished.codes == (0, 0), finished.logs
     assert sorted(row["run"] for row in rows) == [f"trial-{number:04d}" for number in range(TRIALS)]
@@ -113,6 +114,7 @@ def test_no_trial_is_lost_or_doubled(finished: Finished, rows: list[dict[str, An
     assert begun == {str(number): 1 for number in range(TRIALS)}
 
 
+@pytest.mark.long
 def test_the_trial_of_the_killed_worker_went_on_from_its_checkpoint(finished: Finished) -> None:
     number = int(finished.interrupted.name.removeprefix("trial-"))
     assert f"trial {number}: continued: " in finished.logs
@@ -123,6 +125,7 @@ def test_the_trial_of_the_killed_worker_went_on_from_its_checkpoint(finished: Fi
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.long
 def test_a_backbone_is_computed_once(finished: Finished, rows: list[dict[str, Any]]) -> None:
     """The training and the validation images of each of the two, whoever came first."""
     assert {row["backbone.width"] for row in rows} == {"4", "8"}
@@ -133,6 +136,7 @@ def test_a_backbone_is_computed_once(finished: Finished, rows: list[dict[str, An
     assert read.count("there already") >= TRIALS - 4
 
 
+@pytest.mark.long
 def test_the_best_is_a_recipe(finished: Finished, rows: list[dict[str, Any]]) -> None:
     done = finished.again()
     assert f"best  {'study/best.py'}" in done.out
@@ -151,6 +155,7 @@ def test_the_best_is_a_recipe(finished: Finished, rows: list[dict[str, Any]]) ->
     assert run_python("-c", code, str(ran), cwd=finished.folder, env=PATHS).out == "True\n"
 
 
+@pytest.mark.long
 def test_the_page_asks_for_nothing(finished: Finished, rows: list[dict[str, Any]]) -> None:
     text = (finished.study / "sweep.html").read_text()
     assert "default-src 'none'" in text
@@ -161,6 +166,7 @@ def test_the_page_asks_for_nothing(finished: Finished, rows: list[dict[str, Any]
         assert title in text
 
 
+@pytest.mark.long
 def test_another_sweep_is_refused(finished: Finished, run_cli: RunCli) -> None:
     words = ("sweep", RECIPE, "optim.lr=1e-3..10 (log)", "batch_size=16", "--trials=3", "--study=study")
     done = run_cli(*words, cwd=finished.folder, env=PATHS)
@@ -170,6 +176,7 @@ def test_another_sweep_is_refused(finished: Finished, run_cli: RunCli) -> None:
         assert difference in line
 
 
+@pytest.mark.long
 def test_half_a_row_is_cut_off_and_a_damaged_journal_is_reported(finished: Finished, tmp_path: Path) -> None:
     """A worker may be killed while it writes a row."""
     shutil.copytree(finished.folder, tmp_path / "copy")
@@ -214,6 +221,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     return Story(tmp_path_factory.mktemp("story"))
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_and_the_same_command_continues(story: Story) -> None:
     assert story.interrupted == 130
     assert "saved and stopped; the same command continues" in story.first
@@ -224,6 +232,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(story: Story) -> None:
     assert re.search(r"at step [45] \(full_finetune, epoch 1/1\)", output)
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_says_why_and_the_worker_goes_on(story: Story) -> None:
     failed = [row for row in story.rows if row["state"] == "failed"]
     assert failed
@@ -234,6 +243,7 @@ def test_a_trial_that_fails_says_why_and_the_worker_goes_on(story: Story) -> Non
         assert row["accuracy"] is None
 
 
+@pytest.mark.long
 def test_equal_settings_are_run_once(story: Story) -> None:
     trials = [row for row in story.rows if row["seed"] is None]
     good = [row for row in trials if row["state"] == "finished"]
@@ -245,6 +255,7 @@ def test_equal_settings_are_run_once(story: Story) -> None:
     assert not (story.folder / "study" / good[1]["run"] / "metrics.jsonl").exists()
 
 
+@pytest.mark.long
 def test_the_best_over_seeds_of_its_own(story: Story) -> None:
     seeds = [row for row in story.rows if row["seed"] is not None]
     assert [row["seed"] for row in sorted(seeds, key=lambda row: row["seed"])] == [1, 2]
@@ -260,6 +271,7 @@ def test_the_best_over_seeds_of_its_own(story: Story) -> None:
     assert reported in (story.folder / "study/sweep.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_is_stopped_and_kept_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return searched(tmp_path_factory.mktemp("searched"))
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_peak(study: Study, tmp_path: Path) -> None:
     best = study.best()
     assert best is not None
@@ -190,6 +191,7 @@ def test_the_page_escapes_what_is_others(study: Study) -> None:
     assert "launch &lt;b&gt;" in text
 
 
+@pytest.mark.slow
 def test_the_page_in_a_browser(study: Study, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -19,6 +19,7 @@ def gradients(model: TransferModel, outputs: torch.Tensor) -> dict[str, torch.Te
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_partly_frozen_network_of_each_family(name: str) -> None:
     size, trainable, shapes = FAMILIES[name]
@@ -46,6 +47,7 @@ def test_a_partly_frozen_network_of_each_family(name: str) -> None:
         assert (parts[parameter] - gradient).abs().max() <= 1e-5 * scale, parameter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "densenet121", "swin_t"])
 def test_with_all_of_the_backbone_frozen_its_features_cross(name: str) -> None:
     size = FAMILIES[name][0]
@@ -55,6 +57,7 @@ def test_with_all_of_the_backbone_frozen_its_features_cross(name: str) -> None:
     assert [tensor.shape for tensor in found.boundary] == [(model.backbone.num_features,)]  # type: ignore[comparison-overlap]
 
 
+@pytest.mark.slow
 def test_statistics_that_are_updated_do_not_cross() -> None:
     model = built("resnet18", 32, ("layer4",))
     found = cut(model, "update", 32)
@@ -79,6 +82,7 @@ def test_a_first_layer_that_trains_is_no_cut() -> None:
     assert cut(model, "keep", 32) == Uncut(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "trainable", "shapes"),
     [
@@ -139,6 +143,7 @@ def test_a_network_that_cannot_be_traced_is_cut_at_its_features_or_says_why() ->
     assert "Wilful cannot be cut where it is frozen" in uncut.reason
 
 
+@pytest.mark.slow
 def test_hooks_are_called_as_without() -> None:
     """A graph calls those of whole layers; a module that it would take apart stays in one piece for its hooks."""
     model = built("resnet18", 32, ("layer4",))

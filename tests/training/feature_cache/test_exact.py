@@ -25,6 +25,7 @@ from networks import FAMILIES, built
 from runs import rows, train
 
 SEVEN = ("resnet18", "densenet121", "convnext_tiny", "vit_b_16", "swin_t", "efficientnet_b0", "inception_v3")
+QUICK = ("resnet18", "efficientnet_b0")
 STILL = transforms.Augment(preset="none")
 
 
@@ -60,7 +61,10 @@ def of_family(name: str) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in SEVEN]
+)
 def test_the_same_weights_with_and_without(name: str, tmp_path: Path) -> None:
     recipe = of_family(name)
     train(dataclasses.replace(recipe, cache="off"), tmp_path / "off")
@@ -74,6 +78,7 @@ def test_the_same_weights_with_and_without(name: str, tmp_path: Path) -> None:
     assert difference(tmp_path / "disk", tmp_path / "again") == 0
 
 
+@pytest.mark.slow
 def test_memory_and_disk_are_equal_to_the_bit(tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny.recipe, final_weights="last")
     for store in ("memory", "disk"):
@@ -83,6 +88,7 @@ def test_memory_and_disk_are_equal_to_the_bit(tmp_path: Path) -> None:
     assert rows(tmp_path / "memory", "step") == rows(tmp_path / "disk", "step")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 3])
 def test_views_are_the_pictures_of_their_epochs(views: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many views as epochs nothing repeats: the same weights as from fresh pictures."""
@@ -100,6 +106,7 @@ def test_views_are_the_pictures_of_their_epochs(views: int, tmp_path: Path, monk
     assert difference(tmp_path / "views", tmp_path / "anew") < 1e-6
 
 
+@pytest.mark.slow
 def test_mixup_mixes_what_crosses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tiny.recipe.freeze_plan[:1]
     augment = transforms.Augment(mixup_alpha=0.4)
@@ -112,6 +119,7 @@ def test_mixup_mixes_what_crosses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert difference(tmp_path / "stored", tmp_path / "plain") > 1e-4
 
 
+@pytest.mark.slow
 def test_in_half_precision_what_is_not_stored_is_rounded_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(tiny.recipe, final_weights="last", cache_precision="bf16", augment=STILL)
     train(dataclasses.replace(recipe, cache="disk"), tmp_path / "stored")
@@ -122,6 +130,7 @@ def test_in_half_precision_what_is_not_stored_is_rounded_alike(tmp_path: Path, m
     assert difference(tmp_path / "stored", tmp_path / "exact") > 1e-6
 
 
+@pytest.mark.slow
 def test_the_trained_part_of_a_phase_with_fresh_pictures_has_validation_stored(tmp_path: Path) -> None:
     rules = (("head", 1.0), ("backbone.block2", 0.5), ("backbone", 0.0))
     recipe = dataclasses.replace(tiny.recipe, freeze_plan=(Phase(name="partly", rules=rules, epochs=3),))
@@ -134,6 +143,7 @@ def test_the_trained_part_of_a_phase_with_fresh_pictures_has_validation_stored(t
         assert stored["val"] == pytest.approx(anew["val"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_continued_run_decides_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny.recipe, tmp_path / "whole")
     reads: list[Any] = []
@@ -153,6 +163,7 @@ def test_a_continued_run_decides_as_it_began(tmp_path: Path, monkeypatch: pytest
     assert difference(tmp_path / "whole", tmp_path / "run") < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_folding_stays_within_its_tolerance(library: str) -> None:
     if library == "torchvision":
@@ -183,6 +194,7 @@ def test_folding_stays_within_its_tolerance(library: str) -> None:
     assert fingerprints(model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
 def test_weights_that_are_cast_once_change_no_bit(name: str) -> None:
     """What autocast does in each forward."""

@@ -70,6 +70,7 @@ def was_there(run_dir: Path) -> bool:
     return "there already" in (run_dir / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_recipe_hits_and_so_does_another_head_rate_or_number_of_epochs(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path / "first")
     assert not was_there(tmp_path / "first")
@@ -100,6 +101,7 @@ CHANGES: dict[str, Callable[[Recipe], Recipe]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_changes_the_outputs_misses(what: str, recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path / "first")
@@ -108,6 +110,7 @@ def test_what_changes_the_outputs_misses(what: str, recipe: Recipe, tmp_path: Pa
     assert not was_there(tmp_path / "changed")
 
 
+@pytest.mark.slow
 def test_one_tensor_of_the_weights_changed_misses(recipe: Recipe, tmp_path: Path, monkeypatch: Any) -> None:
     """By one bit, behind the recipe's back."""
     train(recipe, tmp_path / "first")
@@ -124,6 +127,7 @@ def test_one_tensor_of_the_weights_changed_misses(recipe: Recipe, tmp_path: Path
     assert not was_there(tmp_path / "changed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_one_image_replaced_misses_whatever_its_size_and_time(
     split: str, recipe: Recipe, photos: Path, tmp_path: Path
@@ -168,6 +172,7 @@ def test_hashes_of_files_are_remembered_as_long_as_the_files_stay(photos: Path, 
     assert not np.delete(again, 5, axis=0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone"])
 def test_a_damaged_shard_is_computed_again(damage: str, recipe: Recipe, tmp_path: Path, cache: Path) -> None:
     train(recipe, tmp_path / "first")
@@ -200,6 +205,7 @@ def test_an_image_that_cannot_be_read_any_more_is_named(
     assert list(reported.value.problems) == [f"data: {victim}: cannot be read (Input/output error)"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_that_asks_for_the_disk_with_one_line(
     recipe: Recipe, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +245,7 @@ def test_with_auto_a_full_disk_is_reported_and_the_run_goes_on(
     assert difference(tmp_path / "whole", tmp_path / "run") < 1e-6
 
 
+@pytest.mark.slow
 def test_a_limit_that_the_features_exceed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAUNCHER_CACHE_GB", "0.0000001")
     with pytest.raises(UserError, match="LAUNCHER_CACHE_GB allows 100 bytes"):
