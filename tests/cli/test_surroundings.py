@@ -33,7 +33,8 @@ def test_what_lies_beside_a_recipe_must_not_shadow_a_library(tmp_path: Path, nam
     assert str(tmp_path) not in sys.path
 
 
-def test_datasets_matters_only_with_data_of_the_hub(tmp_path: Path) -> None:
+def test_datasets_matters_only_with_data_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # loading adds the folder, whose datasets.py others would find
     for name in ("datasets.py", "helpers.py", "test.py"):
         (tmp_path / name).write_text("")
     for name, data in (("folder", "data.ImageFolder(root='pets')"), ("hub", "data.HuggingFace(path='cifar10')")):
