@@ -124,6 +124,7 @@ def test_files_stay_small() -> None:
 SLOW = ("torch", "torchvision", "timm", "datasets", "sklearn", "accelerate", "pandas", "matplotlib")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

@@ -16,6 +16,7 @@ from launcher.assets.git_lfs import LFS_POINTER, is_lfs_pointer
 from launcher.errors import UserError
 from launcher.files import expanded
 from launcher.recipe.protocols import Preprocessing
+from launcher.text import listed
 
 if TYPE_CHECKING:
     import torch
@@ -188,7 +189,7 @@ def _opened(file: Path) -> tuple[dict[str, torch.Tensor], str]:
         raise UserError(f"backbone.weights: {file} holds no state dict but a {type(content).__name__}")
     others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
     if others:
-        raise UserError(f"backbone.weights: {file} holds no state dict: {_first(others)} are not tensors")
+        raise UserError(f"backbone.weights: {file} holds no state dict: {listed(others)} are not tensors")
     return {_clean(str(name)): tensor for name, tensor in content.items()}, part
 
 
@@ -199,10 +200,6 @@ def _holds_tensors(content: Any) -> bool:
     return isinstance(content, Mapping) and any(
         isinstance(value, (torch.Tensor, Mapping)) for value in content.values()
     )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _clean(name: str) -> str:

@@ -13,6 +13,7 @@ from launcher.cli.options import AssetsFolder, OwnRecipe, use_assets
 from launcher.cluster.processes import check_alone, set_threads
 from launcher.errors import Problems
 from launcher.recipe.loading import types_of_files
+from launcher.text import readable_size
 from launcher.training.launch import Launch
 
 
@@ -58,4 +59,4 @@ def report(
     launch = Launch(num_workers=workers, world=world)
     report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     target = report_again(runs, to, launch, report, explains, types_of_files(recipe))
-    print(f"written to {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    print(f"written to {target} ({readable_size(target.stat().st_size)})")

@@ -28,7 +28,6 @@ from launcher.data.prepared import (
     bytes_of,
     check_current,
     check_fits,
-    gigabytes,
     hash_of,
     need_of,
     read_copy,
@@ -42,7 +41,7 @@ from launcher.recipe.abilities import HasPreset
 from launcher.recipe.protocols import Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import shrunk
-from launcher.text import plural
+from launcher.text import plural, readable_size
 
 SIZES_SAMPLED = 200
 IN_FLIGHT = 8
@@ -147,9 +146,9 @@ def estimated_bytes(splits: Splits, kept: Need) -> int:
 
 def _check_room(folder: Path, needed: int, kept: Need, report: Callable[[str], None]) -> None:
     free = shutil.disk_usage(folder.parent).free
-    report(f"shorter sides of {kept}: about {gigabytes(needed)} in {folder}, {gigabytes(free)} are free there")
+    report(f"shorter sides of {kept}: about {readable_size(needed)} in {folder}, {readable_size(free)} are free there")
     if needed > free:
-        raise UserError(f"--to {folder}: needs about {gigabytes(needed)}, {gigabytes(free)} are free there")
+        raise UserError(f"--to {folder}: needs about {readable_size(needed)}, {readable_size(free)} are free there")
 
 
 def _there_already(folder: Path, kept: Need, recipe: Recipe, splits: Splits, preprocessing: Preprocessing) -> Copy:

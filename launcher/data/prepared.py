@@ -37,7 +37,7 @@ from launcher.files import expanded
 from launcher.recipe.abilities import KnowsShortSide
 from launcher.recipe.protocols import ImageSource, Preprocessing, Split, Splits
 from launcher.recipe.recipe import Recipe
-from launcher.text import listed, one_line, plural
+from launcher.text import listed, one_line, plural, readable_size
 
 FORMAT = 1
 NAMES = ("train", "val")
@@ -95,9 +95,8 @@ class Copy:
 
     def __str__(self) -> str:
         train, val = self.samples
-        return (
-            f"{train:,} training and {plural(val, 'validation image')}, {gigabytes(self.size_bytes)} in {self.folder}"
-        )
+        size = readable_size(self.size_bytes)
+        return f"{train:,} training and {plural(val, 'validation image')}, {size} in {self.folder}"
 
     @property
     def id(self) -> str:
@@ -121,11 +120,6 @@ class Copy:
 def bytes_of(rows: npt.NDArray[Any]) -> int:
     """Return the number of bytes that the pixels of all samples of an index take."""
     return int(3 * (rows["height"].astype(np.int64) * rows["width"]).sum())
-
-
-def gigabytes(count: int) -> str:
-    """Return a number of bytes for people, in GB, or in MB if it is below 1 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def hash_of(content: Any) -> bytes:

@@ -14,12 +14,11 @@ from launcher.errors import UserError
 from launcher.files import json_text, metrics_from_json, replaced_folder, save_tensors
 from launcher.recipe.abilities import DescribesPlainNetwork
 from launcher.recipe.serialization import to_json
-from launcher.text import duration, number, plural
+from launcher.text import duration, listed, number, plural
 from launcher.training.collectives import agreed
 from launcher.training.evaluation import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
 from launcher.training.model import load_state
-from launcher.training.nonfinite import tensors_named
 from launcher.training.run import Run
 from launcher.training.run_checkpoint import check_owner
 from launcher.training.run_dir import RunDir
@@ -119,7 +118,7 @@ def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) ->
     if broken := [name for name in trained if not bool(weights[name].isfinite().all())]:
         raise UserError(
             f"{rundir.path}: the weights after step {step}, which final/ would hold, are not finite "
-            f"({tensors_named(broken)}); use a lower optim.lr, in another --run-dir"
+            f"({listed(broken, 1)}); use a lower optim.lr, in another --run-dir"
         )
     save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
     if isinstance(recipe.backbone, DescribesPlainNetwork):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from launcher.errors import UserError
-from launcher.text import plural
+from launcher.text import listed, plural
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,8 +71,8 @@ def prove(
     for process, (_, names) in enumerate(reports):
         if names:
             problems.append(
-                f"phase {phase}: {_tensors(len(names), 'frozen ')} changed on process {process}: {_listed(names)}; "
-                "something wrote to them (a hook, a shared tensor, a module put in training mode by hand)"
+                f"phase {phase}: {_tensors(len(names), 'frozen ')} changed on process {process}: {listed(names, NAMED)}"
+                "; something wrote to them (a hook, a shared tensor, a module put in training mode by hand)"
             )
     if len({digest for digest, _ in reports}) > 1:
         everyones: list[dict[str, str]] = gather_object([now])
@@ -81,7 +81,7 @@ def prove(
             if names:
                 problems.append(
                     f"phase {phase}: processes 0 and {process} hold different values in {_tensors(len(names))}: "
-                    f"{_listed(names)}"
+                    f"{listed(names, NAMED)}"
                 )
     if problems:
         raise UserError(*problems)
@@ -90,7 +90,3 @@ def prove(
 
 def _tensors(count: int, kind: str = "") -> str:
     return plural(count, f"{kind}tensor", spec="")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from launcher.errors import UserError
-from launcher.text import plural
+from launcher.text import listed, plural
 from launcher.training.data_order import epoch_order
 from launcher.training.preflight import ResolvedPhase
 from launcher.training.run import PhaseState, Run
@@ -28,9 +28,8 @@ def where(run: Run, resolved: ResolvedPhase, step: int, step_in_epoch: int) -> s
     begin = step_in_epoch * keys.batching.batch_size
     samples = order[begin : begin + keys.taken(step_in_epoch)]
     images = run.prepared.splits.train.images
-    named = ", ".join(f"{index} ({images.name(int(index))})" for index in samples[:SAMPLES_NAMED])
-    more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
-    return f"step {step}: the gradient is not finite; its samples: {named}{more}"
+    named = listed([f"{index} ({images.name(int(index))})" for index in samples], SAMPLES_NAMED)
+    return f"step {step}: the gradient is not finite; its samples: {named}"
 
 
 def broken_weights(state: PhaseState) -> str | None:
@@ -47,12 +46,7 @@ def broken_weights(state: PhaseState) -> str | None:
     # The device is asked once for all tensors.
     finite = torch.stack([value.isfinite().all() for value in trained.values()]).tolist()
     names = [name for name, is_finite in zip(trained, finite, strict=True) if not is_finite]
-    return tensors_named(names) if names else None
-
-
-def tensors_named(names: list[str]) -> str:
-    """Return the first of some names and, if there are others, their number."""
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return listed(names, 1) if names else None
 
 
 def check_weights(run: Run, state: PhaseState) -> None:
