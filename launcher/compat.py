@@ -5,7 +5,8 @@ Nothing is imported before it is needed: some commands run without torch, others
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
@@ -41,6 +42,30 @@ def divide_all(tensors: Sequence[torch.Tensor], divisor: float) -> None:
     import torch
 
     torch._foreach_div_(list(tensors), divisor)
+
+
+def versioned_state(
+    tensors: Mapping[str, torch.Tensor], versions: Mapping[str, Mapping[str, Any]]
+) -> OrderedDict[str, torch.Tensor]:
+    """Return a state dict that says the versions of its modules' layouts, by module name (torch 2.14).
+
+    Files do not hold these versions, and torchvision's MNASNet refuses a state dict without its own.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = versions  # type: ignore[attr-defined]
+    return state
+
+
+def layout_versions(model: nn.Module) -> Mapping[str, Mapping[str, Any]]:
+    """Return the versions of a network's layouts, by module name (torch 2.14)."""
+    versions: Mapping[str, Mapping[str, Any]] = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return versions
+
+
+def convolve(layer: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return what a convolution computes, its padding mode included, with other weights than its own (torch 2.14)."""
+    outputs: torch.Tensor = layer._conv_forward(x, weight, bias)
+    return outputs
 
 
 def end_workers(loader: DataLoader[Any]) -> None:

@@ -134,8 +134,10 @@ class Reporter:
 
     def print(self, line: str) -> None:
         """Print a line that stays, unless it is empty."""
-        if line:
+        if line and self._has_bar:
             self._console.print(one_line(line), markup=False)
+        elif line:  # rich would take stdout away from the whole process if nobody reads stderr any more
+            print(one_line(line), file=sys.stderr, flush=True)
 
     def update(self, done: int) -> None:
         """Show how much is done, if that is due."""

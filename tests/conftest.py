@@ -57,7 +57,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 MARKERS_BY_FIXTURE = {
     "run_cli": ("slow",),
     "slurm": ("slurm", "long"),
-    "told": ("slurm", "long"),
     "browser": ("browser", "slow"),
 }
 STARTED = pytest.StashKey[int]()

@@ -76,6 +76,7 @@ def cases(run: Path) -> Iterator[tuple[str, str]]:
             yield from ((str(path.relative_to(run)), kind) for kind in KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ended", "begun"])
 def test_a_damaged_file(runs: dict[str, Path], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, unlike, refused = tmp_path / "run", [], 0
@@ -122,6 +123,7 @@ def test_a_lock_that_does_not_say_whose_it_is(tmp_path: Path, capsys: pytest.Cap
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_without_its_recipe_lets_no_other_in(runs: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["ended"], run)

@@ -94,6 +94,7 @@ def test_a_bug_in_the_middle_ends_the_run_and_its_workers(tmp_path: Path, run_cl
     assert list((tmp_path / "runs/buggy/checkpoints").glob("step-*")), "the epoch before is saved"
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_an_epoch(tmp_path: Path) -> None:
     """As a terminal sends it: to all processes of the run."""
     (tmp_path / "long.py").write_text(VARIANT.format(changes="freeze_plan=phases.linear_probe(epochs=10_000)"))

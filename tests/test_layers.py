@@ -131,6 +131,8 @@ SLOW = ("torch", "torchvision", "timm", "datasets", "sklearn", "accelerate", "pa
         "import launcher, launcher.recipe.overrides, launcher.recipe.serialization, launcher.recipe.loading",
         "from launcher.cli import main; main(['--help']); main(['train', '--help']); main(['--version'])",
         "from launcher.cli import main; main(['no/such/recipe.py'])",
+        "from launcher.cli import main; [main([command, 'nowhere']) for command in ('status', 'compare', 'logs')]",
+        "from launcher.cli import main; main(['cache'])",
         "import recipes.digits",
     ],
 )

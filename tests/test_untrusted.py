@@ -238,6 +238,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(
 _NO_RUN_DIR = "error: evil: no run dir (it has no recipe.json)"
 
 
+@pytest.mark.slow
 def test_training_does_not_write_through_links(plain: Path, tmp_path: Path) -> None:
     """They may lead to any file of the user's."""
     run_dir = tmp_path / "run"

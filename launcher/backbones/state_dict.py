@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from launcher.compat import versioned_state
 from launcher.errors import UserError
 from launcher.text import plural
 
@@ -118,9 +118,7 @@ def _with_versions(backbone: nn.Module, tensors: Mapping[str, torch.Tensor]) -> 
     # Version 2 has been the layout since torchvision 0.5 (2020).
     if type(backbone).__name__ != "MNASNet":
         return tensors
-    versioned = OrderedDict(tensors)
-    versioned._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
-    return versioned
+    return versioned_state(tensors, {"": {"version": 2}})
 
 
 def _check_finite(backbone: nn.Module, source: str) -> None:

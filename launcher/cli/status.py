@@ -19,24 +19,36 @@ def status(
     run: RunOrJob,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
-    """How a run stands: state, step, restarts, and why each of its lives ended."""
+    """How a run stands: state, step, restarts, and why each attempt at it ended."""
     from launcher.cluster.status import status_of
 
-    told = status_of(run)
+    summary = status_of(run)
     if as_json:
-        row = {"run_dir": str(told.run_dir), "state": told.state, "why": told.why, "step": told.step}
-        row |= {"steps": told.steps, "may_end_early": told.may_end_early}
-        row |= {"restarts": told.restarts, "job": told.job.job if told.job else None, "lives": told.lives}
+        row = {
+            "run_dir": str(summary.run_dir),
+            "state": summary.state,
+            "why": summary.why,
+            "step": summary.step,
+        }
+        row |= {"steps": summary.steps, "may_end_early": summary.may_end_early}
+        row |= {
+            "restarts": summary.restarts,
+            "job": summary.job.job if summary.job else None,
+            "lives": summary.attempts,
+        }
         print(json.dumps(row, indent=1))
         return
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{told.run_dir}: {told.state}{f' ({told.why})' if told.why else ''}", markup=False)
-    console.print(f"{told.progress} saved, {plural(told.restarts, 'restart')}", markup=False)
-    if told.job is not None:
-        console.print(f"job {told.job.job}: {told.job.state} {told.job.nodes}; log {told.job.log}", markup=False)
-    if told.lives:
+    console.print(f"{summary.run_dir}: {summary.state}{f' ({summary.why})' if summary.why else ''}", markup=False)
+    console.print(f"{summary.progress} saved, {plural(summary.restarts, 'restart')}", markup=False)
+    if summary.job is not None:
+        console.print(
+            f"job {summary.job.job}: {summary.job.state} {summary.job.nodes}; log {summary.job.log}",
+            markup=False,
+        )
+    if summary.attempts:
         rows = [["time", "job", "start", "what", "step", "why"]]
-        for row in told.lives:
+        for row in summary.attempts:
             what = row.get("cause") or row.get("kind") or row.get("event")
             cells = [row.get("time"), row.get("name") or row.get("job"), row.get("life"), what, row.get("step")]
             cells.append(row.get("why") or row.get("nodes") or "")

@@ -35,7 +35,7 @@ class Status:
     step: int
     """Newest step that is saved."""
     job: JobState | None
-    lives: tuple[dict[str, Any], ...]
+    attempts: tuple[dict[str, Any], ...]
     """Rows of LIVES.jsonl."""
     steps: int | None = None
     """Number of steps of the whole run, or None before it has begun."""
@@ -55,7 +55,7 @@ class Status:
     @property
     def restarts(self) -> int:
         """Number of restarts, from the attempts and the starts."""
-        begins = [row for row in self.lives if row.get("event") == "begin"]
+        begins = [row for row in self.attempts if row.get("event") == "begin"]
         return max(0, len(begins) - 1, self.starts - 1)
 
 
@@ -92,9 +92,9 @@ def status_of(run: str) -> Status:
     rows = rows_of(run_dir)
     state, why = _state(run_dir, job, rows)
     steps, may_end_early = planned_steps(run_dir) or (None, False)
-    lives = tuple({key: _shown(value) for key, value in row.items()} for row in rows)
+    attempts = tuple({key: _shown(value) for key, value in row.items()} for row in rows)
     step, starts = newest_step(run_dir), _starts(run_dir)
-    return Status(run_dir, state, one_line(why), step, job, lives, steps, may_end_early, starts)
+    return Status(run_dir, state, one_line(why), step, job, attempts, steps, may_end_early, starts)
 
 
 def _shown(value: object) -> object:

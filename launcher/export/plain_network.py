@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import nn
 
 from launcher.backbones.plain_names import classifier_is_conv, classifier_name_of
+from launcher.compat import versioned_state
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.recipe import heads
@@ -57,8 +57,7 @@ class Plain:
         if self.is_squeezenet:
             network.set_submodule("classifier.2", nn.Identity())
         if self.is_mnasnet:
-            state = OrderedDict(state)
-            state._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
+            state = versioned_state(state, {"": {"version": 2}})
         network.load_state_dict(state)
         return network.eval()
 

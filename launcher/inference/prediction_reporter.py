@@ -14,7 +14,7 @@ class PredictionReporter(Reporter):
     """The progress of a prediction, and lines about files that were not predicted."""
 
     def __init__(self, total: int) -> None:
-        self.done = self.broken = 0
+        self.total, self.done, self.broken = total, 0, 0
         columns = [MofNCompleteColumn()]
         super().__init__(total, lambda done, _: f"{done:,} of {total:,}", title="predicting", columns=columns)
 
@@ -26,7 +26,8 @@ class PredictionReporter(Reporter):
         """Add images that were predicted or could not be read, and print the progress if it is due."""
         self.done += predicted
         self.broken += broken
-        self.update(self.done + self.broken)
+        if self.done + self.broken < self.total:
+            self.update(self.done + self.broken)
 
     def end(self, to: Path | None) -> None:
         """Print the summary."""

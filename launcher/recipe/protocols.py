@@ -1,8 +1,7 @@
-"""Protocols of the parts, and of their optional abilities.
+"""Protocols of the parts.
 
-Any class that implements a protocol is a part: there is no base class and no registry. The protocols of optional
-abilities follow the part that they extend. `isinstance` tells whether a part has one; it is called once, not for each
-image, because it takes 7 to 26 us on Python 3.11.
+Any class that implements a protocol is a part: there is no base class and no registry. What a part may have besides is
+in `launcher.recipe.abilities`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx, nn
 
-from launcher.compat import has_forward_hooks
+from launcher.compat import convolve, has_forward_hooks
 from launcher.training.feature_cache.tracing import traced
 
 
@@ -116,8 +116,7 @@ class _Folded(nn.Conv2d):
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         mean = norm.running_mean if self.bias is None else norm.running_mean - self.bias
         weight, bias = self.weight * scale.view(-1, 1, 1, 1), torch.addcmul(norm.bias, mean, scale, value=-1)
-        outputs: torch.Tensor = self._conv_forward(input, weight, bias)
-        return outputs
+        return convolve(self, input, weight, bias)
 
 
 class _Remains:

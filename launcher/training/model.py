@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from launcher.compat import is_batch_norm
+from launcher.compat import is_batch_norm, layout_versions, versioned_state
 from launcher.recipe.abilities import HasInitialisation
 from launcher.recipe.phases import NormStatistics
 from launcher.recipe.protocols import Backbone, Head
@@ -130,7 +129,4 @@ def share_tensors(model: nn.Module, other: nn.Module) -> None:
 
 def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Load a state from `cpu_state` or a checkpoint. Raise RuntimeError if names or shapes differ."""
-    state = OrderedDict(tensors)
-    # Files do not hold the versions of the modules' layouts, without which torchvision's MNASNet refuses a state.
-    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(state)
+    model.load_state_dict(versioned_state(tensors, layout_versions(model)))

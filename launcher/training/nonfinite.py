@@ -28,8 +28,9 @@ def where(run: Run, resolved: ResolvedPhase, step: int, step_in_epoch: int) -> s
     begin = step_in_epoch * keys.batching.batch_size
     samples = order[begin : begin + keys.taken(step_in_epoch)]
     images = run.prepared.splits.train.images
-    named = listed([f"{index} ({images.name(int(index))})" for index in samples], SAMPLES_NAMED)
-    return f"step {step}: the gradient is not finite; its samples: {named}"
+    named = ", ".join(f"{index} ({images.name(int(index))})" for index in samples[:SAMPLES_NAMED])
+    more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
+    return f"step {step}: the gradient is not finite; its samples: {named}{more}"
 
 
 def broken_weights(state: PhaseState) -> str | None:

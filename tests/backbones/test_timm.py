@@ -61,6 +61,7 @@ def test_order_and_names_give_the_same_network(lite0_file: str) -> None:
     assert all(torch.equal(tensor, by_name[name]) for name, tensor in by_order.items())
 
 
+@pytest.mark.slow
 def test_without_match_by_order_it_is_refused_with_a_hint(lite0_file: str) -> None:
     with pytest.raises(UserError, match=r"missing \(conv_stem.weight.*backbone.match_by_order=true"):
         Timm(name="tf_efficientnet_lite0", weights=lite0_file).build()
@@ -148,6 +149,7 @@ def test_another_image_size_resamples_position_embeddings(tmp_path: Path) -> Non
         assert backbone(torch.rand(1, 3, 96, 96)).shape == (1, 192)
 
 
+@pytest.mark.slow
 def test_position_embeddings_of_another_image_size_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "vit.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=96).state_dict(), file)

@@ -63,6 +63,7 @@ def test_wrappers_and_prefixes_are_taken_off(
     assert_holds(backbone_from(tmp_path / "weights.pth"), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrap", "prefix"),
     [

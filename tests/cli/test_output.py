@@ -23,6 +23,7 @@ def environ() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("words", ["status run", "plan tests/support/tiny.py", "cache"])
 def test_an_output_without_room_is_reported(words: str, tmp_path: Path) -> None:
@@ -45,6 +46,7 @@ def test_an_output_without_room_is_reported(words: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_outlives_who_reads_its_output(tmp_path: Path) -> None:
     """A terminal that is closed, `| head`: the lines that follow stand in log.txt."""
     run_dir = tmp_path / "run"
@@ -62,6 +64,7 @@ def test_a_run_outlives_who_reads_its_output(tmp_path: Path) -> None:
     assert "done: accuracy" in log
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_no_fault_where_a_file_is_written(tmp_path: Path) -> None:
     train(tiny.recipe, tmp_path / "run")
     tiny.picture(tiny.Stripes(31, 1), 0).save(tmp_path / "one.png")

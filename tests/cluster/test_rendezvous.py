@@ -20,6 +20,7 @@ def address() -> dict[str, str]:
         return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "LAUNCHER_WAIT_SECONDS": "2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "state"), [(0, "1 of 2 has come"), (1, "process 0 has not come")])
 def test_a_lone_process_of_two_says_what_it_waits_for_and_ends(
     address: dict[str, str], monkeypatch: pytest.MonkeyPatch, rank: int, state: str

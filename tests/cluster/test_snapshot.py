@@ -38,6 +38,7 @@ def git(root: Path, *words: str) -> None:
     subprocess.run(["git", "-C", str(root), *name, *words], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_without_git(project: Path, tmp_path: Path) -> None:
     taken = take(project / "recipes/mine.py", "recipes.mine", tmp_path / "copy", ["mine.py"])
     assert copied(tmp_path / "copy") == {"recipes/__init__.py", "recipes/mine.py", "helpers.py", "SUBMITTED.json"}
@@ -46,6 +47,7 @@ def test_without_git(project: Path, tmp_path: Path) -> None:
     assert (tmp_path / "copy/launcher/__main__.py").is_file()
 
 
+@pytest.mark.slow
 def test_of_a_git_tree_what_git_knows_or_could_know(project: Path, tmp_path: Path) -> None:
     (project / ".gitignore").write_text("secret.py\n.venv\n")
     (project / "secret.py").touch()
@@ -66,6 +68,7 @@ def test_of_a_git_tree_what_git_knows_or_could_know(project: Path, tmp_path: Pat
     assert (origin["commit"], origin["changed"], origin["words"]) == (taken.commit, True, ["a b"])
 
 
+@pytest.mark.slow
 def test_too_much(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "MOST_FILES", 2)
     with pytest.raises(UserError, match="3 files of code to take along, more than 2"):

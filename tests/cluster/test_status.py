@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import tiny
 from commands import RunCli
 from launcher.cluster.status import status_of
@@ -46,6 +48,7 @@ def test_status_says_how_far_it_is_to_go(run_cli: RunCli, tmp_path: Path) -> Non
     assert run_cli("status", str(run_dir)).out.splitlines()[1] == "step 0 of at most 120 saved, 0 restarts"
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_has_taken_all_of_them(tmp_path: Path) -> None:
     train(tiny.recipe, tmp_path / "run")
     assert status_of(str(tmp_path / "run")).progress == "step 12 of 12"

@@ -267,6 +267,7 @@ def test_paths_in_a_parquet_start_from_its_folder(tmp_path: Path, as_struct: boo
         assert "10 of 10 images named in column 'file'" in error_of(tmp_path / "other" / "a.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["set [v1]", "a*b", "what?"])
 def test_paths_with_characters_of_patterns(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

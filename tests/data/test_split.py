@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +61,7 @@ def test_every_image_has_its_chance() -> None:
     assert counts.max() < 70
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=60), FRACTIONS, SEEDS)
 def test_without_shared_groups_the_split_is_what_it_was(classes: list[int], val_fraction: float, seed: int) -> None:
     alone = [str(index) for index in range(len(classes))]
@@ -72,6 +74,7 @@ def test_without_shared_groups_the_split_is_what_it_was(classes: list[int], val_
             assert ours.tolist() == theirs.tolist()
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), min_size=2, max_size=60), FRACTIONS, SEEDS)
 def test_groups_are_never_divided(rows: list[tuple[int, int]], val_fraction: float, seed: int) -> None:
     groups, classes = [str(group) for group, _ in rows], np.asarray([kind for _, kind in rows])

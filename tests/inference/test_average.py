@@ -97,6 +97,7 @@ def test_several_runs(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> Non
                 torch.testing.assert_close(tensor.double(), mean, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_are_computed_again(runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     """Where BatchNorm has seen other data; what is reported is of the network that is written."""
     to = tmp_path / "updating"
@@ -146,6 +147,7 @@ def test_means() -> None:
     assert mean_of(parts, [0.75, 0.25]) == {"w": torch.tensor([2.0]), "n": torch.tensor(3)}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_nothing_is_left(runs: dict[str, Path], full_disk: Path, capsys: Any) -> None:
     to = full_disk / "average"
     assert average(str(runs["one"]), "--to", str(to)) == 2

@@ -84,6 +84,7 @@ def test_the_weights_that_training_began_with_are_not_needed(tmp_path: Path) -> 
     assert evaluated(tmp_path / "b").metrics == metrics_of_final(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_training_images(finished: Path) -> None:
     found = evaluated(finished, split_name="train")
     assert found.outputs.shape == (90, 3)
@@ -145,6 +146,7 @@ def test_weights_and_data_must_be_those_of_the_run(finished: Path, tmp_path: Pat
         evaluated(copy)
 
 
+@pytest.mark.slow
 def test_metrics_that_are_not_those_of_the_run_are_reported(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)

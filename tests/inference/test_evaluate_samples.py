@@ -48,6 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "tiny"
 
 
+@pytest.mark.slow
 def test_the_metrics_follow_from_the_rows(finished: Path) -> None:
     written = json.loads((finished / "evaluation.json").read_text())
     table = pq.read_table(finished / "evaluation.parquet")
@@ -71,6 +72,7 @@ def test_the_metrics_follow_from_the_rows(finished: Path) -> None:
     assert low <= written["metrics"]["accuracy"] <= high
 
 
+@pytest.mark.slow
 def test_two_processes_predict_the_same(finished: Path) -> None:
     one = pq.read_table(finished / "evaluation.parquet")
     run(finished, 2)
@@ -83,6 +85,7 @@ def test_two_processes_predict_the_same(finished: Path) -> None:
             assert two[name].equals(one[name]), name
 
 
+@pytest.mark.slow
 def test_the_temperature_is_kept_and_the_weights_are_not_touched(finished: Path, tmp_path: Path) -> None:
     before = load_file(finished / "final/model.safetensors")
     found = evaluated(finished)
@@ -103,6 +106,7 @@ def test_the_temperature_is_kept_and_the_weights_are_not_touched(finished: Path,
     assert json.loads((finished / "final/calibration.json").read_text()) == stored
 
 
+@pytest.mark.slow
 def test_flips_are_the_mean_over_both_pictures(finished: Path) -> None:
     plain, found = evaluated(finished), evaluated(finished, flips=True)
     model = launcher.load(finished, tiny.__file__)
@@ -116,6 +120,7 @@ def test_flips_are_the_mean_over_both_pictures(finished: Path) -> None:
     assert found.unlike_training() == {}
 
 
+@pytest.mark.slow
 def test_another_folder_has_its_classes_by_name(finished: Path, tmp_path: Path) -> None:
     val = finished.parent / "images/val"
     again, here = evaluated(finished, data=val), evaluated(finished)
@@ -186,6 +191,7 @@ def test_broken_images_of_another_folder_are_named(finished: Path, tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [tasks.MultiLabel(), tasks.Regression()], ids=["labels", "values"])
 def test_labels_and_values_have_rows_as_well(
     task: tasks.MultiLabel | tasks.Regression, tmp_path: Path, capsys: pytest.CaptureFixture[str]

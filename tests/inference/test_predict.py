@@ -106,6 +106,7 @@ def test_a_folder_with_all_sorts_of_files(finished: Path, images: Path, tmp_path
         assert sum(float(row[f"probability_{place}"]) for place in (1, 2, 3)) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_table_of_a_run_holds_the_probabilities_that_predict_gives(finished: Path) -> None:
     """Those that the report shows."""
     table = pq.read_table(finished / "evaluation.parquet")

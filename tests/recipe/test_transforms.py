@@ -69,6 +69,7 @@ def test_evaluation_equals_the_weights_own_transform(
     assert torch.equal(evaluation(preprocessing)(same), theirs(same))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interpolation", "most"), [("bilinear", 1), ("bicubic", 2)])
 def test_evaluation_of_photographs(interpolation: str, most: int) -> None:
     folder = ROOT.parent / "shared" / "data" / "hymenoptera" / "val"
@@ -122,6 +123,7 @@ def test_crops_are_those_of_torchvision(interpolation: str) -> None:
             assert apart.max() < (2.5 if interpolation == "bilinear" else 20), seed
 
 
+@pytest.mark.slow
 def test_large_jpegs_are_decoded_smaller_for_the_same_crop(tmp_path: Path) -> None:
     transform = Augment().build(Preprocessing(image_size=32, resize_size=36))
     photo(70, 64).resize((960, 720), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
@@ -159,6 +161,7 @@ def test_windows(window: Window, by: int, smaller: Window) -> None:
     assert window.reduced(by, 720 // by, 960 // by) == smaller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["trivial", "randaugment"])
 def test_operations_are_those_of_torchvision(preset: str) -> None:
     """Drawn alike, and done on images: of a picture that keeps its size all bits are equal."""

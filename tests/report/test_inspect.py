@@ -79,6 +79,7 @@ def test_swapped_labels_stand_at_the_top(explained: Path) -> None:
     assert all(row["suggested"] != row["label"] for row in listed)
 
 
+@pytest.mark.slow
 def test_the_report_shows_it(explained: Path) -> None:
     page = Parsed((explained / "report.html").read_text())
     sections = [attributes["id"] for attributes in page.of("section")]

@@ -275,6 +275,7 @@ def test_data_that_have_moved_leave_a_report_without_pictures(hostile: Path, tmp
     assert set(sections_of(page)) == set(SECTIONS) - {"gallery"}
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_gone_is_reported(hostile: Path, tmp_path: Path) -> None:
     class Gone:
         def __len__(self) -> int:
@@ -293,6 +294,7 @@ def test_a_picture_that_is_gone_is_reported(hostile: Path, tmp_path: Path) -> No
     assert found.unread == ["picture 2", "picture 0", "other"]
 
 
+@pytest.mark.slow
 def test_pictures_are_found_by_name_where_others_were_left_out(finished: Path) -> None:
     samples = read_facts(finished).samples
     source = tiny.Stripes(31, 1)
@@ -304,6 +306,7 @@ def test_pictures_are_found_by_name_where_others_were_left_out(finished: Path) -
     assert picture.is_small  # 16 pixels: kept without loss
 
 
+@pytest.mark.slow
 def test_few_pictures_and_small_ones(monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
     source = report_runs.Noise(100, 10)
     picture = small(source, 0)

@@ -64,7 +64,7 @@ class ForkServer:
             process = int(self._socket.recv(64))
             try:
                 self._socket.settimeout(SECONDS_AT_MOST)
-                code = int(self._socket.recv(64))
+                code = int(self._socket.recv(64))  # nothing, if the server is dead
             except BaseException:
                 os.killpg(process, signal.SIGKILL)  # with its DataLoader workers
                 self._socket.settimeout(None)

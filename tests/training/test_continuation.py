@@ -54,6 +54,7 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "final/model.safetensors")
 
 
+@pytest.mark.slow
 def test_what_changes_no_weights_may_change_with_a_line_each(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +95,7 @@ def test_what_changes_no_weights_may_change_with_a_line_each(
     assert "is finished already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reported"),
     [
@@ -110,6 +112,7 @@ def test_what_changes_weights_is_refused(photos: Path, tmp_path: Path, change: d
     assert reported in str(refused.value)
 
 
+@pytest.mark.slow
 def test_one_other_image_is_reported_by_name_whether_the_run_is_finished_or_not(photos: Path, tmp_path: Path) -> None:
     train(of_folder(photos), tmp_path / "run")
     shutil.copytree(photos, tmp_path / "moved")
@@ -125,6 +128,7 @@ def test_one_other_image_is_reported_by_name_whether_the_run_is_finished_or_not(
         train(of_folder(photos), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_other_weights_for_final_are_asked_for_before_the_end(photos: Path, tmp_path: Path) -> None:
     train(of_folder(photos), tmp_path / "run")
     with pytest.raises(UserError, match="final_weights: 'best' there, 'last' now"):
@@ -163,6 +167,7 @@ def with_own() -> Recipe:
     return dataclasses.replace(tiny.recipe, task=importlib.import_module("own_weighted").Weighted())
 
 
+@pytest.mark.slow
 def test_own_code_that_changed_is_refused_unless_asked_for(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

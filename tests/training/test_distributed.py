@@ -21,6 +21,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", STARTS)
 def test_two_processes_end_with_the_weights_of_one(one_process: Path, tmp_path: Path, way: str) -> None:
     # That both hold the same weights is proven at every checkpoint: a run in which they differ stops.
@@ -35,6 +36,7 @@ def test_two_processes_end_with_the_weights_of_one(one_process: Path, tmp_path: 
     assert ours == pytest.approx(theirs, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch_size", [16, 8, 4])
 def test_accumulation_changes_nothing(one_process: Path, tmp_path: Path, micro_batch_size: int) -> None:
     alone(dataclasses.replace(tiny.recipe, final_weights="last"), tmp_path, micro_batch_size=micro_batch_size)
@@ -42,6 +44,7 @@ def test_accumulation_changes_nothing(one_process: Path, tmp_path: Path, micro_b
     assert steps(tmp_path) == steps(one_process)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_reported_once_and_ends_both_processes(tmp_path: Path) -> None:
     done = start("torchrun", "batch_size=33", "--run-dir", str(tmp_path))
     assert done.returncode != 0
@@ -52,6 +55,7 @@ def test_a_mistake_is_reported_once_and_ends_both_processes(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_averaging_of_batch_statistics_makes_processes_agree(tmp_path: Path) -> None:
     done = start("torchrun", "freeze_plan.1.norm_statistics=update", "--run-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -54,6 +54,7 @@ def batches(transform: Any, num_workers: int) -> Iterator[Batch]:
         end_workers(loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_training_batches_hold_bytes_until_they_are_on_the_device(num_workers: int) -> None:
     augment = Augment(preset="trivial", random_erasing=0.5).build(PREPROCESSING)
@@ -74,6 +75,7 @@ def test_training_batches_hold_bytes_until_they_are_on_the_device(num_workers: i
     assert sorted(seen) == list(range(21))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_floats_of_a_users_own_transform_are_not_touched(num_workers: int) -> None:
     own = Own(Augment().build(PREPROCESSING))
@@ -97,6 +99,7 @@ class Drawing:
         return self.inner(image) + shift.view(3, 1, 1)
 
 
+@pytest.mark.slow
 def test_python_and_numpy_are_seeded_for_each_sample_and_put_back() -> None:
     """Whatever the number of workers, and whatever the process drew before."""
     pictures = []
@@ -144,6 +147,7 @@ def _brighter(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels + int(100 * random.random())).clamp(max=255)
 
 
+@pytest.mark.slow
 def test_an_augmentation_of_ones_own_is_not_taken_for_the_evaluation_view() -> None:
     """It inherits `preset`, which says nothing of what it does."""
     assert views.draws_nothing(dataclasses.replace(tiny.recipe, augment=transforms.Augment(preset="none")))
@@ -176,6 +180,7 @@ class Wrapped:
         return transforms.Augment(random_erasing=0.3).build(preprocessing).__call__
 
 
+@pytest.mark.slow
 def test_bytes_and_floats_train_the_same_weights(tmp_path: Path) -> None:
     """Where the pictures are normalised changes no bit of what is learned."""
     train(dataclasses.replace(tiny.recipe, augment=transforms.Augment(random_erasing=0.3)), tmp_path / "bytes")

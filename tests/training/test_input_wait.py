@@ -48,6 +48,7 @@ def test_a_prepared_copy_on_all_cores() -> None:
     assert reported.endswith("; 4 cores for this process are too few, or the disk of the images too slow")
 
 
+@pytest.mark.slow
 def test_reported_once_a_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(
         tiny.recipe, freeze_plan=phases.linear_probe(epochs=3) + phases.full_finetune(epochs=2)

@@ -32,6 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_a_step_that_runs_out_is_redone_in_parts(whole: Path, tmp_path: Path) -> None:
     train(out_of_memory.recipe, tmp_path, micro_batch_size="auto")
     assert reported(tmp_path) == ["2", "4", "8"]
@@ -41,17 +42,20 @@ def test_a_step_that_runs_out_is_redone_in_parts(whole: Path, tmp_path: Path) ->
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_auto_without_a_fault_changes_no_bit(whole: Path, tmp_path: Path) -> None:
     train(tiny.parity, tmp_path, micro_batch_size="auto")
     assert reported(tmp_path) == []
     assert furthest(whole, tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_without_auto_the_error_passes_through(tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         train(out_of_memory.recipe, tmp_path)
 
 
+@pytest.mark.slow
 def test_mixed_pairs_are_cut_only_after_they_are_mixed(tmp_path: Path) -> None:
     """In the last batch, of 26, eight parts have three or four images each."""
     augment = transforms.Augment(mixup_alpha=0.4)
@@ -61,6 +65,7 @@ def test_mixed_pairs_are_cut_only_after_they_are_mixed(tmp_path: Path) -> None:
     assert furthest(tmp_path / "whole", tmp_path / "parts") < 1e-5
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_not_updated_by_what_is_redone(tmp_path: Path) -> None:
     train(out_of_memory.updating, tmp_path / "parts", micro_batch_size="auto")
     train(out_of_memory.updating, tmp_path / "micro", micro_batch_size=16)
@@ -68,6 +73,7 @@ def test_batch_statistics_are_not_updated_by_what_is_redone(tmp_path: Path) -> N
     assert furthest(tmp_path / "parts", tmp_path / "micro") < 1e-5
 
 
+@pytest.mark.slow
 def test_one_process_of_two_runs_out(whole: Path, tmp_path: Path) -> None:
     words = ("--run-dir", str(tmp_path), "--workers", "1", "--micro-batch", "auto")
     done = start("torchrun", *words, recipe="tests/support/out_of_memory.py:second")

@@ -96,6 +96,7 @@ def test_what_batchnorm_does_in_a_phase_that_trains_it(tmp_path: Path, statistic
     assert moved == {"weight", "bias"} | (buffers if statistics == "update" else set())
 
 
+@pytest.mark.slow
 def test_the_same_command_on_a_finished_run_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "metrics.jsonl").read_bytes()
     train(tiny.recipe, finished)

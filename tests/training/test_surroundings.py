@@ -135,6 +135,7 @@ def test_a_run_dir_that_is_removed_in_mid_run_is_reported(tmp_path: Path) -> Non
     assert len(error.value.problems) == 1
 
 
+@pytest.mark.slow
 def test_a_small_shared_memory_and_few_open_files_are_reported_before_training(tmp_path: Path) -> None:
     """1 MB of shared memory, in a mount namespace of its own, and a hard limit of 40 files."""
     script = tmp_path / "start.sh"

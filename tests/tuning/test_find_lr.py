@@ -344,6 +344,7 @@ def test_two_processes_suggest_the_same(one_process: tuple[CliResult, Path, dict
     ElementTree.parse(tmp_path / "two.svg")  # noqa: S314 - our own
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_reported_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     recipe = str(SUPPORT / "tiny.py")
     arguments = ["--phase", "3", "--from", "1", "--to", "1e-3", "--steps", "9", "--svg", str(tmp_path / "no/x.svg")]

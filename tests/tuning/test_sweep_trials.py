@@ -184,6 +184,7 @@ def html_of(study: Study) -> str:
     return page_of(study.plan, table, study.trials(), study.importances(), "accelerate launch <b>", 16)
 
 
+@pytest.mark.slow
 def test_the_page_escapes_what_is_others(study: Study) -> None:
     text = html_of(study)
     assert HOSTILE not in text

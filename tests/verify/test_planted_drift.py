@@ -28,6 +28,7 @@ def test_what_is_frozen_and_moves_is_named(run_cli: RunCli, tmp_path: Path, faul
     assert_nothing_was_kept(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_weight_that_one_of_two_processes_changes_is_named(tmp_path: Path) -> None:
     words = ("--run-dir", str(tmp_path / "run"), "--workers", "0")
     done = start("torchrun", *words, recipe="tests/support/planted_drift.py:apart")

@@ -26,6 +26,7 @@ def test_a_sound_recipe(run_cli: RunCli) -> None:
     assert "linear_probe: 79 of 79, full_finetune: 79 of 79" in rows["every sample once an epoch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Verification, Rehearsal])
 def test_data_workers_are_those_asked_for(kind: type[Verification], tmp_path: Path) -> None:
     runs = kind(load_recipe(str(SUPPORT / "tiny.py")), tmp_path, [1], 2, lambda _: None, workers=2)

@@ -51,6 +51,7 @@ def shards(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in cache.glob("features/*/*.rows")}
 
 
+@pytest.mark.slow
 def test_killed_while_features_are_computed(unbroken: tuple[int, Path, Path], tmp_path: Path) -> None:
     processes, whole, whole_cache = unbroken
     run_dir, cache = tmp_path / "cut" / "run", tmp_path / "cache"
@@ -73,6 +74,7 @@ def test_killed_while_features_are_computed(unbroken: tuple[int, Path, Path], tm
     assert not list(cache.glob("features/*/.*.draft")), "the next start removes what a kill left"
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_does_not_matter(unbroken: tuple[int, Path, Path], tmp_path: Path) -> None:
     processes, whole, cache = unbroken
     run_dir = tmp_path / "other" / "run"
@@ -88,6 +90,7 @@ def test_the_number_of_processes_does_not_matter(unbroken: tuple[int, Path, Path
         assert torch.allclose(mine, yours, atol=1e-5), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked_by", [signal.SIGTERM, "STOP"])
 def test_asked_to_stop_while_features_are_computed(
     asked_by: signal.Signals | str, unbroken: tuple[int, Path, Path], tmp_path: Path
@@ -110,6 +113,7 @@ def test_asked_to_stop_while_features_are_computed(
     assert difference(run_dir, whole) == 0
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_compute_features_once(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     runs = [tmp_path / str(number) / "run" for number in range(2)]

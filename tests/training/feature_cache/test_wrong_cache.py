@@ -226,6 +226,7 @@ def test_a_full_disk_ends_a_run_that_asks_for_the_disk_with_one_line(
     assert difference(tmp_path / "run", tmp_path / "unbroken") == 0
 
 
+@pytest.mark.slow
 def test_with_auto_a_full_disk_is_reported_and_the_run_goes_on(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
