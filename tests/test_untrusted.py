@@ -256,6 +256,7 @@ def test_training_does_not_write_through_links(plain: Path, tmp_path: Path) -> N
     assert {file.read_text() for file in tmp_path.glob("*of the user")} == {"mine\n"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_results_is_no_link(plain: Path, tmp_path: Path) -> None:
     """It is replaced at the end, which a link cannot be."""
     run_dir = tmp_path / "run"

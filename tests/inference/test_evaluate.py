@@ -124,6 +124,7 @@ def test_what_is_no_finished_run(run_cli: RunCli, finished: Path, tmp_path: Path
         assert (done.code, done.out, done.err) == (2, "", f"error: {place}: {why}\n")
 
 
+@pytest.mark.slow
 def test_weights_and_data_must_be_those_of_the_run(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)

@@ -179,6 +179,7 @@ def test_folders_that_cannot_be_compared(finished: Path, tmp_path: Path, run_cli
     assert (done.code, done.err) == (2, "error: --data and --split: both say which images; give one of them\n")
 
 
+@pytest.mark.slow
 def test_broken_images_of_another_folder_are_named(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     fill(other, ("cat",), 2, 2)

@@ -637,6 +637,7 @@ def test_the_plan_goes_by_images_of_a_class() -> None:
     assert [name for name, _ in plan_of(found((150,), "values", ["age"]))] == ["linear_probe"]
 
 
+@pytest.mark.slow
 def test_batches_divide_well_and_are_never_more_than_the_images() -> None:
     for count in range(1, 300):
         for where in (CPU, GPU):

@@ -90,6 +90,7 @@ def test_the_report_shows_it(explained: Path) -> None:
     assert len(rows(explained / "explanation/map.csv")) == summary["val"] == 359
 
 
+@pytest.mark.slow
 def test_an_explanation_of_other_weights_is_not_shown(explained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(explained, copy)
@@ -214,6 +215,7 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert "onerror" not in {name for attributes in page.of("img") for name in attributes}
 
 
+@pytest.mark.slow
 def test_without_grad_cam(explained: Path, monkeypatch: Any, capsys: Any) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytorch_grad_cam" else found(name))

@@ -321,6 +321,7 @@ def test_few_pictures_and_small_ones(monkeypatch: pytest.MonkeyPatch, finished: 
     assert found.left_out == {index for index, picture in enumerate(made) if picture is None}
 
 
+@pytest.mark.slow
 def test_a_report_says_how_many_pictures_are_left_out(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     monkeypatch.setattr(thumbnails, "MOST_BYTES", 1000)
     facts = read_facts(copy, tiny.recipe.data.build("class", 0))

@@ -104,6 +104,7 @@ def test_the_same_command_on_a_finished_run_says_so(finished: Path, capsys: pyte
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_dir_of_another_recipe_is_refused_with_the_difference(finished: Path) -> None:
     other = dataclasses.replace(tiny.recipe, optim=optim.SGD(lr=0.2))
     with pytest.raises(UserError, match=r"holds a run of another recipe \(optim.lr: 0.1 there, 0.2 now\)"):

@@ -77,6 +77,7 @@ def test_nothing_frozen_is_no_cut() -> None:
     assert cut(model, "keep", 32) == Uncut(None)
 
 
+@pytest.mark.slow
 def test_a_first_layer_that_trains_is_no_cut() -> None:
     model = built("resnet18", 32, ("conv1",))
     assert cut(model, "keep", 32) == Uncut(None)
