@@ -57,6 +57,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 MARKERS_BY_FIXTURE = {
     "run_cli": ("slow",),
     "slurm": ("slurm", "long"),
+    "stories": ("slurm", "long"),
     "browser": ("browser", "slow"),
 }
 STARTED = pytest.StashKey[int]()

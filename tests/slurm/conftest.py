@@ -16,7 +16,7 @@ def slurm() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def reported(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Job]]]:
+def stories(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Job]]]:
     """All stories, three at a time and beside the other tests: most of their time they wait."""
     folder = tmp_path_factory.mktemp("stories")
 

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
-def unbroken(reported: dict[str, Future[Job]], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def unbroken(stories: dict[str, Future[Job]], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Run dirs by the number of processes. The bits depend on the number of threads, too: two processes are compared
     with two processes on two nodes."""
     alone = tmp_path_factory.mktemp("unbroken") / "run"
     train(tiny.resumable, alone)
-    job = reported["unbroken"].result()
+    job = stories["unbroken"].result()
     assert job.state["JobState"] == "COMPLETED", job.log
     return {1: alone, 2: job.run_dir}
 
@@ -42,9 +42,9 @@ def unbroken(reported: dict[str, Future[Job]], tmp_path_factory: pytest.TempPath
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_it_continues_and_ends_like_the_unbroken_run(
-    reported: dict[str, Future[Job]], unbroken: dict[int, Path], story: object, processes: int, causes: list[str] | None
+    stories: dict[str, Future[Job]], unbroken: dict[int, Path], story: object, processes: int, causes: list[str] | None
 ) -> None:
-    job = reported[story.__name__].result()  # type: ignore[attr-defined]
+    job = stories[story.__name__].result()  # type: ignore[attr-defined]
     assert job.state["JobState"] == "COMPLETED", job.log
     assert int(job.state["Restarts"]) >= 1
     ends = [row["cause"] for row in job.attempts if row["event"] == "end"]
@@ -58,8 +58,8 @@ def test_it_continues_and_ends_like_the_unbroken_run(
     assert (job.run_dir / "metrics.jsonl").read_bytes() == (unbroken[processes] / "metrics.jsonl").read_bytes()
 
 
-def test_a_canceled_job_saves_and_stays_canceled(reported: dict[str, Future[Job]], slurm: Cluster) -> None:
-    job = reported["canceled"].result()
+def test_a_canceled_job_saves_and_stays_canceled(stories: dict[str, Future[Job]], slurm: Cluster) -> None:
+    job = stories["canceled"].result()
     assert job.state["JobState"] == "CANCELLED"
     (end,) = [row for row in job.attempts if row["event"] == "end"]
     assert (end["cause"], end["again"]) == ("preempted", False)
@@ -67,8 +67,8 @@ def test_a_canceled_job_saves_and_stays_canceled(reported: dict[str, Future[Job]
     assert slurm.processes("n12") + slurm.processes("n13") == []
 
 
-def test_a_run_that_meets_nan_ends_with_its_reason(reported: dict[str, Future[Job]]) -> None:
-    job = reported["not_a_number"].result()
+def test_a_run_that_meets_nan_ends_with_its_reason(stories: dict[str, Future[Job]]) -> None:
+    job = stories["not_a_number"].result()
     assert (job.state["JobState"], job.state["Restarts"]) == ("FAILED", "0")
     end = job.attempts[-1]
     assert (end["event"], end["cause"], end["again"]) == ("end", "error", False)

@@ -42,8 +42,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def stories_meanwhile(request: pytest.FixtureRequest) -> None:
     """Those that other files ask for begin now: most of their time they wait."""
-    if any("reported" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("reported")
+    if any("stories" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("stories")
 
 
 def furthest(one: Path, other: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 EVENTS = ("subprocess.Popen", "os.fork", "os.posix_spawn", "tests.command")
 """Audit events; the last one is raised by `commands.ForkServer`, whose server forks in its stead."""
@@ -12,11 +13,11 @@ _started = 0
 
 def _count(event: str, _: object) -> None:
     global _started
-    _started += event in EVENTS
+    _started += event in EVENTS and threading.current_thread() is threading.main_thread()
 
 
 def started_processes() -> int:
-    """Return how many processes this one has started since this module was imported."""
+    """Return how many processes the main thread has started; other threads work beside the tests, for several."""
     return _started
 
 
