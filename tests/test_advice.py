@@ -163,10 +163,10 @@ ADVISED = {
     "launcher/training/setup.py: report": Advised(
         f"own.py --workers 0 --run-dir {FINISHED}", f"report {FINISHED}", leaves="runs/one more/report.html"
     ),
-    "launcher/cli/predict.py: evaluate": Advised(
+    "launcher/inference/predict.py: evaluate": Advised(
         f"predict {FINISHED} photos/val/dark", f"evaluate {FINISHED}", leaves="runs/one more/final/calibration.json"
     ),
-    "launcher/cli/export.py: evaluate": Advised(
+    "launcher/export/summary.py: evaluate": Advised(
         f"export {FINISHED} --to onnx --probabilities --out m.onnx",
         f"evaluate {FINISHED}",
         leaves="runs/one more/final/calibration.json",
