@@ -97,6 +97,14 @@ def _widest(lines: Sequence[str]) -> int:
     return max(map(cell_len, lines), default=0)
 
 
+def to_stderr(line: str) -> None:
+    """Print a line on stderr at once, whatever becomes of its reader.
+
+    rich would take stdout away from the whole process if nobody reads stderr any more.
+    """
+    print(line, file=sys.stderr, flush=True)
+
+
 class Reporter:
     """The progress of long work: on a terminal a bar, if there are `columns` for it, and elsewhere lines.
 
@@ -136,8 +144,8 @@ class Reporter:
         """Print a line that stays, unless it is empty."""
         if line and self._has_bar:
             self._console.print(one_line(line), markup=False)
-        elif line:  # rich would take stdout away from the whole process if nobody reads stderr any more
-            print(one_line(line), file=sys.stderr, flush=True)
+        elif line:
+            to_stderr(one_line(line))
 
     def update(self, done: int) -> None:
         """Show how much is done, if that is due."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.options import AssetsFolder, Overrides, RecipeName, load, use_assets
 from launcher.cluster.processes import check_alone, set_threads
+from launcher.console import to_stderr
 from launcher.errors import Problems
 from launcher.training.launch import Launch
 
@@ -42,4 +42,4 @@ def advise(
 
     words = [word.strip() for word in (backbones or "").split(",") if word.strip()]
     launch = Launch(num_workers=workers, world=world)
-    show(loaded.recipe, words, images, launch, lambda line: print(line, file=sys.stderr, flush=True), costs)
+    show(loaded.recipe, words, images, launch, to_stderr, costs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.options import AssetsFolder, OwnRecipe, use_assets
 from launcher.cluster.processes import check_alone, set_threads
+from launcher.console import to_stderr
 from launcher.errors import Problems
 from launcher.recipe.loading import types_of_files
 from launcher.training.launch import Launch
@@ -46,8 +46,7 @@ def average(
     from launcher.inference.average import average as average_runs
 
     launch = Launch(num_workers=workers, world=world)
-    report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    averaged = average_runs(runs, to, points, launch, report=report, overwrite=overwrite, own=types_of_files(recipe))
+    averaged = average_runs(runs, to, points, launch, report=to_stderr, overwrite=overwrite, own=types_of_files(recipe))
     if averaged.best is None:
         print(f"none is better than {runs[0]}: {averaged.shown(averaged.before)}; nothing was written")
     else:

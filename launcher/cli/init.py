@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launcher.cli.app import app
+from launcher.console import to_stderr
 
 
 class TaskName(str, enum.Enum):
@@ -67,5 +67,5 @@ def init(
         label=label or (),
         task=task.value if task else None,
         hardware=hardware.value,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=to_stderr,
     )

@@ -13,8 +13,8 @@ from launcher.cli.app import app
 from launcher.cli.options import load
 from launcher.cluster.arrays import task as words_of
 from launcher.cluster.arrays import tasks_of
-from launcher.cluster.job import begin as begin_life
-from launcher.cluster.job import end as end_life
+from launcher.cluster.job import begin as begin_attempt
+from launcher.cluster.job import end as end_attempt
 
 job_app = typer.Typer(
     add_completion=False, rich_markup_mode=None, help="For batch scripts: what to do at a job's ends."
@@ -40,7 +40,7 @@ def _run_dir(words: Sequence[str]) -> Path:
 def begin(context: typer.Context) -> None:
     """Check the words of a training command, print its run dir, and write down that a life of the job begins."""
     run_dir = _run_dir(context.args)
-    begin_life(run_dir.absolute())
+    begin_attempt(run_dir.absolute())
     print(run_dir.absolute())
 
 
@@ -59,6 +59,6 @@ def end(
     canceled: Annotated[bool, typer.Option(help="the batch script itself was told to end")] = False,
 ) -> None:
     """Print "again" where the job is to be started once more, "finished" or "over" where not; say why on stderr."""
-    verdict = end_life(run_dir, exit_code, canceled)
+    verdict = end_attempt(run_dir, exit_code, canceled)
     print(f"{verdict.cause}: {verdict.why}", file=sys.stderr)
     print("again" if verdict.again else "finished" if verdict.cause == "finished" else "over")

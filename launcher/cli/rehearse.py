@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from launcher.cli.app import app
 from launcher.cli.options import AssetsFolder, Overrides, RecipeName, Workers, leave_prepared_copy, load, use_assets
+from launcher.console import to_stderr
 
 
 @app.command()
@@ -30,7 +30,5 @@ def rehearse(
     loaded = load(recipe, overrides, assets)
     from launcher.verify.rehearse import rehearse as play
 
-    if not play(
-        loaded, processes=processes, steps=steps, workers=workers, report=lambda line: print(line, file=sys.stderr)
-    ):
+    if not play(loaded, processes=processes, steps=steps, workers=workers, report=to_stderr):
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.options import AssetsFolder, OwnRecipe, use_assets
 from launcher.cluster.processes import check_alone, set_threads
+from launcher.console import to_stderr
 from launcher.errors import Problems
 from launcher.recipe.loading import types_of_files
 from launcher.text import readable_size
@@ -57,6 +57,5 @@ def report(
     from launcher.report.refresh import report_again
 
     launch = Launch(num_workers=workers, world=world)
-    report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    target = report_again(runs, to, launch, report, explains, types_of_files(recipe))
+    target = report_again(runs, to, launch, to_stderr, explains, types_of_files(recipe))
     print(f"written to {target} ({readable_size(target.stat().st_size)})")

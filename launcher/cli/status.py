@@ -29,9 +29,8 @@ def status(
             "state": summary.state,
             "why": summary.why,
             "step": summary.step,
-        }
-        row |= {"steps": summary.steps, "may_end_early": summary.may_end_early}
-        row |= {
+            "steps": summary.steps,
+            "may_end_early": summary.may_end_early,
             "restarts": summary.restarts,
             "job": summary.job.job if summary.job else None,
             "lives": summary.attempts,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,7 @@ from launcher.cli.options import (
     use_assets,
 )
 from launcher.cluster.processes import check_world
-from launcher.console import columns
+from launcher.console import columns, to_stderr
 from launcher.errors import Problems, UserError, pip_install
 from launcher.recipe.loading import LoadedRecipe
 from launcher.recipe.overrides import apply_overrides
@@ -103,7 +102,7 @@ def sweep(
         processes=processes,
         words=tuple(training_words(micro_batch, workers, assets, prepared)),
     )
-    outcome = Sweep(request, report=lambda line: print(line, file=sys.stderr, flush=True)).work()
+    outcome = Sweep(request, report=to_stderr).work()
     _show(outcome, as_)
     if outcome.end != "done":
         raise typer.Exit(130 if outcome.end == "interrupted" else 85)

@@ -105,7 +105,12 @@ def train(
     )
     try:
         check_assets(loaded, assets, recipe, overrides)
-        run(loaded, launch, lambda *run: _end_of_run().end(*run, recipe), lambda rundir: _end_of_run().left(rundir))
+        run(
+            loaded,
+            launch,
+            lambda run, outputs: _end_of_run().end(run, outputs, recipe),
+            lambda rundir: _end_of_run().left(rundir),
+        )
     except StoppedError as stopped:
         # Launchers print a traceback for any code but 0; scripts that read the marker ask for 0.
         code = os.environ.get("LAUNCHER_STOPPED_EXIT_CODE", "")

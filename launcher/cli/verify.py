@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from launcher.cli.app import app
 from launcher.cli.options import AssetsFolder, Overrides, RecipeName, Workers, leave_prepared_copy, load, use_assets
+from launcher.console import to_stderr
 from launcher.errors import Problems, UserError
 
 
@@ -36,9 +36,7 @@ def verify(
     problems.raise_if_any()
     from launcher.verify.verify import verify as run_verification
 
-    if not run_verification(
-        loaded, processes=counts, steps=steps, workers=workers, report=lambda line: print(line, file=sys.stderr)
-    ):
+    if not run_verification(loaded, processes=counts, steps=steps, workers=workers, report=to_stderr):
         raise typer.Exit(1)
 
 

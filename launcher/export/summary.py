@@ -18,7 +18,7 @@ from launcher.export.upload import check_upload, upload
 from launcher.inference.finished_run import FinishedRun, read_finished
 from launcher.inference.loaded_model import LoadedModel, model_of
 from launcher.recipe.loading import recipe_words, types_of_files
-from launcher.text import one_line
+from launcher.text import one_line, readable_size
 from launcher.training.accelerator import recorded_precision
 
 
@@ -56,7 +56,7 @@ def export_and_show(run_dir: Path, recipes: Sequence[str] | None, wanted: Wanted
 
 def _show(done: Export, model: LoadedModel, wanted: Wanted, run: str, precision: str | None) -> None:
     opset = f", ONNX opset {done.opset}" if done.opset is not None else ""
-    print(f"{one_line(str(done.path))}  {_size(done.size)}{opset}")
+    print(f"{one_line(str(done.path))}  {readable_size(done.size)}{opset}")
     if len(done.files) > 1:
         inside = [one_line(str(file.relative_to(done.path.parent))) for file in done.files]
         print(f"  files   {', '.join(inside)}")
@@ -92,7 +92,3 @@ def _show(done: Export, model: LoadedModel, wanted: Wanted, run: str, precision:
 def _precision(finished: FinishedRun) -> str | None:
     precision: str = finished.recipe.mixed_precision
     return recorded_precision(finished.rundir.path) if precision == "auto" else precision
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -59,7 +59,7 @@ class Cluster:
     def job(self, job: str, age: float = 0.0) -> dict[str, str]:
         """What `scontrol show job` says, or said at most `age` seconds ago; there is no accounting.
 
-        Asking costs 36 ms of a core: several tests that did so ten times a second took a third of the machine.
+        Asking costs about 36 ms of a core: tests that did so ten times a second spent 250 s of one on it.
         """
         asked, answer = self._answers.get(job, (-math.inf, {}))
         if time.monotonic() - asked > age:
