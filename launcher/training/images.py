@@ -8,6 +8,7 @@ import functools
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
@@ -30,6 +31,8 @@ _T = TypeVar("_T")
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
 Sample: TypeAlias = tuple[torch.Tensor, Any, int]
 """An image, its target and its index in the split."""
+SECONDS_UNTIL_A_DEATH_IS_KNOWN = 5.0
+"""Time given to the system to report the death of a data worker whose connection has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +197,19 @@ class ImageLoader(DataLoader[Batch]):
 
 
 def _raising(batches: Iterator[Any]) -> Iterator[Batch]:
-    for batch in batches:
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # A worker was killed while it handed over a tensor. Torch's handler of SIGCHLD, which may come later than
+            # the end of the connection, interrupts this sleep by an error that names the worker and the signal.
+            time.sleep(SECONDS_UNTIL_A_DEATH_IS_KNOWN)
+            raise ImageError(
+                f"a data worker broke off while it handed over a batch ({type(error).__name__}), as happens where "
+                "memory runs out; give the run more memory, or use fewer --workers"
+            ) from error
         if isinstance(batch, Failure):
             raise ImageError(*batch.problems)
         yield batch

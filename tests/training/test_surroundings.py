@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +27,7 @@ from launcher import Split, Splits, heads, optim, phases
 from launcher.errors import UserError
 from launcher.recipe.overrides import apply_overrides
 from launcher.recipe.protocols import TargetKind
+from launcher.training import images
 from launcher.training import run as run_module
 from launcher.training.batch_arithmetic import batching_for
 from runs import train
@@ -98,6 +102,32 @@ def test_what_goes_wrong_in_a_data_worker_is_one_line(tmp_path: Path, fault: str
     assert len(error.value.problems) == 1
     assert "Traceback" not in str(error.value)
     assert str(error.value).endswith("; then the same command begins again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dies", "line"),
+    [
+        (True, r"a data worker \(process \d+\) was killed( \(Killed\))?, as happens where memory runs out; give the "),
+        (False, r"a data worker broke off while it handed over a batch \(ConnectionResetError\), as happens where "),
+    ],
+)
+def test_a_data_worker_that_is_killed_while_it_hands_over_a_batch_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dies: bool, line: str
+) -> None:
+    """The connection may end before the system reports the death."""
+
+    def detach(_: object) -> int:
+        for worker in multiprocessing.active_children() if dies else ():
+            threading.Timer(0.3, worker.kill).start()
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr("multiprocessing.resource_sharer.DupFd.detach", detach)
+    monkeypatch.setattr(images, "SECONDS_UNTIL_A_DEATH_IS_KNOWN", 60.0 if dies else 0.1)
+    recipe = dataclasses.replace(tiny.recipe, freeze_plan=phases.full_finetune(epochs=1), cache="off")
+    with pytest.raises(UserError, match=f"^{line}") as error:
+        train(recipe, tmp_path / "run", num_workers=1)
+    assert len(error.value.problems) == 1
 
 
 def test_all_is_closed_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
