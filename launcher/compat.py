@@ -62,12 +62,6 @@ def layout_versions(model: nn.Module) -> Mapping[str, Mapping[str, Any]]:
     return versions
 
 
-def convolve(layer: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return what a convolution computes, its padding mode included, with other weights than its own (torch 2.14)."""
-    outputs: torch.Tensor = layer._conv_forward(x, weight, bias)
-    return outputs
-
-
 def end_workers(loader: DataLoader[Any]) -> None:
     """End a loader's worker processes (torch 2.14). This must be called however a run ends.
 

@@ -49,14 +49,6 @@ def test_a_state_without_versions_is_refused_by_a_network_that_needs_them() -> N
     network.load_state_dict(compat.versioned_state(tensors, compat.layout_versions(network)))
 
 
-def test_a_convolution_with_other_weights() -> None:
-    layer = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
-    x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
-    computed = compat.convolve(layer, x, weight, None)
-    layer.weight.data, layer.bias = weight, None
-    assert torch.equal(computed, layer(x))
-
-
 DOCUMENTED = {"_exit", "_current_frames"}
 """Names of Python's own modules that begin with an underscore and are documented."""
 

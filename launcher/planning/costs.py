@@ -20,7 +20,6 @@ from launcher.errors import UserError
 from launcher.recipe.transforms import evaluation
 from launcher.text import duration
 from launcher.training.checkpoint import Checkpoints, Progress, State
-from launcher.training.ddp import fold
 from launcher.training.feature_cache.frozen_part import Frozen, frozen_part
 from launcher.training.images import Batch, EvaluationImages, Sample, TrainingImages, Transform, collate
 from launcher.training.model import cpu_state, freeze, place, set_train_mode
@@ -156,8 +155,6 @@ class _Trial:
         freeze(self.model, resolved.lr_scales)
         frozen = frozen_part(accelerator, self.model, resolved, prepared.recipe, prepared.preprocessing.image_size)
         self.frozen = frozen if isinstance(frozen, Frozen) else None
-        set_train_mode(self.model, resolved.phase.norm_statistics)
-        fold(prepared, self.model, self.frozen)
         trained = self.model if self.frozen is None else self.frozen.tail
         self.wrapped: nn.Module = accelerator.prepare_model(trained, evaluation_mode=True)
         self.optimizer = build_optimizer(prepared.recipe.optim, self.model, resolved.lr_scales)

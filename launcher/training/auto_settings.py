@@ -22,7 +22,6 @@ from launcher.recipe.recipe import Recipe
 from launcher.training.accelerator import recorded_settings
 from launcher.training.collectives import agreed
 from launcher.training.feature_cache.prefix import dtype_of
-from launcher.training.folding import fold_whole
 from launcher.training.model import freeze, place, set_train_mode
 from launcher.training.preflight import Prepared
 from launcher.training.progress import Screen
@@ -109,7 +108,6 @@ def measure(prepared: Prepared, device: torch.device, candidates: list[Settings]
         place(model, device)
         freeze(model, resolved.lr_scales)
         set_train_mode(model, "keep")
-        fold_whole(model, count, size)
         return model
 
     models = {name: network(name) for name in dict.fromkeys(name for _, name in candidates)}

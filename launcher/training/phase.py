@@ -51,7 +51,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         prefix = None
     if prefix is not None:
         frozen |= prefix.fingerprints()
-    wrapped = wrap(run, model, resolved, prefix)
+    wrapped = wrap(run, model, prefix)
     if accelerator.device.type == "cpu":  # on a GPU only the phase's copy is on the device
         # Not before: with two processes the device is "cpu:0", and moving the model to it copies the tensors.
         share_tensors(run.model, model)

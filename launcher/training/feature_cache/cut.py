@@ -43,11 +43,6 @@ class Tail(nn.Module):
         # In a tuple, so that they are not registered: they share the parameters of `model`, and each has one name only.
         self._graphs = (training, evaluation)
 
-    @property
-    def of_training(self) -> fx.GraphModule:
-        """Graph that is computed in training mode."""
-        return self._graphs[0]
-
     def forward(self, *boundary: torch.Tensor) -> torch.Tensor:
         training, evaluation = self._graphs
         outputs: torch.Tensor = (training if self.model.training else evaluation)(*boundary)

@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from launcher.training.chunks import in_pieces
 from launcher.training.feature_cache.cut import Cut
-from launcher.training.folding import pairs
+from launcher.training.feature_cache.folding import with_folded_norms
 from launcher.training.model import memory_format_of
 
 FOLDING_TOLERANCE = 1e-4
@@ -77,22 +76,6 @@ def engine(
     for parameter in module.parameters() if copied else ():
         parameter.requires_grad_(False)
     return Prefix(module, autocast), copied
-
-
-@torch.no_grad()
-def with_folded_norms(
-    module: fx.GraphModule, memory_format: torch.memory_format = torch.channels_last
-) -> fx.GraphModule | None:
-    """Return a copy with BatchNorm folded into the convolutions before it, or None if there is none to fold."""
-    module = copy.deepcopy(module)
-    found = list(pairs(module))
-    for pair in found:
-        convolution, norm = module.get_submodule(pair.convolution), module.get_submodule(pair.norm)
-        assert isinstance(convolution, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        module.set_submodule(pair.convolution, fuse_conv_bn_eval(convolution, norm))
-        module.set_submodule(pair.norm, pair.rest)
-    return module.to(memory_format=memory_format).eval() if found else None
 
 
 @torch.no_grad()

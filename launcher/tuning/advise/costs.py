@@ -14,7 +14,6 @@ from launcher.planning.costs import measure
 from launcher.recipe.phases import Phase
 from launcher.recipe.recipe import Recipe
 from launcher.recipe.transforms import evaluation
-from launcher.training.folding import fold_whole
 from launcher.training.images import EvaluationImages, collate
 from launcher.training.model import TransferModel, freeze, place
 from launcher.training.preflight import Prepared, prepare
@@ -95,7 +94,6 @@ def _kept(accelerator: Accelerator, prepared: Prepared, lr_scales: object) -> in
     side = prepared.preprocessing.image_size
     images = torch.zeros(BATCH, 3, side, side, device=accelerator.device).to(memory_format=torch.channels_last)
     model.eval()
-    fold_whole(model, BATCH, side)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), accelerator.autocast():
         model(images)
     return sum(sizes.values())

@@ -18,7 +18,8 @@ from launcher.recipe.part import part
 from launcher.recipe.transforms import evaluation
 from launcher.training.feature_cache import populate
 from launcher.training.feature_cache.cut import Cut, cut
-from launcher.training.feature_cache.prefix import FOLDING_TOLERANCE, engine, with_folded_norms
+from launcher.training.feature_cache.folding import with_folded_norms
+from launcher.training.feature_cache.prefix import FOLDING_TOLERANCE, engine
 from launcher.training.frozen_proof import fingerprints
 from launcher.training.model import build_model, freeze
 from networks import FAMILIES, built
