@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import random
 import signal
@@ -26,6 +27,7 @@ from launcher.recipe.transforms import PixelSteps, draws_from_torch_alone
 from launcher.text import one_line, plural
 from launcher.training.data_order import Key, TrainingKeys, seed_for
 from launcher.training.failures import ImageError, line_of, of_surroundings
+from launcher.training.watchdog import STACKS_SIGNAL
 
 _T = TypeVar("_T")
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
@@ -219,6 +221,8 @@ def _start_worker(_: int) -> None:
     # Schedulers and terminals signal the whole process group, but the run decides when to stop and end its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    if STACKS_SIGNAL:
+        faulthandler.register(STACKS_SIGNAL, file=2)
     torch.set_num_threads(1)
     sys.excepthook = _report_from_worker
 

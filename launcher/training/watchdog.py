@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -17,7 +19,9 @@ import psutil
 
 WAITS_LONGER_SECONDS = 15.0
 """Seconds of extra time for a process that only waits for another, so that the culprit reports first."""
-
+STACKS_SIGNAL: int = getattr(signal, "SIGRTMAX", 0)
+"""Signal upon which a data worker prints its stacks to standard error; 0 on macOS, which has none that is free."""
+SECONDS_TO_PRINT_STACKS = 0.2
 
 PATIENCE_SECONDS = 20.0
 """Seconds that a process that was asked to stop waits for an image that does not come.
@@ -104,6 +108,7 @@ class Watchdog:
     def _end(self, message: str, frame: FrameType | None) -> NoReturn:
         where = "".join(traceback.format_stack(frame)) if frame else ""
         try:
+            _print_stacks_of_workers()
             print(f"{where}error: {message}", file=sys.stderr, flush=True)
             if "TORCHELASTIC_ERROR_FILE" in os.environ:
                 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -114,6 +119,16 @@ class Watchdog:
                     child.kill()
         finally:  # even if standard error is closed
             os._exit(1)
+
+
+def _print_stacks_of_workers() -> None:
+    """Have each data worker print its stacks to standard error, one after the other: it may be what hangs."""
+    for worker in multiprocessing.active_children() if STACKS_SIGNAL else ():
+        assert worker.pid is not None  # it has started
+        print(f"{worker.name}, pid {worker.pid}:", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            os.kill(worker.pid, STACKS_SIGNAL)
+            time.sleep(SECONDS_TO_PRINT_STACKS)
 
 
 def _waits_for_others(frame: FrameType | None) -> bool:

@@ -55,3 +55,4 @@ plan = tiny.recipe.freeze_plan[1:]
 dies = dataclasses.replace(tiny.recipe, backbone=Faulty(fault="dies"), freeze_plan=plan)
 sleeps = dataclasses.replace(dies, backbone=Faulty(fault="sleeps"), hang_limit_seconds=10.0)
 blocks = dataclasses.replace(tiny.recipe, data=BlockedData(), freeze_plan=plan, cache="off")
+hangs = dataclasses.replace(blocks, hang_limit_seconds=5.0)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pkgutil
+import re
 import signal
 import subprocess
 import sys
@@ -354,6 +355,19 @@ def test_a_run_that_waits_for_an_image_for_ever_leaves_when_asked(tmp_path: Path
     assert last.startswith("error: process 0 on ")
     assert " was asked to stop, but has waited for images for " in last
     assert last.endswith(": it ends without saving; the same command continues from the last checkpoint")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMAX"), reason="there is no free signal")
+def test_a_run_that_hangs_says_where_its_data_worker_is(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start("python", run_dir, recipe="tests/support/failing_process.py:hangs")
+    wait_for(lambda: process.poll() is not None, "the end", process, seconds=60)
+    assert process.returncode == 1
+    wait_for(lambda: not processes_of(run_dir), "the data worker to end", process, seconds=10)
+    output = (tmp_path / "output.txt").read_text()
+    assert re.search(r', pid \d+:\n(.*\n)*Current thread .+\n  File .+failing_process.py", line \d+ in read\n', output)
+    assert " made no progress for " in output.splitlines()[-1]
 
 
 @pytest.mark.long
