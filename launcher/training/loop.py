@@ -186,7 +186,7 @@ def train_epoch(run: Run, state: PhaseState) -> Speed | None:
         if step == first_step + 1:
             run.interruption.seconds_of_steps.pop()  # the first step of an epoch may hold starts and warm-up
         run.interruption.seconds_of_steps.append(time.perf_counter() - step_begin)
-        reason, save_is_due = run.interruption.agreed(run.save_is_due())
+        reason, save_is_due = run.interruption.agree(run.save_is_due())
         if reason:
             stop(run, state, reason)
         every = run.recipe.checkpoint_every_steps

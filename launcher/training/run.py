@@ -102,7 +102,7 @@ class Run:
         All processes must call this. Raise StoppedError, on all of them, if one was asked to stop.
         """
         self.watchdog.beat(doing)
-        reason, _ = self.interruption.agreed()
+        reason, _ = self.interruption.agree()
         if reason:
             raise StoppedError(reason)
 

@@ -31,11 +31,13 @@ RECENT_STEPS = 100
 """Steps that are remembered: on a GPU, one that reads the losses lasts as long as all since the reading before it."""
 
 _SIGNALS = {signal.SIGTERM: 3, signal.SIGUSR1: 3, signal.SIGUSR2: 3, signal.SIGINT: 4}
+_LAUNCHER_DIED = 1
+"""Number in place of a signal's, below all of _SIGNALS."""
 
 
 @dataclasses.dataclass
 class Interruption:
-    """A context that watches for reasons to stop; signal handlers only record them, and the loop calls `agreed`."""
+    """A context that watches for reasons to stop; signal handlers only record them, and the loop calls `agree`."""
 
     run_dir: Path
     is_main_process: bool
@@ -48,10 +50,10 @@ class Interruption:
     seconds_of_a_save: float = 0.0
 
     def __post_init__(self) -> None:
-        self.signal_name: str | None = None
         self.asked_at: float | None = None
         """Time of SIGTERM or Ctrl-C by `time.monotonic`; other signals are warnings that come earlier."""
         self._noted = 0
+        self._signal = 0
         self._pid = os.getpid()
         self._parent = os.getppid()
         self._before: dict[int, Any] = {}
@@ -83,33 +85,42 @@ class Interruption:
         if self.asked_at is None and number in (signal.SIGTERM, signal.SIGINT):
             self.asked_at = time.monotonic()
         self._noted = max(self._noted, _SIGNALS[signal.Signals(number)])
-        self.signal_name = signal.Signals(number).name
+        self._signal = number
 
-    def agreed(self, save_is_due: bool = False) -> tuple[Reason | None, bool]:
+    @property
+    def signal_name(self) -> str | None:
+        """The signal that asked to stop: that of this process or, after `agree`, of another; None without one."""
+        if self._signal == _LAUNCHER_DIED:
+            return "the launcher died"
+        return signal.Signals(self._signal).name if self._signal else None
+
+    def agree(self, save_is_due: bool = False) -> tuple[Reason | None, bool]:
         """Return the reason to stop, or None, and whether a save is due on any process.
 
         The result is the same on all processes, which must all call this at the same point.
         """
-        mine, due = self._reason(), save_is_due
-        if self.num_processes > 1:
-            shared = torch.tensor([mine, int(due)])
-            dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
-            mine, due = int(shared[0]), bool(shared[1])
-        return REASONS[mine], due
+        mine = self._reason()
+        reason, due, number = self._largest(mine, int(save_is_due), self._signal)
+        self._signal = self._signal or number
+        return REASONS[reason], bool(due)
 
     def anywhere(self, happened: bool) -> bool:
         """Return whether something happened on any process; all processes must call this at the same point."""
+        return bool(self._largest(int(happened))[0])
+
+    def _largest(self, *values: int) -> list[int]:
+        """Return the largest of each value on all processes."""
         if self.num_processes == 1:
-            return happened
-        shared = torch.tensor([int(happened)])
-        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
-        return bool(shared[0])
+            return list(values)
+        largest = torch.tensor(values)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._group)
+        return [int(value) for value in largest]
 
     def _reason(self) -> int:
         now = time.monotonic()
         if self.leave_with_parent and os.getppid() != self._parent:
             self._noted = max(self._noted, 3)
-            self.signal_name = self.signal_name or "the launcher died"
+            self._signal = self._signal or _LAUNCHER_DIED
         if self.is_main_process and now >= self._next_look:
             self._next_look = now + STOP_FILE_LOOKED_FOR_EVERY_SECONDS
             self._noted = max(self._noted, asked_by_file(self.run_dir / STOP_FILE))

@@ -119,6 +119,20 @@ def test_saved_within_a_step_and_continued(
         assert not marker.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_a_signal_to_another_process_than_the_main_one_is_named(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start("torchrun, 2 processes", run_dir)
+    wait_for(lambda: steps_reported(run_dir) >= 2, "step 2", process)
+    for pid in processes_of(run_dir):  # data workers ignore it
+        if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            os.kill(pid, signal.SIGUSR1)
+    assert ended(process) == 1
+    marker = json.loads((run_dir / "STOPPED.json").read_text())
+    assert (marker["reason"], marker["signal"]) == ("preempted", "SIGUSR1")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("first", "then", "at_step"), [("torchrun", "python", 5), ("python", "torchrun", 7)])
 def test_continued_on_another_number_of_processes(tmp_path: Path, first: str, then: str, at_step: int) -> None:
@@ -152,14 +166,14 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 def test_a_deadline_is_met_with_time_for_a_step_and_two_saves(tmp_path: Path) -> None:
     watch = Interruption(tmp_path, is_main_process=True, num_processes=1, stop_at=time.time() + 100)
-    assert watch.agreed() == (None, False)
+    assert watch.agree() == (None, False)
     watch.seconds_of_steps.extend([20.0, 0.1])  # the longest counts
     watch.seconds_of_a_save = 30.0
-    assert watch.agreed(save_is_due=True) == (None, True)
+    assert watch.agree(save_is_due=True) == (None, True)
     watch.seconds_of_a_save = 40.0
-    assert watch.agreed() == ("time limit", False)
+    assert watch.agree() == ("time limit", False)
     watch.seconds_of_steps.extend([0.1] * RECENT_STEPS)
-    assert watch.agreed() == (None, False)
+    assert watch.agree() == (None, False)
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def _trace(run: Run, state: PhaseState, lrs: Sequence[float], start: Start, leas
             if done > LEAST_BEFORE_DIVERGED * len(lrs) and smoothed - lowest > DIVERGED * max(abs(lowest), least_loss):
                 diverged = True
                 break
-            reason, _ = run.interruption.agreed()
+            reason, _ = run.interruption.agree()
             if reason:
                 raise StoppedError(reason)
     finally:
