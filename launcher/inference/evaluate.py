@@ -37,7 +37,7 @@ from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.batch_arithmetic import batching_for
 from launcher.training.checked_images import checked_together
-from launcher.training.collectives import agreed
+from launcher.training.collectives import raised_on_all
 from launcher.training.data_identity import DataIdentity, seen_before
 from launcher.training.evaluation import outputs_of
 from launcher.training.feature_cache.directory import cache_folder
@@ -131,12 +131,12 @@ class WithFlips(nn.Module):
 def _own_data(
     accelerator: Accelerator, finished: FinishedRun, split_name: str, say: Callable[[str], None]
 ) -> tuple[Split, BuiltTask, tuple[str, ...]]:
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         if accelerator.is_local_main_process:
             verify_assets(finished.recipe, say)
     with _one_at_a_time(accelerator):
         splits = build_data(finished)
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         splits = check_data(finished, splits, checked_together(accelerator, say))
         task = finished.recipe.task.build(splits)
     return getattr(splits, split_name), task, splits.names
@@ -148,7 +148,7 @@ def _unseen_data(
     """Return the test split of the run's data, or that in `data`, with the task as fitted to the training images."""
     recipe, field = finished.recipe, "--split test" if data is None else "--data"
     left_out: list[str] = []
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         if data is None and accelerator.is_local_main_process:
             verify_assets(recipe, say)
     with _one_at_a_time(accelerator):
@@ -156,12 +156,12 @@ def _unseen_data(
             split = _own_test(finished)
         else:
             split, left_out = read_other(recipe.data, recipe.task.target_kind, finished.names, data)
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         split = as_taken(recipe.task, split)
         task = build_task_alone(finished, split)
     if left_out:
         say(f"{field}: {plural(len(left_out), 'file', spec='')} left out: {'; '.join(left_out)}")
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         short_side = recipe.backbone.preprocessing().resize_size
         looked_at = accelerator.is_main_process
         found = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
@@ -215,7 +215,7 @@ def _one_at_a_time(accelerator: Accelerator) -> Iterator[None]:
     All processes raise the UserError of any of them.
     """
     problems = Problems()
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         with accelerator.local_main_process_first(), problems.collected():
             yield
         problems.raise_if_any()

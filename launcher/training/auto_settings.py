@@ -20,7 +20,7 @@ from launcher.compat import forget_accelerate
 from launcher.files import write_json
 from launcher.recipe.recipe import Recipe
 from launcher.training.accelerator import recorded_settings
-from launcher.training.collectives import agreed
+from launcher.training.collectives import raised_on_all
 from launcher.training.feature_cache.prefix import dtype_of
 from launcher.training.model import freeze, place, set_train_mode
 from launcher.training.preflight import Prepared
@@ -50,7 +50,7 @@ def with_fastest_settings(
     Both are those recorded when the run began or, at its beginning, the fastest ones. All processes must call this.
     """
     found: list[Any] = [None]
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         if accelerator.is_main_process:
             found = [recorded_settings(rundir.path) or _measured(prepared, accelerator, rundir, screen)]
     broadcast_object_list(found)

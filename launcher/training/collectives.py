@@ -12,7 +12,7 @@ from launcher.errors import Problems
 
 
 @contextlib.contextmanager
-def agreed(accelerator: Accelerator) -> Iterator[None]:
+def raised_on_all(accelerator: Accelerator) -> Iterator[None]:
     """Raise a UserError that any process raises inside this context on all processes, with the problems of all."""
     problems = Problems()
     with problems.collected():

@@ -15,7 +15,7 @@ from launcher.files import json_text, metrics_from_json, replaced_folder, save_t
 from launcher.recipe.abilities import DescribesPlainNetwork
 from launcher.recipe.serialization import to_json
 from launcher.text import duration, listed, number, plural
-from launcher.training.collectives import agreed
+from launcher.training.collectives import raised_on_all
 from launcher.training.evaluation import KeptOutputs, outputs_of
 from launcher.training.heap import give_back, keep_freed
 from launcher.training.model import load_state
@@ -29,7 +29,7 @@ def finish(run: Run) -> None:
     """Write `final/` from the best or the last checkpoint, and print the result and, if useful, what to run next."""
     step = chosen_step(run)
     metrics: dict[str, float] = {}
-    with agreed(run.accelerator):
+    with raised_on_all(run.accelerator):
         if run.accelerator.is_main_process:
             check_owner(run)
             metrics = metrics_at(run.rundir, step, averaged=run.recipe.ema_decay is not None)

@@ -95,7 +95,7 @@ class TrainingImages(Dataset[Sample]):
         before = generator.get_state()
         generator.manual_seed(seed_for("sample", self.seed, epoch, index))
         try:
-            return _picture(self._decoder, index, self.transform), self.split.targets[index], index
+            return _image(self._decoder, index, self.transform), self.split.targets[index], index
         finally:
             generator.set_state(before)
 
@@ -121,13 +121,13 @@ class EvaluationImages(Dataset[Sample]):
         self._decoder = Decoder(split.images)
 
     def __getitem__(self, index: int) -> Sample:
-        return _picture(self._decoder, index, self.transform), self.split.targets[index], index
+        return _image(self._decoder, index, self.transform), self.split.targets[index], index
 
     def __len__(self) -> int:
         return len(self.split)
 
 
-def _picture(decoder: Decoder, index: int, transform: Transform) -> torch.Tensor:
+def _image(decoder: Decoder, index: int, transform: Transform) -> torch.Tensor:
     if isinstance(transform, PixelSteps):
         return decoder.transformed(index, transform)
     if isinstance(transform, PixelTransform):

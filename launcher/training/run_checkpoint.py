@@ -10,7 +10,7 @@ import time
 
 from launcher.errors import UserError
 from launcher.training.checkpoint import State
-from launcher.training.collectives import agreed
+from launcher.training.collectives import raised_on_all
 from launcher.training.frozen_proof import Proof, prove
 from launcher.training.heap import give_back
 from launcher.training.losses import read_losses
@@ -56,7 +56,7 @@ def save(run: Run, state: PhaseState) -> None:
     add_proof(run, state.resolved, "checkpoint", proof)
     give_back()
     run.last_save = time.monotonic()
-    with agreed(run.accelerator):
+    with raised_on_all(run.accelerator):
         if run.accelerator.is_main_process:
             if not run.rundir.path.is_dir():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.rundir.path))
@@ -95,6 +95,6 @@ def _snapshot(run: Run, state: PhaseState) -> State:
 
 def written(run: Run) -> None:
     """Wait until the last checkpoint is on the disk, where all processes can read it."""
-    with agreed(run.accelerator):
+    with raised_on_all(run.accelerator):
         if run.accelerator.is_main_process:
             run.writer.wait()

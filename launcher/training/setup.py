@@ -26,7 +26,7 @@ from launcher.training.auto_settings import with_fastest_settings
 from launcher.training.checked_images import checked_together, without_broken_images
 from launcher.training.checkpoint import Progress, State
 from launcher.training.checkpoint_writer import BackgroundWriter
-from launcher.training.collectives import agreed
+from launcher.training.collectives import raised_on_all
 from launcher.training.command import Command
 from launcher.training.data_order import TrainingKeys
 from launcher.training.images import evaluation_loader, training_loader
@@ -65,7 +65,7 @@ def begin_run(
     lock = RunLock(rundir.path) if is_main else None
     command = Command(launch.command or (loaded.spec,), launch.starter)
     try:
-        with agreed(accelerator):
+        with raised_on_all(accelerator):
             if lock:
                 lock.acquire(screen.line)
                 _begin_run_dir(rundir, prepared, loaded, launch, command, screen)
@@ -77,7 +77,7 @@ def begin_run(
             write_plan(prepared, accelerator, workers_of(launch), rundir.path / "plan.json")
         progress = resumed.progress if resumed else Progress()
         metrics: MetricsLog | None = None
-        with agreed(accelerator):
+        with raised_on_all(accelerator):
             if is_main:
                 metrics = MetricsLog(rundir.metrics_jsonl, progress.metrics_rows)
     except BaseException:
@@ -94,11 +94,11 @@ def _examined_together(
     accelerator: Accelerator, rundir: RunDir, recipe: Recipe, launch: Launch, screen: Screen
 ) -> Prepared:
     """Check assets, run dir, data, weights and phases on all processes, and raise UserError for all that is wrong."""
-    with agreed(accelerator):
-        if accelerator.is_local_main_process:  # once per machine; the others wait in `agreed`
+    with raised_on_all(accelerator):
+        if accelerator.is_local_main_process:  # once per machine; the others wait in `raised_on_all`
             verify_assets(recipe, screen.line)
     screen.line("looking at data, weights and phases")
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         problems = Problems()
         if accelerator.is_main_process:
             with problems.collected():
@@ -115,9 +115,9 @@ def _examined_together(
         problems.raise_if_any()
     _same_data_everywhere(accelerator, prepared)
     if launch.micro_batch_size == "auto":
-        with agreed(accelerator):
+        with raised_on_all(accelerator):
             prepared = dataclasses.replace(prepared, batching=fitted(accelerator, prepared))
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         check_handover(prepared, workers_of(launch), launch.world.num_local_processes)
     return prepared
 
@@ -260,7 +260,7 @@ def _resume(
     """
     checkpoints = rundir.checkpoints
     choice: list[Any] = [None]
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         if accelerator.is_main_process:
             choice = [checkpoints.newest(functools.partial(needed_at_the_end, prepared))]
             for refused in checkpoints.refused:
@@ -281,7 +281,7 @@ def _resume(
     if choice[0] is None:
         return None
     state: State | None = None
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         state = checkpoints.load(choice[0])
         load_state(prepared.model, state.model)
     assert state is not None
@@ -302,7 +302,7 @@ def say_finished(
     belongs to another recipe, or if `final/` is damaged and cannot be written again.
     """
     done, recipe = [True], loaded.recipe
-    with agreed(accelerator):
+    with raised_on_all(accelerator):
         if accelerator.is_main_process:
             rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
             _check_data_of_finished(rundir, recipe, launch)

@@ -12,7 +12,7 @@ from launcher.errors import Problems, UserError
 from launcher.recipe.protocols import Split
 from launcher.recipe.transforms import evaluation
 from launcher.text import readable_size
-from launcher.training.collectives import agreed
+from launcher.training.collectives import raised_on_all
 from launcher.training.feature_cache.build import Builder, Views
 from launcher.training.feature_cache.directory import cache_folder
 from launcher.training.feature_cache.disk_rows import rows_on_disk
@@ -20,7 +20,7 @@ from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.identity import features_name, transform_identity
 from launcher.training.feature_cache.loader import Source
 from launcher.training.feature_cache.parts import Part
-from launcher.training.feature_cache.policy import by_main, decided, record
+from launcher.training.feature_cache.recorded_choice import by_main, decided, record
 from launcher.training.feature_cache.shards import InMemory, Shards, blocks_in
 from launcher.training.feature_cache.source import stored, views_of
 from launcher.training.images import EvaluationImages
@@ -153,7 +153,7 @@ def _digests(run: Run, splits: Mapping[int, Split], folder: Path) -> dict[int, D
                 finished = True
         if run.interruption.anywhere(finished):
             break
-    with agreed(run.accelerator):
+    with raised_on_all(run.accelerator):
         problems.raise_if_any()
     return digests
 

@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from launcher.errors import UserError
 from launcher.files import write_json
 from launcher.text import readable_size
-from launcher.training.collectives import agreed
+from launcher.training.collectives import raised_on_all
 from launcher.training.feature_cache.build import seconds_per_image
 from launcher.training.feature_cache.choice import Estimate, Store, choose
 from launcher.training.feature_cache.directory import limit_bytes, make_room
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 def by_main(run: Run, find: Callable[[], _T]) -> _T:
     """Return on all processes what `find` returns on the main process; a UserError is raised on all."""
     found: list[Any] = [None]
-    with agreed(run.accelerator):
+    with raised_on_all(run.accelerator):
         if run.accelerator.is_main_process:
             found = [find()]
     broadcast_object_list(found)
