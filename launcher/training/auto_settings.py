@@ -14,13 +14,12 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from launcher.compat import forget_accelerate
 from launcher.files import write_json
 from launcher.recipe.recipe import Recipe
 from launcher.training.accelerator import recorded_settings
-from launcher.training.collectives import raised_on_all
+from launcher.training.collectives import from_main
 from launcher.training.feature_cache.prefix import dtype_of
 from launcher.training.model import freeze, place, set_train_mode
 from launcher.training.preflight import Prepared
@@ -49,12 +48,10 @@ def with_fastest_settings(
 
     Both are those recorded when the run began or, at its beginning, the fastest ones. All processes must call this.
     """
-    found: list[Any] = [None]
-    with raised_on_all(accelerator):
-        if accelerator.is_main_process:
-            found = [recorded_settings(rundir.path) or _measured(prepared, accelerator, rundir, screen)]
-    broadcast_object_list(found)
-    precision, memory_format = _settled(prepared.recipe, found[0])
+    recorded = from_main(
+        accelerator, lambda: recorded_settings(rundir.path) or _measured(prepared, accelerator, rundir, screen)
+    )
+    precision, memory_format = _settled(prepared.recipe, recorded)
     prepared.model.contiguous = memory_format == "contiguous"
     if precision == accelerator.mixed_precision:
         return accelerator
@@ -114,10 +111,10 @@ def measure(prepared: Prepared, device: torch.device, candidates: list[Settings]
 
     def pass_in(precision: str, memory_format: str) -> float:
         model, dtype = models[memory_format], None if precision == "no" else dtype_of(precision)
-        given = images.to(memory_format=torch.channels_last)  # as batches arrive in training
+        inputs = images.to(memory_format=torch.channels_last)  # as batches arrive in training
         begin = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            outputs = model(given)
+            outputs = model(inputs)
         outputs.float().square().sum().backward()
         model.zero_grad(set_to_none=True)
         if device.type == "cuda":

@@ -72,10 +72,10 @@ def batching_for(batch_size: int, num_processes: int, micro_batch_size: int | Li
     if micro_batch_size is None or micro_batch_size == "auto":
         micro_batch_size = max(size for size in _divisors(share) if size <= LARGEST_DEFAULT_MICRO_BATCH)
     if micro_batch_size < 1 or share % micro_batch_size:
-        whole = f"batch_size={batch_size}"
-        shared = f"the {plural(share, 'sample', spec='')} that each of {num_processes} processes takes of {whole}"
+        batch = f"batch_size={batch_size}"
+        shared = f"the {plural(share, 'sample', spec='')} that each of {num_processes} processes takes of {batch}"
         raise UserError(
-            f"--micro-batch {micro_batch_size} does not divide {whole if num_processes == 1 else shared}; "
+            f"--micro-batch {micro_batch_size} does not divide {batch if num_processes == 1 else shared}; "
             f"{_divisors_text(share)} would work"
         )
     return Batching(batch_size=batch_size, num_processes=num_processes, micro_batch_size=micro_batch_size)
@@ -91,5 +91,5 @@ def _divisors(number: int) -> list[int]:
 
 
 def _divisors_text(number: int) -> str:
-    found = _divisors(number)
-    return ", ".join(map(str, found if len(found) <= 8 else [*found[:4], "...", *found[-3:]]))
+    sizes = _divisors(number)
+    return ", ".join(map(str, sizes if len(sizes) <= 8 else [*sizes[:4], "...", *sizes[-3:]]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launcher.console import Reporter
 from launcher.data.image_check import Broken, find_broken, on_bad_image_of, verified
 from launcher.data.prepared import Copy, check_current, check_fits, read_copy, with_copy
-from launcher.errors import Problems, UserError
+from launcher.errors import UserError
 from launcher.recipe.protocols import Splits
 from launcher.recipe.recipe import Recipe
 from launcher.training.launch import usable_cpus
@@ -43,25 +43,18 @@ def checked_together(
 
     The main process reads the images, and all processes get the same verdict.
     """
-    from accelerate.utils import broadcast_object_list
+    from launcher.training.collectives import from_main, raised_on_all
 
     def check(recipe: Recipe, splits: Splits) -> Splits:
-        found: list[Broken | None] = [_look(recipe, splits, report) if accelerator.is_main_process else None]
-        broadcast_object_list(found)
-        assert found[0] is not None
-        return verified(splits, found[0], on_bad_image_of(recipe.data))
+        broken = from_main(accelerator, lambda: _look(recipe, splits, report))
+        return verified(splits, broken, on_bad_image_of(recipe.data))
 
     def check_prepared(recipe: Recipe, splits: Splits) -> Splits:
         assert prepared is not None
-        found = Problems()
-        with found.collected():
+        with raised_on_all(accelerator):
             copy = _open(prepared, recipe, report)
             if accelerator.is_main_process:
                 check_current(copy, splits)
-        problems = [found.found]
-        broadcast_object_list(problems)
-        if problems[0] or found.found:
-            raise UserError(*dict.fromkeys([*problems[0], *found.found]))
         return with_copy(copy, recipe, splits)
 
     return check if prepared is None else check_prepared

@@ -111,9 +111,9 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
     samples, with_bias = Samples(head, aside, splits.train.targets), head.bias is not None
     for features, targets, indices in features_of_training(run, state):
         samples.add(features, goals_of(task, kind, targets), targets, indices)
-    fitted, whole = samples.ridges(accelerator, with_bias=with_bias)
-    if not (math.isfinite(whole.mean_eigenvalue) and fitted.mean_eigenvalue > 0 and whole.mean_eigenvalue > 0):
-        what = "the same for all of them" if math.isfinite(whole.mean_eigenvalue) else "not finite"
+    fitted, full = samples.ridges(accelerator, with_bias=with_bias)
+    if not (math.isfinite(full.mean_eigenvalue) and fitted.mean_eigenvalue > 0 and full.mean_eigenvalue > 0):
+        what = "the same for all of them" if math.isfinite(full.mean_eigenvalue) else "not finite"
         raise UserError(
             f"head.init='ridge': the backbone's features of the {plural(total, 'training image', spec='')} are {what}, "
             "so there is nothing to fit; look at the images and at backbone.weights, or use head.init=normal"
@@ -125,8 +125,8 @@ def closed_form(run: Run, state: PhaseState, head: LinearHead) -> Chosen:
     losses = accelerator.reduce(losses.to(accelerator.device), "sum").cpu() / count
     losses = losses.nan_to_num(nan=torch.inf)
     best, column = divmod(int(losses.argmin()), len(scales))
-    scale, l2 = float(scales[column]), float(RELATIVE_L2S[best]) * whole.mean_eigenvalue
-    weight, bias = whole.fit(l2)
+    scale, l2 = float(scales[column]), float(RELATIVE_L2S[best]) * full.mean_eigenvalue
+    weight, bias = full.fit(l2)
     return Chosen(
         weight=(weight * scale).float().cpu(),
         bias=(bias * scale).float().cpu(),
@@ -210,8 +210,8 @@ class Samples:
             indices, features, goals = (torch.cat([row[number] for row in everyones]) for number in range(3))
             order = indices.argsort()  # for the same bits on any number of processes
             indices, features, goals = indices[order], features[order].to(self._device), goals[order].to(self._device)
-            rest = ~self._aside[indices].to(self._device)
-            fitted = RidgeOfSamples(features[rest], goals[rest], with_bias=with_bias)
+            fitting = ~self._aside[indices].to(self._device)
+            fitted = RidgeOfSamples(features[fitting], goals[fitting], with_bias=with_bias)
             return fitted, RidgeOfSamples(features, goals, with_bias=with_bias)
         for moments in (self._fitted, self._held):
             moments.apply(lambda value: accelerator.reduce(value.to(accelerator.device), "sum").to(self._device))

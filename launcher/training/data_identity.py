@@ -158,10 +158,10 @@ def _changes_of_split(title: str, then: SplitIdentity, now: SplitIdentity) -> li
         lines.append(f"{title}: {len(names)} of {plural(len(moved), 'image', spec='')} {what}: {_named(names)}")
     if then.targets.shape != now.targets.shape:
         lines.append(f"{title}: targets of shape {then.targets.shape} then, {now.targets.shape} now")
-    elif (other := (then.targets != now.targets).reshape(len(now.targets), -1).any(axis=1)).any():
-        names = [now.samples[index] for index in np.flatnonzero(other)]
+    elif (differing := (then.targets != now.targets).reshape(len(now.targets), -1).any(axis=1)).any():
+        names = [now.samples[index] for index in np.flatnonzero(differing)]
         lines.append(
-            f"{title}: {len(names)} of {plural(len(other), 'image', spec='')} "
+            f"{title}: {len(names)} of {plural(len(differing), 'image', spec='')} "
             f"{'has' if len(names) == 1 else 'have'} other targets: {_named(names)}"
         )
     return lines

@@ -89,10 +89,11 @@ def final_outputs(run: Run) -> torch.Tensor | None:
 def metrics_at(rundir: RunDir, step: int, *, averaged: bool) -> dict[str, float]:
     """Return the validation metrics of the epoch that ended at `step`, for the averaged weights if `averaged`."""
     rows = map(json.loads, rundir.metrics_jsonl.read_bytes().splitlines())
-    found: dict[str, float | None] = next(row["val"] for row in rows if row["event"] == "epoch" and row["step"] == step)
+    epochs = (row for row in rows if row["event"] == "epoch")
+    metrics: dict[str, float | None] = next(row["val"] for row in epochs if row["step"] == step)
     if averaged:
-        found = {name.removeprefix("ema_"): value for name, value in found.items() if name.startswith("ema_")}
-    return metrics_from_json(found)
+        metrics = {name.removeprefix("ema_"): value for name, value in metrics.items() if name.startswith("ema_")}
+    return metrics_from_json(metrics)
 
 
 def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:

@@ -46,27 +46,27 @@ def fingerprint(tensor: torch.Tensor) -> str:
 def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
     """Return hashes of the named parameters and buffers, or of all by default."""
     state = model.state_dict()
-    wanted = list(state if names is None else names)
+    names = list(state if names is None else names)
     # hashlib releases Python's global lock, so the threads of this process, which only waits meanwhile, share the work.
     with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
-        return dict(zip(wanted, pool.map(fingerprint, [state[name] for name in wanted]), strict=True))
+        return dict(zip(names, pool.map(fingerprint, [state[name] for name in names]), strict=True))
 
 
 def prove(
-    accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str, more: Mapping[str, str]
+    accelerator: Accelerator, model: nn.Module, frozen: Mapping[str, str], phase: str, outside: Mapping[str, str]
 ) -> Proof:
     """Check that frozen tensors are as when the phase began and that all tensors are the same on all processes.
 
-    `frozen` holds the hashes from the beginning of the phase, `more` the current hashes of tensors outside of `model`.
-    Return the proof for the frozen tensors. All processes must call this, and all raise the same UserError, which names
-    the tensors and the processes.
+    `frozen` holds the hashes from the beginning of the phase, `outside` the current hashes of tensors that are not
+    in `model`. Return the proof for the frozen tensors. All processes must call this, and all raise the same UserError,
+    which names the tensors and the processes.
     """
     from accelerate.utils import gather_object
 
-    now = fingerprints(model) | dict(more)
+    now = fingerprints(model) | dict(outside)
     moved = [name for name in now if name in frozen and now[name] != frozen[name]]
-    whole = hashlib.blake2b("".join(now.values()).encode(), digest_size=16).hexdigest()
-    reports: list[tuple[str, list[str]]] = gather_object([(whole, moved)])
+    digest = hashlib.blake2b("".join(now.values()).encode(), digest_size=16).hexdigest()
+    reports: list[tuple[str, list[str]]] = gather_object([(digest, moved)])
     problems = []
     for process, (_, names) in enumerate(reports):
         if names:

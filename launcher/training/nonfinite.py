@@ -29,8 +29,8 @@ def where(run: Run, resolved: ResolvedPhase, step: int, step_in_epoch: int) -> s
     samples = order[begin : begin + keys.taken(step_in_epoch)]
     images = run.prepared.splits.train.images
     named = ", ".join(f"{index} ({images.name(int(index))})" for index in samples[:SAMPLES_NAMED])
-    more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
-    return f"step {step}: the gradient is not finite; its samples: {named}{more}"
+    others = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
+    return f"step {step}: the gradient is not finite; its samples: {named}{others}"
 
 
 def broken_weights(state: PhaseState) -> str | None:

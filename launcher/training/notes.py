@@ -24,54 +24,54 @@ LARGE_IMBALANCE = 10
 """Ratio of the images in the largest class to those in the smallest above which classes get a note."""
 
 
-def notes(found: Findings | Prepared) -> Iterable[str]:
+def notes(findings: Findings | Prepared) -> Iterable[str]:
     """Yield one line for each fact that a person should know before training."""
-    if found.splits:
-        yield from found.splits.notes
-        if found.recipe.task.target_kind != "values":
-            yield from notes_of_names(found.splits.names)
-    yield from _of_the_split(found)
-    yield from _of_random_weights(found)
-    if found.splits:
-        yield from _of_the_data(found.recipe, found.splits)
+    if findings.splits:
+        yield from findings.splits.notes
+        if findings.recipe.task.target_kind != "values":
+            yield from notes_of_names(findings.splits.names)
+    yield from _of_the_split(findings)
+    yield from _of_random_weights(findings)
+    if findings.splits:
+        yield from _of_the_data(findings.recipe, findings.splits)
     # `plan` only notes a lack of shared memory; `train` refuses to start because of it.
-    if isinstance(found, Findings) and not found.problems.found and found.batching:
-        prepared, processes = found.prepared(), found.batching.num_processes
+    if isinstance(findings, Findings) and not findings.problems.found and findings.batching:
+        prepared, processes = findings.prepared(), findings.batching.num_processes
         workers = default_workers(usable_cpus() // processes)
         if problem := shared_memory_problem(prepared, workers, processes):
             yield f"on this machine: {problem}"
 
 
-def _of_the_split(found: Findings | Prepared) -> Iterable[str]:
+def _of_the_split(findings: Findings | Prepared) -> Iterable[str]:
     """Yield notes on settings that make the weights depend on how the batch is split."""
-    updating = [p.phase.name for p in found.phases if p.phase.norm_statistics == "update" and p.norm_layers]
+    updating = [p.phase.name for p in findings.phases if p.phase.norm_statistics == "update" and p.norm_layers]
     if updating:
-        joins = found.recipe.sync_batchnorm
+        joins = findings.recipe.sync_batchnorm
         joined = " (sync_batchnorm joins the processes, not the accumulation)" if joins else ""
         yield (
-            f"{_named(updating, found)}: norm_statistics='update': BatchNorm sees one micro-batch of one process, "
+            f"{_named(updating, findings)}: norm_statistics='update': BatchNorm sees one micro-batch of one process, "
             f"so the weights depend on how the batch is split{joined}"
         )
-    drawing = random_layers(found)
+    drawing = random_layers(findings)
     if drawing:
         kinds = ", ".join(sorted({kind for _, kind in drawing}))
         yield (
-            f"{_named((phase for phase, _ in drawing), found)}: {kinds}: drawn for each process and "
+            f"{_named((phase for phase, _ in drawing), findings)}: {kinds}: drawn for each process and "
             "micro-batch, so the weights depend on how the batch is split"
         )
 
 
-def _of_random_weights(found: Findings | Prepared) -> Iterable[str]:
-    backbone = found.recipe.backbone
+def _of_random_weights(findings: Findings | Prepared) -> Iterable[str]:
+    backbone = findings.recipe.backbone
     if not isinstance(backbone, HasPretrainedWeights) or backbone.weights is not None:
         return
     yield "backbone.weights=None: the network starts from random weights"
-    still = [p.phase.name for p in found.phases if not _trains_backbone(p)]
-    if still and not any(map(_trains_backbone, found.phases)):
-        yield f"{_named(still, found)}: random weights stay as they are, so the head has little to learn from"
-    kept = [p.phase.name for p in found.phases if p.phase.norm_statistics == "keep" and p.norm_layers]
+    still = [p.phase.name for p in findings.phases if not _trains_backbone(p)]
+    if still and not any(map(_trains_backbone, findings.phases)):
+        yield f"{_named(still, findings)}: random weights stay as they are, so the head has little to learn from"
+    kept = [p.phase.name for p in findings.phases if p.phase.norm_statistics == "keep" and p.norm_layers]
     if kept:
-        yield f"{_named(kept, found)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
+        yield f"{_named(kept, findings)}: BatchNorm keeps statistics never learned; norm_statistics='update' learns"
 
 
 def _of_the_data(recipe: Recipe, splits: Splits) -> Iterable[str]:
@@ -92,17 +92,17 @@ def _trains_backbone(resolved: ResolvedPhase) -> bool:
     return any(scale and name.startswith("backbone.") for name, scale in resolved.lr_scales.items())
 
 
-def random_layers(found: Findings | Prepared) -> list[tuple[str, str]]:
+def random_layers(findings: Findings | Prepared) -> list[tuple[str, str]]:
     """Return (phase, kind) of the layers that draw random numbers in training, such as dropout and stochastic depth."""
-    if found.model is None:
+    if findings.model is None:
         return []
-    was = [(module, module.training) for module in found.model.modules()]
-    trained = [(parameter, parameter.requires_grad) for parameter in found.model.parameters()]
+    was = [(module, module.training) for module in findings.model.modules()]
+    trained = [(parameter, parameter.requires_grad) for parameter in findings.model.parameters()]
     drawing = {}
-    for resolved in found.phases:
-        freeze(found.model, resolved.lr_scales)
-        set_train_mode(found.model, resolved.phase.norm_statistics)
-        for module in found.model.modules():
+    for resolved in findings.phases:
+        freeze(findings.model, resolved.lr_scales)
+        set_train_mode(findings.model, resolved.phase.norm_statistics)
+        for module in findings.model.modules():
             if module.training and _draws(module):
                 drawing[resolved.phase.name, type(module).__name__] = True
     for module, training in was:
@@ -127,6 +127,6 @@ def _draws(module: nn.Module) -> bool:
     )
 
 
-def _named(phases: Iterable[str], found: Findings | Prepared) -> str:
+def _named(phases: Iterable[str], findings: Findings | Prepared) -> str:
     names = list(dict.fromkeys(phases))
-    return "all phases" if len(names) == len(found.phases) > 1 else ", ".join(names)
+    return "all phases" if len(names) == len(findings.phases) > 1 else ", ".join(names)

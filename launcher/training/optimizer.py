@@ -36,8 +36,8 @@ def build_optimizer(part: Optimizer, model: nn.Module, lr_scales: Mapping[str, f
     """Build the optimizer of a phase, which holds exactly the trainable parameters."""
     optimizer = part.build(parameter_groups(model, lr_scales))
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    wanted = {id(p) for p in model.parameters() if p.requires_grad}
-    assert held == wanted, "the optimizer must hold exactly the trainable parameters"
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    assert held == trainable, "the optimizer must hold exactly the trainable parameters"
     return optimizer
 
 

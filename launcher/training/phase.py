@@ -14,7 +14,7 @@ from launcher.training.best import Best, improves, is_better, mode_of
 from launcher.training.checkpoint import State
 from launcher.training.ddp import wrap
 from launcher.training.feature_cache.frozen_part import frozen_part
-from launcher.training.feature_cache.source import pictures
+from launcher.training.feature_cache.source import images_of
 from launcher.training.frozen_proof import fingerprints, proof_of
 from launcher.training.heap import give_back, keep_freed
 from launcher.training.model import (
@@ -69,7 +69,7 @@ def begin_phase(run: Run, resolved: ResolvedPhase, resumed: State | None) -> Pha
         # A prefix works in small chunks, and the tensors behind it are small: keeping freed memory would cost 25 MB for
         # nothing.
         keep_freed(prefix is None)
-    return PhaseState(resolved, model, wrapped, optimizer, average, pictures(run, resolved), prefix, frozen)
+    return PhaseState(resolved, model, wrapped, optimizer, average, images_of(run, resolved), prefix, frozen)
 
 
 BestOf = Literal["run", "phase"]

@@ -67,7 +67,7 @@ def _phase(prepared: Prepared, resolved: ResolvedPhase) -> dict[str, Any]:
         "total_parameters": resolved.total_parameters,
         "norm_layers": resolved.norm_layers,
         "norm_statistics": phase.norm_statistics,
-        "pictures": resolved.pictures,
+        "pictures": resolved.fixed_images,
     }
 
 
@@ -94,5 +94,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, "")
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "")

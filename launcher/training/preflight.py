@@ -64,7 +64,7 @@ class ResolvedPhase:
 
     0 means images without augmentation, None new augmentations in each epoch.
     """
-    pictures: str | None
+    fixed_images: str | None
     """A description of the fixed images in words, if the recipe would otherwise augment them anew in each epoch."""
     first_epoch: int
     """Number of planned epochs before this phase; epochs are counted over the run, so that no order is used twice."""
@@ -169,48 +169,48 @@ def examine(
     check_images: Callable[[Recipe, Splits], Splits] = lambda _, splits: splits,
 ) -> Findings:
     """Build and check everything like `prepare`, but return the problems together with what could be built."""
-    found = Findings(recipe=recipe)
-    problems = found.problems
+    findings = Findings(recipe=recipe)
+    problems = findings.problems
 
     with problems.collected():
         _check_machine(recipe, on_cpu)
     with problems.collected():
         check_cache(recipe)
     with problems.collected():
-        found.batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
-        if Mixing.of(recipe.augment) and found.batching.micro_batch_size % 2:
+        findings.batching = batching_for(recipe.batch_size, num_processes, micro_batch_size)
+        if Mixing.of(recipe.augment) and findings.batching.micro_batch_size % 2:
             raise UserError(
                 f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
-                f"{found.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
+                f"{findings.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
             )
     with one_at_a_time(), problems.collected(), part_at_work("data"):
         built = build_splits(recipe)
         _check_splits(built)
-        found.splits = built
-    if found.splits is not None:
+        findings.splits = built
+    if findings.splits is not None:
         with problems.collected():
-            found.splits = check_images(recipe, found.splits)
+            findings.splits = check_images(recipe, findings.splits)
             with part_at_work("task"):
-                found.task = recipe.task.build(found.splits)
+                findings.task = recipe.task.build(findings.splits)
     with one_at_a_time(), problems.collected():
         with part_at_work("backbone"):
             if isinstance(recipe.backbone, ChecksSettings):
                 recipe.backbone.check()
-            found.preprocessing = recipe.backbone.preprocessing()
-        num_outputs = found.task.num_outputs if found.task else 2
-        found.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
-        found.model.contiguous = recipe.memory_format == "contiguous"
-    if found.model is not None:
+            findings.preprocessing = recipe.backbone.preprocessing()
+        num_outputs = findings.task.num_outputs if findings.task else 2
+        findings.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+        findings.model.contiguous = recipe.memory_format == "contiguous"
+    if findings.model is not None:
         # Without data the number of steps is unknown, but the phases' rules can still be checked.
-        batching, splits = found.batching, found.splits
+        batching, splits = findings.batching, findings.splits
         steps_per_epoch = batching.steps_per_epoch(len(splits.train)) if batching and splits else 1
-        found.phases = tuple(resolve_phases(recipe, found.model, steps_per_epoch, problems))
+        findings.phases = tuple(resolve_phases(recipe, findings.model, steps_per_epoch, problems))
         with problems.collected():
-            _check_head(recipe, found.phases)
+            _check_head(recipe, findings.phases)
     if not problems.found:
         with problems.collected():
-            _try(found.prepared())
-    return found
+            _try(findings.prepared())
+    return findings
 
 
 def _try(prepared: Prepared) -> None:
@@ -232,11 +232,11 @@ def _check_cuts(prepared: Prepared) -> None:
     for resolved in prepared.phases:
         if 0 < resolved.trainable_parameters < resolved.total_parameters:
             freeze(prepared.model, resolved.lr_scales)
-            found = cut(prepared.model, resolved.phase.norm_statistics, prepared.preprocessing.image_size)
-            if isinstance(found, Uncut) and found.reason is not None:
+            parts = cut(prepared.model, resolved.phase.norm_statistics, prepared.preprocessing.image_size)
+            if isinstance(parts, Uncut) and parts.reason is not None:
                 problems.append(
                     f"cache={prepared.recipe.cache!r}: nothing can be stored for freeze_plan.{resolved.number} "
-                    f"({resolved.phase.name}): {found.reason}; use cache='auto'"
+                    f"({resolved.phase.name}): {parts.reason}; use cache='auto'"
                 )
     if problems:
         raise UserError(*problems)
@@ -282,7 +282,7 @@ def resolve_phases(
                     norm_layers=len(norm_layers_that_train(model)),
                     changing=frozenset(changing_tensors(model, phase.norm_statistics)),
                     fixed_views=views,
-                    pictures=in_words(recipe, views),
+                    fixed_images=in_words(recipe, views),
                     first_epoch=first_epoch,
                     steps_per_epoch=steps_per_epoch,
                 )

@@ -174,7 +174,7 @@ class Screen:
         for name in droppable:
             if len(_row(cells, names=True) + BEST_OF_PHASE) <= self.console.width:
                 break
-            cells = {other: value for other, value in cells.items() if other != name}
+            cells = {key: value for key, value in cells.items() if key != name}
         return cells
 
     def run_begins(self, prepared: Prepared, name: str, where: str) -> None:
@@ -242,8 +242,8 @@ def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[t
                 f"running statistics {kept}",
             )
         )
-    if resolved.pictures:
-        rows.append(("pictures", "", resolved.pictures))
+    if resolved.fixed_images:
+        rows.append(("pictures", "", resolved.fixed_images))
     return title, rows
 
 

@@ -86,15 +86,15 @@ class Run:
         """Close and release everything that the run holds; this is safe to call in the middle of a failure."""
         # All callbacks run, the last one first, even if some fail: torch may raise at any moment after a data worker
         # was killed.
-        with contextlib.ExitStack() as rest:
+        with contextlib.ExitStack() as stack:
             for loader in (self.val_loader, self.train_loader):
-                rest.callback(end_workers, loader)
-            rest.callback(_close, self.screen.close)
+                stack.callback(end_workers, loader)
+            stack.callback(_close, self.screen.close)
             if self.lock:
-                rest.callback(_close, self.lock.release)
+                stack.callback(_close, self.lock.release)
             if self.metrics:
-                rest.callback(_close, self.metrics.close)
-            rest.callback(self.writer.join)
+                stack.callback(_close, self.metrics.close)
+            stack.callback(self.writer.join)
 
     def check_in(self, doing: str) -> None:
         """Report to the watchdog what this process is doing, and check whether the run is to stop.

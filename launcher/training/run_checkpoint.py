@@ -51,8 +51,8 @@ def save(run: Run, state: PhaseState) -> None:
     read_losses(run, state)
     check_weights(run, state)
     average_norm_statistics(run, state)
-    more = state.prefix.fingerprints() if state.prefix else {}
-    proof = prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, more)
+    outside = state.prefix.fingerprints() if state.prefix else {}
+    proof = prove(run.accelerator, state.model, state.frozen, state.resolved.phase.name, outside)
     add_proof(run, state.resolved, "checkpoint", proof)
     give_back()
     run.last_save = time.monotonic()

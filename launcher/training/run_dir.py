@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -99,15 +99,15 @@ class RunDir:
         try:
             metrics, model = read_json(self.final / "metrics.json"), read_json(self.final / "model.json")
             classes, preprocess = read_json(self.final / "classes.json"), read_json(self.final / "preprocess.json")
-            whole = {
+            valid = {
                 "metrics.json": isinstance(metrics, dict)
                 and all(value is None or isinstance(value, int | float) for value in metrics.values()),
                 "model.json": isinstance(model, dict) and isinstance(model.get("step"), int),
                 "classes.json": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
                 "preprocess.json": isinstance(preprocess, dict) and "image_size" in preprocess,
             }
-            for name, is_whole in whole.items():
-                if not is_whole:
+            for name, is_valid in valid.items():
+                if not is_valid:
                     return f"{self.final / name}: holds something else"
             with safe_open(self.final / "model.safetensors", "pt"):
                 return None
@@ -192,10 +192,10 @@ class RunDir:
             raise UserError(f"{self.recipe_json}: holds no recipe; give another --run-dir, or bring the file back")
         return differences_from(there, recipe)
 
-    def _refuse_another(self, found: Differences, more: tuple[str, ...] = ()) -> None:
-        refused = [*found.refused, *more]
+    def _refuse_another(self, differences: Differences, cache: tuple[str, ...] = ()) -> None:
+        refused = [*differences.refused, *cache]
         if self.finished:  # its weights were chosen
-            refused += [line for line in found.accepted if line.startswith("final_weights:")]
+            refused += [line for line in differences.accepted if line.startswith("final_weights:")]
         if refused:
             raise UserError(
                 f"--run-dir {self.path}: holds a run of another recipe ({'; '.join(refused[:6])}"
@@ -211,13 +211,13 @@ class RunDir:
         """
         self.clear_away()
         recipe = start.recipe
-        found = self.differences(recipe)  # again, because another start may have begun the run since `check`
-        same = not found.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
-        self._refuse_another(found, () if same else found.cache)
+        differences = self.differences(recipe)  # again, because another start may have begun the run since `check`
+        same = not differences.cache or same_images(read_json(self.recipe_json), recipe, start.lr_scales_of_phases)
+        self._refuse_another(differences, () if same else differences.cache)
         has_environment = self.environment_json.is_file() and (self._has_trained() or self._environment() is not None)
         identity = identify(start.splits, cache_folder() / "digests", usable_cpus(), report)
         if has_environment:
-            self._check_data(start.splits, identity, found)
+            self._check_data(start.splits, identity, differences.data)
         code = own_code(recipe)
         changed = changed_code((self._environment() or {}).get("code", code), code)
         if changed and not start.accepts_changed_code:
@@ -225,8 +225,8 @@ class RunDir:
                 f"--run-dir {self.path}: code of the recipe's own parts is not what the run began with "
                 f"({'; '.join(changed)}); undo the change, give another --run-dir, or continue with it: --accept-code"
             )
-        lines = [f"{line}: it changes no weights" for line in (*found.accepted, *found.cache)]
-        lines += [f"{line}: the data are the same" for line in found.data]
+        lines = [f"{line}: it changes no weights" for line in (*differences.accepted, *differences.cache)]
+        lines += [f"{line}: the data are the same" for line in differences.data]
         lines += [f"continuing with code that has changed since the run began: {line}" for line in changed]
         try:
             self._write_what_lacks(start, identity, code, anew=bool(lines))
@@ -254,10 +254,10 @@ class RunDir:
             facts |= {"starter": start.command.starter, "code": code, "recipe": digest_of(recipe)}
             write_json(self.environment_json, {**facts, **environment()})
 
-    def _check_data(self, splits: Splits, identity: DataIdentity, found: Differences) -> None:
+    def _check_data(self, splits: Splits, identity: DataIdentity, renamed: Sequence[str]) -> None:
         changed = self._changes(splits, identity)
-        if found.data and not (self.path / DATA_FILE).is_file():  # an earlier version's run: only names can be compared
-            changed = [*found.data, *changed]
+        if renamed and not (self.path / DATA_FILE).is_file():  # an earlier version's run: only names can be compared
+            changed = [*renamed, *changed]
         if changed:
             raise UserError(
                 f"--run-dir {self.path}: the data are not those that the run began with ({'; '.join(changed)}); "

@@ -7,10 +7,11 @@ import dataclasses
 import functools
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
 from launcher.assets.bundle import verify_assets
 from launcher.data.target_precision import build_splits
@@ -26,7 +27,7 @@ from launcher.training.auto_settings import with_fastest_settings
 from launcher.training.checked_images import checked_together, without_broken_images
 from launcher.training.checkpoint import Progress, State
 from launcher.training.checkpoint_writer import BackgroundWriter
-from launcher.training.collectives import raised_on_all
+from launcher.training.collectives import from_main, raised_on_all
 from launcher.training.command import Command
 from launcher.training.data_order import TrainingKeys
 from launcher.training.images import evaluation_loader, training_loader
@@ -259,32 +260,32 @@ def _resume(
     The main process chooses the checkpoint, so that all processes load the same.
     """
     checkpoints = rundir.checkpoints
-    choice: list[Any] = [None]
-    with raised_on_all(accelerator):
-        if accelerator.is_main_process:
-            choice = [checkpoints.newest(functools.partial(needed_at_the_end, prepared))]
-            for refused in checkpoints.refused:
-                screen.line(f"checkpoint passed over: {refused}", style="yellow")
-            if choice[0] is None:
-                if launch.resume == "must":
-                    raise UserError(f"--resume must: {rundir.path} holds no complete checkpoint to continue from")
-                if checkpoints.refused:
-                    screen.line("no checkpoint can be continued from: the run begins again", style="yellow")
-                try:
-                    checkpoints.save_base(cpu_state(prepared.model))
-                except OSError as error:
-                    raise UserError(
-                        f"{checkpoints.folder}: cannot be written ({error.strerror or error}); make room, and give the "
-                        "same command again"
-                    ) from error
-    broadcast_object_list(choice)
-    if choice[0] is None:
+
+    def choose() -> Path | None:
+        newest = checkpoints.newest(functools.partial(needed_at_the_end, prepared))
+        for refused in checkpoints.refused:
+            screen.line(f"checkpoint passed over: {refused}", style="yellow")
+        if newest is not None:
+            return newest
+        if launch.resume == "must":
+            raise UserError(f"--resume must: {rundir.path} holds no complete checkpoint to continue from")
+        if checkpoints.refused:
+            screen.line("no checkpoint can be continued from: the run begins again", style="yellow")
+        try:
+            checkpoints.save_base(cpu_state(prepared.model))
+        except OSError as error:
+            raise UserError(
+                f"{checkpoints.folder}: cannot be written ({error.strerror or error}); make room, and give the "
+                "same command again"
+            ) from error
         return None
-    state: State | None = None
+
+    newest = from_main(accelerator, choose)
+    if newest is None:
+        return None
     with raised_on_all(accelerator):
-        state = checkpoints.load(choice[0])
+        state = checkpoints.load(newest)
         load_state(prepared.model, state.model)
-    assert state is not None
     phase = prepared.phases[state.progress.phase].phase
     screen.line(
         f"continuing {rundir.path} at step {state.progress.step} "
@@ -301,17 +302,16 @@ def say_finished(
     `left` names the files that its end should have left in the run dir, but has not. Raise UserError if the run dir
     belongs to another recipe, or if `final/` is damaged and cannot be written again.
     """
-    done, recipe = [True], loaded.recipe
-    with raised_on_all(accelerator):
-        if accelerator.is_main_process:
-            rundir.check(recipe, launch.resume if launch.resume != "must" else "auto")
-            _check_data_of_finished(rundir, recipe, launch)
-            damage = rundir.damage_of_final()
-            missing = rundir.lacks()
-            missing += left(rundir) if launch.evaluate_final and not damage else []
-            done = [_finished_or_at_its_end(rundir, loaded, damage, missing)]
-    broadcast_object_list(done)
-    return done[0]
+
+    def is_done() -> bool:
+        rundir.check(loaded.recipe, launch.resume if launch.resume != "must" else "auto")
+        _check_data_of_finished(rundir, loaded.recipe, launch)
+        damage = rundir.damage_of_final()
+        missing = rundir.lacks()
+        missing += left(rundir) if launch.evaluate_final and not damage else []
+        return _finished_or_at_its_end(rundir, loaded, damage, missing)
+
+    return from_main(accelerator, is_done)
 
 
 def _check_data_of_finished(rundir: RunDir, recipe: Recipe, launch: Launch) -> None:
@@ -341,8 +341,8 @@ def _finished_or_at_its_end(rundir: RunDir, loaded: LoadedRecipe, damage: str | 
             raise UserError(f"{damage}; bring it back (there is no checkpoint of the end to write it from)")
     metrics = read_metrics(rundir.final / "metrics.json")
     shown = ", ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" not in name)
-    again = f" --recipe {shlex.quote(str(loaded.path))}" if types_in(loaded.recipe) else ""
-    report = f"python -m launcher report {shlex.quote(str(rundir.path))}{again}"
+    option = f" --recipe {shlex.quote(str(loaded.path))}" if types_in(loaded.recipe) else ""
+    report = f"python -m launcher report {shlex.quote(str(rundir.path))}{option}"
     lacks = f" (without {', '.join(missing)}: {report})" if missing else ""
     print(
         f"{rundir.path} is finished already ({shown}); the model is in {rundir.final}{lacks}. "

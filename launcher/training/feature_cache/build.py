@@ -42,21 +42,21 @@ class Builder:
         blocks = [range(begin, min(begin + BLOCK, count)) for begin in range(0, count, BLOCK)]
         size, me = accelerator.num_processes, accelerator.process_index
         computed = self._rows(dataset, blocks[me::size], key_of)
-        found = InMemory(count, self._layout.row_bytes)
+        memory = InMemory(count, self._layout.row_bytes)
         for first in range(0, len(blocks), size):
             self._look_around(min(size, len(blocks) - first))
             mine = next(computed, None)
             if size == 1:
                 assert mine is not None
-                found.put(blocks[first].start, mine)
+                memory.put(blocks[first].start, mine)
                 continue
             padded = torch.zeros(BLOCK, self._layout.row_bytes, dtype=torch.uint8)
             if mine is not None:
                 padded[: len(mine)] = mine
             everyones = accelerator.gather(padded.to(accelerator.device).unsqueeze(0)).cpu()
             for block, rows in zip(blocks[first : first + size], everyones, strict=False):
-                found.put(block.start, rows[: len(block)])
-        return found
+                memory.put(block.start, rows[: len(block)])
+        return memory
 
     def on_disk(
         self, dataset: Views, shards: Shards, key_of: Callable[[int], Any], mine: Sequence[int]

@@ -94,14 +94,14 @@ def cut(model: TransferModel, norm_statistics: NormStatistics, image_size: int) 
     two = _images(2, model, image_size)
     try:
         values = _values(evaluation, two[:1]), _values(evaluation, two)
-        found = _cut(model, training, evaluation, frozen, values)
+        parts = _cut(model, training, evaluation, frozen, values)
     except _NoCutError as error:
         return Uncut(str(error) or None)
     model.eval()
-    whole: torch.Tensor = model(two)
-    if not torch.equal(found.tail(*found.prefix(two)), whole):
+    outputs: torch.Tensor = model(two)
+    if not torch.equal(parts.tail(*parts.prefix(two)), outputs):
         return _at_features(model, "its two parts give other outputs than the whole")
-    return found
+    return parts
 
 
 class _NoCutError(Exception):
@@ -119,7 +119,7 @@ def _cut(
     kinds = {name: _kind(values[0][name], values[1][name]) for name in frozen}
     known = {name: values[0][name] for name in frozen if kinds[name] == "number"}
     # Both tails take the same tensors, though one may need fewer.
-    needed = [_needed(whole.graph, kinds) for whole in (training, evaluation)]
+    needed = [_needed(network.graph, kinds) for network in (training, evaluation)]
     boundary = sorted(needed[0][1] | needed[1][1], key=list(nodes).index)
     images = next(node.name for node in nodes.values() if node.op == "placeholder")
     if images in boundary:
@@ -133,8 +133,8 @@ def _cut(
     batch = [name for name, value in known.items() if value != values[1][name]]
     prefix = _graph_of_prefix(evaluation.graph, boundary)
     tails = [
-        _graph_of_tail(whole.graph, boundary, names, known, batch)
-        for whole, (names, _) in zip((training, evaluation), needed, strict=True)
+        _graph_of_tail(network.graph, boundary, names, known, batch)
+        for network, (names, _) in zip((training, evaluation), needed, strict=True)
     ]
     return Cut(
         prefix=fx.GraphModule(evaluation, prefix),
@@ -175,40 +175,40 @@ def _kind(of_one: Any, of_two: Any) -> str:
     return "other"
 
 
-def _is_cheap(node: fx.Node, modules: Mapping[str, nn.Module], given: Sequence[str]) -> bool:
+def _is_cheap(node: fx.Node, modules: Mapping[str, nn.Module], known: Sequence[str]) -> bool:
     """Return whether a boundary tensor follows from others without parameters, so that the tail can compute it itself.
 
     Examples are DenseNet's concatenation of one tensor, and Inception's pooling of the tensor that its other branches
     convolve.
     """
     has_parameters = node.op == "call_module" and next(modules[str(node.target)].parameters(), None) is not None
-    return not has_parameters and all(before.name in given for before in node.all_input_nodes)
+    return not has_parameters and all(before.name in known for before in node.all_input_nodes)
 
 
-def _graph_of_prefix(whole: fx.Graph, boundary: Sequence[str]) -> fx.Graph:
-    wanted = dict.fromkeys(boundary, True)
-    for node in reversed(whole.nodes):
-        if wanted.get(node.name):
-            wanted |= {before.name: True for before in node.all_input_nodes}
+def _graph_of_prefix(source: fx.Graph, boundary: Sequence[str]) -> fx.Graph:
+    needed = dict.fromkeys(boundary, True)
+    for node in reversed(source.nodes):
+        if needed.get(node.name):
+            needed |= {before.name: True for before in node.all_input_nodes}
     graph, copies = fx.Graph(), dict[str, fx.Node]()
-    for node in whole.nodes:
-        if node.op == "placeholder" or wanted.get(node.name):
+    for node in source.nodes:
+        if node.op == "placeholder" or needed.get(node.name):
             copies[node.name] = graph.node_copy(node, lambda before: copies[before.name])
     graph.output(tuple(copies[name] for name in boundary))
     return graph
 
 
 def _graph_of_tail(
-    whole: fx.Graph, boundary: Sequence[str], needed: set[str], known: Mapping[str, Any], batch: Sequence[str]
+    source: fx.Graph, boundary: Sequence[str], needed: set[str], known: Mapping[str, Any], batch: Sequence[str]
 ) -> fx.Graph:
     graph, copies = fx.Graph(), dict[str, Any](known)
     for name in boundary:
         copies[name] = graph.placeholder(name)
-    used = {before.name for node in whole.nodes if node.name in needed for before in node.all_input_nodes}
+    used = {before.name for node in source.nodes if node.name in needed for before in node.all_input_nodes}
     if used.intersection(batch):
         shape = graph.call_function(getattr, (copies[boundary[0]], "shape"))
         copies |= dict.fromkeys(batch, graph.call_function(operator.getitem, (shape, 0)))
-    for node in whole.nodes:
+    for node in source.nodes:
         if node.name in needed:
             # A node may be replaced by a number, also within a slice or a dictionary: `map_arg` looks into all
             # containers that a graph may hold.
@@ -226,8 +226,8 @@ def _in_words(graph: fx.Graph, model: nn.Module) -> str:
     for node in graph.nodes:
         of = node.target
         target = of if isinstance(of, str) else getattr(of, "__qualname__", repr(of))
-        what = repr(modules[str(node.target)]) if node.op == "call_module" else ""
-        lines.append(f"{node.name} = {node.op} {target} {node.args} {node.kwargs} {what}")
+        module = repr(modules[str(node.target)]) if node.op == "call_module" else ""
+        lines.append(f"{node.name} = {node.op} {target} {node.args} {node.kwargs} {module}")
     return "\n".join(lines)
 
 

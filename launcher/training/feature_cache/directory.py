@@ -68,12 +68,12 @@ class Entry:
 
 def entries(folder: Path) -> list[Entry]:
     """Return the stored entries, the longest unused first."""
-    found = []
+    stored = []
     for about in (folder / "features").glob(f"*/{ABOUT}"):
         with contextlib.suppress(OSError, ValueError):
             size = sum(file.stat().st_size for file in about.parent.iterdir())
-            found.append(Entry(about.parent, json.loads(about.read_text()), size, about.stat().st_mtime))
-    return sorted(found, key=lambda entry: entry.used)
+            stored.append(Entry(about.parent, json.loads(about.read_text()), size, about.stat().st_mtime))
+    return sorted(stored, key=lambda entry: entry.used)
 
 
 def remove(entry: Entry) -> None:

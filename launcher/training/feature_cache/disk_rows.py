@@ -51,9 +51,9 @@ def rows_on_disk(run: Run, frozen: Frozen, part: Part, folder: Path) -> Shards:
 
 def _raise_everywhere(refused: OSError | None) -> None:
     everyones = gather_object([None if refused is None else (refused.errno, refused.strerror)])
-    for found in everyones:
-        if found is not None:
-            raise OSError(*found)
+    for error in everyones:
+        if error is not None:
+            raise OSError(*error)
 
 
 def _share_of_disk(run: Run, folder: Path, about: dict[str, Any]) -> tuple[int, int]:

@@ -58,21 +58,21 @@ def frozen_part(
 
     `model` is on its device, and its parameters are frozen as the phase's rules say.
     """
-    found = cut(model, resolved.phase.norm_statistics, image_size)
-    if isinstance(found, Uncut):
-        return found.reason
+    parts = cut(model, resolved.phase.norm_statistics, image_size)
+    if isinstance(parts, Uncut):
+        return parts.reason
     precision = str(accelerator.mixed_precision)
     fixed = resolved.fixed_views is not None
     # Features that may be stored are computed once, and should equal those computed without a cache: there, the few
     # percent that folding saves are not worth its rounding.
     fold = not fixed and not draws_nothing(recipe)
     prefix, is_copy = engine(
-        found, autocast=accelerator.autocast, precision=precision, fold=fold, image_size=image_size
+        parts, autocast=accelerator.autocast, precision=precision, fold=fold, image_size=image_size
     )
-    given = prefix.dtypes(image_size)
+    dtypes = prefix.dtypes(image_size)
     asked = recipe.cache_precision
-    exact = torch.float32 if torch.float32 in given else given[0]
-    layout = Layout(found.boundary, exact if asked is None else dtype_of(asked), given)
+    exact = torch.float32 if torch.float32 in dtypes else dtypes[0]
+    layout = Layout(parts.boundary, exact if asked is None else dtype_of(asked), dtypes)
     computed = f"{precision}{' folded' if fold else ''}"
-    identity = functools.partial(prefix_identity, found, layout, computed, accelerator.device.type)
-    return Frozen(prefix, layout, found.tail, identity, is_copy, rounds=asked is not None and fixed)
+    identity = functools.partial(prefix_identity, parts, layout, computed, accelerator.device.type)
+    return Frozen(prefix, layout, parts.tail, identity, is_copy, rounds=asked is not None and fixed)

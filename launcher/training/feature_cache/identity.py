@@ -32,7 +32,7 @@ def prefix_identity(cut: Cut, layout: Layout, precision: str, device: str) -> st
         "format": FORMAT,
         "operations": cut.operations,
         "weights": fingerprints(cut.prefix),
-        "crossing": [(tensor.shape, str(given)) for tensor, given in zip(cut.boundary, layout.given, strict=True)],
+        "crossing": [(tensor.shape, str(dtype)) for tensor, dtype in zip(cut.boundary, layout.dtypes, strict=True)],
         "stored": str(layout.dtype),
         "computed": [precision, device],
         "code": _sources(kinds),
@@ -76,13 +76,13 @@ def _sources(kinds: Iterable[type]) -> list[str]:
 
 
 def _versions(*names: str) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _hash(facts: Any) -> str:

@@ -12,7 +12,7 @@ from launcher.errors import Problems, UserError
 from launcher.recipe.protocols import Split
 from launcher.recipe.transforms import evaluation
 from launcher.text import readable_size
-from launcher.training.collectives import raised_on_all
+from launcher.training.collectives import from_main, raised_on_all
 from launcher.training.feature_cache.build import Builder, Views
 from launcher.training.feature_cache.directory import cache_folder
 from launcher.training.feature_cache.disk_rows import rows_on_disk
@@ -20,7 +20,7 @@ from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.identity import features_name, transform_identity
 from launcher.training.feature_cache.loader import Source
 from launcher.training.feature_cache.parts import Part
-from launcher.training.feature_cache.recorded_choice import by_main, decided, record
+from launcher.training.feature_cache.recorded_choice import decided, record
 from launcher.training.feature_cache.shards import InMemory, Shards, blocks_in
 from launcher.training.feature_cache.source import stored, views_of
 from launcher.training.images import EvaluationImages
@@ -52,11 +52,11 @@ def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, sour
     images = " + ".join([*shown, *others])
     total = readable_size(sum(part.count for part in parts) * row_bytes)
     images = "1 image" if images == "1" else f"{images} images"
-    what = f"{resolved.phase.name}: outputs of what is frozen for {images} x {readable_size(row_bytes)} = {total}"
+    title = f"{resolved.phase.name}: outputs of what is frozen for {images} x {readable_size(row_bytes)} = {total}"
     if store == "none":
-        run.screen.line(f"{what}: not stored ({why})")
+        run.screen.line(f"{title}: not stored ({why})")
         return source
-    run.screen.line(f"{what}: {'in memory' if store == 'memory' else f'stored in {folder}'} ({why})")
+    run.screen.line(f"{title}: {'in memory' if store == 'memory' else f'stored in {folder}'} ({why})")
     rows: list[InMemory | Shards] = []
     begin = time.perf_counter()
     for part in parts:
@@ -97,29 +97,29 @@ def _refused(folder: Path, error: OSError) -> str:
 def _parts(run: Run, resolved: ResolvedPhase, frozen: Frozen, folder: Path) -> list[Part]:
     """Return what is to be stored, validation last; the main process reads the images' content for all."""
     prepared, recipe = run.prepared, run.recipe
-    found: list[tuple[str, Views, Any, int | None, str]] = []
+    entries: list[tuple[str, Views, Any, int | None, str]] = []
     if resolved.fixed_views is not None:
         views = views_of(run, resolved.fixed_views)
         for view in range(max(1, resolved.fixed_views)):
             augment = recipe.augment if resolved.fixed_views else None
             identity = transform_identity(prepared.preprocessing, augment, recipe.seed, view)
             title = f"features of view {view + 1}/{resolved.fixed_views}" if resolved.fixed_views else "features"
-            found.append((title, views, prepared.splits.train, view, identity))
+            entries.append((title, views, prepared.splits.train, view, identity))
     val = EvaluationImages(prepared.splits.val, evaluation(prepared.preprocessing))
     identity = transform_identity(prepared.preprocessing, None, recipe.seed, 0)
-    found.append(("features for validation", val, prepared.splits.val, None, identity))
+    entries.append(("features for validation", val, prepared.splits.val, None, identity))
 
-    splits = {id(split): split for _, _, split, _, _ in found}
+    splits = {id(split): split for _, _, split, _, _ in entries}
     digests = _digests(run, splits, folder)
 
     def names() -> list[str]:
         prefix = frozen.identity()
-        return [features_name(prefix, split, digests[id(split)], which) for _, _, split, _, which in found]
+        return [features_name(prefix, split, digests[id(split)], which) for _, _, split, _, which in entries]
 
-    named = by_main(run, names)
+    named = from_main(run.accelerator, names)
     return [
         Part(title, images, len(split), view, name)
-        for (title, images, split, view, _), name in zip(found, named, strict=True)
+        for (title, images, split, view, _), name in zip(entries, named, strict=True)
     ]
 
 

@@ -53,7 +53,7 @@ class Prefix:
 
 
 def engine(
-    found: Cut, *, autocast: Callable[[], AbstractContextManager[None]], precision: str, fold: bool, image_size: int
+    cut: Cut, *, autocast: Callable[[], AbstractContextManager[None]], precision: str, fold: bool, image_size: int
 ) -> tuple[Prefix, bool]:
     """Return the prefix of a cut, and whether it holds copies of weights (folded or cast), not the network's own.
 
@@ -62,10 +62,10 @@ def engine(
     float32. Under autocast, the weights of convolutions and linear layers are cast once instead of in each forward
     pass, which changes no bit.
     """
-    module = found.prefix.eval()
+    module = cut.prefix.eval()
     copied = False
     if fold and isinstance(module, fx.GraphModule):
-        folded = with_folded_norms(module, memory_format_of(found.tail.model))
+        folded = with_folded_norms(module, memory_format_of(cut.tail.model))
         if folded is not None and _is_near(module, folded, image_size):
             module, copied = folded, True
     if precision in ("bf16", "fp16"):

@@ -7,17 +7,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
-from accelerate.utils import broadcast_object_list
 
 from launcher.errors import UserError
 from launcher.files import write_json
 from launcher.text import readable_size
-from launcher.training.collectives import raised_on_all
+from launcher.training.collectives import from_main
 from launcher.training.feature_cache.build import seconds_per_image
 from launcher.training.feature_cache.choice import Estimate, Store, choose
 from launcher.training.feature_cache.directory import limit_bytes, make_room
@@ -28,18 +26,6 @@ from launcher.training.run import Run
 
 LOOKED_AT_DISK_BYTES = 16 << 20
 MEASURED_IMAGES = 8
-_T = TypeVar("_T")
-
-
-def by_main(run: Run, find: Callable[[], _T]) -> _T:
-    """Return on all processes what `find` returns on the main process; a UserError is raised on all."""
-    found: list[Any] = [None]
-    with raised_on_all(run.accelerator):
-        if run.accelerator.is_main_process:
-            found = [find()]
-    broadcast_object_list(found)
-    value: _T = found[0]
-    return value
 
 
 def decided(run: Run, resolved: ResolvedPhase, frozen: Frozen, parts: list[Part], folder: Path) -> tuple[Store, str]:
@@ -57,7 +43,7 @@ def decided(run: Run, resolved: ResolvedPhase, frozen: Frozen, parts: list[Part]
         record(run, resolved, store, why)
         return store, why
 
-    return by_main(run, decide)
+    return from_main(run.accelerator, decide)
 
 
 def _new_decision(
@@ -107,10 +93,10 @@ def _new_decision(
 
 def _recorded(run: Run) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run.rundir.path / "cache.json").read_text())
+        choices: dict[str, Any] = json.loads((run.rundir.path / "cache.json").read_text())
+        return choices
     except FileNotFoundError:
         return {}
-    return found
 
 
 def record(run: Run, resolved: ResolvedPhase, store: Store, why: str) -> None:

@@ -17,7 +17,7 @@ class Layout:
     boundary: tuple[BoundaryTensor, ...]
     dtype: torch.dtype
     """Data type in rows."""
-    given: tuple[torch.dtype, ...]
+    dtypes: tuple[torch.dtype, ...]
     """Data type of each tensor in the network; under autocast they may differ."""
 
     @property
@@ -37,18 +37,18 @@ class Layout:
 
     def tensors(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the tensors (N, ...) of rows, without a copy if there is one for each image and its dtype stays."""
-        found, begin = [], 0
-        for tensor, given in zip(self.boundary, self.given, strict=True):
+        tensors, begin = [], 0
+        for tensor, dtype in zip(self.boundary, self.dtypes, strict=True):
             end = begin + tensor.values * self.dtype.itemsize
-            flat = rows[:, begin:end].contiguous().view(self.dtype).to(given)
+            flat = rows[:, begin:end].contiguous().view(self.dtype).to(dtype)
             begin = end
             if len(tensor.shape) == 3:
                 channels, height, width = tensor.shape
-                found.append(flat.reshape(-1, height, width, channels).permute(0, 3, 1, 2))
+                tensors.append(flat.reshape(-1, height, width, channels).permute(0, 3, 1, 2))
             else:
-                found.append(flat.reshape(-1, *tensor.shape))
-        return tuple(found)
+                tensors.append(flat.reshape(-1, *tensor.shape))
+        return tuple(tensors)
 
     def rounded(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Return tensors as they would come back from rows, so that those computed anew equal those kept."""
-        return tuple(tensor.to(self.dtype).to(given) for tensor, given in zip(tensors, self.given, strict=True))
+        return tuple(tensor.to(self.dtype).to(dtype) for tensor, dtype in zip(tensors, self.dtypes, strict=True))

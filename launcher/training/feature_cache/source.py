@@ -13,7 +13,7 @@ from launcher.training.preflight import ResolvedPhase
 from launcher.training.run import Run
 
 
-def pictures(run: Run, resolved: ResolvedPhase) -> Source:
+def images_of(run: Run, resolved: ResolvedPhase) -> Source:
     """Return batches of images: fresh ones, or the phase's fixed views, computed whenever they are asked for."""
     if resolved.fixed_views is None:
         return Source(None, run.train_loader, run.val_loader)

@@ -82,7 +82,7 @@ def frozen_nodes(
     """
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     twins = {node.name: node for node in evaluation.graph.nodes}
-    found: set[str] = set()
+    frozen: set[str] = set()
     for node in training.graph.nodes:
         twin = twins.get(node.name)
         trains = (
@@ -91,9 +91,9 @@ def frozen_nodes(
             or (node.op == "get_attr" and getattr(parameters.get(str(node.target)), "requires_grad", False))
         )
         same = twin is not None and _described(node) == _described(twin)
-        if same and not trains and all(before.name in found for before in node.all_input_nodes):
-            found.add(node.name)
-    return found
+        if same and not trains and all(before.name in frozen for before in node.all_input_nodes):
+            frozen.add(node.name)
+    return frozen
 
 
 def _changes(module: nn.Module, in_training: bool) -> bool:

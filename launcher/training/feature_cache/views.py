@@ -71,9 +71,9 @@ def check_cache(recipe: Recipe) -> None:
         )
     asked = recipe.cache in ("memory", "disk") or recipe.cache_views is not None
     if asked and Mixing.of(recipe.augment).cutmix_alpha is not None:
-        what = f"cache={recipe.cache!r}" if recipe.cache_views is None else f"cache_views={recipe.cache_views}"
+        field = f"cache={recipe.cache!r}" if recipe.cache_views is None else f"cache_views={recipe.cache_views}"
         problems.append(
-            f"{what}: CutMix pastes pictures, which stored features no longer are; use augment.mixup_alpha, "
+            f"{field}: CutMix pastes pictures, which stored features no longer are; use augment.mixup_alpha, "
             "which can mix features, or cache='off'"
         )
     if problems:
