@@ -38,11 +38,7 @@ Settings: TypeAlias = tuple[str, str]
 
 
 def with_fastest_settings(
-    accelerator: Accelerator,
-    prepared: Prepared,
-    rundir: RunDir,
-    screen: Screen,
-    restart: Callable[[str], Accelerator],
+    accelerator: Accelerator, prepared: Prepared, rundir: RunDir, screen: Screen, restart: Callable[[str], Accelerator]
 ) -> Accelerator:
     """Set the network's memory format, and return an Accelerator with the run's precision.
 

@@ -104,9 +104,7 @@ class Checkpoints:
 
     def load_base(self) -> dict[str, torch.Tensor]:
         """Return the state of the network before training. Raise UserError if it is missing or damaged."""
-        damage = _damage(self.folder / "base")
-        if damage is not None:
-            raise UserError(f"{self.folder / 'base'}: {damage}")
+        _check(self.folder / "base")
         return load_file(self.folder / "base" / "model.safetensors")
 
     def has_base(self) -> bool:
@@ -177,9 +175,7 @@ class Checkpoints:
         Raise UserError if the base or the checkpoint is damaged.
         """
         for part in (self.folder / "base", folder):
-            damage = _damage(part)
-            if damage is not None:
-                raise UserError(f"{part}: {damage}")
+            _check(part)
         try:
             model = load_file(self.folder / "base" / "model.safetensors") | load_file(folder / "model.safetensors")
             ema = load_file(folder / "ema.safetensors") if (folder / "ema.safetensors").exists() else None
@@ -257,6 +253,11 @@ def _hash(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _check(folder: Path) -> None:
+    if (damage := _damage(folder)) is not None:
+        raise UserError(f"{folder}: {damage}")
 
 
 def _damage(folder: Path) -> str | None:

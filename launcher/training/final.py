@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,12 +101,6 @@ def write_final(run: Run, step: int, metrics: dict[str, float]) -> None:
     It holds model.safetensors (with the names of the plain network), model.json (how to build it), classes.json,
     preprocess.json and metrics.json.
     """
-    rundir = run.rundir
-    with replaced_folder(rundir.final) as draft:
-        _write_files(run, step, metrics, draft)
-
-
-def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) -> None:
     rundir, recipe, prepared = run.rundir, run.recipe, run.prepared
     checkpoints = rundir.checkpoints
     state = checkpoints.load(checkpoints.of_step(step), only_model=True)
@@ -121,7 +114,6 @@ def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) ->
             f"{rundir.path}: the weights after step {step}, which final/ would hold, are not finite "
             f"({listed(broken, 1)}); use a lower optim.lr, in another --run-dir"
         )
-    save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
     if isinstance(recipe.backbone, DescribesPlainNetwork):
         network = recipe.backbone.plain()
     else:
@@ -136,15 +128,17 @@ def _write_files(run: Run, step: int, metrics: dict[str, float], draft: Path) ->
     }
     preprocessing = to_json(prepared.preprocessing)
     preprocessing.pop("type", None)
-    for name, content in (
-        ("model.json", model),
-        ("classes.json", list(prepared.splits.names)),
-        ("preprocess.json", preprocessing),
-        ("metrics.json", metrics),
-    ):
-        text = json_text(content, indent=1)
-        # A class may be a folder whose name is not valid text; escaped, it is still valid JSON.
-        (draft / name).write_bytes(text.encode("utf-8", "backslashreplace"))
+    contents = {
+        "model.json": model,
+        "classes.json": list(prepared.splits.names),
+        "preprocess.json": preprocessing,
+        "metrics.json": metrics,
+    }
+    with replaced_folder(rundir.final) as draft:
+        save_tensors({name: tensor.contiguous() for name, tensor in plain.items()}, draft / "model.safetensors")
+        for name, content in contents.items():
+            # A class may be a folder whose name is not valid text; escaped, it is still valid JSON.
+            (draft / name).write_bytes(json_text(content, indent=1).encode("utf-8", "backslashreplace"))
 
 
 def summary(run: Run, step: int, metrics: dict[str, float]) -> str:

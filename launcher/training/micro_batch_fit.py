@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -59,9 +60,5 @@ def fitted(accelerator: Accelerator, prepared: Prepared) -> Batching:
 
     mine = largest_that_fits(sizes, attempt)
     torch.cuda.empty_cache()
-    sizes_found = accelerator.gather(torch.tensor([mine], device=accelerator.device))
-    return Batching(
-        batch_size=batching.batch_size,
-        num_processes=batching.num_processes,
-        micro_batch_size=int(sizes_found.min()),
-    )
+    sizes_of_all = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+    return dataclasses.replace(batching, micro_batch_size=int(sizes_of_all.min()))

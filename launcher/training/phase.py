@@ -17,12 +17,7 @@ from launcher.training.feature_cache.frozen_part import frozen_part
 from launcher.training.feature_cache.source import images_of
 from launcher.training.frozen_proof import fingerprints, proof_of
 from launcher.training.heap import give_back, keep_freed
-from launcher.training.model import (
-    freeze,
-    load_state,
-    place,
-    share_tensors,
-)
+from launcher.training.model import freeze, load_state, place, share_tensors
 from launcher.training.optimizer import WeightAverage, build_optimizer, load_optimizer_state
 from launcher.training.preflight import ResolvedPhase
 from launcher.training.run import PhaseState, Run

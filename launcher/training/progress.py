@@ -235,13 +235,8 @@ def phase_summary(resolved: ResolvedPhase, num_phases: int) -> tuple[str, list[t
         rows.append(("frozen", plural(frozen, "parameter"), "in evaluation mode"))
     if resolved.norm_layers:
         kept = "kept" if phase.norm_statistics == "keep" else "updated"
-        rows.append(
-            (
-                "BatchNorm",
-                plural(resolved.norm_layers, "layer trains", "layers train", spec=""),
-                f"running statistics {kept}",
-            )
-        )
+        layers = plural(resolved.norm_layers, "layer trains", "layers train", spec="")
+        rows.append(("BatchNorm", layers, f"running statistics {kept}"))
     if resolved.fixed_images:
         rows.append(("pictures", "", resolved.fixed_images))
     return title, rows

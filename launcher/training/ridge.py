@@ -8,7 +8,6 @@ features is held. If there are fewer samples than features, a matrix as wide as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 
@@ -41,80 +40,72 @@ class Moments:
         return both
 
 
-class Ridge(Protocol):
+class Ridge:
     """The fits min |y - x W - b|^2 + l2 |W|^2 for any L2; the bias b, which is not penalised, may be left out."""
 
     mean_eigenvalue: float
     """Mean eigenvalue of the features' scatter matrix: an L2 of this size weighs as much as the data in an average
     direction. It is 0 if the features are the same for all samples."""
+    _matrix: torch.Tensor
+    _goals: torch.Tensor
+    _mean_x: torch.Tensor
+    _mean_y: torch.Tensor
 
     def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield weight (k, d) and bias (k,) in float64 for each L2, which scikit-learn's Ridge calls alpha."""
-        ...
+        values, vectors = torch.linalg.eigh(self._matrix)
+        values = values.clamp(min=0)  # rounding makes some of the smallest negative
+        projected = vectors.T @ self._goals
+        for l2 in l2s.tolist():
+            yield self._with_bias(vectors @ (projected / (values + l2).unsqueeze(1)))
 
     def fit(self, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return weight and bias for one L2, without an eigendecomposition."""
-        ...
+        penalised = self._matrix.clone()
+        penalised.diagonal().add_(l2)
+        return self._with_bias(torch.cholesky_solve(self._goals, torch.linalg.cholesky(penalised)))
+
+    def _with_bias(self, solution: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = self._weight(solution)
+        return weight.T, self._mean_y - self._mean_x @ weight
+
+    def _weight(self, solution: torch.Tensor) -> torch.Tensor:
+        """Return the weight (d, k) that solves (matrix + l2 I) solution = goals."""
+        return solution
 
 
-class RidgeOfMoments:
+class RidgeOfMoments(Ridge):
     """Ridge regression from sums over samples, by the (d, d) scatter matrix of the features."""
 
     def __init__(self, moments: Moments, *, with_bias: bool = True) -> None:
         count, x, y, xx, xy = (moments.sums[name] for name in ("count", "x", "y", "xx", "xy"))
         if with_bias:
             self._mean_x, self._mean_y = x / count, y / count
-            self._xx, self._xy = xx - torch.outer(x, self._mean_x), xy - torch.outer(x, self._mean_y)
+            self._matrix, self._goals = xx - torch.outer(x, self._mean_x), xy - torch.outer(x, self._mean_y)
         else:
             self._mean_x, self._mean_y = torch.zeros_like(x), torch.zeros_like(y)
-            self._xx, self._xy = xx, xy
-        self.mean_eigenvalue = _beyond_rounding(float(self._xx.diagonal().mean()), float(xx.diagonal().mean()))
-
-    def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        values, vectors = torch.linalg.eigh(self._xx)
-        values = values.clamp(min=0)  # rounding makes some of the smallest negative
-        projected = vectors.T @ self._xy
-        for l2 in l2s.tolist():
-            yield self._with_bias(vectors @ (projected / (values + l2).unsqueeze(1)))
-
-    def fit(self, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._with_bias(_solved(self._xx, l2, self._xy))
-
-    def _with_bias(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return weight.T, self._mean_y - self._mean_x @ weight
+            self._matrix, self._goals = xx, xy
+        self.mean_eigenvalue = _beyond_rounding(float(self._matrix.diagonal().mean()), float(xx.diagonal().mean()))
 
 
-class RidgeOfSamples:
+class RidgeOfSamples(Ridge):
     """Ridge regression from features (N, d) and goals (N, k), for N up to about d.
 
     The fits are the same as those of `RidgeOfMoments`, but computed from the (N, N) inner products of the samples.
     """
 
     def __init__(self, features: torch.Tensor, goals: torch.Tensor, *, with_bias: bool = True) -> None:
-        self._x, self._y = features.double(), goals.double()
-        self._mean_x, self._mean_y = torch.zeros_like(self._x[0]), torch.zeros_like(self._y[0])
+        self._x, self._goals = features.double(), goals.double()
+        self._mean_x, self._mean_y = torch.zeros_like(self._x[0]), torch.zeros_like(self._goals[0])
         if with_bias:
-            self._mean_x, self._mean_y = self._x.mean(dim=0), self._y.mean(dim=0)
-            self._x, self._y = self._x - self._mean_x, self._y - self._mean_y
-        self._products = self._x @ self._x.T
-        self.mean_eigenvalue = _beyond_rounding(
-            float(self._products.diagonal().sum()) / self._x.shape[1],
-            float(features.double().square().sum(dim=0).mean()),
-        )
+            self._mean_x, self._mean_y = self._x.mean(dim=0), self._goals.mean(dim=0)
+            self._x, self._goals = self._x - self._mean_x, self._goals - self._mean_y
+        self._matrix = self._x @ self._x.T
+        scatter = float(self._matrix.diagonal().sum()) / self._x.shape[1]
+        self.mean_eigenvalue = _beyond_rounding(scatter, float(features.double().square().sum(dim=0).mean()))
 
-    def fits(self, l2s: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        values, vectors = torch.linalg.eigh(self._products)
-        values = values.clamp(min=0)
-        projected = vectors.T @ self._y
-        for l2 in l2s.tolist():
-            yield self._with_bias(vectors @ (projected / (values + l2).unsqueeze(1)))
-
-    def fit(self, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._with_bias(_solved(self._products, l2, self._y))
-
-    def _with_bias(self, dual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        weight = self._x.T @ dual
-        return weight.T, self._mean_y - self._mean_x @ weight
+    def _weight(self, solution: torch.Tensor) -> torch.Tensor:
+        return self._x.T @ solution
 
 
 def _beyond_rounding(scatter: float, square: float) -> float:
@@ -123,10 +114,3 @@ def _beyond_rounding(scatter: float, square: float) -> float:
     float32 has 7 digits, so squares that differ by less than 1e-13 of themselves do not really differ.
     """
     return 0.0 if scatter <= 1e-13 * square else scatter
-
-
-def _solved(matrix: torch.Tensor, l2: float, goals: torch.Tensor) -> torch.Tensor:
-    """Solve (matrix + l2 I) w = goals for a positive semidefinite matrix."""
-    penalised = matrix.clone()
-    penalised.diagonal().add_(l2)
-    return torch.cholesky_solve(goals, torch.linalg.cholesky(penalised))

@@ -23,9 +23,7 @@ from launcher.training.feature_cache.frozen_part import Frozen
 from launcher.training.feature_cache.loader import Source
 from launcher.training.images import Batch
 from launcher.training.metrics_log import MetricsLog
-from launcher.training.model import (
-    TransferModel,
-)
+from launcher.training.model import TransferModel
 from launcher.training.optimizer import WeightAverage
 from launcher.training.preflight import Prepared, ResolvedPhase
 from launcher.training.progress import Screen

@@ -14,10 +14,7 @@ from launcher.training.collectives import raised_on_all
 from launcher.training.frozen_proof import Proof, prove
 from launcher.training.heap import give_back
 from launcher.training.losses import read_losses
-from launcher.training.model import (
-    cpu_state,
-    norm_layers_that_train,
-)
+from launcher.training.model import cpu_state, norm_layers_that_train
 from launcher.training.nonfinite import check_weights
 from launcher.training.optimizer import optimizer_state
 from launcher.training.preflight import ResolvedPhase

@@ -9,7 +9,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from launcher.training.continuation import Differences, differences_from, same_i
 from launcher.training.data_identity import FILE as DATA_FILE
 from launcher.training.data_identity import DataIdentity, changes, identify
 from launcher.training.feature_cache.directory import cache_folder
+from launcher.training.feature_cache.identity import versions_of
 from launcher.training.launch import usable_cpus
 
 FILES = (
@@ -53,14 +53,7 @@ FILES = (
     "trackers.json",
 )
 """The files that a run keeps besides `checkpoints/` and `final/`."""
-FINAL_FILES = (
-    "model.safetensors",
-    "model.json",
-    "classes.json",
-    "preprocess.json",
-    "metrics.json",
-    "calibration.json",
-)
+FINAL_FILES = ("model.safetensors", "model.json", "classes.json", "preprocess.json", "metrics.json", "calibration.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -360,10 +353,5 @@ def _split_hash(split: Split) -> str:
 
 def environment() -> dict[str, Any]:
     """Return the platform and the versions of Python and of the packages that matter."""
-    packages = {}
-    for name in (DISTRIBUTION, "torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    packages = versions_of(DISTRIBUTION, "torch", "torchvision", "accelerate", "timm", "datasets", "numpy", "pillow")
     return {"python": sys.version.split()[0], "platform": platform.platform(), "packages": packages}

@@ -210,7 +210,7 @@ def _announce(run: Run, run_name: str, trial: str | None, *, is_new: bool) -> No
     accelerator, recipe, screen = run.accelerator, run.recipe, run.screen
     for way in start_trackers(accelerator, recipe, run_name, run.rundir.path):
         screen.line(way)
-    workers = _workers(run.num_workers)
+    workers = plural(run.num_workers, "data worker")
     where = f"{accelerator.device.type}, mixed_precision={accelerator.mixed_precision}, {workers} per process"
     if accelerator.device.type == "cuda":
         exact = "bit for bit" if recipe.deterministic else "to rounding (deterministic=true: bit for bit)"
@@ -233,10 +233,6 @@ def needed_at_the_end(prepared: Prepared, progress: Progress) -> dict[str, int]:
     if progress.run_best is not None and prepared.recipe.final_weights == "best":
         needed["the best of the run"] = progress.run_best.step
     return needed
-
-
-def _workers(count: int) -> str:
-    return plural(count, "data worker")
 
 
 def _same_data_everywhere(accelerator: Accelerator, prepared: Prepared) -> None:

@@ -39,12 +39,7 @@ class Estimate:
     @property
     def times_faster(self) -> float:
         """Factor by which an epoch from rows on disk is faster than one through the prefix."""
-        return self.seconds_per_image / self.seconds_to_read
-
-    @property
-    def seconds_to_read(self) -> float:
-        """Time to read one row from disk."""
-        return self.row_bytes / self.read_bytes_per_second
+        return self.seconds_per_image / (self.row_bytes / self.read_bytes_per_second)
 
     @property
     def seconds_to_compute(self) -> float:

@@ -36,7 +36,7 @@ def prefix_identity(cut: Cut, layout: Layout, precision: str, device: str) -> st
         "stored": str(layout.dtype),
         "computed": [precision, device],
         "code": _sources(kinds),
-        "versions": _versions("torch", "torchvision", "timm"),
+        "versions": versions_of("torch", "torchvision", "timm"),
     }
     return _hash(facts)
 
@@ -55,7 +55,7 @@ def transform_identity(preprocessing: Any, augment: Any | None, seed: int, view:
     facts: dict[str, Any] = {
         "preprocessing": repr(preprocessing),
         "decoding": [PIXELS_VERSION, VIEWS_VERSION],
-        "versions": _versions("torch", "torchvision", "pillow"),
+        "versions": versions_of("torch", "torchvision", "pillow"),
     }
     if augment is not None:
         facts |= {"augment": to_json(augment), "code": _sources([type(augment)]), "drawn": [seed, view]}
@@ -75,7 +75,8 @@ def _sources(kinds: Iterable[type]) -> list[str]:
     return sorted([*code_of_types(own), *(content_digest(file).hex() for file in files)])
 
 
-def _versions(*names: str) -> dict[str, str]:
+def versions_of(*names: str) -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
     versions = {}
     for name in names:
         try:

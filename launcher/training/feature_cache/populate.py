@@ -74,16 +74,8 @@ def with_stored_features(run: Run, resolved: ResolvedPhase, frozen: Frozen, sour
     seconds = time.perf_counter() - begin
     run.screen.line(f"{resolved.phase.name}: features are there after {seconds:.1f} s")
     if run.accelerator.is_main_process:
-        images_in_all = sum(part.count for part in parts)
-        run.rundir.add_timing(
-            {
-                "number": resolved.number,
-                "phase": resolved.phase.name,
-                "features": store,
-                "images": images_in_all,
-                "seconds": seconds,
-            }
-        )
+        row = {"number": resolved.number, "phase": resolved.phase.name, "features": store}
+        run.rundir.add_timing(row | {"images": sum(part.count for part in parts), "seconds": seconds})
     return stored(run, frozen, source, tuple(rows[:-1]), rows[-1])
 
 

@@ -233,9 +233,9 @@ def test_with_auto_a_full_disk_is_reported_and_the_run_goes_on(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    from launcher.training.feature_cache import policy
+    from launcher.training.feature_cache import recorded_choice
 
-    monkeypatch.setattr(policy, "choose", lambda *_: ("disk", "for the test"))
+    monkeypatch.setattr(recorded_choice, "choose", lambda *_: ("disk", "for the test"))
     train(dataclasses.replace(recipe, cache="auto"), tmp_path / "whole")
     assert store_of(tmp_path / "whole") == {"linear_probe": "disk"}
     monkeypatch.setattr(Shards, "write", full)
