@@ -297,13 +297,13 @@ def loader_of(
     )
 
 
-def timed(loader: Iterable[_T], waited: list[float], clock: Callable[[], float]) -> Iterator[_T]:
+def timed(loader: Iterable[_T], waited: list[float]) -> Iterator[_T]:
     """Yield the loader's batches, and append the seconds spent waiting for each to `waited`."""
     iterator = iter(loader)
     while True:
-        begin = clock()
+        begin = time.perf_counter()
         batch = next(iterator, None)
-        waited.append(clock() - begin)
+        waited.append(time.perf_counter() - begin)
         if batch is None:
             return
         yield batch

@@ -55,7 +55,7 @@ class World:
         """Return whether this is process 0."""
         return self.process_index == 0
 
-    def check(self, accelerator: Accelerator, *, mixed_precision: str, gradient_accumulation_steps: int = 1) -> None:
+    def check(self, accelerator: Accelerator, *, mixed_precision: str) -> None:
         """Check that Accelerate's settings agree with the processes that were started and with the recipe.
 
         The environment silently overrides `Accelerator(gradient_accumulation_steps=)`, and
@@ -75,8 +75,7 @@ class World:
                 f"mixed_precision: {mixed_precision!r} in the recipe, but {other!r} in accelerate launch "
                 f"--mixed_precision or its config file; leave it out there, or override mixed_precision={other}"
             )
-        steps = accelerator.gradient_accumulation_steps
-        if steps != gradient_accumulation_steps:
+        if (steps := accelerator.gradient_accumulation_steps) != 1:
             problems.append(
                 f"gradient accumulation: accelerate launch asks for {plural(steps, 'step')}, but they follow from "
                 "batch_size and --micro-batch; leave --gradient_accumulation_steps out of accelerate launch and its "

@@ -169,7 +169,7 @@ def train_epoch(run: Run, state: PhaseState) -> Speed | None:
     set_train_mode(state.model, resolved.phase.norm_statistics)
     run.keys.start(resolved.first_epoch + progress.epoch, first_step)
     waited: list[float] = []
-    batches = timed(run.watchdog.reading(state.source.train), waited, time.perf_counter)
+    batches = timed(run.watchdog.reading(state.source.train), waited)
     begin, images, shown, speed = time.perf_counter(), 0, "", None
     for step in range(first_step, steps):
         images += run.keys.taken(step)

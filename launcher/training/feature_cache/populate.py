@@ -119,16 +119,9 @@ def _digests(run: Run, splits: Mapping[int, Split], folder: Path) -> dict[int, D
     """Hash the content of all images on the main process; the others keep step with it, alive and ready to stop."""
     digests: dict[int, Digests] = {}
 
-    def read() -> Iterator[None]:
+    def read() -> Iterator[int]:
         for key, split in splits.items():
-            steps = content_digests(split.images, folder / "digests", run.num_workers)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    digests[key] = done.value
-                    break
-                yield
+            digests[key] = yield from content_digests(split.images, folder / "digests", run.num_workers)
 
     reading = read()
     problems = Problems()
@@ -139,7 +132,7 @@ def _digests(run: Run, splits: Mapping[int, Split], folder: Path) -> dict[int, D
             until = time.monotonic() + SECONDS_BETWEEN_LOOKS
             try:
                 while not finished and time.monotonic() < until:
-                    finished = next(reading, "done") == "done"
+                    finished = next(reading, None) is None
             except OSError as error:
                 problems.found.append(f"data: {error.filename or error}: cannot be read ({error.strerror or error})")
                 finished = True
