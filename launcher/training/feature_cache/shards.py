@@ -97,12 +97,12 @@ class Shards:
 
     def rows(self, indices: torch.Tensor) -> torch.Tensor:
         """Return the rows of the images `indices` (n,), in their order, as uint8 (n, row_bytes)."""
-        found = np.empty((len(indices), self.row_bytes), dtype=np.uint8)
+        rows = np.empty((len(indices), self.row_bytes), dtype=np.uint8)
         shards, places = np.divmod(indices.numpy(), self.samples_per_shard)
         for shard in np.unique(shards):
             here = shards == shard
-            found[here] = self._mapped(int(shard))[places[here]]
-        return torch.from_numpy(found)
+            rows[here] = self._mapped(int(shard))[places[here]]
+        return torch.from_numpy(rows)
 
     def _mapped(self, shard: int) -> np.memmap[tuple[int, int], np.dtype[np.uint8]]:
         if shard not in self._open:
