@@ -22,10 +22,10 @@ def flat(value: Any, at: str = "") -> dict[str, Any]:
         items = [(str(index), inner) for index, inner in enumerate(value)]
     else:
         return {at: value}
-    found: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
     for key, inner in items:
-        found |= flat(inner, join(at, key))
-    return found
+        scalars |= flat(inner, join(at, key))
+    return scalars
 
 
 def short(value: object) -> str:

@@ -83,8 +83,8 @@ def load_recipe(spec: str, recipe_type: type = Recipe) -> LoadedRecipe:
 
 def _refuse_shadowing(folder: Path, libraries: frozenset[str] = LIBRARIES) -> None:
     """Raise UserError for each file beside a recipe that would be imported in place of a library."""
-    if found := shadowing(str(folder), libraries):
-        raise UserError(*(line_of(str(shown(Path(path)))) for path in found))
+    if paths := shadowing(str(folder), libraries):
+        raise UserError(*(line_of(str(shown(Path(path)))) for path in paths))
 
 
 def types_of(spec: str) -> Types:

@@ -87,20 +87,20 @@ def _reached(begin: set[ModuleType]) -> list[tuple[ModuleType, Path, Path]]:
 
     Each item is the module, its file, and the file relative to the folder from which it is imported.
     """
-    found: dict[str, tuple[ModuleType, Path, Path]] = {}
+    modules: dict[str, tuple[ModuleType, Path, Path]] = {}
     waiting = list(begin)
     while waiting:
         module = waiting.pop()
         file = _file_of(module)
-        if file is None or module.__name__ in found or _is_installed(file):
+        if file is None or module.__name__ in modules or _is_installed(file):
             continue
         depth = len(module.__name__.split(".")) - (file.name != "__init__.py")
-        found[module.__name__] = (module, file, file.relative_to(file.parents[depth]))
+        modules[module.__name__] = (module, file, file.relative_to(file.parents[depth]))
         for value in list(vars(module).values()):
             name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             if isinstance(name, str) and name in sys.modules:
                 waiting.append(sys.modules[name])
-    return [found[name] for name in sorted(found)]
+    return [modules[name] for name in sorted(modules)]
 
 
 def _file_of(module: ModuleType | None) -> Path | None:

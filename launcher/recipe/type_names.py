@@ -54,15 +54,15 @@ _OLD_NAMES = {
 @functools.cache
 def public_types() -> Types:
     """Return launcher's own parts by their public names, such as "launcher.optim.AdamW"."""
-    found: dict[str, type] = {"launcher.Phase": Phase, "launcher.Preprocessing": Preprocessing}
-    found["launcher.Recipe"] = Recipe
+    types: dict[str, type] = {"launcher.Phase": Phase, "launcher.Preprocessing": Preprocessing}
+    types["launcher.Recipe"] = Recipe
     for namespace in _NAMESPACES:
         module = getattr(importlib.import_module("launcher"), namespace)
         for name, value in vars(module).items():
             own = str(getattr(value, "__module__", "")).startswith(module.__name__)  # not imported from elsewhere
             if isinstance(value, type) and dataclasses.is_dataclass(value) and own and value is not Phase:
-                found[f"launcher.{namespace}.{name}"] = value
-    return found
+                types[f"launcher.{namespace}.{name}"] = value
+    return types
 
 
 @functools.cache
@@ -105,16 +105,16 @@ def types_in_module(module: ModuleType, root: Path) -> Types:
     These are the classes in its recipes and all dataclasses that the module names, and likewise for all imported
     modules below the folder `root`.
     """
-    found: dict[str, type] = {}
+    types: dict[str, type] = {}
     beside = [other for other in list(sys.modules.values()) if _lies_below(other, root)]
     for place in (*beside, module):
         for value in list(vars(place).values()):
             if isinstance(value, type):
                 if dataclasses.is_dataclass(value) and not is_public(value):
-                    found |= _named([value])
+                    types |= _named([value])
             elif is_dataclass_value(value):
-                found |= types_in(value)
-    return found
+                types |= types_in(value)
+    return types
 
 
 def _named(classes: Sequence[type]) -> dict[str, type]:
