@@ -9,7 +9,7 @@ the Bootstrap, 1993, chapter 13). It shows how far a metric would move with othe
 another training.
 
 A draw is stored as the number of times that it has each sample. Metrics of the built-in tasks are formulas of these
-numbers, computed for many draws at once (`task_formulas`); a formula is used only if it gives the same value as the task
+numbers, computed for many draws at once (`formulas_of`); a formula is used only if it gives the same value as the task
 itself. Other metrics, such as those of a user's own task, are computed by the task for one draw after the other, so
 they get fewer draws.
 

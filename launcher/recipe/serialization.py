@@ -74,8 +74,8 @@ def _why_not(value: object) -> str:
         return "a list can change; write a tuple: (a, b)"
     if isinstance(value, dict):
         return "the keys of a dict must be text, and none of them 'type'"
-    what = "a function" if callable(value) else f"a {type(value).__name__}"
-    return f"{what} cannot be saved as JSON; use numbers, text, tuples, or a frozen dataclass of these (@part)"
+    kind = "a function" if callable(value) else f"a {type(value).__name__}"
+    return f"{kind} cannot be saved as JSON; use numbers, text, tuples, or a frozen dataclass of these (@part)"
 
 
 def _dotted_name(cls: type, at: str) -> str:
