@@ -34,9 +34,9 @@ def compare(
     """Show what several runs reached, the best first, beside the settings in which their recipes differ."""
     from launcher.report.compare import compare as compare_runs
 
-    found = compare_runs([run for run in runs if run.is_dir() or not run.exists()], by)
+    comparison = compare_runs([run for run in runs if run.is_dir() or not run.exists()], by)
     if as_ is not Format.table:
-        text = found.as_csv() if as_ is Format.csv else found.as_json() + "\n"
+        text = comparison.as_csv() if as_ is Format.csv else comparison.as_json() + "\n"
         print(without_controls(text) if sys.stdout.isatty() else text, end="")
         return
-    print("\n".join(side_by_side(found.table(), screen_width())))
+    print("\n".join(side_by_side(comparison.table(), screen_width())))

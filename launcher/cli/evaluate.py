@@ -28,8 +28,7 @@ class SplitName(str, enum.Enum):
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a run that has ended: runs/pets")],
     split: Annotated[
-        SplitName,
-        typer.Option(help="val; train (not augmented); test (what it never saw)"),
+        SplitName, typer.Option(help="val; train (not augmented); test (what it never saw)")
     ] = SplitName.val,
     data: Annotated[
         Path | None,

@@ -123,16 +123,16 @@ def _checked(
     with problems.collected():
         read_micro_batch(micro_batch)
     with problems.collected():
-        if (found := check_world().num_processes) > 1:
+        if (count := check_world().num_processes) > 1:
             raise UserError(
-                f"sweep: a worker is one process, not {found}; start it with python -m launcher sweep, and give "
+                f"sweep: a worker is one process, not {count}; start it with python -m launcher sweep, and give "
                 "--processes for the trials"
             )
     with problems.collected():
         loaded = load(recipe, [])
         with problems.collected():
             space = read_space(loaded.recipe, words)
-            names = [one.name for one in space.dimensions]
+            names = [dimension.name for dimension in space.dimensions]
             if not names and not seeds:
                 problems.found.append(
                     "sweep: nothing varies; give a range ('optim.lr=1e-4..1e-2 (log)'), choices (seed=0,1) or --seeds 5"

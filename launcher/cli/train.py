@@ -30,7 +30,8 @@ from launcher.cluster.attempts import record_failure
 from launcher.cluster.deadline import read_deadline
 from launcher.cluster.parent import read_parent, starter_of
 from launcher.cluster.processes import check_world, lone_process_note, set_threads
-from launcher.cluster.rendezvous import meet, report_waiting
+from launcher.cluster.rendezvous import meet
+from launcher.console import to_stderr
 from launcher.errors import Problems
 from launcher.training.launch import Launch
 from launcher.training.stop_request import StoppedError
@@ -83,8 +84,8 @@ def train(
     problems.raise_if_any()
     set_threads(world)
     if note := lone_process_note(os.environ, world):
-        print(note, file=sys.stderr, flush=True)
-    store = meet(world, report_waiting)
+        to_stderr(note)
+    store = meet(world, to_stderr)
     from launcher.training.loop import run  # once the processes have met: it takes seconds, and more on some machines
 
     # Imported objects stay to the end. Once frozen, they are skipped by garbage collections, one of which ends each
