@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import gc
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,14 +36,6 @@ from launcher.training.launch import Launch
 from launcher.training.stop_request import StoppedError
 
 
-class Resume(str, enum.Enum):
-    """The rule for continuing a run that is there."""
-
-    auto = "auto"
-    must = "must"
-    never = "never"
-
-
 @app.command()
 def train(
     recipe: RecipeName,
@@ -53,8 +44,9 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="where the run is kept, runs/<recipe> unless given")
     ] = None,
     resume: Annotated[
-        Resume, typer.Option(help="continue the run that is there (auto), only if there is one (must), or not (never)")
-    ] = Resume.auto,
+        Literal["auto", "must", "never"],
+        typer.Option(help="continue the run that is there (auto), only if there is one (must), or not (never)"),
+    ] = "auto",
     micro_batch: MicroBatch = None,
     workers: Workers = None,
     stop_at: Annotated[
@@ -93,7 +85,7 @@ def train(
     gc.freeze()
     launch = Launch(
         run_dir=run_dir,
-        resume=resume.value,
+        resume=resume,
         micro_batch_size=read_micro_batch(micro_batch),
         num_workers=workers,
         prepared=prepared,
