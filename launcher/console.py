@@ -33,11 +33,11 @@ def lost_output(error: OSError) -> OSError | None:
         output = sys.stdout.fileno()
         try:
             os.write(output, b"\n")
-        except OSError as again:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, output)  # Python flushes once more when it exits
-            os.close(nowhere)
-            return again
+        except OSError as failure:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, output)  # Python flushes once more when it exits
+            os.close(null)
+            return failure
     return None
 
 

@@ -143,10 +143,10 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     If the block fails, the new folder is removed, because half a folder on a full disk would leave no room for a
     complete one; `target` is then untouched. Only one writer at a time is supported.
     """
-    draft, old = (target.with_name(f".{what}-{target.name}") for what in ("writing", "writing-over"))
-    for left in (draft, old):
-        if left.exists():  # from a writer that was killed
-            shutil.rmtree(left)
+    draft, old = (target.with_name(f".{prefix}-{target.name}") for prefix in ("writing", "writing-over"))
+    for leftover in (draft, old):
+        if leftover.exists():  # from a writer that was killed
+            shutil.rmtree(leftover)
     draft.mkdir(parents=True)
     try:
         yield draft

@@ -56,14 +56,14 @@ def shadowing(folder: str, libraries: frozenset[str] = LIBRARIES) -> list[str]:
         here = os.path.join(folder, "os.py"), os.path.join(folder, "torch", "version.py")  # noqa: PTH118
         if any(os.path.exists(file) for file in here):  # noqa: PTH110 - the folder holds the libraries themselves
             return []
-    found = []
+    paths = []
     for name in names:
         path = os.path.join(folder, name)  # noqa: PTH118
         is_package = os.path.isfile(os.path.join(path, "__init__.py"))  # noqa: PTH113, PTH118
         module = name if is_package else name[:-3] if name.endswith(".py") else ""
         if module in libraries or (module in sys.stdlib_module_names and module not in _HARMLESS):
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 def line_of(path: str) -> str:

@@ -30,8 +30,8 @@ def level(value: float, spread: float) -> str:
 
 def listed(items: Sequence[str], most: int = 3) -> str:
     """Return the first few items, and how many more there are, as one text."""
-    more = f" and {len(items) - most:,} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    unlisted = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + unlisted
 
 
 def one_line(name: str) -> str:
@@ -66,9 +66,9 @@ def duration(seconds: float) -> str:
     """Return a duration for people: "4.2 s", "3 min 20 s", "2 h 5 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {seconds} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
 

@@ -11,10 +11,7 @@ from launcher.cli.options import RunOrJob
 
 
 @app.command()
-def cancel(
-    run: RunOrJob,
-    now: Annotated[bool, typer.Option("--now", help="do not let it save first")] = False,
-) -> None:
+def cancel(run: RunOrJob, now: Annotated[bool, typer.Option("--now", help="do not let it save first")] = False) -> None:
     """End a run's jobs: ask for a clean stop first, so that nothing is lost."""
     from launcher.cluster.status import stop_and_cancel
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +13,8 @@ from launcher.cli.options import screen_width
 from launcher.console import side_by_side
 from launcher.text import without_controls
 
-
-class Format(str, enum.Enum):
-    """The format of a table that is printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
+Format = Literal["table", "csv", "json"]
+"""The format of a table that is printed."""
 
 
 @app.command()
@@ -29,14 +23,14 @@ def compare(
     by: Annotated[
         str | None, typer.Option(metavar="METRIC", help="the best by it comes first; else what the runs go by")
     ] = None,
-    as_: Annotated[Format, typer.Option("--as", help="for people, spreadsheets, or programs")] = Format.table,
+    as_: Annotated[Format, typer.Option("--as", help="for people, spreadsheets, or programs")] = "table",
 ) -> None:
     """Show what several runs reached, the best first, beside the settings in which their recipes differ."""
     from launcher.report.compare import compare as compare_runs
 
-    found = compare_runs([run for run in runs if run.is_dir() or not run.exists()], by)
-    if as_ is not Format.table:
-        text = found.as_csv() if as_ is Format.csv else found.as_json() + "\n"
+    comparison = compare_runs([run for run in runs if run.is_dir() or not run.exists()], by)
+    if as_ != "table":
+        text = comparison.as_csv() if as_ == "csv" else comparison.as_json() + "\n"
         print(without_controls(text) if sys.stdout.isatty() else text, end="")
         return
-    print("\n".join(side_by_side(found.table(), screen_width())))
+    print("\n".join(side_by_side(comparison.table(), screen_width())))

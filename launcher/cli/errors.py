@@ -26,7 +26,7 @@ def usage_problem(error: Exception) -> str:
         message = message.partition(" (Possible")[0].rstrip(".")
         context = getattr(error, "ctx", None)
         name = str(context.info_name) if context is not None and context.parent is not None else "train"
-        takes_fields = context is None or any(one.name in FIELDS for one in context.command.params)
+        takes_fields = context is None or any(argument.name in FIELDS for argument in context.command.params)
         hint = "fields of the recipe are set without dashes: optim.lr=3e-4; " if takes_fields else ""
         return f"{message}; {hint}all options: python -m launcher {name} --help"
     return message

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,21 +15,12 @@ from launcher.recipe.loading import types_of_files
 from launcher.training.launch import Launch
 
 
-class SplitName(str, enum.Enum):
-    """The split to evaluate."""
-
-    val = "val"
-    train = "train"
-    test = "test"
-
-
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a run that has ended: runs/pets")],
     split: Annotated[
-        SplitName,
-        typer.Option(help="val; train (not augmented); test (what it never saw)"),
-    ] = SplitName.val,
+        Literal["val", "train", "test"], typer.Option(help="val; train (not augmented); test (what it never saw)")
+    ] = "val",
     data: Annotated[
         Path | None,
         typer.Option(
@@ -62,11 +52,11 @@ def evaluate(
         use_assets(assets)
     with problems.collected():
         world = check_world()
-    if data is not None and split is not SplitName.val:
+    if data is not None and split != "val":
         problems.found.append("--data and --split: both say which images; give one of them")
     problems.raise_if_any()
     set_threads(world)
     from launcher.inference.evaluate import evaluate_and_show
 
     launch = Launch(run_dir=run, num_workers=workers, world=world)
-    evaluate_and_show(run, launch, types_of_files(recipe), split.value, data, flips, micro_batch)
+    evaluate_and_show(run, launch, types_of_files(recipe), split, data, flips, micro_batch)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,20 +13,11 @@ from launcher.errors import Problems
 from launcher.export.target import GRAPHS, Wanted, default_path
 
 
-class To(str, enum.Enum):
-    """The form of an export."""
-
-    onnx = "onnx"
-    torch_export = "torch-export"
-    safetensors = "safetensors"
-    hub = "hub"
-
-
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a run that has ended: runs/pets")],
     to: Annotated[
-        To,
+        Literal["onnx", "torch-export", "safetensors", "hub"],
         typer.Option(
             help="onnx: for ONNX Runtime and others; torch-export: a program that torch alone runs; safetensors: "
             "weights for the plain torchvision or timm network; hub: a folder for the Hugging Face hub"
@@ -80,8 +70,8 @@ def export(
     regression's outputs are in the units of its targets. Nothing leaves this machine without --upload.
     """
     wanted = Wanted(
-        form=to.value,
-        out=out or default_path(run, to.value),
+        form=to,
+        out=out or default_path(run, to),
         preprocess=preprocess,
         probabilities=probabilities,
         opset=opset,

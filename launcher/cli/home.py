@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import MutableMapping
@@ -16,11 +17,8 @@ def settle_home(environ: MutableMapping[str, str] = os.environ) -> str | None:
     Libraries look for a home, too: without one they fail, or write to a folder named "~". Raises UserError if the
     folder cannot be made.
     """
-    try:
+    with contextlib.suppress(RuntimeError):
         Path.home()
-    except RuntimeError:
-        pass
-    else:
         return None
     user = os.getuid()
     folder = Path(tempfile.gettempdir()) / f"launcher-home-{user}"

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from launcher.cli.app import app
 from launcher.console import to_stderr
-
-
-class TaskName(str, enum.Enum):
-    """The kind of the targets."""
-
-    classification = "classification"
-    multilabel = "multilabel"
-    regression = "regression"
-
-
-class Hardware(str, enum.Enum):
-    """The hardware that a recipe is chosen for."""
-
-    here = "here"
-    cpu = "cpu"
-    gpu = "gpu"
 
 
 @app.command()
@@ -40,14 +23,16 @@ def init(
     to: Annotated[Path, typer.Option(metavar="FILE.py", help="the recipe to write")] = Path("recipe.py"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="write over a recipe that is there already")] = False,
     hardware: Annotated[
-        Hardware, typer.Option("--for", help="what to choose for: this machine, or one with or without a GPU")
-    ] = Hardware.here,
+        Literal["here", "cpu", "gpu"],
+        typer.Option("--for", help="what to choose for: this machine, or one with or without a GPU"),
+    ] = "here",
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN", help="column of a table with the targets; again for each further one"),
     ] = None,
     task: Annotated[
-        TaskName | None, typer.Option(help="what the targets are, where that is not to be found out")
+        Literal["classification", "multilabel", "regression"] | None,
+        typer.Option(help="what the targets are, where that is not to be found out"),
     ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="configuration of a data set of the hub that has several")
@@ -65,7 +50,7 @@ def init(
         overwrite=overwrite,
         name=name,
         label=label or (),
-        task=task.value if task else None,
-        hardware=hardware.value,
+        task=task,
+        hardware=hardware,
         report=to_stderr,
     )

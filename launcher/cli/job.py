@@ -38,7 +38,7 @@ def _run_dir(words: Sequence[str]) -> Path:
 
 @job_app.command(context_settings=TRAIN_WORDS)
 def begin(context: typer.Context) -> None:
-    """Check the words of a training command, print its run dir, and write down that a life of the job begins."""
+    """Check the words of a training command, print its run dir, and write down that an attempt begins."""
     run_dir = _run_dir(context.args)
     begin_attempt(run_dir.absolute())
     print(run_dir.absolute())
@@ -61,4 +61,4 @@ def end(
     """Print "again" where the job is to be started once more, "finished" or "over" where not; say why on stderr."""
     verdict = end_attempt(run_dir, exit_code, canceled)
     print(f"{verdict.cause}: {verdict.why}", file=sys.stderr)
-    print("again" if verdict.again else "finished" if verdict.cause == "finished" else "over")
+    print("again" if verdict.retry else "finished" if verdict.cause == "finished" else "over")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -13,12 +12,10 @@ from launcher.cli.options import RunOrJob
 
 @app.command()
 def logs(
-    run: RunOrJob,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job is over")] = False,
+    run: RunOrJob, follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job is over")] = False
 ) -> None:
     """Print the log of a run's newest job, or of a run without Slurm."""
     from launcher.cluster.status import follow as read
 
     for text in read(run, keep_on=follow):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        print(text, end="", flush=True)

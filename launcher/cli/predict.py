@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,13 +19,8 @@ BROKEN_PIPE = 141
 """The exit code if the reader of stdout has left, as shells have it: 128 + SIGPIPE."""
 
 
-class As(str, enum.Enum):
-    """The format of predictions."""
-
-    table = "table"
-    csv = "csv"
-    jsonl = "jsonl"
-    parquet = "parquet"
+Format = Literal["table", "csv", "jsonl", "parquet"]
+"""The format of predictions."""
 
 
 @app.command()
@@ -37,7 +31,7 @@ def predict(
     ],
     top: Annotated[int, typer.Option(min=1, metavar="K", help="so many of the likeliest classes")] = 3,
     as_: Annotated[
-        As | None, typer.Option("--as", help="for people, spreadsheets, or programs; as --to ends, or a table")
+        Format | None, typer.Option("--as", help="for people, spreadsheets, or programs; as --to ends, or a table")
     ] = None,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="where to; else it is printed")] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="images that the device computes at a time")] = 64,
@@ -52,7 +46,7 @@ def predict(
     predicted. 2: a mistake, and nothing was done. Probabilities are calibrated where the run has been evaluated.
     """
     problems = Problems()
-    form = As.table
+    form: Format = "table"
     with problems.collected():
         form = _form(as_, to)
     with problems.collected():
@@ -62,7 +56,7 @@ def predict(
     from launcher.inference.predict import predict_files
 
     try:
-        num_broken = predict_files(run, paths, recipe, form=form.value, top=top, to=to, batch_size=batch, device=device)
+        num_broken = predict_files(run, paths, recipe, form=form, top=top, to=to, batch_size=batch, device=device)
     except BrokenPipeError as error:  # `... | head`: the reader has seen enough
         lost_output(error)
         raise typer.Exit(BROKEN_PIPE) from None
@@ -70,13 +64,14 @@ def predict(
         raise typer.Exit(SOME_UNREADABLE)
 
 
-def _form(as_: As | None, to: Path | None) -> As:
+def _form(as_: Format | None, to: Path | None) -> Format:
     if as_ is None and to is not None:
-        as_ = next((form for form in As if to.suffix == f".{form.value}" and form is not As.table), None)
+        files: tuple[Format, ...] = ("csv", "jsonl", "parquet")
+        as_ = next((form for form in files if to.suffix == f".{form}"), None)
         if as_ is None:
             raise UserError(f"--to {to}: which format? say --as csv, --as jsonl or --as parquet")
-    if as_ is As.parquet and to is None:
+    if as_ == "parquet" and to is None:
         raise UserError("--as parquet: is not for the screen; give --to FILE")
-    if as_ is As.table and to is not None:
+    if as_ == "table" and to is not None:
         raise UserError(f"--as table: is for the screen; for {to} say --as csv, --as jsonl or --as parquet")
-    return as_ or As.table
+    return as_ or "table"

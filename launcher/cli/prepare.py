@@ -21,9 +21,7 @@ def prepare(
     short_side: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            metavar="PX",
-            help="of training images; unless given, a random crop of average size is not enlarged",
+            min=1, metavar="PX", help="of training images; unless given, a random crop of average size is not enlarged"
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="threads, one for each core")] = None,

@@ -15,10 +15,7 @@ from launcher.text import plural
 
 
 @app.command()
-def status(
-    run: RunOrJob,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
-) -> None:
+def status(run: RunOrJob, as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """How a run stands: state, step, restarts, and why each attempt at it ended."""
     from launcher.cluster.status import status_of
 
@@ -40,16 +37,13 @@ def status(
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{summary.run_dir}: {summary.state}{f' ({summary.why})' if summary.why else ''}", markup=False)
     console.print(f"{summary.progress} saved, {plural(summary.restarts, 'restart')}", markup=False)
-    if summary.job is not None:
-        console.print(
-            f"job {summary.job.job}: {summary.job.state} {summary.job.nodes}; log {summary.job.log}",
-            markup=False,
-        )
+    if (job := summary.job) is not None:
+        console.print(f"job {job.job}: {job.state} {job.nodes}; log {job.log}", markup=False)
     if summary.attempts:
         rows = [["time", "job", "start", "what", "step", "why"]]
         for row in summary.attempts:
-            what = row.get("cause") or row.get("kind") or row.get("event")
-            cells = [row.get("time"), row.get("name") or row.get("job"), row.get("life"), what, row.get("step")]
+            event = row.get("cause") or row.get("kind") or row.get("event")
+            cells = [row.get("time"), row.get("name") or row.get("job"), row.get("life"), event, row.get("step")]
             cells.append(row.get("why") or row.get("nodes") or "")
             rows.append(["" if cell is None else str(cell) for cell in cells])
         show_table(rows, console, left=range(6))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ from launcher.cli.options import (
 from launcher.cluster.arrays import array_of, tasks_of
 from launcher.cluster.submit import Request, Submission, check_as_plan_does, check_python
 from launcher.cluster.submit import submit as submit_job
+from launcher.console import to_stderr
 from launcher.errors import Problems, UserError
 
 OTHERS = {"ignore_unknown_options": True}
@@ -90,7 +90,7 @@ def submit(
             check_assets(every[0], assets, recipe, named)
     problems.raise_if_any()
     if gpus_per_node == 0 and not any(word.startswith(("--gres", "--gpus", "-G")) for word in request.others):
-        print("no GPUs asked for: trains on CPUs (--gpus-per-node G asks for them)", file=sys.stderr, flush=True)
+        to_stderr("no GPUs asked for: trains on CPUs (--gpus-per-node G asks for them)")
     loaded = every[0]
     place = run_dir or loaded.default_run_dir
     check_as_plan_does(loaded.recipe, request, read_micro_batch(micro_batch), None if array else place)
@@ -124,8 +124,7 @@ def _wait(job: str, run_dir: Path) -> None:
     from launcher.cluster.status import follow, status_of
 
     for text in follow(job, keep_on=True):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        print(text, end="", flush=True)
     status = status_of(str(run_dir))
     if status.state != "finished":
         raise UserError(f"{run_dir}: {status.state}{f': {status.why}' if status.why else ''}")

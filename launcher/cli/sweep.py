@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -35,21 +34,6 @@ if TYPE_CHECKING:
     from launcher.tuning.sweep.sweep import Outcome
 
 
-class Sampler(str, enum.Enum):
-    """The way in which settings are drawn."""
-
-    tpe = "tpe"
-    random = "random"
-
-
-class Pruner(str, enum.Enum):
-    """The rule by which trials are stopped early."""
-
-    median = "median"
-    hyperband = "hyperband"
-    none = "none"
-
-
 Varied = Annotated[
     list[str] | None,
     typer.Argument(
@@ -69,13 +53,15 @@ def sweep(
     study: Annotated[
         Path | None, typer.Option(metavar="DIR", help="shared by all workers; runs/<recipe>-sweep unless given")
     ] = None,
-    sampler: Annotated[Sampler, typer.Option(help="how settings are drawn")] = Sampler.tpe,
-    pruner: Annotated[Pruner, typer.Option(help="which trials are stopped early")] = Pruner.median,
+    sampler: Annotated[Literal["tpe", "random"], typer.Option(help="how settings are drawn")] = "tpe",
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"], typer.Option(help="which trials are stopped early")
+    ] = "median",
     seeds: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="then train the best (or the recipe itself) with N other seeds"),
     ] = None,
-    as_: Annotated[Format, typer.Option("--as", help="for people, spreadsheets, or programs")] = Format.table,
+    as_: Annotated[Format, typer.Option("--as", help="for people, spreadsheets, or programs")] = "table",
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="processes for each trial, on this machine")] = 1,
     micro_batch: MicroBatch = None,
     workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="data-loading processes for each")] = None,
@@ -97,8 +83,8 @@ def sweep(
         folder=study or Path("runs") / f"{loaded.run_name}-sweep",
         trials=trials or 0,
         seeds=seeds or 0,
-        sampler=sampler.value,
-        pruner=pruner.value,
+        sampler=sampler,
+        pruner=pruner,
         processes=processes,
         words=tuple(training_words(micro_batch, workers, assets, prepared)),
     )
@@ -123,16 +109,16 @@ def _checked(
     with problems.collected():
         read_micro_batch(micro_batch)
     with problems.collected():
-        if (found := check_world().num_processes) > 1:
+        if (count := check_world().num_processes) > 1:
             raise UserError(
-                f"sweep: a worker is one process, not {found}; start it with python -m launcher sweep, and give "
+                f"sweep: a worker is one process, not {count}; start it with python -m launcher sweep, and give "
                 "--processes for the trials"
             )
     with problems.collected():
         loaded = load(recipe, [])
         with problems.collected():
             space = read_space(loaded.recipe, words)
-            names = [one.name for one in space.dimensions]
+            names = [dimension.name for dimension in space.dimensions]
             if not names and not seeds:
                 problems.found.append(
                     "sweep: nothing varies; give a range ('optim.lr=1e-4..1e-2 (log)'), choices (seed=0,1) or --seeds 5"
@@ -150,9 +136,9 @@ def _checked(
 
 
 def _show(outcome: Outcome, as_: Format) -> None:
-    if as_ is not Format.table:
+    if as_ != "table":
         table = outcome.table
-        print(table.as_csv() if as_ is Format.csv else table.as_json(), end="" if as_ is Format.csv else "\n")
+        print(table.as_csv() if as_ == "csv" else table.as_json(), end="" if as_ == "csv" else "\n")
         return
     names = outcome.table.columns
     cells = [["-" if cell is None else _shown(cell) for cell in row] for row in outcome.table.cells()]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import gc
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,18 +29,11 @@ from launcher.cluster.attempts import record_failure
 from launcher.cluster.deadline import read_deadline
 from launcher.cluster.parent import read_parent, starter_of
 from launcher.cluster.processes import check_world, lone_process_note, set_threads
-from launcher.cluster.rendezvous import meet, report_waiting
+from launcher.cluster.rendezvous import meet
+from launcher.console import to_stderr
 from launcher.errors import Problems
 from launcher.training.launch import Launch
 from launcher.training.stop_request import StoppedError
-
-
-class Resume(str, enum.Enum):
-    """The rule for continuing a run that is there."""
-
-    auto = "auto"
-    must = "must"
-    never = "never"
 
 
 @app.command()
@@ -52,8 +44,9 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="where the run is kept, runs/<recipe> unless given")
     ] = None,
     resume: Annotated[
-        Resume, typer.Option(help="continue the run that is there (auto), only if there is one (must), or not (never)")
-    ] = Resume.auto,
+        Literal["auto", "must", "never"],
+        typer.Option(help="continue the run that is there (auto), only if there is one (must), or not (never)"),
+    ] = "auto",
     micro_batch: MicroBatch = None,
     workers: Workers = None,
     stop_at: Annotated[
@@ -83,8 +76,8 @@ def train(
     problems.raise_if_any()
     set_threads(world)
     if note := lone_process_note(os.environ, world):
-        print(note, file=sys.stderr, flush=True)
-    store = meet(world, report_waiting)
+        to_stderr(note)
+    store = meet(world, to_stderr)
     from launcher.training.loop import run  # once the processes have met: it takes seconds, and more on some machines
 
     # Imported objects stay to the end. Once frozen, they are skipped by garbage collections, one of which ends each
@@ -92,7 +85,7 @@ def train(
     gc.freeze()
     launch = Launch(
         run_dir=run_dir,
-        resume=resume.value,
+        resume=resume,
         micro_batch_size=read_micro_batch(micro_batch),
         num_workers=workers,
         prepared=prepared,

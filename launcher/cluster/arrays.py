@@ -72,7 +72,7 @@ def _lines(path: Path) -> list[list[str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"@{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    found: list[list[str]] = []
+    tasks: list[list[str]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             words = shlex.split(line, comments=True)
@@ -82,7 +82,7 @@ def _lines(path: Path) -> list[list[str]]:
         if wrong:
             raise UserError(f"{path}:{number}: {wrong[0]!r}: only overrides, name=value, stand in a sweep's file")
         if words:
-            found.append(words)
-    if not found:
+            tasks.append(words)
+    if not tasks:
         raise UserError(f"@{path}: holds no overrides; write a task's on each line: optim.lr=1e-3 seed=0")
-    return found
+    return tasks

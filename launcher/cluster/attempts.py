@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -47,7 +48,7 @@ class Verdict:
 
     cause: Cause
     why: str
-    again: bool
+    retry: bool
 
 
 def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -103,15 +104,15 @@ def rows_of(run_dir: Path) -> list[dict[str, Any]]:
         lines = (run_dir / ATTEMPTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    found = []
+    rows = []
     for line in lines:
         try:
             row = json.loads(line)
         except ValueError:
             continue
         if isinstance(row, dict):
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def verdict_of(
@@ -148,10 +149,10 @@ def verdict_of(
         return Verdict(kind, str(causes[0].get("why", "")), False)
     if canceled:
         return Verdict("lost", f"ended from outside at step {last} (canceled, or out of time)", False)
-    what = "the others lost the connection to it" if failures else f"exit code {exit_code}"
+    how = "the others lost the connection to it" if failures else f"exit code {exit_code}"
     if last > first:
-        return Verdict("lost", f"a process or node was lost after step {last} ({what})", True)
-    return Verdict("lost", f"a process or node was lost, and nothing was saved since step {first} ({what})", False)
+        return Verdict("lost", f"a process or node was lost after step {last} ({how})", True)
+    return Verdict("lost", f"a process or node was lost, and nothing was saved since step {first} ({how})", False)
 
 
 def _is_peer_gone(row: Mapping[str, Any]) -> bool:
@@ -160,9 +161,4 @@ def _is_peer_gone(row: Mapping[str, Any]) -> bool:
 
 
 def _attempts_without_progress(steps: Sequence[tuple[int, int]]) -> int:
-    count = 0
-    for first, last in reversed(steps):
-        if last > first:
-            break
-        count += 1
-    return count
+    return sum(1 for _ in itertools.takewhile(lambda attempt: attempt[1] <= attempt[0], reversed(steps)))

@@ -31,12 +31,12 @@ def _names(item: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[str]:
-    found = []
+    numbers = []
     for part in text.split(","):
         first, _, last = part.partition("-")
         # Leading zeros are kept: gpu[08-10] is gpu08, gpu09, gpu10.
-        found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
-    return found
+        numbers += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
+    return numbers
 
 
 def tasks_of_nodes(text: str) -> list[int]:

@@ -52,7 +52,12 @@ def end(run_dir: Path, exit_code: int, canceled: bool, environ: Mapping[str, str
         steps_of_attempts=_steps_of_attempts(rows, mine, newest_step(run_dir)),
     )
     row = {"event": "end", **mine, "name": job_name(environ), "step": newest_step(run_dir)}
-    row |= {"cause": verdict.cause, "why": verdict.why, "again": verdict.again, "chain": environ.get("LAUNCHER_CHAIN")}
+    row |= {
+        "cause": verdict.cause,
+        "why": verdict.why,
+        "again": verdict.retry,
+        "chain": environ.get("LAUNCHER_CHAIN"),
+    }
     append(run_dir, row)
     return verdict
 

@@ -25,9 +25,8 @@ class Parent:
         words = list(self.command)
         names = [Path(word).name.removesuffix(".exe") for word in words[:4]]
         for index, name in enumerate(names):
-            if name in ("accelerate", "accelerate.commands.accelerate_cli") and words[index + 1 : index + 2] == [
-                "launch"
-            ]:
+            is_cli = name in ("accelerate", "accelerate.commands.accelerate_cli")
+            if is_cli and words[index + 1 : index + 2] == ["launch"]:
                 return words[index + 2 :]
             if name in ("accelerate-launch", "accelerate.commands.launch"):
                 return words[index + 1 :]
@@ -80,7 +79,7 @@ class AccelerateRequest:
     wants_cpu: bool
     sets_threads: bool
     """True if --num_cpu_threads_per_process was given."""
-    rest: tuple[str, ...]
+    program: tuple[str, ...]
     """Script or module, and its arguments."""
     num_machines: int = 1
     """Number of machines, from the option, or else from the config file."""
@@ -100,8 +99,8 @@ def accelerate_request(parent: Parent) -> AccelerateRequest | None:
         options = launch_command_parser().parse_args(words)
     except SystemExit:  # options of another version, which would not have started us with wrong ones
         return None
-    rest = ("-m",) if options.module else ()
-    rest += (options.training_script, *options.training_script_args)
+    program = ("-m",) if options.module else ()
+    program += (options.training_script, *options.training_script_args)
     number, source, wants_cpu = options.num_processes, "--num_processes", options.cpu
     num_machines = options.num_machines
     config = _config(options)
@@ -113,7 +112,7 @@ def accelerate_request(parent: Parent) -> AccelerateRequest | None:
         if number is None and settings.num_processes is not None and settings.num_processes > 0:
             number, source = settings.num_processes, f"num_processes in {path}"
     sets_threads = options.num_cpu_threads_per_process is not None
-    return AccelerateRequest(number, source, wants_cpu, sets_threads, rest, num_machines or 1)
+    return AccelerateRequest(number, source, wants_cpu, sets_threads, program, num_machines or 1)
 
 
 def _config(options: argparse.Namespace) -> tuple[str, argparse.Namespace] | None:

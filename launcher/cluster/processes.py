@@ -174,7 +174,7 @@ def _check_request(request: AccelerateRequest | None, world: World) -> None:
         )
     # With a config file made for several machines, it would wait for the others.
     alone = ["--num_machines", "1", "--machine_rank", "0"] if request.num_machines > 1 else []
-    command = ["accelerate", "launch", "--multi_gpu", *alone, "--num_processes", str(asked), *request.rest]
+    command = ["accelerate", "launch", "--multi_gpu", *alone, "--num_processes", str(asked), *request.program]
     prefix = "ACCELERATE_USE_CPU=true " if request.wants_cpu else ""
     raise UserError(
         f"{request.source}: {asked} processes asked for, but without --multi_gpu accelerate launch starts one "

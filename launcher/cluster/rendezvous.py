@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 10.0
 """Time to wait in silence before the first message."""
-SAID_EVERY_SECONDS = 60.0
+REPEAT_SECONDS = 60.0
 LIMIT_VARIABLE = "LAUNCHER_WAIT_SECONDS"
 LIMIT_SECONDS = 600.0
 """Time after which a missing process is given up: tasks of one srun start together, and read the same recipe."""
@@ -67,11 +66,6 @@ def meet(world: World, report: Callable[[str], None], environ: Mapping[str, str]
     return store
 
 
-def report_waiting(line: str) -> None:
-    """Print a line on standard error, at once."""
-    print(line, file=sys.stderr, flush=True)
-
-
 class _Waiting:
     def __init__(self, report: Callable[[str], None], where: str, count: int, limit: float) -> None:
         self._report, self._where, self._count, self._limit = report, where, count, limit
@@ -91,7 +85,7 @@ class _Waiting:
                 "look at the logs of the others, or start as many as were asked for (srun --ntasks, WORLD_SIZE)"
             )
         if now >= self._next:
-            self._next = now + SAID_EVERY_SECONDS
+            self._next = now + REPEAT_SECONDS
             self._report(f"waiting for the {self._count} processes of this run at {self._where}: {state}")
         time.sleep(_LOOK_EVERY_SECONDS)
 

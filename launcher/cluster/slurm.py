@@ -70,8 +70,8 @@ def _field(line: str, name: str) -> str:
 
     The value may hold spaces, and ends where the next name begins.
     """
-    found = re.search(rf"(?:^| ){name}=(.*?)(?= [A-Z][A-Za-z:/]*=|\s*$)", line)
-    return found[1].rstrip() if found else ""
+    match = re.search(rf"(?:^| ){name}=(.*?)(?= [A-Z][A-Za-z:/]*=|\s*$)", line)
+    return match[1].rstrip() if match else ""
 
 
 _NO_CONTROLLER = ("resolve_ctls", "Could not establish a configuration source", "Unable to contact slurm controller")
@@ -88,13 +88,13 @@ def sbatch(options: Sequence[str], words: Sequence[str], environ: Mapping[str, s
         raise UserError("sbatch: not found, so Slurm is not installed here; --dry-run shows what would be submitted")
     done = _ask(["sbatch", "--parsable", *options, *words], environ)
     if done.returncode != 0:
-        said = " ".join(done.stderr.replace("sbatch: error: ", "").split())
-        if any(sign in said for sign in _NO_CONTROLLER):
+        message = " ".join(done.stderr.replace("sbatch: error: ", "").split())
+        if any(sign in message for sign in _NO_CONTROLLER):
             raise UserError(
                 "sbatch: is here, but finds no Slurm controller (slurmctld): submit from a login node of the cluster, "
-                f"or ask its administrators; --dry-run shows what would be submitted ({said})"
+                f"or ask its administrators; --dry-run shows what would be submitted ({message})"
             )
-        raise UserError(f"sbatch: {said or f'exit code {done.returncode}'}")
+        raise UserError(f"sbatch: {message or f'exit code {done.returncode}'}")
     return done.stdout.strip().partition(";")[0]
 
 

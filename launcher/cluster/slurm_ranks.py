@@ -5,6 +5,7 @@ Accelerate reads RANK and its companions, not SLURM_PROCID: without them each ta
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
@@ -85,16 +86,12 @@ def address_of(node: str) -> str:
     Raises:
         UserError: The node has no address that can be looked up.
     """
-    try:
+    with contextlib.suppress(OSError):
         socket.getaddrinfo(node, None)
-    except OSError:
-        pass
-    else:
         return node
     if shutil.which("scontrol"):
         words = ["scontrol", "show", "node", node, "-o"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - a name of Slurm's own
-        found = re.search(r"\bNodeAddr=(\S+)", done.stdout)
-        if found:
-            return found[1]
+        if match := re.search(r"\bNodeAddr=(\S+)", done.stdout):
+            return match[1]
     raise UserError(f"the first node, {node}, has no address that can be looked up; set MASTER_ADDR to it before srun")

@@ -76,17 +76,17 @@ def _is_code(path: Path) -> bool:
 
 
 def _below(top: Path) -> list[Path]:
-    found: list[Path] = []
+    files: list[Path] = []
     todo = [top]
-    while todo and len(found) <= MOST_FILES:
+    while todo and len(files) <= MOST_FILES:
         for path in sorted(todo.pop().iterdir()):
             if path.name.startswith(".") or path.name in _NOT_CODE or (path / "pyvenv.cfg").exists():
                 continue
             if path.is_dir() and not path.is_symlink():
                 todo.append(path)
             elif path.suffix == ".py":
-                found.append(path.relative_to(top))
-    return found
+                files.append(path.relative_to(top))
+    return files
 
 
 def _git_root(folder: Path) -> Path | None:

@@ -68,8 +68,7 @@ def find(run: str) -> tuple[Path, JobState | None]:
     path = Path(run)
     if path.is_dir():
         refuse_endless(path)
-        names = [str(row["name"]) for row in rows_of(path) if row.get("name")]
-        jobs = [job for job in map(job_state, reversed(list(dict.fromkeys(names)))) if job is not None]
+        jobs = _jobs_of(path)[::-1]
         # In a chain, the job that runs says more than those that wait for it.
         return path, next((job for job in jobs if job.state in slurm.RUNS), jobs[0] if jobs else None)
     job = job_state(run)
@@ -80,6 +79,12 @@ def find(run: str) -> tuple[Path, JobState | None]:
     raise UserError(
         f"{run}: neither a run dir nor a job that Slurm knows (it forgets a job some minutes after its end)"
     )
+
+
+def _jobs_of(run_dir: Path) -> list[JobState]:
+    """Return the run's jobs that Slurm still knows, the oldest first."""
+    names = dict.fromkeys(str(row["name"]) for row in rows_of(run_dir) if row.get("name"))
+    return [job for job in map(job_state, names) if job is not None]
 
 
 def status_of(run: str) -> Status:
@@ -169,11 +174,11 @@ def _is_over(run_dir: Path, job: JobState | None) -> bool:
 def stop_and_cancel(run: str, at_once: bool) -> str:
     """Ask the run to save and stop, then cancel its jobs, and describe what was done."""
     run_dir, _ = find(run)
-    names = dict.fromkeys(str(row["name"]) for row in rows_of(run_dir) if row.get("name"))
-    jobs = [state for state in map(job_state, names) if state is not None and not state.is_over]
-    for waiting in [state for state in jobs if state.state in slurm.WAITS]:
-        slurm.cancel(waiting.job)
-    running = [state for state in jobs if state.state in slurm.RUNS]
+    jobs = [job for job in _jobs_of(run_dir) if not job.is_over]
+    for job in jobs:
+        if job.state in slurm.WAITS:
+            slurm.cancel(job.job)
+    running = [job for job in jobs if job.state in slurm.RUNS]
     if not running:
         if RunLock(run_dir).has_owner() and not jobs:
             (run_dir / "STOP").touch()
@@ -185,9 +190,9 @@ def stop_and_cancel(run: str, at_once: bool) -> str:
         end = time.monotonic() + CLEAN_STOP_SECONDS
         (run_dir / "STOP").touch()
         while time.monotonic() < end:
-            if all(_is_over(run_dir, state) for state in running):
+            if all(_is_over(run_dir, job) for job in running):
                 return f"{run_dir}: stopped at step {newest_step(run_dir)}, saved; the same command continues"
             time.sleep(LOOK_EVERY_SECONDS)
-    for state in running:
-        slurm.cancel(state.job)
+    for job in running:
+        slurm.cancel(job.job)
     return f"{run_dir}: canceled"

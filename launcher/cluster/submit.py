@@ -69,11 +69,8 @@ class Request:
                 )
             elif own := _own_option(word):
                 problems.found.append(f"{word}: {own}")
-        named = {name: getattr(self, name) for name in ("time", "partition", "account", "array", "container")}
-        for name, value in {
-            **{f"--{name}": value for name, value in named.items()},
-            "option": "".join(self.others),
-        }.items():
+        texts = {f"--{name}": getattr(self, name) for name in ("time", "partition", "account", "array", "container")}
+        for name, value in {**texts, "option": "".join(self.others)}.items():
             if value is not None and not value.isprintable():
                 problems.found.append(f"{name} {value!r}: has a line break or another control character; leave it out")
         problems.raise_if_any()
@@ -85,10 +82,8 @@ class Request:
             options.append(f"--gpus-per-node={self.gpus_per_node}")
         elif self.processes_per_node > 1:
             options.append(f"--ntasks-per-node={self.processes_per_node}")
-        for option in ("time", "partition", "account", "array"):
-            value = getattr(self, option)
-            if value is not None:
-                options.append(f"--{option}={value}")
+        values = {name: getattr(self, name) for name in ("time", "partition", "account", "array")}
+        options += [f"--{name}={value}" for name, value in values.items() if value is not None]
         return [*options, *self.others]
 
 
@@ -111,10 +106,10 @@ def _own_option(word: str) -> str | None:
 
     Options that are checked, and those that share out the batch, must be known here.
     """
-    found = re.fullmatch(r"(--[A-Za-z][\w-]*|-[A-Za-z])(=?)(.*)", word, re.DOTALL)
-    if found is None:
+    match = re.fullmatch(r"(--[A-Za-z][\w-]*|-[A-Za-z])(=?)(.*)", word, re.DOTALL)
+    if match is None:
         return None
-    option, equals, value = found.groups()
+    option, equals, value = match.groups()
     value = value.lstrip("=")
     if option == "--gres" and "gpu" not in value:
         return None
@@ -156,14 +151,14 @@ def check_as_plan_does(
     if run_dir is not None:
         with problems.collected():
             RunDir(run_dir).check(recipe, "auto")
-    found = examine(
+    findings = examine(
         recipe,
         num_processes=request.num_processes,
         micro_batch_size=micro_batch_size,
         on_cpu=request.gpus_per_node == 0,
     )
     with problems.collected():
-        found.prepared()
+        findings.prepared()
     problems.raise_if_any()
 
 
@@ -217,8 +212,7 @@ def submit(
     jobs: list[str] = []
     command: list[str] = []
     for _ in range(request.chain):
-        options = request.options(run_dir.name)
-        options += [f"--comment=run_dir={run_dir.absolute()}"]
+        options = [*request.options(run_dir.name), f"--comment=run_dir={run_dir.absolute()}"]
         if request.chain > 1:
             options.append("--no-requeue")  # the next job continues; a requeued one would do so beside it
         if jobs:
@@ -232,9 +226,8 @@ def submit(
             if snapshot is not None and not jobs:
                 _take_back(snapshot, run_dir)
             raise
-        append(
-            run_dir, {"event": "submitted", "job": jobs[-1], "name": jobs[-1], "command": shlex.join([spec, *words])}
-        )
+        row = {"event": "submitted", "job": jobs[-1], "name": jobs[-1], "command": shlex.join([spec, *words])}
+        append(run_dir, row)
     return Submission(tuple(jobs), tuple(command), environ, path, snapshot, run_dir)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from launcher.metrics.calibration import best_threshold, calibration, temperature_of
-from launcher.metrics.formulas import kind_of
+from launcher.metrics.task_formulas import kind_of
 from launcher.recipe.abilities import PredictsValues
 from launcher.recipe.protocols import BuiltTask
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from launcher.metrics.formulas import kind_of
+from launcher.metrics.task_formulas import kind_of
 from launcher.recipe.abilities import PredictsValues
 from launcher.recipe.protocols import BuiltTask, Split
 from launcher.text import encodable

@@ -9,7 +9,7 @@ the Bootstrap, 1993, chapter 13). It shows how far a metric would move with othe
 another training.
 
 A draw is stored as the number of times that it has each sample. Metrics of the built-in tasks are formulas of these
-numbers, computed for many draws at once (`formulas`); a formula is used only if it gives the same value as the task
+numbers, computed for many draws at once (`formulas_of`); a formula is used only if it gives the same value as the task
 itself. Other metrics, such as those of a user's own task, are computed by the task for one draw after the other, so
 they get fewer draws.
 
@@ -30,7 +30,7 @@ import torch
 
 from launcher.metrics.clopper_pearson import clopper_pearson
 from launcher.metrics.formula import Formula
-from launcher.metrics.formulas import MeasuredTask, formulas_of, shares_of
+from launcher.metrics.task_formulas import MeasuredTask, formulas_of, shares_of
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -61,22 +61,22 @@ def intervals(
     task: MeasuredTask, outputs: torch.Tensor, targets: torch.Tensor, metrics: Mapping[str, float], seed: int
 ) -> dict[str, Interval]:
     """Return the interval of each of `metrics`, which are those over all samples, unless the draws define none."""
-    found: dict[str, Interval] = {}
+    by_name: dict[str, Interval] = {}
     for name, share in shares_of(task, outputs, targets).items():
         if name in metrics and _same(name, share.right / share.total, metrics[name]):
-            found[name] = Interval(*clopper_pearson(share.right, share.total, LEVEL), resamples=0)
-    whole = torch.ones(1, len(targets), dtype=torch.float64)
+            by_name[name] = Interval(*clopper_pearson(share.right, share.total, LEVEL), resamples=0)
+    once = torch.ones(1, len(targets), dtype=torch.float64)
     for formula in formulas_of(task, outputs, targets):
         right = {
             name
-            for name, value in formula.of(whole).items()
-            if name in metrics and name not in found and _same(name, float(value), metrics[name])
+            for name, value in formula.of(once).items()
+            if name in metrics and name not in by_name and _same(name, float(value), metrics[name])
         }
         if right:
-            found |= _quantiles(_by_formula(formula, len(targets), seed), right)
-    if missing := set(metrics) - set(found):
-        found |= _quantiles(_by_task(task, outputs, targets, seed), missing)
-    return {name: found[name] for name in metrics if name in found}
+            by_name |= _quantiles(_by_formula(formula, len(targets), seed), right)
+    if missing := set(metrics) - set(by_name):
+        by_name |= _quantiles(_by_task(task, outputs, targets, seed), missing)
+    return {name: by_name[name] for name in metrics if name in by_name}
 
 
 def _same(name: str, value: float, of_task: float) -> bool:
@@ -123,7 +123,7 @@ def draws(samples: int, count: int, seed: int, at_once: int) -> Iterator[torch.T
 
 
 def _quantiles(values: Mapping[str, npt.NDArray[np.float64]], names: set[str]) -> dict[str, Interval]:
-    found = {}
+    by_name = {}
     for name in names & values.keys():
         defined = values[name][np.isfinite(values[name])]  # a draw may lack a class, whose recall is then undefined
         if not len(defined) or np.ptp(defined) <= ROUNDING * np.abs(defined).max():
@@ -131,22 +131,22 @@ def _quantiles(values: Mapping[str, npt.NDArray[np.float64]], names: set[str]) -
         low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         if high - low <= ROUNDING * np.abs(defined).max():
             continue  # nearly all give the same value
-        found[name] = Interval(float(low), float(high), len(defined))
-    return found
+        by_name[name] = Interval(float(low), float(high), len(defined))
+    return by_name
 
 
-def to_json(found: Mapping[str, Interval], metrics: Mapping[str, float], seed: int) -> dict[str, Any]:
+def to_json(intervals: Mapping[str, Interval], metrics: Mapping[str, float], seed: int) -> dict[str, Any]:
     """Return the JSON of the intervals, with the methods by which they were computed and the metrics without one."""
-    usual = max((interval.resamples for interval in found.values()), default=0)
-    fewer = {name: interval.resamples for name, interval in found.items() if 0 < interval.resamples < usual}
+    usual = max((interval.resamples for interval in intervals.values()), default=0)
+    fewer = {name: interval.resamples for name, interval in intervals.items() if 0 < interval.resamples < usual}
     return {
         "level": LEVEL,
         "method": "percentile bootstrap over samples",
-        "exact": [name for name, interval in found.items() if not interval.resamples],
+        "exact": [name for name, interval in intervals.items() if not interval.resamples],
         "exact_method": "Clopper-Pearson",
-        "not_defined": [name for name in metrics if name not in found],
+        "not_defined": [name for name in metrics if name not in intervals],
         "seed": seed,
         "resamples": usual,
         "fewer_resamples": fewer,
-        "of": {name: [interval.low, interval.high] for name, interval in found.items()},
+        "of": {name: [interval.low, interval.high] for name, interval in intervals.items()},
     }

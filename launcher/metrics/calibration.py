@@ -61,11 +61,11 @@ def temperature_of(logits: torch.Tensor, targets: torch.Tensor) -> Temperature:
         return Temperature(1.0, f"none of the {count} images is a mistake, so they do not say how sure is too sure")
     others = (1 / (count + 2)) / (logits.shape[1] - 1)
     truth = torch.full_like(logits, others).scatter_(1, targets[:, None], (count + 1) / (count + 2))
-    wanted = (truth * logits).sum(1)
+    goal = (truth * logits).sum(1)
 
     def slope(log_inverse: float) -> float:
         expected = ((logits * math.exp(log_inverse)).softmax(1) * logits).sum(1)
-        return float((expected - wanted).mean())
+        return float((expected - goal).mean())
 
     low, high = -math.log(TEMPERATURES[1]), -math.log(TEMPERATURES[0])
     if not slope(low) < 0 < slope(high):
@@ -88,11 +88,7 @@ def calibration(logits: torch.Tensor, targets: torch.Tensor, temperature: float 
     right = (predicted == targets).double().numpy()
     bins = _bins(confidences.numpy(), right)
     gaps = [bin["samples"] * abs(bin["accuracy"] - bin["confidence"]) for bin in bins]
-    return {
-        "nll": float(F.cross_entropy(logits, targets)),
-        "ece": sum(gaps) / len(targets),
-        "bins": bins,
-    }
+    return {"nll": float(F.cross_entropy(logits, targets)), "ece": sum(gaps) / len(targets), "bins": bins}
 
 
 def _bins(confidences: Floats, right: Floats) -> list[dict[str, Any]]:
@@ -122,9 +118,9 @@ def best_threshold(probabilities: Floats, positive: npt.NDArray[np.bool_]) -> fl
         return 0.5
     values, counts = np.unique(-probabilities, return_counts=True)  # from the highest probability on
     order = np.argsort(-probabilities, kind="stable")
-    given = np.cumsum(counts)
-    right = np.cumsum(positive[order])[given - 1]
-    f1 = 2 * right / (given + positive.sum())
+    claimed = np.cumsum(counts)
+    right = np.cumsum(positive[order])[claimed - 1]
+    f1 = 2 * right / (claimed + positive.sum())
     at_half = int((-values >= 0.5).sum())
     if at_half and f1[at_half - 1] == f1.max():
         return 0.5
@@ -145,20 +141,20 @@ def read_calibration(final: Path) -> dict[str, Any]:
     """Return the content of `final/calibration.json`, empty if there is none; raise UserError if it cannot be read."""
     file = final / FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it, and evaluate again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{file}: holds no JSON object; remove it, and evaluate again")
-    temperature, thresholds = found.get("temperature", 1.0), found.get("thresholds", [])
+    temperature, thresholds = content.get("temperature", 1.0), content.get("thresholds", [])
     if not _are_numbers([temperature]) or temperature == 0 or not _are_numbers(thresholds):
         raise UserError(f"{file}: temperature and thresholds must be positive numbers; remove it, and evaluate again")
-    positives = found.get("positives", [])
+    positives = content.get("positives", [])
     if not isinstance(positives, list) or not all(type(count) is int for count in positives):
         raise UserError(f"{file}: positives must be whole numbers; remove it, and evaluate again")
-    return dict(found)
+    return content
 
 
 def write_calibration(final: Path, content: dict[str, Any]) -> None:

@@ -34,14 +34,14 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str],
         total = weights.sum(1)
         recalls = of_right / of_class
         f1 = 2 * of_right / (of_class + of_prediction)  # NaN for a class that does not occur
-        found = {
+        values = {
             "accuracy": weights @ right.double() / total,
             "macro_f1": f1.nanmean(1),
             "loss": weights @ losses / total,
         }
         if count > MOST_LIKELY:
-            found["top5_accuracy"] = weights @ within.double() / total
-        return found | {f"recall/{name}": recalls[:, i] for i, name in enumerate(names)}
+            values["top5_accuracy"] = weights @ within.double() / total
+        return values | {f"recall/{name}": recalls[:, i] for i, name in enumerate(names)}
 
     probabilities = outputs.double().softmax(1)
 
@@ -60,13 +60,13 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str],
 def shares(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, Share]:
     """Return the metrics that are shares of all samples or of the samples of a class."""
     right, within = _right(outputs, targets)
-    found = {
+    shares = {
         "accuracy": Share(int(right.sum()), len(targets)),
         "top5_accuracy": Share(int(within.sum()), len(targets)),
     }
     supports = torch.bincount(targets, minlength=len(names)).tolist()
     of_right = torch.bincount(targets[right], minlength=len(names)).tolist()
-    return found | {f"recall/{name}": Share(of_right[i], supports[i]) for i, name in enumerate(names) if supports[i]}
+    return shares | {f"recall/{name}": Share(of_right[i], supports[i]) for i, name in enumerate(names) if supports[i]}
 
 
 def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
@@ -75,9 +75,9 @@ def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
     absent = [name for name, count in zip(names, counts, strict=True) if not count]
     if not absent:
         return {}
-    found = {f"recall/{name}": f"it has no image of {name!r}" for name in absent}
-    more = f" and {plural(len(absent) - 3, 'other class', 'other classes', spec='')}" if len(absent) > 3 else ""
-    return found | {"auroc": f"it has no image of {', '.join(map(repr, absent[:3]))}{more}"}
+    reasons = {f"recall/{name}": f"it has no image of {name!r}" for name in absent}
+    others = f" and {plural(len(absent) - 3, 'other class', 'other classes', spec='')}" if len(absent) > 3 else ""
+    return reasons | {"auroc": f"it has no image of {', '.join(map(repr, absent[:3]))}{others}"}
 
 
 def _right(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,25 +41,25 @@ def formulas(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str])
             "auroc": torch.stack([ranking.auroc(weights) for ranking in ranked], dim=1).nanmean(1),
         }
 
-    found = [Formula(sums, work=3 * len(names), width=2)]
-    return found + ([Formula(ranks, work=8 * len(names), width=4)] if ranked else [])
+    by_rank = [Formula(ranks, work=8 * len(names), width=4)] if ranked else []
+    return [Formula(sums, work=3 * len(names), width=2), *by_rank]
 
 
 def shares(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, Share]:
     """Return the metrics that are shares of all samples or of the samples that have a label."""
     truth, predicted = _truth(targets), _predicted(outputs)
     supports, right = truth.sum(0).tolist(), (truth & predicted).sum(0).tolist()
-    found = {"exact_match": Share(int((truth == predicted).all(1).sum()), len(truth))}
-    return found | {f"recall/{name}": Share(right[i], supports[i]) for i, name in enumerate(names) if supports[i]}
+    shares = {"exact_match": Share(int((truth == predicted).all(1).sum()), len(truth))}
+    return shares | {f"recall/{name}": Share(right[i], supports[i]) for i, name in enumerate(names) if supports[i]}
 
 
 def undefined(targets: torch.Tensor, names: Sequence[str]) -> dict[str, str]:
     """Return the metrics that are not defined for these targets, with the reasons."""
-    supports = _truth(targets).sum(0).tolist()
-    found = {f"recall/{name}": f"no image of it has {name!r}" for name, n in zip(names, supports, strict=True) if not n}
+    counts = _truth(targets).sum(0).tolist()
+    reasons = {f"recall/{name}": f"no image of it has {name!r}" for name, n in zip(names, counts, strict=True) if not n}
     if not _with_both(targets):
-        found |= dict.fromkeys(("map", "auroc"), "no label is there on some of its images and absent on others")
-    return found
+        reasons |= dict.fromkeys(("map", "auroc"), "no label is there on some of its images and absent on others")
+    return reasons
 
 
 def _truth(targets: torch.Tensor) -> torch.Tensor:

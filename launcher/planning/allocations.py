@@ -23,13 +23,13 @@ def allocation_seconds(text: str) -> float:
     The forms are minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and
     days-hours:minutes:seconds.
     """
-    found = _SLURM_TIME.fullmatch(text)
-    if found is None:
+    match = _SLURM_TIME.fullmatch(text)
+    if match is None:
         raise UserError(f"--time {text!r}: write minutes, hours:minutes:seconds, or days-hours:minutes")
-    days, (first, second, third) = found["days"], (int(found[name] or 0) for name in ("first", "second", "third"))
+    days, (first, second, third) = match["days"], (int(match[name] or 0) for name in ("first", "second", "third"))
     if days is not None:
         return 86400 * int(days) + 3600 * first + 60 * second + third
-    if found["third"] is not None:
+    if match["third"] is not None:
         return 3600 * first + 60 * second + third
     return 60 * first + second
 

@@ -203,8 +203,7 @@ class _Trial:
 
 
 def _median(work: Callable[[], object]) -> float:
-    seconds: Sequence[float] = [_timed(work) for _ in range(1 + TIMED)]
-    return statistics.median(seconds[1:])
+    return statistics.median([_timed(work) for _ in range(1 + TIMED)][1:])
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -39,11 +39,10 @@ def data_lines(splits: Splits, recipe: Recipe, preprocessing: Preprocessing | No
     if test := test_line(recipe.data, kind, splits):
         lines.append(test)
     if splits.skipped:
-        more = len(splits.skipped) - SKIPPED_SHOWN
+        unlisted = len(splits.skipped) - SKIPPED_SHOWN
         lines.append(f"left out, {len(splits.skipped):,} in all:")
-        lines += [f"  {name}" for name in splits.skipped[:SKIPPED_SHOWN]] + (
-            [f"  and {more:,} more"] if more > 0 else []
-        )
+        lines += [f"  {name}" for name in splits.skipped[:SKIPPED_SHOWN]]
+        lines += [f"  and {unlisted:,} more"] if unlisted > 0 else []
     return lines
 
 

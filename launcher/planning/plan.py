@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from launcher.assets.bundle import verify_assets
+from launcher.console import to_stderr
 from launcher.planning.allocations import allocation_seconds, time_lines
 from launcher.planning.data import data_lines
 from launcher.recipe.abilities import DescribesWeightsSource, ScalesWithBatchSize
@@ -45,47 +46,47 @@ def show(
 
     `allocation` is the time of a cluster allocation, as Slurm takes it; if it is given, a few steps are timed, too.
     """
-    verify_assets(loaded.recipe, _report)
-    found = examine(
+    verify_assets(loaded.recipe, to_stderr)
+    findings = examine(
         loaded.recipe,
         num_processes=num_processes,
         micro_batch_size=micro_batch_size,
         on_cpu=not torch.cuda.is_available(),
-        check_images=lambda recipe, splits: without_broken_images(recipe, splits, _report, prepared),
+        check_images=lambda recipe, splits: without_broken_images(recipe, splits, to_stderr, prepared),
     )
     if allocation is not None:
-        with found.problems.collected():
+        with findings.problems.collected():
             allocation_seconds(allocation)
     console = _console()
-    for title, body in sections(loaded, found, console.width):
+    for title, body in sections(loaded, findings, console.width):
         console.print(Text(title, style="bold"))
         for part in body:
             _print(console, part)
     sys.stdout.flush()  # the errors come after it even if both go into one file
-    found.problems.raise_if_any()
+    findings.problems.raise_if_any()
     if allocation is not None:
         console.print(Text("time", style="bold"))
-        for line in time_lines(found.prepared(), allocation):
+        for line in time_lines(findings.prepared(), allocation):
             _print(console, Text(line))
 
 
-def sections(loaded: LoadedRecipe, found: Findings, width: int) -> Iterable[tuple[str, list[Any]]]:
+def sections(loaded: LoadedRecipe, findings: Findings, width: int) -> Iterable[tuple[str, list[Any]]]:
     """Yield the plan: titles, and what stands below each (texts or rich tables)."""
     yield f"recipe {loaded.path}", recipe_lines(loaded.recipe)
-    if found.splits:
-        title, *lines = data_lines(found.splits, loaded.recipe, found.preprocessing, width - 2)
+    if findings.splits:
+        title, *lines = data_lines(findings.splits, loaded.recipe, findings.preprocessing, width - 2)
         yield title, [Text(line) for line in lines]
-    if found.model:
+    if findings.model:
         yield "weights", [Text(weights_source(loaded.recipe))]
-    for resolved in found.phases:
+    for resolved in findings.phases:
         title, rows = phase_summary(resolved, len(loaded.recipe.freeze_plan))
         body: list[Any] = [phase_table(rows)]
-        if found.splits and found.batching:
+        if findings.splits and findings.batching:
             body.append(Text(learning_rates(loaded.recipe, resolved)))
         yield title, body
-    if found.batching:
-        yield "batches", [Text(line) for line in batch_lines(found)]
-    texts = list(notes(found))
+    if findings.batching:
+        yield "batches", [Text(line) for line in batch_lines(findings)]
+    texts = list(notes(findings))
     if texts:
         yield "notes", [Text(f"- {note}") for note in texts]
 
@@ -101,14 +102,14 @@ def recipe_lines(recipe: Recipe) -> list[Text]:
     return [*lines, Text(", ".join(plain))]
 
 
-def batch_lines(found: Findings) -> Iterable[str]:
+def batch_lines(findings: Findings) -> Iterable[str]:
     """Yield lines on how the batch is divided, and on the number of steps."""
-    recipe, batching = found.recipe, found.batching
+    recipe, batching = findings.recipe, findings.batching
     assert batching is not None
     yield str(batching)
-    if not found.splits:
+    if not findings.splits:
         return
-    samples = len(found.splits.train)
+    samples = len(findings.splits.train)
     epochs, steps = sum(phase.epochs for phase in recipe.freeze_plan), batching.steps_per_epoch(samples)
     last = samples - (steps - 1) * recipe.batch_size
     uneven = f", the last one of {plural(last, 'image', spec='')}" if last != recipe.batch_size else ""
@@ -166,10 +167,6 @@ def _console() -> Console:
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console = Console(highlight=False, emoji=False, width=WIDTH_IN_FILES)
     return console
-
-
-def _report(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _in_python(value: Any) -> str:

@@ -55,8 +55,8 @@ class BuiltClassification:
         )
 
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        found = classification.formulas(outputs.float(), targets, self.names, keep=False)
-        return _defined(found, targets, self.undefined(targets))
+        formulas = classification.formulas(outputs.float(), targets, self.names, keep=False)
+        return _defined(formulas, targets, self.undefined(targets))
 
     def undefined(self, targets: torch.Tensor) -> dict[str, str]:
         return classification.undefined(targets, self.names)
@@ -161,8 +161,8 @@ class BuiltRegression:
 
     def metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         losses = self.loss(outputs, targets)
-        found = regression.formulas(outputs.float(), targets, self.mean, self.std, losses, self.names)
-        return _defined(found, targets, self.undefined(targets))
+        formulas = regression.formulas(outputs.float(), targets, self.mean, self.std, losses, self.names)
+        return _defined(formulas, targets, self.undefined(targets))
 
     def undefined(self, targets: torch.Tensor) -> dict[str, str]:
         return regression.undefined(targets, self.names)
@@ -215,11 +215,11 @@ def _one_for_each(field: str, values: tuple[float, ...] | str, splits: Splits) -
     return values
 
 
-def _class_weights(wanted: tuple[float, ...] | str, splits: Splits) -> torch.Tensor:
+def _class_weights(setting: tuple[float, ...] | str, splits: Splits) -> torch.Tensor:
     counts = np.bincount(splits.train.targets, minlength=len(splits.names)).astype(np.float64)
-    if wanted == "balanced":
+    if setting == "balanced":
         weights = 1 / np.maximum(counts, 1)
     else:
-        weights = np.array(_one_for_each("task.class_weights", wanted, splits), dtype=np.float64)
+        weights = np.array(_one_for_each("task.class_weights", setting, splits), dtype=np.float64)
     mean = (weights * counts).sum() / counts.sum()
     return torch.tensor(weights / mean, dtype=torch.float32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 
 def join(at: str, name: object) -> str:
@@ -22,16 +23,29 @@ def flat(value: Any, at: str = "") -> dict[str, Any]:
         items = [(str(index), inner) for index, inner in enumerate(value)]
     else:
         return {at: value}
-    found: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
     for key, inner in items:
-        found |= flat(inner, join(at, key))
-    return found
+        scalars |= flat(inner, join(at, key))
+    return scalars
 
 
 def short(value: object) -> str:
     """Return the `repr` of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def dataclasses_in(value: object) -> Iterator[Any]:
+    """Yield all instances of dataclasses in a value: itself, and those in its fields, its items or its values."""
+    if is_dataclass_value(value):
+        yield value
+        for field in dataclasses.fields(cast(Any, value)):
+            yield from dataclasses_in(getattr(value, field.name, None))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from dataclasses_in(item)
+    elif isinstance(value, Mapping):
+        yield from dataclasses_in(list(value.values()))
 
 
 def is_dataclass_value(value: object) -> bool:

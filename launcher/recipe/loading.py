@@ -83,8 +83,8 @@ def load_recipe(spec: str, recipe_type: type = Recipe) -> LoadedRecipe:
 
 def _refuse_shadowing(folder: Path, libraries: frozenset[str] = LIBRARIES) -> None:
     """Raise UserError for each file beside a recipe that would be imported in place of a library."""
-    if found := shadowing(str(folder), libraries):
-        raise UserError(*(line_of(str(shown(Path(path)))) for path in found))
+    if paths := shadowing(str(folder), libraries):
+        raise UserError(*(line_of(str(shown(Path(path)))) for path in paths))
 
 
 def types_of(spec: str) -> Types:
@@ -129,8 +129,8 @@ def _imported(place: Place) -> ModuleType:
 def _problems_of_import(error: BaseException, place: Place) -> list[str]:
     if isinstance(error, ModuleNotFoundError) and f"{place.name}.".startswith(f"{error.name}."):
         # Another package of the same outermost name was imported earlier, from another folder.
-        other = sys.modules.get(place.name.split(".")[0])
-        return [collision(place.path, place.name, getattr(other, "__file__", None))]
+        package = sys.modules.get(place.name.split(".")[0])
+        return [collision(place.path, place.name, getattr(package, "__file__", None))]
     if isinstance(error, SyntaxError):
         at = f"{shown(Path(error.filename or place.path))}:{error.lineno}"
         return [f"{at}: {error.msg}: {(error.text or '').strip()}"]
@@ -175,5 +175,5 @@ def _recipe_in(module: ModuleType, attribute: str, path: Path, recipe_type: type
     recipe = getattr(module, attribute)
     if isinstance(recipe, recipe_type):
         return recipe
-    what = "a function; call it" if callable(recipe) and not isinstance(recipe, type) else f"a {type(recipe).__name__}"
-    raise UserError(f"{shown(path)}: {attribute} must be a {kind}, and is {what}")
+    held = "a function; call it" if callable(recipe) and not isinstance(recipe, type) else f"a {type(recipe).__name__}"
+    raise UserError(f"{shown(path)}: {attribute} must be a {kind}, and is {held}")

@@ -36,9 +36,9 @@ def find_recipe(place: str) -> Place:
     return Place(_by_name(place), place, Path.cwd())
 
 
-def collision(path: Path, name: str, other: str | None) -> str:
-    """Return the error line for a module name that is already taken: by the file `other`, or by Python if None."""
-    owner = f"of {other}" if other else "of a module of Python itself"
+def collision(path: Path, name: str, file: str | None) -> str:
+    """Return the error line for a module name that is already taken: by `file`, or by Python if it is None."""
+    owner = f"of {file}" if file else "of a module of Python itself"
     return (
         f"{shown(path)}: its module name {name!r} is also that {owner}, so it cannot be imported; rename it, or move "
         "it into a folder that has an (empty) __init__.py and a name of its own"
@@ -106,9 +106,9 @@ def _refuse_shadowing(path: Path, root: Path) -> None:
         return  # a job's copy of the code; the original was checked when the job was submitted and may be importable
     elsewhere = [entry for entry in sys.path if not _same_folder(entry or ".", root)]
     spec = importlib.machinery.PathFinder.find_spec(path.stem, elsewhere)
-    other = spec.origin if spec else None  # A namespace package, a folder without __init__.py, has no origin.
-    if other is not None or path.stem in sys.stdlib_module_names:
-        raise UserError(collision(path, path.stem, other))
+    origin = spec.origin if spec else None  # A namespace package, a folder without __init__.py, has no origin.
+    if origin is not None or path.stem in sys.stdlib_module_names:
+        raise UserError(collision(path, path.stem, origin))
 
 
 def _by_name(name: str) -> Path:

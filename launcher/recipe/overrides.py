@@ -128,11 +128,11 @@ def _changed_tuple(value: Any, at: str, overrides: list[_Override], depth: int, 
 
 
 def _changed_item(now: Any, declared: Any, at: str, overrides: list[_Override], depth: int, problems: Problems) -> Any:
-    whole = [override for override in overrides if len(override.path) == depth + 1]
+    direct = [override for override in overrides if len(override.path) == depth + 1]
     deeper = [override for override in overrides if len(override.path) > depth + 1]
-    if not whole:
+    if not direct:
         return _changed(now, at, deeper, depth + 1, problems)
-    new = _read(now, declared, whole[0])
+    new = _read(now, declared, direct[0])
     if deeper:
         raise UserError(*(f"{override.key}: {at} is given as a whole, too" for override in deeper))
     return new
@@ -157,8 +157,8 @@ def _replaced(value: Any, at: str, new: dict[str, Any]) -> Any:
         lines = problems_in(error, type(value), at)
         raise UserError(*(line if at else line.removeprefix(f"{error.title}.") for line in lines)) from None
     except (ValueError, TypeError) as error:  # A plain dataclass's own checks raise these.
-        given = ", ".join(f"{join(at, name)}={short(item)}" for name, item in new.items())
-        raise UserError(f"{given}: {error}") from None
+        settings = ", ".join(f"{join(at, name)}={short(item)}" for name, item in new.items())
+        raise UserError(f"{settings}: {error}") from None
 
 
 def _by_piece(overrides: list[_Override], depth: int) -> dict[str, list[_Override]]:

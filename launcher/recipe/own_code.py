@@ -7,24 +7,26 @@ docstrings and layout do not count.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import hashlib
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from launcher.errors import UserError
-from launcher.recipe.dotted import is_dataclass_value
+from launcher.recipe.dotted import dataclasses_in
 
 Code = dict[str, dict[str, str]]
 """Hash of each top-level definition by its name, by file relative to the folder from which it is imported."""
 
-_REST = "code outside of definitions"
-_LAUNCHER = Path(__file__).resolve().parents[1]
+_OUTSIDE = "code outside of definitions"
+_OF_PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_OF_SITE = [*site.getsitepackages(), site.getusersitepackages()]
+_INSTALLED = {Path(__file__).resolve().parents[1], *(Path(folder).resolve() for folder in [*_OF_PYTHON, *_OF_SITE])}
+"""Folders of launcher and of the installed libraries."""
 
 
 def own_code(recipe: object) -> Code:
@@ -35,7 +37,7 @@ def own_code(recipe: object) -> Code:
 
     Raises UserError for a file that can no longer be read.
     """
-    return {str(relative): _definitions(module, file) for module, file, relative in _modules(recipe)}
+    return {str(relative): _definitions(module, file) for module, file, relative in _reached(own_types(recipe))}
 
 
 def changed_code(then: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -57,50 +59,34 @@ def is_own(kind: type) -> bool:
 
 def own_types(value: object) -> set[type]:
     """Return the user's own classes among those of a recipe and its parts."""
-    return {kind for kind in _types_in(value) if is_own(kind)}
+    return {type(part) for part in dataclasses_in(value) if is_own(type(part))}
 
 
 def code_of_types(kinds: set[type]) -> list[str]:
     """Return a sorted list of text with the hashes of the code of the user's own classes, one item per module."""
-    modules = _reached({sys.modules[kind.__module__] for kind in kinds if is_own(kind)})
+    modules = _reached(filter(is_own, kinds))
     return sorted(repr(sorted(_definitions(module, file).items())) for module, file, _ in modules)
 
 
-def _types_in(value: object) -> Iterator[type]:
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from _types_in(item)
-    elif isinstance(value, Mapping):
-        yield from _types_in(list(value.values()))
-    elif is_dataclass_value(value):
-        yield type(value)
-        for field in dataclasses.fields(value):  # type: ignore[arg-type]
-            yield from _types_in(getattr(value, field.name))
-
-
-def _modules(recipe: object) -> list[tuple[ModuleType, Path, Path]]:
-    return _reached({sys.modules[kind.__module__] for kind in own_types(recipe)})
-
-
-def _reached(begin: set[ModuleType]) -> list[tuple[ModuleType, Path, Path]]:
-    """Return the user's modules among `begin` and among all modules from which these take anything.
+def _reached(kinds: Iterable[type]) -> list[tuple[ModuleType, Path, Path]]:
+    """Return the user's modules among those of classes and among all modules from which these take anything.
 
     Each item is the module, its file, and the file relative to the folder from which it is imported.
     """
-    found: dict[str, tuple[ModuleType, Path, Path]] = {}
-    waiting = list(begin)
+    modules: dict[str, tuple[ModuleType, Path, Path]] = {}
+    waiting = list({sys.modules[kind.__module__] for kind in kinds})
     while waiting:
         module = waiting.pop()
         file = _file_of(module)
-        if file is None or module.__name__ in found or _is_installed(file):
+        if file is None or module.__name__ in modules or _is_installed(file):
             continue
         depth = len(module.__name__.split(".")) - (file.name != "__init__.py")
-        found[module.__name__] = (module, file, file.relative_to(file.parents[depth]))
+        modules[module.__name__] = (module, file, file.relative_to(file.parents[depth]))
         for value in list(vars(module).values()):
             name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             if isinstance(name, str) and name in sys.modules:
                 waiting.append(sys.modules[name])
-    return [found[name] for name in sorted(found)]
+    return [modules[name] for name in sorted(modules)]
 
 
 def _file_of(module: ModuleType | None) -> Path | None:
@@ -109,21 +95,7 @@ def _file_of(module: ModuleType | None) -> Path | None:
 
 
 def _is_installed(file: Path) -> bool:
-    if file.is_relative_to(_LAUNCHER):
-        return True
     return any(file.is_relative_to(folder) for folder in _INSTALLED)
-
-
-_INSTALLED = tuple(
-    Path(folder).resolve()
-    for folder in dict.fromkeys(
-        [
-            *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-            *site.getsitepackages(),
-            site.getusersitepackages(),
-        ]
-    )
-)
 
 
 def _definitions(module: ModuleType, file: Path) -> dict[str, str]:
@@ -159,21 +131,13 @@ def _name_of(statement: ast.stmt, module: ModuleType) -> str | None:
     names = [target.id for target in targets if isinstance(target, ast.Name)]
     if names and len(names) == len(targets):
         values = [getattr(module, name, None) for name in names]
-        if all(next(_types_in(value), None) is not None for value in values):
-            return None
-        return names[0]
-    return _REST
+        return None if all(any(True for _ in dataclasses_in(value)) for value in values) else names[0]
+    return _OUTSIDE
 
 
-class _Docstrings(ast.NodeTransformer):
-    def visit(self, node: ast.AST) -> ast.AST:
-        self.generic_visit(node)
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and body:
-            kept = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+def _without_docstrings(statement: ast.stmt) -> ast.stmt:
+    for node in ast.walk(statement):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            kept = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
             node.body = kept or [ast.Pass()]
-        return node
-
-
-def _without_docstrings(statement: ast.stmt) -> ast.AST:
-    return _Docstrings().visit(statement)
+    return statement

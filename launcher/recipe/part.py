@@ -40,7 +40,7 @@ def problems_in(error: pydantic.ValidationError, owner: type | None = None, at: 
     problems = error.errors(include_url=False)
     for problem in problems:
         # pydantic also reports a tuple as too short when it rejects its items.
-        below = [other for other in problems if other["loc"][:1] == problem["loc"] and len(other["loc"]) > 1]
+        below = [inner for inner in problems if inner["loc"][:1] == problem["loc"] and len(inner["loc"]) > 1]
         if problem["type"] == "too_short" and below:
             continue
         # A union's location ends in the names of its members ("int", "literal['auto']"); the field's own name and the

@@ -47,7 +47,7 @@ class Phase:
 def linear_probe(*, epochs: int, patience: int | None = None, monitor: str | None = None) -> tuple[Phase, ...]:
     """Return a freeze plan of one phase that trains the head alone."""
     rules = (("head", 1.0), ("backbone", 0.0))
-    return (Phase(name="linear_probe", rules=rules, epochs=epochs, patience=patience, monitor=monitor),)
+    return _plan("linear_probe", rules, epochs, "keep", patience, monitor)
 
 
 def full_finetune(
@@ -60,16 +60,7 @@ def full_finetune(
 ) -> tuple[Phase, ...]:
     """Return a freeze plan of one phase that trains all, the backbone at `backbone_lr_scale` of the head's rate."""
     rules = (("head", 1.0), ("backbone", backbone_lr_scale))
-    return (
-        Phase(
-            name="full_finetune",
-            rules=rules,
-            epochs=epochs,
-            norm_statistics=norm_statistics,
-            patience=patience,
-            monitor=monitor,
-        ),
-    )
+    return _plan("full_finetune", rules, epochs, norm_statistics, patience, monitor)
 
 
 def gradual_unfreeze(
@@ -92,16 +83,8 @@ def gradual_unfreeze(
     rules: tuple[tuple[str, float], ...] = (("head", 1.0),)
     for depth, module in enumerate(modules):
         rules += ((module, backbone_lr_scale * depth_decay**depth),)
-        plan += (
-            Phase(
-                name=f"unfreeze_{module.removeprefix('backbone.')}",
-                rules=(*rules, ("backbone", 0.0)),
-                epochs=epochs,
-                norm_statistics=norm_statistics,
-                patience=patience,
-                monitor=monitor,
-            ),
-        )
+        name = f"unfreeze_{module.removeprefix('backbone.')}"
+        plan += _plan(name, (*rules, ("backbone", 0.0)), epochs, norm_statistics, patience, monitor)
     return plan
 
 
@@ -124,16 +107,21 @@ def layer_decay(
     rules: list[tuple[str, float]] = [("head", 1.0)]
     rules += [(layer, decay**power) for power, layer in enumerate(reversed(ordered), 1)]
     rules.append(("backbone", decay ** (len(ordered) + 1)))
-    return (
-        Phase(
-            name="layer_decay",
-            rules=tuple(rules),
-            epochs=epochs,
-            norm_statistics=norm_statistics,
-            patience=patience,
-            monitor=monitor,
-        ),
+    return _plan("layer_decay", tuple(rules), epochs, norm_statistics, patience, monitor)
+
+
+def _plan(
+    name: str,
+    rules: tuple[Rule, ...],
+    epochs: int,
+    norm_statistics: NormStatistics,
+    patience: int | None,
+    monitor: str | None,
+) -> tuple[Phase, ...]:
+    phase = Phase(
+        name=name, rules=rules, epochs=epochs, norm_statistics=norm_statistics, patience=patience, monitor=monitor
     )
+    return (phase,)
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -159,9 +147,8 @@ def resolve_rules(phase: Phase, names: Iterable[str], at: str) -> Mapping[str, f
         if not matched:
             modules = sorted({name.rsplit(".", depth)[0] for name in names for depth in (1, 2)})
             hint = did_you_mean(pattern, modules) if any(c.isalnum() for c in pattern) else ""
-            hint = (
-                hint if "did you mean" in hint else f"; parameters are named like {', '.join(names[:2])}, {names[-1]}"
-            )
+            if "did you mean" not in hint:
+                hint = f"; parameters are named like {', '.join(names[:2])}, {names[-1]}"
             problems.append(f"{at}.rules.{number}: pattern {pattern!r} matches no parameter{hint}")
         elif not fresh:
             problems.append(

@@ -74,8 +74,8 @@ def _why_not(value: object) -> str:
         return "a list can change; write a tuple: (a, b)"
     if isinstance(value, dict):
         return "the keys of a dict must be text, and none of them 'type'"
-    what = "a function" if callable(value) else f"a {type(value).__name__}"
-    return f"{what} cannot be saved as JSON; use numbers, text, tuples, or a frozen dataclass of these (@part)"
+    kind = "a function" if callable(value) else f"a {type(value).__name__}"
+    return f"{kind} cannot be saved as JSON; use numbers, text, tuples, or a frozen dataclass of these (@part)"
 
 
 def _dotted_name(cls: type, at: str) -> str:
@@ -86,10 +86,10 @@ def _dotted_name(cls: type, at: str) -> str:
     if "<locals>" in name:
         raise UserError(f"{where}: {cls.__name__} is made inside a function; move it to the top of its file")
     try:
-        found = pkgutil.resolve_name(name)
+        resolved = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):
-        found = None
-    if cls.__module__ == "__main__" or found is not cls:
+        resolved = None
+    if cls.__module__ == "__main__" or resolved is not cls:
         raise UserError(f"{where}: {name} cannot be imported by that name; move the class into a file of its own")
     return name
 

@@ -22,9 +22,7 @@ class Classification:
     or None. Weights are scaled to a mean of 1 over the training samples: the learning rate keeps its meaning, and the
     loss of a step is a plain mean over its batch, however the batch is split."""
 
-    @property
-    def target_kind(self) -> TargetKind:
-        return "class"
+    target_kind: ClassVar[TargetKind] = "class"
 
     def build(self, splits: Splits) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltClassification
@@ -40,9 +38,7 @@ class MultiLabel:
     """Weight of the positive samples of each label: "balanced" (negatives / positives among the training images),
     values in the order of the labels, or None."""
 
-    @property
-    def target_kind(self) -> TargetKind:
-        return "labels"
+    target_kind: ClassVar[TargetKind] = "labels"
 
     def build(self, splits: Splits) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltMultiLabel
@@ -58,13 +54,10 @@ class Regression:
     in the user's units.
     """
 
+    target_kind: ClassVar[TargetKind] = "values"
     exact_targets: ClassVar[bool] = True
 
     loss: Literal["mse", "smooth_l1", "l1"] = "mse"
-
-    @property
-    def target_kind(self) -> TargetKind:
-        return "values"
 
     def build(self, splits: Splits) -> BuiltTask:
         from launcher.recipe.built_tasks import BuiltRegression

@@ -83,7 +83,7 @@ def draws_from_torch_alone(transform: object) -> bool:
     if type(transform) is not PixelSteps:
         return False
     functions = [step.func if isinstance(step, functools.partial) else step for step in transform.steps]
-    modules = [str(getattr(one, "__module__", "")).partition(".")[0] for one in functions]
+    modules = [str(getattr(function, "__module__", "")).partition(".")[0] for function in functions]
     return all(module in ("launcher", "torchvision") for module in modules)
 
 

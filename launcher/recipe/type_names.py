@@ -10,12 +10,11 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
 
-from launcher.recipe.dotted import is_dataclass_value
+from launcher.recipe.dotted import dataclasses_in, is_dataclass_value
 from launcher.recipe.phases import Phase
 from launcher.recipe.protocols import Preprocessing
 from launcher.recipe.recipe import Recipe
@@ -54,15 +53,14 @@ _OLD_NAMES = {
 @functools.cache
 def public_types() -> Types:
     """Return launcher's own parts by their public names, such as "launcher.optim.AdamW"."""
-    found: dict[str, type] = {"launcher.Phase": Phase, "launcher.Preprocessing": Preprocessing}
-    found["launcher.Recipe"] = Recipe
+    types: dict[str, type] = {f"launcher.{cls.__name__}": cls for cls in (Phase, Preprocessing, Recipe)}
     for namespace in _NAMESPACES:
         module = getattr(importlib.import_module("launcher"), namespace)
         for name, value in vars(module).items():
             own = str(getattr(value, "__module__", "")).startswith(module.__name__)  # not imported from elsewhere
             if isinstance(value, type) and dataclasses.is_dataclass(value) and own and value is not Phase:
-                found[f"launcher.{namespace}.{name}"] = value
-    return found
+                types[f"launcher.{namespace}.{name}"] = value
+    return types
 
 
 @functools.cache
@@ -96,7 +94,7 @@ def is_public(cls: type) -> bool:
 
 def types_in(value: object) -> Types:
     """Return the user's own classes in a recipe or another dataclass value."""
-    return _named([type(part) for part in _parts(value) if not is_public(type(part))])
+    return _named([type(part) for part in dataclasses_in(value) if not is_public(type(part))])
 
 
 def types_in_module(module: ModuleType, root: Path) -> Types:
@@ -105,16 +103,16 @@ def types_in_module(module: ModuleType, root: Path) -> Types:
     These are the classes in its recipes and all dataclasses that the module names, and likewise for all imported
     modules below the folder `root`.
     """
-    found: dict[str, type] = {}
-    beside = [other for other in list(sys.modules.values()) if _lies_below(other, root)]
-    for place in (*beside, module):
-        for value in list(vars(place).values()):
+    types: dict[str, type] = {}
+    beside = [imported for imported in list(sys.modules.values()) if _lies_below(imported, root)]
+    for source in (*beside, module):
+        for value in list(vars(source).values()):
             if isinstance(value, type):
                 if dataclasses.is_dataclass(value) and not is_public(value):
-                    found |= _named([value])
+                    types |= _named([value])
             elif is_dataclass_value(value):
-                found |= types_in(value)
-    return found
+                types |= types_in(value)
+    return types
 
 
 def _named(classes: Sequence[type]) -> dict[str, type]:
@@ -128,16 +126,3 @@ def _lies_below(module: ModuleType, root: Path) -> bool:
         return False
     installed = (Path(__file__).parents[1], Path(os.__file__).parent)  # launcher's private classes, Python's own
     return Path(file).is_relative_to(root) and not any(Path(file).is_relative_to(folder) for folder in installed)
-
-
-def _parts(value: object) -> Iterator[Any]:
-    if is_dataclass_value(value):
-        yield value
-        for field in dataclasses.fields(cast(Any, value)):
-            yield from _parts(getattr(value, field.name, None))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _parts(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _parts(item)

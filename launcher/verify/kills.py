@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -35,10 +36,7 @@ def run_with_kills(
     """
     done: list[Kill] = []
     while True:
-        with log.open("a") as output:
-            process = subprocess.Popen(  # noqa: S603 - the caller's own command
-                list(command), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        process = _start(command, log)
         wait_seconds = draw.uniform(0, longest_seconds) if len(done) < kills else None
         if _ended(process, run_dir, wait_seconds):
             if process.returncode != 0:
@@ -56,10 +54,7 @@ def run_until_killed(command: Sequence[str], run_dir: Path, *, at_step: int, log
 
     Returns False if the run ended by itself before.
     """
-    with log.open("a") as output:
-        process = subprocess.Popen(  # noqa: S603 - the caller's own command
-            list(command), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    process = _start(command, log)
     while process.poll() is None:
         if newest_step(run_dir) >= at_step:
             _kill_session(process.pid)
@@ -67,6 +62,13 @@ def run_until_killed(command: Sequence[str], run_dir: Path, *, at_step: int, log
             return not (run_dir / "final").exists()
         time.sleep(POLL_SECONDS / 4)
     return False
+
+
+def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("a") as output:
+        return subprocess.Popen(  # noqa: S603 - the caller's own command
+            list(command), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def _ended(process: subprocess.Popen[bytes], run_dir: Path, wait_seconds: float | None) -> bool:
@@ -99,10 +101,8 @@ def _kill_session(leader: int) -> None:
     except psutil.Error:
         family = []
     for process in (leader, *(child.pid for child in family)):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
     # A process is dead only when its memory is gone, and may still be writing until then.
     psutil.wait_procs(family, timeout=60)
 

@@ -27,8 +27,8 @@ class SomeSamples:
         return on_bad_image_of(self.data)
 
     def build(self, target_kind: TargetKind, seed: int) -> Splits:
-        whole = self.data.build(target_kind, seed)
-        return dataclasses.replace(whole, train=_some(whole.train, self.train), val=_some(whole.val, self.val))
+        splits = self.data.build(target_kind, seed)
+        return dataclasses.replace(splits, train=_some(splits.train, self.train), val=_some(splits.val, self.val))
 
 
 def _some(split: Split, count: int) -> Split:

@@ -8,6 +8,7 @@ import random
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from launcher.text import plural
 from launcher.verify.kills import launch_command, run_until_killed
 from launcher.verify.weight_equality import TOLERANCE, Comparison, compare, furthest
 
+EQUAL = "weights and metrics.jsonl equal to the bit"
 NAMED = 5
 """The most tensors that a line of the table names; the others are counted."""
 
@@ -38,11 +40,11 @@ recipe = shortened(from_json(json.loads({recipe!r}), own), {steps})
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A promise, checked on a recipe."""
+    """A promise, checked on a recipe, or an act of a rehearsal."""
 
-    promise: str
+    name: str
     holds: bool
-    found: str
+    outcome: str
 
 
 def verify(
@@ -81,11 +83,11 @@ class Verification:
         first = self.run("reference", self.processes[0])
         if first is not None:
             return [Check("the recipe trains", False, first)]
-        found = [self.parity(count) for count in self.processes[1:]]
+        parity = [self.parity(count) for count in self.processes[1:]]
         share = self.loaded.recipe.batch_size // self.processes[0]
         if share % 2 == 0:
-            found.append(self.parity(self.processes[0], "--micro-batch", str(share // 2)))
-        return [*found, self.resume(), self.frozen(), self.samples()]
+            parity.append(self.parity(self.processes[0], "--micro-batch", str(share // 2)))
+        return [*parity, self.resume(), self.frozen(), self.samples()]
 
     def run(self, name: str, processes: int, *words: str) -> str | None:
         """Train, and return None, or the errors of a run that failed."""
@@ -132,13 +134,18 @@ class Verification:
         failed = self.run("killed", processes)
         if failed is not None:
             return Check(promise, False, failed)
-        name, difference = furthest(self.folder / "reference", self.folder / "killed")
-        same_rows = self.file("reference", "metrics.jsonl") == self.file("killed", "metrics.jsonl")
-        if difference or not same_rows:
-            text = f"{name} differs by {difference:.1e}" if difference else "metrics.jsonl differs"
-            return Check(promise, False, f"{text}, killed at step {at} of {steps}")
+        if difference := self.difference_of("killed"):
+            return Check(promise, False, f"{difference}, killed at step {at} of {steps}")
         when = f"killed at step {at} of {steps}" if killed else "it had ended before it could be killed"
-        return Check(promise, killed, f"weights and metrics.jsonl equal to the bit, {when}")
+        return Check(promise, killed, f"{EQUAL}, {when}")
+
+    def difference_of(self, name: str) -> str:
+        """Say how the result of the run `name` differs from that of the reference run, or return an empty string."""
+        tensor, difference = furthest(self.folder / "reference", self.folder / name)
+        if difference:
+            return f"{tensor} differs by {difference:.1e}"
+        same_rows = self.file("reference", "metrics.jsonl") == self.file(name, "metrics.jsonl")
+        return "" if same_rows else "metrics.jsonl differs"
 
     def frozen(self) -> Check:
         """Report that frozen tensors stayed the same and processes agreed, as each run has proved by itself."""
@@ -154,12 +161,11 @@ class Verification:
     def samples(self) -> Check:
         """Check that the reference run took every sample once in each phase's single epoch."""
         promise = "every sample once an epoch"
-        rows = [row for row in self.rows() if row["event"] == "step"]
-        taken: dict[str, int] = {}
-        for row in rows:
-            taken[row["phase"]] = taken.get(row["phase"], 0) + row["samples"]
-        environment = json.loads(self.file("reference", "environment.json"))["data"]
-        total = environment["train_samples"]
+        taken: Counter[str] = Counter()
+        for row in self.rows():
+            if row["event"] == "step":
+                taken[row["phase"]] += row["samples"]
+        total = json.loads(self.file("reference", "environment.json"))["data"]["train_samples"]
         holds = all(count == total for count in taken.values())
         return Check(promise, holds, ", ".join(f"{phase}: {count} of {total}" for phase, count in taken.items()))
 
@@ -189,21 +195,23 @@ def in_words(comparison: Comparison) -> str:
         return "equal to the bit"
     text = f"largest difference {first.largest:.1e} in {first.tensor}"
     if comparison.broken:
-        worst = max(comparison.broken, key=lambda found: found.largest)
+        worst = max(comparison.broken, key=lambda difference: difference.largest)
         others = len(comparison.broken) - 1
-        more = f", and {plural(others, 'tensor', spec='')} more" if others else ""
-        return f"{text}; rounding does not explain {worst.tensor}{more}"
+        unnamed = f", and {plural(others, 'tensor', spec='')} more" if others else ""
+        return f"{text}; rounding does not explain {worst.tensor}{unnamed}"
     if comparison.noise:
-        named = [f"{found.tensor} ({found.over_tolerance:,} of {found.values:,})" for found in comparison.noise[:NAMED]]
+        named = [f"{noisy.tensor} ({noisy.over_tolerance:,} of {noisy.values:,})" for noisy in comparison.noise[:NAMED]]
         others = len(comparison.noise) - len(named)
-        more = f" and {plural(others, 'tensor', spec='')} more" if others else ""
+        unnamed = f" and {plural(others, 'tensor', spec='')} more" if others else ""
         text += f"; over {TOLERANCE:.0e} where the gradient is rounding noise, which Adam scales up: "
-        text += f"{', '.join(named)}{more}"
+        text += f"{', '.join(named)}{unnamed}"
     return text
 
 
-def show(checks: Sequence[Check], console: Console) -> bool:
+def show(
+    checks: Sequence[Check], console: Console, *, title: str = "promise", good: str = "holds", bad: str = "BROKEN"
+) -> bool:
     """Print the table of checks, and return whether all promises hold."""
-    rows = [[check.promise, "holds" if check.holds else "BROKEN", check.found] for check in checks]
-    show_table([["promise", "", "found"], *rows], console, left=range(3))
+    rows = [[check.name, good if check.holds else bad, check.outcome] for check in checks]
+    show_table([[title, "", "found"], *rows], console, left=range(3))
     return all(check.holds for check in checks)

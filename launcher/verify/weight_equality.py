@@ -57,12 +57,12 @@ class Comparison:
     @property
     def broken(self) -> list[Difference]:
         """The differences that rounding does not explain."""
-        return [found for found in self.differences if not found.is_rounding]
+        return [difference for difference in self.differences if not difference.is_rounding]
 
     @property
     def noise(self) -> list[Difference]:
         """The differences with values over the tolerance that rounding noise explains."""
-        return [found for found in self.differences if found.over_tolerance and found.is_rounding]
+        return [difference for difference in self.differences if difference.over_tolerance and difference.is_rounding]
 
 
 def compare(reference: Path, other: Path, recipe: Recipe) -> Comparison:
@@ -71,14 +71,14 @@ def compare(reference: Path, other: Path, recipe: Recipe) -> Comparison:
     # Twice, as the two runs may have gone in opposite directions.
     farthest = TOLERANCE if isinstance(recipe.optim, SGD) else TOLERANCE + 2 * _way(reference, recipe)
     noise = noise_by_name(ours.optimizer["state"])
-    found = []
-    for average, one, two in (("", ours.model, theirs.model), (" (averaged)", ours.ema or {}, theirs.ema or {})):
-        for name, tensor in one.items():
-            difference = (tensor.double() - two[name].double()).abs()
+    differences = []
+    for average, mine, yours in (("", ours.model, theirs.model), (" (averaged)", ours.ema or {}, theirs.ema or {})):
+        for name, tensor in mine.items():
+            difference = (tensor.double() - yours[name].double()).abs()
             sound = difference[~noise[name]] if name in noise else difference
             typical = float(sound.square().mean().sqrt()) if sound.numel() else 0.0
             largest = float(difference.max())
-            found.append(
+            differences.append(
                 Difference(
                     tensor=f"{name}{average}",
                     largest=largest,
@@ -87,7 +87,7 @@ def compare(reference: Path, other: Path, recipe: Recipe) -> Comparison:
                     is_rounding=largest <= farthest and typical <= TOLERANCE,
                 )
             )
-    return Comparison(tuple(sorted(found, key=lambda difference: -difference.largest)))
+    return Comparison(tuple(sorted(differences, key=lambda difference: -difference.largest)))
 
 
 def noise_by_name(state: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -102,12 +102,12 @@ def noise_by_name(state: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Ten
     return {name: size <= NOISE * scale for name, size in sizes.items()}
 
 
-def furthest(one: Path, other: Path) -> tuple[str, float]:
+def furthest(reference: Path, other: Path) -> tuple[str, float]:
     """Return the tensor of `final/` that differs most between two runs, and by how much."""
-    ours, theirs = (load_file(path / "final/model.safetensors") for path in (one, other))
-    found = {name: float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours}
-    name = max(found, key=lambda key: found[key])
-    return name, found[name]
+    ours, theirs = (load_file(path / "final/model.safetensors") for path in (reference, other))
+    differences = {name: float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours}
+    name = max(differences, key=lambda key: differences[key])
+    return name, differences[name]
 
 
 def _last_state(run_dir: Path) -> State:

@@ -36,7 +36,7 @@ def checks(console: Console) -> object:
 
 
 def acts(console: Console) -> object:
-    return rehearse.show([rehearse.Act("ends like the unbroken run", False, f"{LONG} differs by 1e-3")], console)
+    return rehearse.show([verify.Check("ends like the unbroken run", False, f"{LONG} differs by 1e-3")], console)
 
 
 def evaluation(console: Console) -> None:

@@ -46,7 +46,7 @@ BUG = {"kind": "crash", "why": "KeyError: 'label'", "process": "1"}
 )
 def test_causes(changes: dict[str, Any], cause: str, again: bool) -> None:
     found = verdict(**changes)
-    assert (found.cause, found.again) == (cause, again)
+    assert (found.cause, found.retry) == (cause, again)
     assert found.why
 
 
@@ -68,12 +68,12 @@ def test_two_lives(tmp_path: Path) -> None:
     begin(tmp_path, first)
     (tmp_path / "checkpoints/step-000004").mkdir(parents=True)
     (tmp_path / "checkpoints/step-000004/MANIFEST.json").touch()
-    assert end(tmp_path, 1, False, first).again
+    assert end(tmp_path, 1, False, first).retry
     begin(tmp_path, second)
     record_failure(tmp_path, UserError("optim.lr: too large"), second)
     record_failure(tmp_path, UserError("optim.lr: too large"), second | {"RANK": "1"})
     found = end(tmp_path, 1, False, second)
-    assert (found.cause, found.why, found.again) == ("error", "optim.lr: too large", False)
+    assert (found.cause, found.why, found.retry) == ("error", "optim.lr: too large", False)
     assert [row["event"] for row in rows_of(tmp_path)] == ["begin", "end", "begin", "failure", "end"]
 
 

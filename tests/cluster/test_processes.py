@@ -159,7 +159,7 @@ def test_reads_what_accelerate_launch_was_asked_for(start: tuple[str, ...], opti
     request = accelerate_request(Parent((*start, *option, "-m", "launcher", "x.py", "--num_processes", "7")))
     assert request is not None
     assert (request.num_processes, request.source, request.wants_cpu) == (3, "--num_processes", False)
-    assert request.rest == ("-m", "launcher", "x.py", "--num_processes", "7")
+    assert request.program == ("-m", "launcher", "x.py", "--num_processes", "7")
 
 
 def test_other_parents_ask_for_nothing() -> None:

@@ -16,7 +16,7 @@ from launcher import Split, Splits, tasks
 from launcher.inference.evaluation_details import calibration_to_store, details_of
 from launcher.metrics.bootstrap import draws, intervals
 from launcher.metrics.calibration import best_threshold, calibration, temperature_of
-from launcher.metrics.formulas import formulas_of
+from launcher.metrics.task_formulas import formulas_of
 from launcher.recipe.protocols import BuiltTask
 
 

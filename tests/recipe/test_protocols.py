@@ -23,7 +23,7 @@ from launcher.data.image_check import on_bad_image_of
 from launcher.data.prepared import need_of
 from launcher.data.sources import Subset
 from launcher.data.target_precision import as_taken
-from launcher.metrics.formulas import formulas_of, shares_of
+from launcher.metrics.task_formulas import formulas_of, shares_of
 from launcher.planning.plan import weights_source
 from launcher.recipe import heads, tasks
 from launcher.recipe.protocols import Preprocessing

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -68,26 +67,25 @@ def recipes_for(recipe: Recipe, backbones: Sequence[str]) -> list[Recipe]:
     """
     if not backbones:
         return [recipe]
-    problems, found = Problems(), []
+    problems, recipes = Problems(), []
     for word in backbones:
         with problems.collected():
             side = recipe.backbone.image_size if isinstance(recipe.backbone, HasImageSize) else None
-            found.append(recipe if word == "recipe" else dataclasses.replace(recipe, backbone=_backbone(word, side)))
+            recipes.append(recipe if word == "recipe" else dataclasses.replace(recipe, backbone=_backbone(word, side)))
     problems.raise_if_any()
-    return found
+    return recipes
 
 
 def _backbone(word: str, image_size: int | None) -> Timm | Torchvision:
-    library, _, rest = word.rpartition("timm:")
-    timm = word.startswith("timm:")
-    name, _, weights = (rest if timm else word).partition(":")
-    if not name or library:
+    network = word.removeprefix("timm:")
+    name, _, weights = network.partition(":")
+    if not name or "timm:" in network:
         raise UserError(f"--backbones {word!r}: write NAME, NAME:WEIGHTS or timm:NAME")
-    given: str | None = None if weights.lower() == "none" else weights or "DEFAULT"
-    settings: dict[str, Any] = {"name": name, "weights": given, "image_size": image_size}
-    made: Timm | Torchvision = Timm(**settings) if timm else Torchvision(**settings)
-    made.check()
-    return made
+    library: type[Timm | Torchvision] = Timm if word.startswith("timm:") else Torchvision
+    chosen = None if weights.lower() == "none" else weights or "DEFAULT"
+    backbone = library(name=name, weights=chosen, image_size=image_size)
+    backbone.check()
+    return backbone
 
 
 def advise(
@@ -102,9 +100,9 @@ def advise(
     splits = build_splits(first)
     splits = checked_together(_accelerator(first, launch), report)(first, splits)
     looked_at = [dataclasses.replace(recipe, data=Looked(splits)) for recipe in recipes]
-    found = [_of_one(recipe, most_images, launch, report, costs=costs) for recipe in looked_at]
-    sign = -1 if found[0].mode == "max" else 1
-    return sorted(found, key=lambda advice: sign * advice.best[1].value)
+    all_advice = [_of_one(recipe, most_images, launch, report, costs=costs) for recipe in looked_at]
+    sign = -1 if all_advice[0].mode == "max" else 1
+    return sorted(all_advice, key=lambda advice: sign * advice.best[1].value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, report: Callable[[
         probe((features[0][stage.name], train), (features[1][stage.name], val), prepared.task, kind, recipe.seed)
         for stage in stages
     ]
-    gradients, measured = gradients_of(accelerator, prepared, [s for s in stages if s.name != FINAL], probes[-1]), []
+    gradients = gradients_of(accelerator, prepared, [s for s in stages if s.name != FINAL], probes[-1])
     if costs:
         report(f"{name}: a few steps from each boundary, timed")
         measured = costs_of(accelerator, recipe, stages, on_cpu, workers_of(launch))
@@ -170,7 +168,7 @@ def _of_one(recipe: Recipe, most_images: int, launch: Launch, report: Callable[[
         mode=task.monitor_mode,
         trained_on=len(train),
         measured_on=len(val),
-        findings=tuple(_findings(prepared, prepared.splits)),
+        findings=tuple(_findings(prepared)),
     )
 
 
@@ -187,33 +185,31 @@ def _of_each(prepared: Prepared) -> tuple[float, str]:
     return len(targets) / 10, f"{plural(len(targets), 'image')}, of which a tenth counts as those of a class would"
 
 
-def _findings(prepared: Prepared, splits: Splits) -> list[str]:
+def _findings(prepared: Prepared) -> list[str]:
     """Return findings about the data that change the plan of training."""
-    found, train = [], splits.train
+    findings, splits, train = [], prepared.splits, prepared.splits.train
     if prepared.recipe.task.target_kind == "class":
         counts = np.bincount(train.targets, minlength=len(splits.names))
         if counts.min() * 3 < counts.max():
             least, most = splits.names[int(counts.argmin())], splits.names[int(counts.argmax())]
-            found.append(
+            findings.append(
                 f"classes are uneven: {most} has {plural(int(counts.max()), 'image')}, {least} {counts.min():,}; "
                 "consider task.class_weights=balanced and monitor='macro_f1'"
             )
         if (few := int((counts < 10).sum())) > 0:
-            found.append(
+            findings.append(
                 f"{few} of {plural(len(counts), 'class', 'classes', spec='')} {'has' if few == 1 else 'have'} "
                 "fewer than 10 training images"
             )
     if len(splits.val) < 200:
-        found.append(
+        findings.append(
             f"{plural(len(splits.val), 'validation image')}: the intervals are wide, and small differences mean nothing"
         )
-    sides = []
-    for index in range(0, len(train), max(1, len(train) // 50)):
-        sides.append(min(train.images.read(index).size))
-    side, wanted = int(np.median(sides)), prepared.preprocessing.image_size
-    if side < wanted / 2:
-        found.append(
-            f"the images have {side} pixels, and the network sees {wanted}: backbone.image_size={max(32, 2 * side)} "
+    sides = [min(train.images.read(index).size) for index in range(0, len(train), max(1, len(train) // 50))]
+    side, size = int(np.median(sides)), prepared.preprocessing.image_size
+    if side < size / 2:
+        findings.append(
+            f"the images have {side} pixels, and the network sees {size}: backbone.image_size={max(32, 2 * side)} "
             "costs less, and may be as good"
         )
-    return found
+    return findings

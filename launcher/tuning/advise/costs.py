@@ -53,26 +53,24 @@ def costs_of(
     accelerator: Accelerator, recipe: Recipe, stages: Sequence[Stage], on_cpu: bool, num_workers: int
 ) -> list[StageCost]:
     """Measure the cost of each boundary, on this machine and one process."""
-    found = {}
+    measured = {}
     for cache in ("off", "disk"):
         tried = dataclasses.replace(
             recipe, freeze_plan=plan_of(stages), batch_size=BATCH, cache=cache, cache_views=None, cache_precision=None
         )
         prepared = prepare(tried, num_processes=1, micro_batch_size=None, on_cpu=on_cpu)
-        found[cache] = prepared, measure(accelerator, prepared, num_workers)
-    (prepared, fresh), (_, stored) = found["off"], found["disk"]
-    costs = []
-    for phase, one, other in zip(prepared.phases, fresh.phases, stored.phases, strict=True):
-        costs.append(
-            StageCost(
-                trained=phase.trainable_parameters,
-                epoch=one.seconds,
-                first=other.features,
-                stored=other.seconds - other.features,
-                bytes_per_image=_kept(accelerator, prepared, phase.lr_scales) / BATCH,
-            )
+        measured[cache] = prepared, measure(accelerator, prepared, num_workers)
+    (prepared, off), (_, disk) = measured["off"], measured["disk"]
+    return [
+        StageCost(
+            trained=phase.trainable_parameters,
+            epoch=fresh.seconds,
+            first=stored.features,
+            stored=stored.seconds - stored.features,
+            bytes_per_image=_kept(accelerator, prepared, phase.lr_scales) / BATCH,
         )
-    return costs
+        for phase, fresh, stored in zip(prepared.phases, off.phases, disk.phases, strict=True)
+    ]
 
 
 def _kept(accelerator: Accelerator, prepared: Prepared, lr_scales: object) -> int:
@@ -127,10 +125,10 @@ def gradients_of(
     torch.autograd.backward(prepared.task.loss(outputs, batch.targets).mean())
     backbone = model.backbone
     assert isinstance(backbone, nn.Module)
-    found = []
+    ratios = []
     for stage in stages:
         parameters = list(backbone.get_submodule(stage.name).parameters())
         gradient = sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)
         weight = sum(float(p.detach().square().sum()) for p in parameters)
-        found.append((gradient / max(weight, 1e-30)) ** 0.5)
-    return found
+        ratios.append((gradient / max(weight, 1e-30)) ** 0.5)
+    return ratios

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def features_at(
     backbone = backbone.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     dataset = EvaluationImages(split, evaluation(preprocessing))
     seen: dict[str, torch.Tensor] = {}
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, FINAL)}
+    features: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, FINAL)}
 
     def keeper(name: str) -> Any:
         return lambda _, __, output: seen.__setitem__(name, _pooled(output))
@@ -71,12 +72,12 @@ def features_at(
             images = collate(rows, dataset.transform).to(accelerator.device).images
             with accelerator.autocast():
                 seen[FINAL] = _pooled(backbone(images))
-            for name, values in found.items():
+            for name, values in features.items():
                 values.append(seen[name].float().cpu())
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: torch.cat(values) for name, values in found.items()}
+    return {name: torch.cat(values) for name, values in features.items()}
 
 
 def _pooled(output: Any) -> torch.Tensor:
@@ -107,16 +108,16 @@ def probe(
     scales = scales_for(kind)
     _, losses = losses_of(task, fitted, features[aside], targets[aside], scales)
     best, column = divmod(int(losses.nan_to_num(nan=torch.inf).argmin()), len(scales))
-    whole = _ridge(features, goals)
-    weight, bias = whole.fit(float(RELATIVE_L2S[best]) * whole.mean_eigenvalue)
+    ridge = _ridge(features, goals)
+    weight, bias = ridge.fit(float(RELATIVE_L2S[best]) * ridge.mean_eigenvalue)
     weight, bias = (weight * scales[column]).float(), (bias * scales[column]).float()
     outputs = val[0] @ weight.T + bias
     metrics = metrics_of(task, outputs, val[1])
     name = task.monitor
     if name not in metrics:
         raise UserError(f"task: {name}, by which boundaries are compared, is not defined on this validation set")
-    found: Mapping[str, Any] = intervals(task, outputs, torch.as_tensor(val[1].targets), {name: metrics[name]}, seed)
-    low, high = (float(found[name].low), float(found[name].high)) if name in found else (float("nan"), float("nan"))
+    interval = intervals(task, outputs, torch.as_tensor(val[1].targets), {name: metrics[name]}, seed).get(name)
+    low, high = (math.nan, math.nan) if interval is None else (interval.low, interval.high)
     return Probe(features.shape[1], metrics[name], low, high, weight, bias)
 
 

@@ -40,13 +40,13 @@ def stages_of(backbone: nn.Module) -> list[Stage]:
     if len(heavy) > MOST:
         step = (len(heavy) - 1) / (MOST - 1)
         heavy = [heavy[round(number * step)] for number in range(MOST)]
-    found = []
+    stages = []
     for index in heavy:
         behind = parts[index + 1 :]
-        found.append(
+        stages.append(
             Stage(parts[index][0], tuple(name for name, _ in behind), sum(_count(module) for _, module in behind))
         )
-    return found
+    return stages
 
 
 def _count(module: nn.Module) -> int:

@@ -24,22 +24,22 @@ def show(
     costs: bool,
 ) -> None:
     """Print each backbone's boundaries, the order of the backbones, and a proposal for the best."""
-    found = advise(recipes_for(recipe, backbones), most_images, launch, report, costs=costs)
+    all_advice = advise(recipes_for(recipe, backbones), most_images, launch, report, costs=costs)
     console = Console(highlight=False)
-    for advice in found:
+    for advice in all_advice:
         _boundaries(console, advice)
-    if len(found) > 1:
-        rows = [["backbone", "best at", found[0].metric, "95 % interval", "parameters"]]
-        for advice in found:
+    if len(all_advice) > 1:
+        rows = [["backbone", "best at", all_advice[0].metric, "95 % interval", "parameters"]]
+        for advice in all_advice:
             stage, probe = advice.best
             where = stage.name or "its output"
             rows.append([advice.name, where, f"{probe.value:.3f}", _interval(probe), f"{advice.parameters:,}"])
         console.print("backbones, by the best of their probes", style="italic")
         show_table(rows, console, left=(0, 1))
         console.print(
-            f"intervals that overlap say that {plural(found[0].measured_on, 'image')} cannot tell the two apart\n"
+            f"intervals that overlap say that {plural(all_advice[0].measured_on, 'image')} cannot tell the two apart\n"
         )
-    best = found[0]
+    best = all_advice[0]
     console.print(f"proposal for {best.name}:", style="bold")
     for line in (*best.proposal.why, *best.findings):
         console.print(f"  {line}", soft_wrap=True)

@@ -104,9 +104,9 @@ def _cell(filled: Sequence[Sequence[bool]], row: int, column: int, *, plain: boo
     return chr(0x2800 + bits) if bits else " "
 
 
-def as_svg(found: Sequence[tuple[Trace, Suggestions]], title: str) -> str:
+def as_svg(results: Sequence[tuple[Trace, Suggestions]], title: str) -> str:
     """Return an SVG with one chart per phase: losses as dots, their average as a line, suggestions as marks."""
-    return svg(_printable(title), [_chart(trace, suggestions) for trace, suggestions in found])
+    return svg(_printable(title), [_chart(trace, suggestions) for trace, suggestions in results])
 
 
 def _chart(trace: Trace, suggestions: Suggestions) -> Chart:

@@ -59,17 +59,13 @@ def suggest(trace: Trace) -> Suggestions:
     scale = max(abs(float(losses[0])), trace.least_loss)
     if losses[0] - losses[lowest] < FALLS * scale:
         return _without_fall(trace, lrs, losses)
-    found = {
-        "steepest": steepest(lrs, losses),
-        "valley": valley(lrs, losses),
-        "slide": slide(lrs, losses),
-    }
-    inside = sorted(value for value in found.values() if value is not None)
+    rates = {"steepest": steepest(lrs, losses), "valley": valley(lrs, losses), "slide": slide(lrs, losses)}
+    inside = sorted(value for value in rates.values() if value is not None)
     middle = inside[(len(inside) - 1) // 2]
     why = "the median of the three" if len(inside) == 3 else "the lower of the two"
     bound = float(lrs[lowest]) / BELOW
     return Suggestions(
-        **found,
+        **rates,
         recommended=min(middle, bound),
         why=why if middle <= bound else "a third of the rate of the lowest loss",
         is_bound=not trace.diverged and lowest == len(lrs) - 1,
@@ -141,11 +137,11 @@ def slide(lrs: Curve, losses: Curve) -> float | None:
         return None
     slopes = np.gradient(losses)
     right = count - 1
-    found = float(lrs[right - SLIDE_WIDTH])
+    rate = float(lrs[right - SLIDE_WIDTH])
     while right >= SLIDE_WIDTH and abs(slopes[right] - slopes[right - SLIDE_WIDTH]) > SLIDE_THRESHOLD:
-        found = float(lrs[right - SLIDE_WIDTH])
+        rate = float(lrs[right - SLIDE_WIDTH])
         right -= 1
-    return found
+    return rate
 
 
 def rounded(lr: float) -> str:

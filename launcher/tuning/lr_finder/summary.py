@@ -35,19 +35,19 @@ def find_and_show(loaded: LoadedRecipe, launch: Launch, rates: Range, numbers: S
     traces = range_test(loaded, launch, rates, numbers)
     if traces is None:
         return True
-    found = [(trace, suggest(trace)) for trace in traces]
-    all_found = show(found, loaded.recipe, Console(highlight=False, soft_wrap=True))
+    results = [(trace, suggest(trace)) for trace in traces]
+    all_found = show(results, loaded.recipe, Console(highlight=False, soft_wrap=True))
     if svg is not None:
-        write_atomic(svg, as_svg(found, f"Learning rates of {loaded.path.name}"))
+        write_atomic(svg, as_svg(results, f"Learning rates of {loaded.path.name}"))
         print(f"curves: {svg}")
     return all_found
 
 
-def show(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe, console: Console) -> bool:
+def show(results: Sequence[tuple[Trace, Suggestions]], recipe: Recipe, console: Console) -> bool:
     """Print the tests, and return whether there is a rate to recommend for each phase."""
     # ASCII only, if the output goes to a file or a pipe, or cannot show other characters.
     plain = not console.is_terminal or not console.encoding.lower().startswith("utf")
-    for trace, suggestions in found:
+    for trace, suggestions in results:
         console.print()
         console.print(f"phase {trace.number + 1} {trace.phase}", style="bold", markup=False)
         for line in as_text(trace, suggestions, plain=plain):
@@ -55,9 +55,9 @@ def show(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe, console: Co
         for line in lines_of(trace, suggestions, recipe):
             console.print(f"  {line}", markup=False)
     console.print()
-    for line in overrides(found, recipe):
+    for line in overrides(results, recipe):
         console.print(line, markup=False)
-    return all(suggestions.recommended is not None for _, suggestions in found)
+    return all(suggestions.recommended is not None for _, suggestions in results)
 
 
 def lines_of(trace: Trace, suggestions: Suggestions, recipe: Recipe) -> list[str]:
@@ -84,9 +84,9 @@ def lines_of(trace: Trace, suggestions: Suggestions, recipe: Recipe) -> list[str
     return lines
 
 
-def overrides(found: Sequence[tuple[Trace, Suggestions]], recipe: Recipe) -> list[str]:
+def overrides(results: Sequence[tuple[Trace, Suggestions]], recipe: Recipe) -> list[str]:
     """Return how to use the recommended rates: one for all phases and, if they differ, each phase's own."""
-    rates = {trace.number: s.recommended for trace, s in found if s.recommended is not None}
+    rates = {trace.number: s.recommended for trace, s in results if s.recommended is not None}
     if not rates:
         return []
     lowest, highest = min(rates.values()), max(rates.values())

@@ -40,16 +40,16 @@ class Range:
         Raises:
             UserError: The range is wrong; there is one line for each reason.
         """
-        found = []
+        problems = []
         for name, value in (("--from", self.first), ("--to", self.last)):
             if not (math.isfinite(value) and value > 0):
-                found.append(f"{name} {value:g}: a learning rate is a number above 0")
-        if not found and self.first >= self.last:
-            found.append(f"--from {self.first:g} --to {self.last:g}: the rate rises, so --from must be below --to")
+                problems.append(f"{name} {value:g}: a learning rate is a number above 0")
+        if not problems and self.first >= self.last:
+            problems.append(f"--from {self.first:g} --to {self.last:g}: the rate rises, so --from must be below --to")
         if self.steps < LEAST_STEPS:
-            found.append(f"--steps {self.steps}: too few to see a curve; give {LEAST_STEPS} or more (100 is usual)")
-        if found:
-            raise UserError(*found)
+            problems.append(f"--steps {self.steps}: too few to see a curve; give {LEAST_STEPS} or more (100 is usual)")
+        if problems:
+            raise UserError(*problems)
 
     def lrs(self) -> list[float]:
         """Return the rates (steps,), each the same factor above the one before."""

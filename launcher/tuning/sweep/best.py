@@ -38,7 +38,7 @@ def write_best(folder: Path, loaded: LoadedRecipe, overrides: Sequence[str], sum
         "recipe = apply_overrides(",
         "    load_recipe(SWEPT).recipe,",
         "    [",
-        *(f"        {_quoted(one)}," for one in overrides),
+        *(f"        {_quoted(override)}," for override in overrides),
         "    ],",
         ")",
         "",

@@ -60,7 +60,7 @@ class Child:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Return the output of this start."""
         with self._output.open("rb") as file:
             file.seek(self._begin)
@@ -69,7 +69,7 @@ class Child:
     def cause(self) -> str:
         """Return why the run failed, on one line."""
         code = self._process.returncode
-        lines = [line.strip() for line in self.said().splitlines() if line.strip()]
+        lines = [line.strip() for line in self.output().splitlines() if line.strip()]
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if errors:
             return "; ".join(dict.fromkeys(errors))
@@ -94,9 +94,9 @@ class Epochs:
                 content = file.read()
         except OSError:
             return
-        whole = content[: content.rfind(b"\n") + 1]  # the last row may be half written
-        self._at += len(whole)
-        for line in whole.splitlines():
+        rows = content[: content.rfind(b"\n") + 1]  # the last row may be half written
+        self._at += len(rows)
+        for line in rows.splitlines():
             try:
                 row = json.loads(line)
             except ValueError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from launcher.text import plural
 from launcher.tuning.sweep.plan import SweepPlan
 from launcher.tuning.sweep.space import Choices, Dimension
 from launcher.tuning.sweep.study import best_of, ranked
-from launcher.tuning.sweep.table import Row, Table
+from launcher.tuning.sweep.table import Table
 
 FILE = "sweep.html"
 MOST_LINES = 300
@@ -49,7 +51,7 @@ def page_of(
     title = f"Sweep of {plan.loaded.path.stem}"
     metric = {"name": metric_name(plan.metric), "unit": unit_of(plan.metric)}
     best = next((row for row in table.rows if row.state == "finished"), None)
-    counts = [(state, sum(row.state == state for row in table.rows)) for state in _states(table.rows)]
+    counts = list(Counter(row.state for row in table.rows).items())
     sections = [
         Section(
             "sweep_summary",
@@ -57,7 +59,7 @@ def page_of(
             {
                 "metric": metric,
                 "best": best,
-                "shown": _shown(plan.metric),
+                "shown": functools.partial(shown, plan.metric),
                 "counts": counts,
                 "command": command,
                 "spread": table.spread,
@@ -80,14 +82,6 @@ def page_of(
         )
     )
     return page(title, [RunPage(title, sections)])
-
-
-def _states(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.state for row in rows))
-
-
-def _shown(metric: str) -> Any:
-    return lambda value: shown(metric, value)
 
 
 def _cell(cell: Any) -> str:
@@ -173,13 +167,13 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
     frame = Frame(x_low=0, x_high=len(dimensions), y_low=0, y_high=1, width=760, height=302, left=56, right=56, top=34)
     values = [trial.value or 0.0 for trial in known]
     low, high = min(values), max(values)
-    axes = [Axis(frame.x(index), one.name, _labels(one, frame)) for index, one in enumerate(dimensions)]
+    axes = [Axis(frame.x(index), setting.name, _labels(setting, frame)) for index, setting in enumerate(dimensions)]
     ends = ((frame.y(0), number(low)), (frame.y(1), number(high)))
     axes.append(Axis(frame.x(len(dimensions)), metric_name(plan.metric), ends))
     best = best_of(plan, trials)
     lines = []
     for place, trial in enumerate(known[:MOST_LINES]):
-        places = [_place(one, trial.params[one.name]) for one in dimensions]
+        places = [_place(setting, trial.params[setting.name]) for setting in dimensions]
         places.append(((trial.value or 0.0) - low) / ((high - low) or 1.0))
         is_best = best is not None and trial.number == best.number
         look = "line" if is_best else "line thin" if trial.state == TrialState.COMPLETE else "line train thin"
@@ -188,16 +182,16 @@ def _coordinates(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> dict[str, An
     return {"axes": axes, "lines": list(reversed(lines)), "frame": frame}
 
 
-def _place(one: Dimension, value: Any) -> float:
+def _place(setting: Dimension, value: Any) -> float:
     """Return the place of a value on its axis, from 0 at the foot to 1."""
-    if isinstance(one, Choices):
-        return (one.values.index(str(value)) + 0.5) / len(one.values)
-    if one.log:
-        return math.log(value / one.low) / math.log(one.high / one.low)
-    return (float(value) - one.low) / (one.high - one.low)
+    if isinstance(setting, Choices):
+        return (setting.values.index(str(value)) + 0.5) / len(setting.values)
+    if setting.log:
+        return math.log(value / setting.low) / math.log(setting.high / setting.low)
+    return (float(value) - setting.low) / (setting.high - setting.low)
 
 
-def _labels(one: Dimension, frame: Frame) -> tuple[tuple[float, str], ...]:
-    if isinstance(one, Choices):
-        return tuple((frame.y(_place(one, value)), value) for value in one.values)
-    return (frame.y(0), f"{one.low:g}"), (frame.y(1), f"{one.high:g}{' (log)' if one.log else ''}")
+def _labels(setting: Dimension, frame: Frame) -> tuple[tuple[float, str], ...]:
+    if isinstance(setting, Choices):
+        return tuple((frame.y(_place(setting, value)), value) for value in setting.values)
+    return (frame.y(0), f"{setting.low:g}"), (frame.y(1), f"{setting.high:g}{' (log)' if setting.log else ''}")

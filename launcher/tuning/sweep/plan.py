@@ -56,20 +56,20 @@ def open_plan(folder: Path, loaded: LoadedRecipe, spec: str, space: Space, repor
         if folder.is_file() or (folder / "recipe.json").exists():
             what = "a file" if folder.is_file() else "the run dir of a single run"
             raise UserError(f"--study {folder}: is {what}; give a folder of its own")
-        more = ", with every choice and with the ends of every range" if space.dimensions else ""
-        report(f"looking at the recipe{more}")
+        scope = ", with every choice and with the ends of every range" if space.dimensions else ""
+        report(f"looking at the recipe{scope}")
         metric, mode = _examined(loaded.recipe, space)
         _write_once(file, json.dumps({**asked, "metric": metric, "mode": mode}, indent=1))
     try:
         there = json.loads(file.read_text(encoding="utf-8"))
         metric, mode = there["metric"], there["mode"]
-        found = differences(there["recipe"], asked["recipe"]) + _other_words(there["varied"], space)
+        changes = differences(there["recipe"], asked["recipe"]) + _other_words(there["varied"], space)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); give another --study") from error
-    if found:
+    if changes:
         raise UserError(
-            f"--study {folder}: holds a sweep of something else ({'; '.join(found[:6])}"
-            f"{'; ...' if len(found) > 6 else ''}); give another --study, or undo the change"
+            f"--study {folder}: holds a sweep of something else ({'; '.join(changes[:6])}"
+            f"{'; ...' if len(changes) > 6 else ''}); give another --study, or undo the change"
         )
     most = _most_epochs(loaded.recipe, space)
     return SweepPlan(loaded=loaded, spec=spec, space=space, metric=metric, mode=mode, most_epochs=most)
@@ -90,17 +90,17 @@ def _examined(recipe: Recipe, space: Space) -> tuple[str, Literal["max", "min"]]
     metric: tuple[str, Literal["max", "min"]] | None = None
     usual = corners(space)[0]
     for overrides in corners(space):
-        one = apply_overrides(recipe, overrides)
-        verify_assets(one, lambda _: None)
-        found = examine(one, num_processes=1, micro_batch_size=None, on_cpu=not torch.cuda.is_available())
-        other = [word for word in overrides if word not in usual]
+        varied = apply_overrides(recipe, overrides)
+        verify_assets(varied, lambda _: None)
+        findings = examine(varied, num_processes=1, micro_batch_size=None, on_cpu=not torch.cuda.is_available())
+        choices = [word for word in overrides if word not in usual]
         # A problem that all of them have is reported once, without the choice.
-        mine = [problem for problem in found.problems.found if problem not in first]
-        problems.found += [f"{' '.join(other)}: {problem}" if other else problem for problem in mine]
-        first = first or list(found.problems.found)
-        if metric is None and found.task is not None:
-            name = one.freeze_plan[-1].monitor or found.task.monitor
-            metric = name, mode_of(name, found.task.monitor, found.task.monitor_mode)
+        mine = [problem for problem in findings.problems.found if problem not in first]
+        problems.found += [f"{' '.join(choices)}: {problem}" if choices else problem for problem in mine]
+        first = first or list(findings.problems.found)
+        if metric is None and findings.task is not None:
+            name = varied.freeze_plan[-1].monitor or findings.task.monitor
+            metric = name, mode_of(name, findings.task.monitor, findings.task.monitor_mode)
     problems.raise_if_any()
     assert metric is not None, "a recipe without problems has a task"
     return metric

@@ -28,17 +28,17 @@ class Range:
     step: float | None = None
 
     @property
-    def whole(self) -> bool:
+    def is_integer(self) -> bool:
         """True if the field takes whole numbers."""
         return isinstance(self.low, int)
 
     def text(self, value: Any) -> str:
         """Return a number that was drawn as the text of an override."""
-        return str(int(value)) if self.whole else repr(float(value))
+        return str(int(value)) if self.is_integer else repr(float(value))
 
     def short(self, value: Any) -> str:
         """Return a number as people read it."""
-        return str(int(value)) if self.whole else f"{float(value):.4g}"
+        return str(int(value)) if self.is_integer else f"{float(value):.4g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def read_space(recipe: Any, words: Sequence[str]) -> Space:
     """
     problems = Problems()
     fixed: list[str] = []
-    found: dict[str, tuple[str, list[str]]] = {}
+    varied: dict[str, tuple[str, list[str]]] = {}
     named: set[str] = set()
     for word in words:
         name, equals, text = word.partition("=")
@@ -100,22 +100,22 @@ def read_space(recipe: Any, words: Sequence[str]) -> Space:
                 raise UserError(f"{name}: given twice; its values belong into one word")
             named.add(name)
             if _LIKE_A_RANGE.match(text):
-                found[name] = (text, _ends(word, text))
+                varied[name] = (text, _ends(word, text))
             elif len(choices := _COMMA.split(text)) > 1:
-                found[name] = (text, _choices(word, choices))
+                varied[name] = (text, _choices(word, choices))
             else:
                 fixed.append(f"{name}={text.replace(chr(92) + ',', ',')}")
     with problems.collected():
         apply_overrides(recipe, fixed)
-    _check_values(recipe, fixed, {name: values for name, (_, values) in found.items()}, problems)
+    _check_values(recipe, fixed, {name: values for name, (_, values) in varied.items()}, problems)
     problems.raise_if_any()
     dimensions: list[Dimension] = []
-    for name, (text, values) in found.items():
+    for name, (text, values) in varied.items():
         with problems.collected():
             is_range = _LIKE_A_RANGE.match(text)
             dimensions.append(_range(recipe, name, text) if is_range else Choices(name, tuple(values)))
     problems.raise_if_any()
-    return Space(tuple(fixed), tuple(dimensions), {name: text for name, (text, _) in found.items()})
+    return Space(tuple(fixed), tuple(dimensions), {name: text for name, (text, _) in varied.items()})
 
 
 def corners(space: Space) -> list[list[str]]:
@@ -127,8 +127,8 @@ def corners(space: Space) -> list[list[str]]:
     for one in space.dimensions:
         values[one.name] = list(one.values) if isinstance(one, Choices) else [one.text(one.low), one.text(one.high)]
     first = {name: texts[0] for name, texts in values.items()}
-    found = [first, *({**first, name: text} for name, texts in values.items() for text in texts[1:])]
-    return [[*space.fixed, *(f"{name}={text}" for name, text in one.items())] for one in found]
+    trials = [first, *({**first, name: text} for name, texts in values.items() for text in texts[1:])]
+    return [[*space.fixed, *(f"{name}={text}" for name, text in trial.items())] for trial in trials]
 
 
 def _ends(word: str, text: str) -> list[str]:
@@ -137,10 +137,10 @@ def _ends(word: str, text: str) -> list[str]:
     Raises:
         UserError: The text is not a range.
     """
-    found = _RANGE.fullmatch(text)
-    if found is None:
+    match = _RANGE.fullmatch(text)
+    if match is None:
         raise UserError(f"{word}: not a range; write {FORM}, with numbers for both ends")
-    low, high, how = found[1], found[2], (found[3] or "").strip()
+    low, high, how = match[1], match[2], (match[3] or "").strip()
     if not (how in ("", "log") or re.fullmatch(rf"step\s+{_NUMBER}", how)):
         raise UserError(f"{word}: ({how}) says nothing here; write {FORM}")
     if float(low) >= float(high):
@@ -188,10 +188,10 @@ def _range(recipe: Any, name: str, text: str) -> Range:
     Raises:
         UserError: The field takes no numbers, or only whole ones and the step is not whole.
     """
-    found = _RANGE.fullmatch(text)
-    assert found is not None
-    low, high = (_value_at(apply_overrides(recipe, [f"{name}={end}"]), name) for end in (found[1], found[2]))
-    how = (found[3] or "").strip()
+    match = _RANGE.fullmatch(text)
+    assert match is not None
+    low, high = (_value_at(apply_overrides(recipe, [f"{name}={end}"]), name) for end in (match[1], match[2]))
+    how = (match[3] or "").strip()
     if not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)):
         raise UserError(f"{name}={text}: a range is of numbers, and this field takes none; write choices: a,b,c")
     step = float(how.removeprefix("step")) if how.startswith("step") else None

@@ -74,7 +74,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder, self.plan, self.kind, self.total = folder.absolute(), plan, kind, total
         self._sampler = sampler
-        self._distributions = {one.name: distribution_of(one) for one in dimensions}
+        self._distributions = {dimension.name: distribution_of(dimension) for dimension in dimensions}
         # Not the default lock, which is a link: from another machine or folder, it would lead nowhere.
         journal = str(self.folder / JOURNAL)
         lock = JournalFileOpenLock(journal)
@@ -198,8 +198,8 @@ class Study:
     def _claimed(self, trial: FrozenTrial, lease: RunLock, *, is_new: bool) -> Claim:
         values = dict(trial.params)
         if set(values) != set(self._distributions):  # its worker died while its values were drawn
-            again = live_trial(self._study, trial)
-            values = {name: _suggest(again, name, one) for name, one in self._distributions.items()}
+            drawn = live_trial(self._study, trial)
+            values = {name: _suggest(drawn, name, distribution) for name, distribution in self._distributions.items()}
         return Claim(trial.number, values, self.folder_of(trial.number), lease, is_new)
 
     def _lease(self, number: int) -> RunLock | None:
@@ -232,22 +232,22 @@ def best_of(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> FrozenTrial | Non
     return next((trial for trial in ranked(plan, trials) if trial.state == TrialState.COMPLETE), None)
 
 
-def distribution_of(one: Dimension) -> BaseDistribution:
+def distribution_of(setting: Dimension) -> BaseDistribution:
     """Return Optuna's distribution for a dimension."""
-    if isinstance(one, Choices):
-        return CategoricalDistribution(one.values)
-    if one.whole:
-        return IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
-    return FloatDistribution(one.low, one.high, log=one.log, step=one.step)
+    if isinstance(setting, Choices):
+        return CategoricalDistribution(setting.values)
+    if setting.is_integer:
+        return IntDistribution(int(setting.low), int(setting.high), log=setting.log, step=int(setting.step or 1))
+    return FloatDistribution(setting.low, setting.high, log=setting.log, step=setting.step)
 
 
-def _suggest(trial: optuna.trial.Trial, name: str, one: BaseDistribution) -> Any:
-    if isinstance(one, CategoricalDistribution):
-        return trial.suggest_categorical(name, one.choices)
-    if isinstance(one, IntDistribution):
-        return trial.suggest_int(name, one.low, one.high, log=one.log, step=one.step)
-    assert isinstance(one, FloatDistribution)
-    return trial.suggest_float(name, one.low, one.high, log=one.log, step=one.step)
+def _suggest(trial: optuna.trial.Trial, name: str, values: BaseDistribution) -> Any:
+    if isinstance(values, CategoricalDistribution):
+        return trial.suggest_categorical(name, values.choices)
+    if isinstance(values, IntDistribution):
+        return trial.suggest_int(name, values.low, values.high, log=values.log, step=values.step)
+    assert isinstance(values, FloatDistribution)
+    return trial.suggest_float(name, values.low, values.high, log=values.log, step=values.step)
 
 
 def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:

@@ -136,10 +136,9 @@ class Sweep:
         return dict(self._best.params) if self._best is not None else {}
 
     def _overrides_of_seed(self, claim: Claim) -> list[str]:
-        others = [
-            word for word in self.plan.space.overrides(self._best_values()) if word.partition("=")[0].strip() != "seed"
-        ]
-        return [*others, f"seed={self._first_seed + claim.number}"]
+        words = self.plan.space.overrides(self._best_values())
+        unseeded = [word for word in words if word.partition("=")[0].strip() != "seed"]
+        return [*unseeded, f"seed={self._first_seed + claim.number}"]
 
     def _table(self) -> Table:
         study = self._search or self._seeds
@@ -167,27 +166,27 @@ class Sweep:
         folder = self._request.folder
         return shlex.join([*words, str(folder / "best.py"), "--run-dir", str(folder / "best")])
 
-    def _model(self) -> Path | None:
+    def _best_run(self) -> Path | None:
+        """Return the run dir of the best trial, or None if none has finished."""
         best = self._search.best() if self._search else None
-        if self._search is None or best is None:
-            return None
-        folder = self._request.folder / self._search.folder_of(best.number).name / "final"
-        return folder if folder.is_dir() else None
+        return None if self._search is None or best is None else self._search.folder_of(best.number)
+
+    def _model(self) -> Path | None:
+        run = self._best_run()
+        folder = None if run is None else self._request.folder / run.name / "final"
+        return folder if folder is not None and folder.is_dir() else None
 
     def _validation_images(self) -> int:
         """Return the number of images on which the best trial was measured, or 0 if it does not record that."""
-        best = self._search.best() if self._search else None
-        if self._search is None or best is None:
-            return 0
+        run = self._best_run()
         try:
-            return int(read_json(self._search.folder_of(best.number) / "environment.json")["data"]["val_samples"])
+            return 0 if run is None else int(read_json(run / "environment.json")["data"]["val_samples"])
         except (UserError, KeyError, TypeError, ValueError):
             return 0
 
     def _outcome(self, end: End) -> Outcome:
         is_over = all(study.is_over for study in (self._search, self._seeds) if study is not None)
-        if self._search is not None or self._seeds is not None:
-            self._write()
+        self._write()
         best = self._request.folder / "best.py"
         return Outcome(
             end=end,

@@ -134,7 +134,7 @@ def table_of(
     return Table(
         study.plan.metric,
         study.plan.mode,
-        tuple(one.name for one in study.plan.space.dimensions),
+        tuple(setting.name for setting in study.plan.space.dimensions),
         tuple(_row(search, trial, _settings(search, trial), None) for trial in _sorted(search)) if search else (),
         tuple(_row(seeds, trial, settings, first_seed + trial.number) for trial in seeds.trials()) if seeds else (),
     )
@@ -158,9 +158,10 @@ def _row(study: Study, trial: FrozenTrial, settings: dict[str, Any], seed: int |
 
 def _settings(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial's settings, with numbers as numbers and choices as they were written."""
-    found: dict[str, Any] = {}
-    for one in study.plan.space.dimensions:
-        if one.name in trial.params:
-            value = trial.params[one.name]
-            found[one.name] = (int(value) if one.whole else float(value)) if isinstance(one, Range) else str(value)
-    return found
+    settings: dict[str, Any] = {}
+    for setting in study.plan.space.dimensions:
+        if setting.name in trial.params:
+            value = trial.params[setting.name]
+            number = int if isinstance(setting, Range) and setting.is_integer else float
+            settings[setting.name] = number(value) if isinstance(setting, Range) else str(value)
+    return settings

@@ -118,7 +118,7 @@ class Worker:
             if not claim.lease.is_held():
                 self.report(f"{name}: another worker has it")
                 return asked.by is None
-            if child.code() == 2 and "another run " in child.said():
+            if child.code() == 2 and "another run " in child.output():
                 continue  # a run that a dead worker had just started has taken the run dir first
             if self._stopped(child, claim, asked):
                 self.report(f"{name}: saved and stopped; the same command continues")
@@ -141,8 +141,8 @@ class Worker:
             loss = final_value(claim.folder, "loss")
             study.finish(claim, value, math.nan if loss is None else loss)
             best = study.best() if claim.values else None  # among seeds none is the best
-            rest = f"; best so far {measured(best.value)} of {study.kind} {best.number}" if best is not None else ""
-            self.report(f"{name}: {metric} {measured(value)} after {time.monotonic() - begin:.0f} s{rest}")
+            tail = f"; best so far {measured(best.value)} of {study.kind} {best.number}" if best is not None else ""
+            self.report(f"{name}: {metric} {measured(value)} after {time.monotonic() - begin:.0f} s{tail}")
         return asked.by is None
 
     def _watch(self, study: Study, claim: Claim, child: Child, asked: Asked) -> tuple[int, float] | None:
