@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import random
 import shutil
@@ -73,6 +74,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(marker)
         if not any(map(item.get_closest_marker, ("slow", "long"))):
             item.add_marker("fast")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported by now out of the garbage collector: a run collects in each phase, and went through all of
+    torch and of the tests each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

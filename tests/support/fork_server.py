@@ -8,6 +8,7 @@ launcher is imported here, so that what a command imports, and when, is as in a 
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import runpy
@@ -32,6 +33,7 @@ def serve(connection: socket.socket) -> dict[str, object]:
     """Fork for each message; return, in the child, what it asks for. Ends with the process that asks."""
     for name in PRELOADED:
         __import__(name)
+    gc.freeze()  # no fork goes through all of torch when it collects
     plain_path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
     while True:
         message, handles = _receive(connection)

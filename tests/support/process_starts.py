@@ -8,12 +8,16 @@ import threading
 EVENTS = ("subprocess.Popen", "os.fork", "os.posix_spawn", "tests.command")
 """Audit events; the last one is raised by `commands.ForkServer`, whose server forks in its stead."""
 
+ASKED_BY_LIBRARIES = ("/sbin/ldconfig", "uname")
+"""Programs that Triton and Python's `platform` ask when they are first imported or called, in whichever test that is."""
+
 _started = 0
 
 
-def _count(event: str, _: object) -> None:
+def _count(event: str, arguments: tuple[object, ...]) -> None:
     global _started
-    _started += event in EVENTS and threading.current_thread() is threading.main_thread()
+    if event in EVENTS and threading.current_thread() is threading.main_thread():
+        _started += not arguments or arguments[0] not in ASKED_BY_LIBRARIES
 
 
 def started_processes() -> int:
