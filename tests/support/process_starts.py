@@ -9,7 +9,7 @@ EVENTS = ("subprocess.Popen", "os.fork", "os.posix_spawn", "tests.command")
 """Audit events; the last one is raised by `commands.ForkServer`, whose server forks in its stead."""
 
 ASKED_BY_LIBRARIES = ("/sbin/ldconfig", "uname")
-"""Programs that Triton and Python's `platform` ask when they are first imported or called, in whichever test that is."""
+"""Programs that Triton and Python's `platform` ask when first used, in whichever test that is."""
 
 _started = 0
 
