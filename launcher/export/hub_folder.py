@@ -20,7 +20,7 @@ from launcher.export.output_check import Runs
 from launcher.export.plain_network import Plain
 from launcher.export.quiet import quiet
 from launcher.export.redaction import absolute_paths, page_without_paths, without_paths
-from launcher.export.target import Wanted
+from launcher.export.target import Options
 from launcher.files import json_text, os_errors_of_safetensors, read_json
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
@@ -35,7 +35,7 @@ PROGRAM = "model.pt2"
 def write(
     finished: FinishedRun,
     model: LoadedModel,
-    wanted: Wanted,
+    options: Options,
     plain: Plain | None,
     folder: Path,
     described: dict[str, Any],
@@ -56,16 +56,16 @@ def write(
         _write_json(folder / "config.json", described)
     shutil.copyfile(finished.rundir.final / "preprocess.json", folder / "preprocess.json")
     if plain is None:
-        program = capture(Exported(model, wanted), wanted, model.preprocessing.about)
+        program = capture(Exported(model, options), options, model.preprocessing.about)
         torch_export.write(program, folder / PROGRAM, described)
     if (finished.rundir.path / "recipe.py").is_file():
         shutil.copyfile(finished.rundir.path / "recipe.py", folder / "recipe.py")
-    has_report = _write_report(finished.rundir.path, folder / "report.html", wanted.with_images)
+    has_report = _write_report(finished.rundir.path, folder / "report.html", options.with_images)
     text = card(
-        finished, model, plain, described, wanted.license_name, has_report=has_report, with_images=wanted.with_images
+        finished, model, plain, described, options.license_name, has_report=has_report, with_images=options.with_images
     )
     (folder / "README.md").write_bytes(text.encode("utf-8", "backslashreplace"))
-    if not wanted.with_images:
+    if not options.with_images:
         _remove_paths(finished, folder)
 
 
@@ -76,7 +76,7 @@ def _write_report(run_dir: Path, to: Path, with_images: bool) -> bool:
     if with_images:
         shutil.copyfile(run_dir / to.name, to)
     else:
-        facts = read_facts(run_dir, without_pictures="Images are left out of what is published.")
+        facts = read_facts(run_dir, why_no_images="Images are left out of what is published.")
         to.write_text(report([dataclasses.replace(facts, shows_images=False)]), "utf-8", "backslashreplace")
     return True
 
@@ -168,17 +168,17 @@ def _check_preprocessing(network: Any, finished: FinishedRun) -> None:
     """Raise UserError if timm would preprocess images in another way than the run did."""
     from timm.data import resolve_data_config
 
-    found, about = resolve_data_config({}, model=network), finished.preprocessing
+    config, about = resolve_data_config({}, model=network), finished.preprocessing
     read = (
-        found["input_size"][-1],
-        math.floor(found["input_size"][-1] / found["crop_pct"]),
-        tuple(found["mean"]),
-        tuple(found["std"]),
-        found["interpolation"],
+        config["input_size"][-1],
+        math.floor(config["input_size"][-1] / config["crop_pct"]),
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        config["interpolation"],
     )
-    wanted = (about.image_size, about.resize_size, tuple(about.mean), tuple(about.std), about.interpolation)
-    if read != wanted:
-        raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {wanted}")
+    own = (about.image_size, about.resize_size, tuple(about.mean), tuple(about.std), about.interpolation)
+    if read != own:
+        raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {own}")
 
 
 def _json(content: Any) -> str:

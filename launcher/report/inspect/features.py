@@ -117,13 +117,13 @@ def _features(
         pin_memory=accelerator.device.type == "cuda",
     )
     backbone = backbone.to(accelerator.device).to(memory_format=torch.channels_last)
-    found = []
+    pieces = []
     try:
         for batch in loader:
             with accelerator.autocast():
                 made = in_pieces(backbone, batch.to(accelerator.device).images)
-            found.append((made.flatten(2).mean(2) if made.ndim > 2 else made).float().cpu())
+            pieces.append((made.flatten(2).mean(2) if made.ndim > 2 else made).float().cpu())
     finally:
         end_workers(loader)
         backbone.cpu()
-    return torch.cat(found)
+    return torch.cat(pieces)

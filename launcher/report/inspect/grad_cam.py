@@ -32,10 +32,10 @@ def heat_maps(model: TransferModel, images: torch.Tensor, outputs: Sequence[int]
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    found = last_place(model, images[:1])
-    if found is None:
+    place = last_place(model, images[:1])
+    if place is None:
         return None
-    layer, to_map = found
+    layer, to_map = place
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     with GradCAM(model=model, target_layers=[layer], reshape_transform=to_map) as cam:

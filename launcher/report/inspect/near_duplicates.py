@@ -74,8 +74,8 @@ def _close(train: torch.Tensor, val: torch.Tensor) -> Iterator[tuple[float, int,
     center = train.mean(dim=0)
     ours, theirs = (torch.nn.functional.normalize(x - center, dim=1) for x in (train, val))
     for begin in range(0, len(theirs), 1024):
-        found = (theirs[begin : begin + 1024] @ ours.T).topk(min(NEIGHBOURS, len(ours)), dim=1)
-        for row, (values, indices) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True)):
+        nearest = (theirs[begin : begin + 1024] @ ours.T).topk(min(NEIGHBOURS, len(ours)), dim=1)
+        for row, (values, indices) in enumerate(zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)):
             for value, index in zip(values, indices, strict=True):
                 if value >= CLOSE:
                     yield value, begin + row, index

@@ -27,7 +27,7 @@ def _frame(facts: Facts, values: Sequence[float], zero: bool = False) -> Frame:
 
 def bands(facts: Facts, frame: Frame) -> list[Band]:
     """Return the stretch of the x axis that each phase takes."""
-    found: list[Band] = []
+    stretches: list[Band] = []
     for number in range(facts.epochs[-1].number + 1):
         own = [epoch.count for epoch in facts.epochs if epoch.number == number]
         if not own:
@@ -37,8 +37,8 @@ def bands(facts: Facts, frame: Frame) -> list[Band]:
         label = name
         if len(label) * 5.4 > end - begin - 4:
             label = str(number + 1) if end - begin > 10 else ""
-        found.append(Band(begin, round(end - begin, 1), label, f"phase {number + 1}: {name}"))
-    return found
+        stretches.append(Band(begin, round(end - begin, 1), label, f"phase {number + 1}: {name}"))
+    return stretches
 
 
 def _legend(facts: Facts) -> list[str]:
@@ -75,8 +75,8 @@ def _loss(facts: Facts) -> Chart | None:
 def _metric(facts: Facts) -> Chart | None:
     metric = facts.monitor
     unit = 100.0 if metric in SHARES else 1.0
-    found = [(epoch, facts.validated(epoch, metric)) for epoch in facts.epochs]
-    points = [(float(epoch.count), unit * value) for epoch, value in found if value is not None]
+    values = [(epoch, facts.validated(epoch, metric)) for epoch in facts.epochs]
+    points = [(float(epoch.count), unit * value) for epoch, value in values if value is not None]
     if not points:
         return None
     raw: list[Point] = []

@@ -55,12 +55,12 @@ def command(facts: Facts, *, again: bool) -> str:
 
 
 def _precision(facts: Facts, machine: dict[str, Any]) -> str:
-    said = {"no": "float32"}.get(str(machine["mixed_precision"]), str(machine["mixed_precision"]))
+    precision = {"no": "float32"}.get(str(machine["mixed_precision"]), str(machine["mixed_precision"]))
     measured = facts.precision.get("seconds_of_a_micro_step")
     if measured:
         times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items())
-        return f"{said}, the fastest here (a micro-step takes: {times})"
-    return said
+        return f"{precision}, the fastest here (a micro-step takes: {times})"
+    return precision
 
 
 def _settings(recipe: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -69,8 +69,8 @@ def _best(runs: Sequence[Facts], name: str) -> float | None:
 
 def _ranges(runs: Sequence[Facts], titles: Sequence[str], metric: str) -> dict[str, Any] | None:
     """Place each run's interval on one scale, in per cent of its length; return None if no run has an interval."""
-    found = [(run.metrics.get(metric), run.interval(metric)) for run in runs]
-    ends = [value for at, interval in found if at is not None and interval for value in interval]
+    results = [(run.metrics.get(metric), run.interval(metric)) for run in runs]
+    ends = [value for at, interval in results if at is not None and interval for value in interval]
     if not ends:
         return None
     low, high = padded(ends, 0.1)
@@ -79,7 +79,7 @@ def _ranges(runs: Sequence[Facts], titles: Sequence[str], metric: str) -> dict[s
         return round(100 * (value - low) / (high - low), 2)
 
     rows = []
-    for index, (title, (at, interval)) in enumerate(zip(titles, found, strict=True)):
+    for index, (title, (at, interval)) in enumerate(zip(titles, results, strict=True)):
         if at is not None and interval:
             text = f"{shown(metric, at)} ({shown(metric, interval[0])} to {shown(metric, interval[1])})"
             rows.append(
