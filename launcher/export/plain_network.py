@@ -79,12 +79,12 @@ class Plain:
 
     def imports(self) -> list[str]:
         """Return the lines of imports that the code needs."""
-        found = [f"import {self.library}", "from safetensors.torch import load_file"]
+        lines = [f"import {self.library}", "from safetensors.torch import load_file"]
         if self.mlp is not None or self.is_squeezenet:
-            found.append("from torch import nn")
+            lines.append("from torch import nn")
         if self.is_mnasnet:
-            found.append("from collections import OrderedDict")
-        return found
+            lines.append("from collections import OrderedDict")
+        return lines
 
 
 def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:
