@@ -125,8 +125,8 @@ def on_disk(network: Network) -> Path | None:
     if network.part == "Torchvision":
         return _existing(_torch_home() / "hub" / "checkpoints" / network.file)
     repository = _hub_cache() / f"models--{network.file.replace('/', '--')}" / "snapshots"
-    found = sorted(repository.glob("*/model.safetensors"))
-    return found[-1] if found else None
+    files = sorted(repository.glob("*/model.safetensors"))
+    return files[-1] if files else None
 
 
 def _torch_home() -> Path:
