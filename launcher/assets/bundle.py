@@ -74,18 +74,18 @@ def names_assets(part: object) -> TypeGuard[NamesAssets]:
 
 def needed(recipe: Recipe) -> list[Asset | OwnPath]:
     """Return the assets and own paths that the parts of a recipe need. Raises UserError with all parts' problems."""
-    found: dict[tuple[str, str], Asset | OwnPath] = {}
+    by_name: dict[tuple[str, str], Asset | OwnPath] = {}
     problems = Problems()
     for field in dataclasses.fields(recipe):
         part = getattr(recipe, field.name)
         if not names_assets(part):
             continue
         with problems.collected():
-            for thing in part.assets():
-                name = (thing.key, "") if isinstance(thing, Asset) else (thing.field, str(thing.path))
-                found.setdefault(name, thing)
+            for need in part.assets():
+                name = (need.key, "") if isinstance(need, Asset) else (need.field, str(need.path))
+                by_name.setdefault(name, need)
     problems.raise_if_any()
-    return list(found.values())
+    return list(by_name.values())
 
 
 def assets_folder() -> Path | None:
@@ -214,14 +214,14 @@ def verify_assets(recipe: Recipe, report: Callable[[str], None]) -> None:
     if (folder := assets_folder()) is None:
         return
     store = Assets(folder)
-    wanted = [thing for thing in needed(recipe) if isinstance(thing, Asset)]
-    files = [file for asset in wanted for file in store.files(asset) or ()]
+    assets = [need for need in needed(recipe) if isinstance(need, Asset)]
+    files = [file for asset in assets for file in store.files(asset) or ()]
     if files:
         total = readable_size(sum(file.bytes for file in files))
         report(f"verifying {plural(len(files), 'file')} of the assets in {folder}, {total}")
     problems = []
-    damage = store.damage(wanted)
-    for asset in wanted:
+    damage = store.damage(assets)
+    for asset in assets:
         if fault := store.lacks(asset) or damage.get(asset.key):
             problems.append(f"{asset.field}: {fault}; bring it, where there is network: {fetch_command(folder)}")
     if problems:

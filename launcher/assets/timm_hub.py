@@ -123,9 +123,9 @@ def _cached(config: Any) -> Path | None:
     cache = folder / _IN_ASSETS if folder is not None else None
     repository, revision = _repository(config)
     for name in _files(config):
-        found = try_to_load_from_cache(repository, name, revision=revision, cache_dir=cache)
-        if isinstance(found, str):  # otherwise None, or a marker that the hub does not have it
-            return Path(found)
+        path = try_to_load_from_cache(repository, name, revision=revision, cache_dir=cache)
+        if isinstance(path, str):  # otherwise None, or a marker that the hub does not have it
+            return Path(path)
     return None
 
 

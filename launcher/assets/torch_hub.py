@@ -161,14 +161,14 @@ def published_asset(weights: str, what: str, url: str) -> Asset:
 
 def _hash_in(file: Path) -> str | None:
     # torchvision and timm end the names of their files with the first digits of the SHA-256.
-    found = re.search(r"-([a-f0-9]{8,})\.", file.name)
-    return found.group(1) if found else None
+    match = re.search(r"-([a-f0-9]{8,})\.", file.name)
+    return match.group(1) if match else None
 
 
 def _check_hash(weights: str, file: Path) -> None:
-    wanted = _hash_in(file)
-    if wanted is not None and not sha256_of(file).startswith(wanted):
+    prefix = _hash_in(file)
+    if prefix is not None and not sha256_of(file).startswith(prefix):
         raise UserError(
-            f"backbone.weights={weights!r}: {file} is broken (its SHA-256 does not start with {wanted}); "
+            f"backbone.weights={weights!r}: {file} is broken (its SHA-256 does not start with {prefix}); "
             "delete it, and it is fetched again"
         )

@@ -63,15 +63,16 @@ def without_common_prefix(tensors: dict[str, torch.Tensor], own: Iterable[str], 
     needed = [name for name in own if not name.endswith(".num_batches_tracked")]
     if not needed or any(name in tensors for name in needed):
         return tensors
-    found = prefixes_of(tensors, needed)
-    if not found:
+    prefixes = prefixes_of(tensors, needed)
+    if not prefixes:
         return tensors
-    if len(found) > 1 and "encoder_q." not in found:  # of MoCo's two encoders, the query encoder is the trained one
+    # Of MoCo's two encoders, the query encoder is the trained one.
+    if len(prefixes) > 1 and "encoder_q." not in prefixes:
         raise UserError(
-            f"backbone.weights: {source} holds the network several times, below {', '.join(map(repr, found))}; save "
+            f"backbone.weights: {source} holds the network several times, below {', '.join(map(repr, prefixes))}; save "
             "one of them alone"
         )
-    prefix = "encoder_q." if len(found) > 1 else found[0]
+    prefix = "encoder_q." if len(prefixes) > 1 else prefixes[0]
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

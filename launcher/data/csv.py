@@ -208,14 +208,14 @@ class _Table:
         rows_of: dict[str, list[int]] = {}
         for row, path in enumerate(self._paths):
             rows_of.setdefault(os.path.normpath(path), []).append(row)
-        again = {path: rows for path, rows in rows_of.items() if len(rows) > 1}
-        if not again:
+        repeated = {path: rows for path, rows in rows_of.items() if len(rows) > 1}
+        if not repeated:
             return []
-        path, rows = next(iter(again.items()))
+        path, rows = next(iter(repeated.items()))
         lines = listed([str(self.lines[row]) for row in rows])
         return [
-            f"{plural(len(again), 'image stands', 'images stand')} in several rows of "
-            f"{one_line(str(self._file))} ({sum(map(len, again.values())):,} rows): {one_line(path)} in lines {lines}"
+            f"{plural(len(repeated), 'image stands', 'images stand')} in several rows of {one_line(str(self._file))} "
+            f"({sum(map(len, repeated.values())):,} rows): {one_line(path)} in lines {lines}"
         ]
 
     def _read(self, used: Sequence[str], may_be_empty: str | None) -> tuple[dict[str, list[str]], list[int]]:

@@ -54,7 +54,7 @@ def on_bad_image_of(data: Data) -> Literal["stop", "skip"]:
 
 
 @dataclasses.dataclass
-class Looked:
+class SourceFindings:
     """The findings about a source's images."""
 
     broken: list[tuple[int, str]]
@@ -80,13 +80,13 @@ def look_at_all(
     workers: int = 4,
     progress: Callable[[int], None] | None = None,
     resize_size: int | None = None,
-) -> Looked:
+) -> SourceFindings:
     """Decode every image, in `workers` threads, as decoders release the interpreter lock.
 
     With `resize_size`, images that are too narrow to be resized to that shorter side count as broken. `progress` is
     called from this thread with the number of finished images, in order.
     """
-    looked, decoder = Looked([], [], {}), Decoder(images)
+    looked, decoder = SourceFindings([], [], {}), Decoder(images)
     with _kept_warnings() as warned, ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
 
         def look(index: int) -> tuple[str | None, bytes | None, list[str]]:
@@ -216,8 +216,8 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
     """
     lines = [
         f"{one_line(split.images.name(index))} ({reason})"
-        for split, found in ((splits.train, broken.train), (splits.val, broken.val))
-        for index, reason in found
+        for split, pairs in ((splits.train, broken.train), (splits.val, broken.val))
+        for index, reason in pairs
     ]
     if broken.notes:
         splits = dataclasses.replace(splits, notes=(*splits.notes, *broken.notes))
@@ -244,7 +244,7 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
     return dataclasses.replace(splits, train=train, val=val, skipped=(*splits.skipped, *lines))
 
 
-def whole(
+def without_broken(
     field: str, split: Split, broken: list[tuple[int, str]], on_bad_image: Literal["stop", "skip"]
 ) -> tuple[Split, list[str]]:
     """Return a single split without its broken images, and a line for each of them.
@@ -260,10 +260,10 @@ def whole(
     return _without(split, tuple(broken)), lines
 
 
-def _without(split: Split, found: tuple[tuple[int, str], ...]) -> Split:
-    if not found:
+def _without(split: Split, broken: tuple[tuple[int, str], ...]) -> Split:
+    if not broken:
         return split
     keep = np.ones(len(split), dtype=bool)
-    keep[[index for index, _ in found]] = False
+    keep[[index for index, _ in broken]] = False
     indices = np.flatnonzero(keep)
     return Split(Subset(split.images, indices), split.targets[indices])

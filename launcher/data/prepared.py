@@ -214,8 +214,8 @@ def stamp_of(images: ImageSource, index: int) -> tuple[int, int]:
     path = Path(images.name(index))
     if path.is_absolute():
         try:
-            found = path.stat()
-            return found.st_size, found.st_mtime_ns
+            status = path.stat()
+            return status.st_size, status.st_mtime_ns
         except OSError:
             pass
     return -1, -1
@@ -238,9 +238,9 @@ def with_copy(copy: Copy, recipe: Recipe, splits: Splits) -> Splits:
     """
     digests = [[row.tobytes() if row.any() else None for row in copy.rows(name)["source_hash"]] for name in NAMES]
     broken = dataclasses.replace(copy.broken, notes=tuple(repeat_notes(splits, *digests)))
-    whole = verified(splits, broken, on_bad_image_of(recipe.data))
+    readable = verified(splits, broken, on_bad_image_of(recipe.data))
     return dataclasses.replace(
-        whole, train=_prepared(copy, "train", whole.train), val=_prepared(copy, "val", whole.val)
+        readable, train=_prepared(copy, "train", readable.train), val=_prepared(copy, "val", readable.val)
     )
 
 

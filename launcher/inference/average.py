@@ -135,10 +135,10 @@ def average(
         if judge.rank(candidate.metrics) > judge.rank(best.metrics):
             best = candidate
     better = best if judge.rank(best.metrics) > judge.rank(before) else None
-    found = Averaged(metric, before, candidates, better, recomputes)
-    if found.best is not None:
-        _write(first, found, found.best, model, to, paths)
-    return found
+    result = Averaged(metric, before, candidates, better, recomputes)
+    if result.best is not None:
+        _write(first, result, result.best, model, to, paths)
+    return result
 
 
 def _sound_runs(paths: Sequence[Path], to: Path, overwrite: bool, own: Types | None) -> list[FinishedRun]:
@@ -213,7 +213,7 @@ def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -
 
 
 def _write(
-    run: FinishedRun, found: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
+    run: FinishedRun, averaged: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
 ) -> None:
     """Write a run dir that evaluate, predict, export and report accept, under another name first, and rename it."""
     try:
@@ -225,8 +225,8 @@ def _write(
             (draft / "final/calibration.json").unlink(missing_ok=True)  # it belongs to other weights
             parts: dict[str, dict[str, torch.Tensor]] = {"backbone": {}, "head": {}}
             for name, tensor in best.weights.items():
-                part, _, rest = name.partition(".")
-                parts[part][rest] = tensor
+                part, _, inner = name.partition(".")
+                parts[part][inner] = tensor
             backbone = model.backbone
             assert isinstance(backbone, nn.Module)
             plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
@@ -237,10 +237,10 @@ def _write(
             content = {
                 "best": best.name,
                 "of": best.of,
-                "metric": found.metric,
-                "before": found.before,
-                "statistics_recomputed": found.recomputed,
-                "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in found.candidates],
+                "metric": averaged.metric,
+                "before": averaged.before,
+                "statistics_recomputed": averaged.recomputed,
+                "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in averaged.candidates],
                 "runs": [str(path) for path in paths],
             }
             (draft / "averaged.json").write_text(json_text(content, indent=1))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from launcher.assets.bundle import verify_assets
 from launcher.compat import end_workers
-from launcher.data.image_check import broken_images, on_bad_image_of, whole
+from launcher.data.image_check import broken_images, on_bad_image_of, without_broken
 from launcher.data.target_precision import as_taken
 from launcher.errors import Problems, UserError
 from launcher.inference.evaluation import Evaluation as Evaluation
@@ -164,9 +164,9 @@ def _unseen_data(
     with agreed(accelerator):
         short_side = recipe.backbone.preprocessing().resize_size
         looked_at = accelerator.is_main_process
-        found = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
-        broadcast_object_list(found)
-        split, lines = whole(field, split, found[0], on_bad_image_of(recipe.data))
+        broken = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
+        broadcast_object_list(broken)
+        split, lines = without_broken(field, split, broken[0], on_bad_image_of(recipe.data))
     if lines:
         unread = plural(len(lines), "image that cannot be read is", "images that cannot be read are", spec="")
         say(f"{field}: {unread} left out: {'; '.join(lines)}")

@@ -49,18 +49,18 @@ def _show_details(details: dict[str, Any], console: Console) -> None:
             "class", columns, {name: [scores[c] for c in columns] for name, scores in of_classes.items()}, console
         )
     if "calibration" in details:
-        found = details["calibration"]
-        if found["fitted"] == "never":
-            why = found["reason"] and f"no temperature was fitted: {found['reason']}"
+        scaling = details["calibration"]
+        if scaling["fitted"] == "never":
+            why = scaling["reason"] and f"no temperature was fitted: {scaling['reason']}"
             console.print(
-                f"calibration error (ECE) {number(found['before']['ece'])}; "
+                f"calibration error (ECE) {number(scaling['before']['ece'])}; "
                 f"{why or 'no temperature yet: it is fitted by evaluating the validation images'}",
                 soft_wrap=True,
             )
         else:
             console.print(
-                f"calibration error (ECE) {number(found['before']['ece'])}, {number(found['after']['ece'])} with "
-                f"temperature {found['temperature']:.4g}, fitted {found['fitted']}",
+                f"calibration error (ECE) {number(scaling['before']['ece'])}, {number(scaling['after']['ece'])} with "
+                f"temperature {scaling['temperature']:.4g}, fitted {scaling['fitted']}",
                 soft_wrap=True,
             )
     if "labels" in details:

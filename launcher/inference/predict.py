@@ -90,8 +90,8 @@ def _how(model: LoadedModel, run: Path, recipe: str) -> str:
                 f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {named}{recipe}"
             )
         few = few_positives(dict(zip(model.classes, model.positives, strict=False)))
-        rest = f"; some rest on few images: {few}" if few else ""
-        return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{rest}"
+        doubt = f"; some rest on few images: {few}" if few else ""
+        return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{doubt}"
     if model.not_calibrated:
         return f"probabilities not calibrated: {model.not_calibrated}"
     if not model.calibrated:
@@ -141,12 +141,12 @@ def predict(
             reading, ahead = ahead, begin(start + batch_size)
             names, pixels, broken = [], [], []
             for path, future in zip(paths[start : start + batch_size], reading, strict=True):
-                found = future.result()
-                if isinstance(found, str):
-                    broken.append((path, found))
+                read = future.result()
+                if isinstance(read, str):
+                    broken.append((path, read))
                 else:
                     names.append(path)
-                    pixels.append(found)
+                    pixels.append(read)
             yield Predictions(names, _results(model, pixels, steps, device, precision), broken)
 
 

@@ -58,22 +58,22 @@ def columns_of(model: LoadedModel, results: torch.Tensor, top: int) -> list[Colu
     names = model.classes
     if model.kind == "classification":
         values, indices = results.topk(min(top, results.shape[1]), dim=1)
-        found = []
+        columns = []
         for place in range(values.shape[1]):
-            found.append(Column(f"class_{place + 1}", [names[i] for i in indices[:, place].tolist()], "string"))
-            found.append(Column(f"probability_{place + 1}", values[:, place].tolist(), "float"))
-        return found
-    found = []
+            columns.append(Column(f"class_{place + 1}", [names[i] for i in indices[:, place].tolist()], "string"))
+            columns.append(Column(f"probability_{place + 1}", values[:, place].tolist(), "float"))
+        return columns
+    columns = []
     for i, name in enumerate(names if len(names) == results.shape[1] else map(str, range(results.shape[1]))):
         column = results[:, i]
         if model.kind == "multi-label":
-            given = column.double() >= model.thresholds[i]
-            found.append(Column(f"prediction/{name}", given.to(torch.int8).tolist(), "int8"))
-            found.append(Column(f"probability/{name}", column.tolist(), "float"))
+            positive = column.double() >= model.thresholds[i]
+            columns.append(Column(f"prediction/{name}", positive.to(torch.int8).tolist(), "int8"))
+            columns.append(Column(f"probability/{name}", column.tolist(), "float"))
         else:
             kind: Literal["float", "value"] = "value" if column.dtype == torch.float64 else "float"
-            found.append(Column(f"prediction/{name}", column.tolist(), kind))
-    return found
+            columns.append(Column(f"prediction/{name}", column.tolist(), kind))
+    return columns
 
 
 class TextRows:
@@ -166,12 +166,12 @@ class TableRows:
         if self._model.kind == "classification":
             return [f"{one_line(name[1])} {probability[1]:.1%}" for name, probability in pairs]
         if self._model.kind == "multi-label":
-            given = [
+            labels = [
                 f"{one_line(label[0].partition('/')[2])} {probability[1]:.1%}"
                 for label, probability in pairs
                 if label[1]
             ]
-            return [", ".join(given) or "none"]
+            return [", ".join(labels) or "none"]
         spreads = [1.0] * len(row) if self._model.std is None else self._model.std.tolist()
         return [level(value, spread) for (_, value), spread in zip(row, spreads, strict=True)]
 

@@ -188,8 +188,8 @@ def read_evaluation(file: Path) -> dict[str, Any]:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: is damaged ({where + ': ' * bool(where)}{first['msg'].lower()})") from error
-    found: dict[str, Any] = content
-    return found
+    evaluation: dict[str, Any] = content
+    return evaluation
 
 
 def sound_environment(content: dict[str, Any]) -> dict[str, Any]:
