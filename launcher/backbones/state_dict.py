@@ -44,11 +44,8 @@ def load_backbone(
         _counted("of another shape", [f"{n} {tuple(kept[n].shape)} for {tuple(own[n].shape)}" for n in misshaped]),
     ]
     if any(problems):
-        raise UserError(
-            f"backbone.weights: {source} does not fit the network: of its {plural(len(own), 'tensor', spec='')} "
-            + "; ".join(filter(None, problems))
-            + hint
-        )
+        of_all = f"of its {plural(len(own), 'tensor', spec='')} {'; '.join(filter(None, problems))}{hint}"
+        raise UserError(f"backbone.weights: {source} does not fit the network: {of_all}")
     _check_finite(backbone, source)
 
 
@@ -117,13 +114,12 @@ def _counted(what: str, names: list[str]) -> str:
 def _with_versions(backbone: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     # torchvision's MNASNet refuses a state dict that does not state its version, which safetensors files cannot.
     # Version 2 has been the layout since torchvision 0.5 (2020).
-    if type(backbone).__name__ != "MNASNet":
-        return tensors
-    return versioned_state(tensors, {"": {"version": 2}})
+    is_mnasnet = type(backbone).__name__ == "MNASNet"
+    return versioned_state(tensors, {"": {"version": 2}}) if is_mnasnet else tensors
 
 
 def _check_finite(backbone: nn.Module, source: str) -> None:
     bad = [name for name, t in backbone.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
-        what = "tensor" if len(bad) == 1 else "tensors"
-        raise UserError(f"backbone.weights: {source} holds values that are not finite: {_counted(what, bad)}")
+        counted = _counted("tensor" if len(bad) == 1 else "tensors", bad)
+        raise UserError(f"backbone.weights: {source} holds values that are not finite: {counted}")

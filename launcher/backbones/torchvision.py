@@ -12,7 +12,7 @@ from launcher.assets.torch_hub import check_cached, described, fetch, published_
 from launcher.backbones.classifier import TORCHVISION_CLASSIFIERS, cut_classifier
 from launcher.backbones.image_sizes import at_size, check_image_size, fit_position_embeddings
 from launcher.backbones.state_dict import load_backbone, without_common_prefix
-from launcher.backbones.weight_files import StoredWeights, find_weights, is_path, part_read, read_weights, stored_assets
+from launcher.backbones.weight_files import StoredWeights, is_path, origin, read_weights, stored_assets, stored_weights
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
@@ -84,11 +84,7 @@ class Torchvision:
         if published is not None:
             name = f"{type(published).__name__}.{published.name}"
             return described(name, self.weights, torch_hub_file(published.url))
-        stored = self._stored()
-        if stored is None:
-            return "none: random"
-        part = part_read(stored.file)
-        return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
+        return origin(self._stored())
 
     def preprocessing(self) -> Preprocessing:
         """Return the preprocessing of the run or of the published weights; else that of the default weights."""
@@ -204,11 +200,7 @@ class Torchvision:
         return published[name]
 
     def _stored(self) -> StoredWeights | None:
-        if self.weights is None or not is_path(self.weights):
-            return None
-        stored = find_weights(self.weights)
-        stored.matches("torchvision", self.name)
-        return stored
+        return stored_weights(self.weights, "torchvision", self.name)
 
     def _family(self) -> str:
         import torchvision

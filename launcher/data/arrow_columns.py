@@ -13,7 +13,7 @@ import numpy.typing as npt
 from launcher.data.decoding import SUFFIXES
 from launcher.data.label_lists import LabelLists, cells_are_lists, lists_in_cells, lists_in_rows
 from launcher.data.names import in_list, nfc, split_named
-from launcher.data.sources import FileImages, TableImages, missing_files
+from launcher.data.sources import FileImages, TableImages, check_files
 from launcher.data.targets import MEANING, class_indices, class_names, numbers
 from launcher.errors import UserError, did_you_mean
 from launcher.recipe.protocols import ImageSource, TargetKind
@@ -94,14 +94,7 @@ class ImageTable:
             return TableImages(self._title, table, column, self._root)
         paths = [str(path) for path in table[column][:]]
         root = self._root or Path()
-        missing = missing_files(root, paths)
-        if missing:
-            shown = listed([f"{paths[row]} (row {row})" for row in missing])
-            raise UserError(
-                f"data.image_column: {len(missing)} of {plural(len(paths), 'image', spec='')} named in column "
-                f"{column!r} of {self._title} {'is' if len(missing) == 1 else 'are'} missing: {shown}; looked in "
-                f"{root}; data.root says where the paths start from"
-            )
+        check_files(root, paths, "data.image_column", f"column {column!r} of {self._title}", _row_name)
         return FileImages(root, paths)
 
     def _has_lists(self) -> bool:
@@ -204,11 +197,11 @@ class ImageTable:
             if len(named) != 1 and kind == "class":
                 raise UserError(f"data.label_column: {len(named)} columns, but a class is read from one")
             fits: Callable[[Any], bool] = {
-                "class": lambda feature: _is_class(feature),
+                "class": _is_class,
                 "labels": lambda feature: (
                     _is_number(feature) or (len(named) == 1 and (_is_list(feature) or "string" in _dtype(feature)))
                 ),
-                "values": lambda feature: _is_number(feature),
+                "values": _is_number,
             }[kind]
             self._check_named("label_column", named, fits, MEANING[kind])
             return tuple(in_list(name, list(self._features)) or name for name in named)
@@ -294,13 +287,7 @@ def _is_list(feature: Any) -> bool:
 
 
 def _is_class(feature: Any) -> bool:
-    return (
-        hasattr(feature, "names")
-        or "int" in _dtype(feature)
-        or "string" in _dtype(feature)
-        or _dtype(feature) == "bool"
-        or _dtype(feature).startswith("float")
-    )
+    return _is_number(feature) or "string" in _dtype(feature)
 
 
 def _is_number(feature: Any) -> bool:

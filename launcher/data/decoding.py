@@ -81,6 +81,14 @@ class BrokenImageError(OSError):
         return f"{self.name}: {self.reason}"
 
 
+def why_broken(error: Exception) -> str:
+    """Return on one line why an image cannot be read; raise a MemoryError again, as it says nothing of the image."""
+    if isinstance(error, MemoryError):
+        raise error
+    text = error.reason if isinstance(error, BrokenImageError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
     """Decode the first frame of an image file (a path) or of its content (bytes), in the mode in which it is stored.
 

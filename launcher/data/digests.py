@@ -79,8 +79,11 @@ def _in_threads(digest: Callable[[int], bytes], count: int, threads: int) -> Gen
     return np.frombuffer(digests, dtype=np.uint8).reshape(count, 16)
 
 
-def content_digest(content: Path | bytes) -> bytes:
-    """Return the BLAKE2b hash of a file or of bytes, 16 bytes long. Raises OSError for a file that cannot be read."""
+def content_digest(content: Path | Any) -> bytes:
+    """Return the BLAKE2b hash of a file or of a bytes-like object, 16 bytes long.
+
+    Raises OSError for a file that cannot be read.
+    """
     return hashlib.blake2b(content.read_bytes() if isinstance(content, Path) else content, digest_size=16).digest()
 
 

@@ -18,18 +18,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 
-from launcher.data.decoding import (
-    BrokenImageError,
-    Decoder,
-    can_tell_damage,
-    open_image,
-    to_rgb,
-    too_narrow,
-)
+from launcher.data.decoding import Decoder, can_tell_damage, open_image, to_rgb, too_narrow, why_broken
 from launcher.data.duplicates import digest, repeat_notes
 from launcher.data.sources import Subset
 from launcher.errors import UserError
@@ -93,11 +86,8 @@ def look_at_all(
             warned().clear()
             try:
                 key, remark = _decoded(decoder, index, resize_size)
-            except MemoryError:
-                raise
             except Exception as error:  # a user's own source may raise anything
-                text = error.reason if isinstance(error, BrokenImageError) else str(error)
-                return " ".join(text.split()) or type(error).__name__, None, []
+                return why_broken(error), None, []
             return None, key, [*([remark] if remark else []), *dict.fromkeys(warned())]
 
         # In pieces, because `map` consumes its whole input at once, and a million futures take gigabytes.
@@ -168,19 +158,12 @@ def _kept_warnings() -> Iterator[Callable[[], list[str]]]:
         warnings.filterwarnings("always", module=r"PIL\.")
         show = warnings.showwarning
 
-        def keep(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def keep(message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any) -> None:
             if "PIL" in Path(filename).parts:
                 text = " ".join(str(message).split())
                 of_this_thread().append(f"a warning of Pillow: {re.sub(r'[0-9]+', 'N', text)}")
             else:
-                show(message, category, filename, lineno, file, line)
+                show(message, category, filename, *args, **kwargs)
 
         warnings.showwarning = keep
         yield of_this_thread

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from launcher.data.decoding import Decoder
-from launcher.data.digests import Digests, image_digest
+from launcher.data.digests import Digests, content_digest, image_digest
 from launcher.data.duplicates import repeat_notes
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.errors import UserError
@@ -112,7 +112,7 @@ class Copy:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder}: the prepared copy is damaged ({error}); prepare it again") from error
         expected = bytes_of(rows) if rows.dtype == ROW else -1
-        if hash_of(rows.tobytes()).hex() not in self.index_hashes or size != expected:
+        if content_digest(rows.tobytes()).hex() not in self.index_hashes or size != expected:
             raise UserError(f"{self.folder}: the prepared copy is damaged ({name}.*); prepare it again")
         return rows
 
@@ -120,11 +120,6 @@ class Copy:
 def bytes_of(rows: npt.NDArray[Any]) -> int:
     """Return the number of bytes that the pixels of all samples of an index take."""
     return int(3 * (rows["height"].astype(np.int64) * rows["width"]).sum())
-
-
-def hash_of(content: Any) -> bytes:
-    """Return the BLAKE2b hash of a bytes-like object, HASH_BYTES long."""
-    return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
 
 
 def read_copy(folder: Path) -> Copy:
@@ -281,7 +276,7 @@ class PreparedImages:
         # Training on a copy that the disk has damaged would go unnoticed. Compared once per process, as the 281 kB of
         # an image take half a millisecond.
         if not self._compared[index]:
-            if hash_of(pixels) != row["pixels_hash"].tobytes():
+            if content_digest(pixels) != row["pixels_hash"].tobytes():
                 raise UserError(
                     f"{self._file.parent}: the prepared copy is damaged (the pixels of {one_line(self.name(index))}); "
                     "prepare it again"

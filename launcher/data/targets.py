@@ -15,8 +15,13 @@ from launcher.recipe.protocols import TargetKind
 from launcher.text import listed, plural
 
 
+def column_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the columns in a field that holds one name or several."""
+    return (value,) if isinstance(value, str) else value
+
+
 def _sound_columns(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
+    names = column_names(value)
     if not (names and all(names)):
         raise ValueError("should name a column, or several")
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -15,7 +15,7 @@ from torch import nn
 from launcher.errors import UserError
 from launcher.export import hub_folder, onnx, safetensors, torch_export
 from launcher.export.description import as_strings, description
-from launcher.export.graph import Exported, Pixels, capture, names_of_axes
+from launcher.export.graph import Exported, Pixels, capture
 from launcher.export.output_check import Difference, Runs, compare
 from launcher.export.plain_network import plain_of
 from launcher.export.sample_images import SampleImages
@@ -73,20 +73,12 @@ def export(
 
 def _onnx(finished: FinishedRun, model: LoadedModel, options: Options, draft: Path) -> tuple[int, Runs, Runs | None]:
     about = model.preprocessing.about
-    name, axes = input_name(options), names_of_axes(options)
+    name, axes = input_name(options), ["N", "height", "width"] if options.preprocess else ["N"]
     texts = as_strings(description(finished, model, options))
 
     def write(module: nn.Module, file: Path, output: str, metadata: dict[str, str]) -> int:
         program = capture(module, options, about)
-        return onnx.write(
-            program,
-            file,
-            input_name=name,
-            axes=axes,
-            output_name=output,
-            opset=options.opset,
-            metadata=metadata,
-        )
+        return onnx.write(program, file, name, axes, output, options.opset, metadata)
 
     opset = write(Exported(model, options), draft, output_name(model, options), texts)
     pixels = None
@@ -118,7 +110,7 @@ def _weights(finished: FinishedRun, model: LoadedModel, options: Options, draft:
     hub_folder.write(finished, model, options, plain, draft, described)
     if plain is None:
         how = f"{hub_folder.PROGRAM} run by torch"
-    elif hub_folder.is_timm(plain):
+    elif plain.is_timm:
         how = f"timm.create_model of {library}, from the folder"
     else:
         how = f"loaded into {plain.name} of {library}"

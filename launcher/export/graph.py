@@ -116,19 +116,9 @@ def capture(module: nn.Module, options: Options, about: Preprocessing) -> Export
             program = torch.export.export(module, (example,), dynamic_shapes=(dims,), strict=False)
     except Exception as error:  # a user's own network or the exporter may raise anything
         what = "with pictures of any size" if options.preprocess else "for batches of any size"
-        raise UserError(
-            f"--to {options.form}: torch.export cannot capture this network {what}: {_first_lines(error)}"
-        ) from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = " ".join(lines[:2])[:300] or type(error).__name__
+        raise UserError(f"--to {options.form}: torch.export cannot capture this network {what}: {why}") from error
     for node in program.graph.nodes:  # these hold paths of this machine, and are half of the size of a small file
         node.meta.pop("stack_trace", None)
     return program
-
-
-def names_of_axes(options: Options) -> list[str]:
-    """Return the names of the input's free dimensions, from the first one on."""
-    return ["N", "height", "width"] if options.preprocess else ["N"]
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] or type(error).__name__

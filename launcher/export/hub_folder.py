@@ -49,7 +49,7 @@ def write(
     written as a program; raises UserError if it cannot be captured.
     """
     folder.mkdir()
-    if plain is not None and is_timm(plain):
+    if plain is not None and plain.is_timm:
         _write_timm(finished, plain, folder, described)
     else:
         safetensors.write(finished, folder / "model.safetensors", {})
@@ -96,11 +96,6 @@ def _remove_paths(finished: FinishedRun, folder: Path) -> None:
             file.write_text(shorter, encoding="utf-8", errors="surrogateescape")
 
 
-def is_timm(plain: Plain | None) -> bool:
-    """Return whether `timm.create_model` alone loads the network."""
-    return plain is not None and plain.library == "timm" and plain.mlp is None
-
-
 def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, folder: Path) -> Runs:
     """Return a function that runs the export as a user of the folder would.
 
@@ -108,7 +103,7 @@ def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, folder:
     """
     if plain is None:
         return torch_export.runs(folder / PROGRAM)
-    if not is_timm(plain):
+    if not plain.is_timm:
         return safetensors.runs(finished, model, plain, folder / "model.safetensors")
     import timm
 

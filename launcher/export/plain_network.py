@@ -30,6 +30,11 @@ class Plain:
     """Number of features and hidden width of the classifier if it is a `heads.MLP`; None if it is a single layer."""
 
     @property
+    def is_timm(self) -> bool:
+        """Return whether `timm.create_model` alone loads the network."""
+        return self.library == "timm" and self.mlp is None
+
+    @property
     def is_squeezenet(self) -> bool:
         """Return whether this is torchvision's SqueezeNet, which ends in a ReLU that would cut off negative outputs."""
         return self.library == "torchvision" and self.name.startswith("squeezenet")

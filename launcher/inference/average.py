@@ -130,10 +130,7 @@ def average(
     finally:
         end_workers(val)
     before = next(one.metrics for one in candidates if one.name == ingredients[0].name)
-    best = candidates[0]
-    for candidate in candidates[1:]:
-        if judge.rank(candidate.metrics) > judge.rank(best.metrics):
-            best = candidate
+    best = max(candidates, key=lambda candidate: judge.rank(candidate.metrics))
     better = best if judge.rank(best.metrics) > judge.rank(before) else None
     result = Averaged(metric, before, candidates, better, recomputes)
     if result.best is not None:
@@ -156,9 +153,8 @@ def _sound_runs(paths: Sequence[Path], to: Path, overwrite: bool, own: Types | N
     problems.raise_if_any()
     first = runs[0]
     if others := [run for run in runs[1:] if run.names != first.names or run.preprocessing != first.preprocessing]:
-        raise UserError(
-            *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
-        )
+        problem = f"other classes or another preprocessing than {paths[0]}"
+        raise UserError(*(f"{run.rundir.path}: {problem}" for run in others))
     _check_others(first, runs[1:])
     return runs
 
@@ -230,9 +226,8 @@ def _write(
             backbone = model.backbone
             assert isinstance(backbone, nn.Module)
             plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
-            save_tensors(
-                {name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors"
-            )
+            tensors = {name: tensor.contiguous() for name, tensor in plain.items()}
+            save_tensors(tensors, draft / "final/model.safetensors")
             (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
             content = {
                 "best": best.name,

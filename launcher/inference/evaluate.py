@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
-from torch.utils.data import DataLoader
 
 from launcher.assets.bundle import verify_assets
 from launcher.compat import end_workers
@@ -41,7 +40,7 @@ from launcher.training.collectives import agreed
 from launcher.training.data_identity import DataIdentity, seen_before
 from launcher.training.evaluation import outputs_of
 from launcher.training.feature_cache.directory import cache_folder
-from launcher.training.images import Batch, evaluation_loader
+from launcher.training.images import evaluation_loader
 from launcher.training.launch import Launch, usable_cpus
 from launcher.training.setup import workers_of
 
@@ -106,12 +105,16 @@ def evaluate(
         )
         if flips:
             model = WithFlips(model)
-        outputs = _outputs(accelerator, model, loader, len(split), task.num_outputs, batch_size)
+        # The memory layout and the precision of the forward pass are those of training.
+        placed = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
+        try:
+            outputs = outputs_of(accelerator, placed, loader, len(split), task.num_outputs, batch_size, lambda: None)
+        finally:
+            end_workers(loader)
         if not accelerator.is_main_process:
             return None
-        return judged(
-            finished, subject, split, names, task, outputs, accelerator.num_processes, accelerator.device.type
-        )
+        where = accelerator.num_processes, accelerator.device.type
+        return judged(finished, subject, split, names, task, outputs, *where)
     finally:
         accelerator.end_training()
 
@@ -190,22 +193,6 @@ def _own_test(finished: FinishedRun) -> Split:
             "folder with a folder for each class, or a CSV or parquet file with the run's own columns"
         )
     return split
-
-
-def _outputs(
-    accelerator: Accelerator,
-    model: nn.Module,
-    loader: DataLoader[Batch],
-    num_samples: int,
-    num_outputs: int,
-    batch_size: int,
-) -> torch.Tensor:
-    # The memory layout and the precision of the forward pass are those of training.
-    placed = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
-    try:
-        return outputs_of(accelerator, placed, loader, num_samples, num_outputs, batch_size, lambda: None)
-    finally:
-        end_workers(loader)
 
 
 @contextlib.contextmanager

@@ -120,8 +120,7 @@ def build_network(finished: FinishedRun, num_outputs: int) -> TransferModel:
     recipe = finished.recipe
     model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
     load_plain(model, finished.weights)
-    model.eval()
-    return model
+    return model.eval()
 
 
 def build_task_alone(finished: FinishedRun, split: Split) -> BuiltTask:

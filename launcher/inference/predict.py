@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
+from launcher.data.decoding import Decoder, too_narrow, why_broken
 from launcher.data.sources import FileImages
 from launcher.errors import Problems, UserError
 from launcher.inference.finished_run import FinishedRun, read_finished
@@ -158,11 +158,8 @@ def _read(decoder: Decoder, index: int, steps: PixelSteps, resize_size: int) -> 
         if why := too_narrow(width, height, resize_size):
             return why
         return steps.pixels(pixels)
-    except MemoryError:
-        raise
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, ...
-        text = error.reason if isinstance(error, BrokenImageError) else str(error)
-        return " ".join(text.split()) or type(error).__name__
+        return why_broken(error)
 
 
 def _results(

@@ -20,7 +20,7 @@ from launcher.init.images import look_at
 from launcher.init.machine import Machine, machine
 from launcher.init.recipe_text import check_target, recipe_text, write
 from launcher.init.rules import decide
-from launcher.init.summary import Made, show, targets_shown
+from launcher.init.summary import show, targets_shown
 from launcher.init.tables import table
 from launcher.recipe.protocols import TargetKind
 from launcher.text import plural
@@ -64,7 +64,7 @@ def make_recipe(
     words += [word for column in label for word in ("--label", column)] + (["--task", task] if task else [])
     words += ["--for", hardware] if hardware != "here" else []
     write(recipe_text(decisions, summary(data, here), file, words, here.start()), path, overwrite)
-    show(Made(data, images, here, decisions, Path(file)), Console(highlight=False, emoji=False))
+    show(data, images, here, decisions, file, Console(highlight=False, emoji=False))
 
 
 def look_for(

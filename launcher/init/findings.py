@@ -22,7 +22,7 @@ RARELY_SO_MANY = 20_000
 """The number of images from which on a tenth of them is enough for validation."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class DataFindings:
     """Data with targets, as a recipe's part reads them."""
 
@@ -57,15 +57,7 @@ def find(
             splits = getattr(data, part)(**fields).build(target_kind, seed=0)
     except pydantic.ValidationError as error:
         raise UserError(*problems_in(error, at="data")) from error
-    return DataFindings(
-        title=title,
-        part=part,
-        fields=fields,
-        target_kind=target_kind,
-        splits=splits,
-        validation=validation,
-        remarks=remarks,
-    )
+    return DataFindings(title, part, fields, target_kind, splits, validation, remarks)
 
 
 def path_text(path: Path) -> str:

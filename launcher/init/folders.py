@@ -98,13 +98,14 @@ def _class_folders(at: Path, inner: list[str]) -> DataFindings:
                 f"{at}: images in {listed([repr(name) for name in unlabelled])} are in no class folders; expected "
                 f"{at.name}/train/<class>/<image>, or a CSV file of image paths and targets beside the images"
             )
+    flat = [name for name in inner if split_named(name) == "val"] if train and not val else []
     data = find(
         f"image folder {path_text(at)}",
         "ImageFolder",
         {"root": path_text(at)},
         "class",
         f"{val}/" if train and val else None,
-        tuple(_remarks(at, inner, train, val)),
+        (f"{flat[0]}/ has no class folders, so its images are not used",) if flat else (),
     )
     if len(data.splits.names) == 1:
         where = at / train if train else at
@@ -113,15 +114,6 @@ def _class_folders(at: Path, inner: list[str]) -> DataFindings:
             "two or more, one for each class"
         )
     return _with_remark(data, _skipped(data.splits.skipped)) if data.splits.skipped else data
-
-
-def _remarks(at: Path, inner: list[str], train: str | None, val: str | None) -> list[str]:
-    remarks = []
-    if train:
-        flat = [name for name in inner if split_named(name) == "val" and name != val]
-        if flat and not val:
-            remarks.append(f"{flat[0]}/ has no class folders, so its images are not used")
-    return remarks
 
 
 def _skipped(skipped: tuple[str, ...]) -> str:

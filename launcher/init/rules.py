@@ -47,15 +47,14 @@ def decide(data: DataFindings, images: ImageFindings, machine: Machine) -> list[
     batch, batch_why = _batch_size(train, machine)
     plan = _freeze_plan(data, amount, math.ceil(train / batch), machine)
     augment = _augment(data, amount)
+    optim_why = "The rate of the head; the plan scales it for the backbone."
     decisions = [
         _backbone(choose(train, machine), images, machine),
         Decision("head", Call("heads.Linear", {}), f"One layer on pretrained features; outputs: {_outputs(data)}."),
         _task(data),
         _data(data, images),
         plan,
-        Decision(
-            "optim", Call("optim.AdamW", {"lr": 1e-3}), "The rate of the head; the plan scales it for the backbone."
-        ),
+        Decision("optim", Call("optim.AdamW", {"lr": 1e-3}), optim_why),
         augment,
         Decision("batch_size", batch, batch_why),
     ]
@@ -120,15 +119,12 @@ def _backbone(chosen: Chosen, images: ImageFindings, machine: Machine) -> Decisi
     size = image_size_for(images.shortest)
     source = "torchvision" if network.part == "Torchvision" else "timm"
     brief = f"{network.name} ({source}) at {size or NATIVE} px"
-    pixels = f"{images.width}x{images.height}"
-    if size is None:
-        return Decision("backbone", Call(f"backbones.{network.part}", fields), why, brief)
-    fields["image_size"] = size
-    times = (NATIVE / size) ** 2
-    why += (
-        f" Images of {pixels} pixels ({'all' if images.same_size else 'median'}): {NATIVE} px, as the weights were "
-        f"trained, would cost {times:.1f} times as much and show no more."
-    )
+    if size is not None:
+        fields["image_size"] = size
+        why += (
+            f" Images of {images.width}x{images.height} pixels ({'all' if images.same_size else 'median'}): {NATIVE} "
+            f"px, as the weights were trained, would cost {(NATIVE / size) ** 2:.1f} times as much and show no more."
+        )
     return Decision("backbone", Call(f"backbones.{network.part}", fields), why, brief)
 
 
@@ -227,11 +223,8 @@ def _freeze_plan(data: DataFindings, amount: int, steps: int, machine: Machine) 
     elif amount < MANY:
         scale, how = 0.1, "enough to fine-tune: the head first, then everything, the backbone at a tenth of the rate"
     else:
-        probe, scale, how = (
-            min(probe, 3),
-            0.3,
-            "many images: the head briefly, then everything, the backbone at 0.3 of the rate",
-        )
+        probe, scale = min(probe, 3), 0.3
+        how = "many images: the head briefly, then everything, the backbone at 0.3 of the rate"
     if data.target_kind == "values" and scale < 0.1:
         scale, how = 0.1, "the head first, then everything; numbers need more of the backbone than classes do"
     return Decision(
@@ -253,10 +246,8 @@ def _monitor(data: DataFindings) -> tuple[dict[str, str], str]:
         if ((validated == validated[:1]).all(axis=0)).all():
             return {"monitor": "loss"}, " Judged by the loss: no label varies in the validation images."
     if is_imbalanced(data):
-        return (
-            {"monitor": "macro_f1"},
-            " Judged by macro F1, in which rare classes count as much as frequent ones.",
-        )
+        why = " Judged by macro F1, in which rare classes count as much as frequent ones."
+        return {"monitor": "macro_f1"}, why
     return {}, ""
 
 

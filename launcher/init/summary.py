@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -21,20 +19,10 @@ from launcher.init.rules import counts_of_classes
 from launcher.text import listed, one_line, plural
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """The findings, the decisions, and the recipe file that states them."""
-
-    data: DataFindings
-    images: ImageFindings
-    machine: Machine
-    decisions: list[Decision]
-    path: Path
-
-
-def show(made: Made, console: Console) -> None:
-    """Show what was found, what was decided, and the commands that follow."""
-    data, images = made.data, made.images
+def show(
+    data: DataFindings, images: ImageFindings, machine: Machine, decisions: list[Decision], file: str, console: Console
+) -> None:
+    """Show what was found, what was decided, and the commands that follow; `file` is the recipe."""
     source = data.validation or "a random part"
     sizes = f"{images.width}x{images.height} pixels ({'all' if images.same_size else 'median'} of "
     sizes += f"{images.looked_at:,} looked at), "
@@ -45,20 +33,16 @@ def show(made: Made, console: Console) -> None:
         ("", sizes),
         *(("", test) for test in [_test(data)] if test),
         ("targets", targets_shown(data)),
-        ("machine", str(made.machine)),
+        ("machine", str(machine)),
         *(("note", remark) for remark in data.remarks),
     ]
     console.print(Text("found", style="bold"))
     console.print(_table([(name, one_line(text), "") for name, text in rows]))
     console.print(Text("decided", style="bold"))
-    decided = [(d.field, d.brief or in_python(d.value), one_line(d.why)) for d in made.decisions if d.field != "data"]
+    decided = [(d.field, d.brief or in_python(d.value), one_line(d.why)) for d in decisions if d.field != "data"]
     console.print(_table(decided))
-    file = str(made.path)
     console.print(Text(f"written: {one_line(file)}; next:", style="bold"))
-    for words in (
-        ["python", "-m", "launcher", "plan", file],
-        [*made.machine.start(), file],
-    ):
+    for words in (["python", "-m", "launcher", "plan", file], [*machine.start(), file]):
         console.print(Text(f"  {shlex.join(words)}"), soft_wrap=True)
 
 

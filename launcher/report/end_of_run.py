@@ -95,18 +95,9 @@ def _is_whole_page(file: Path) -> bool:
 
 def _evaluate(run: Run, outputs: torch.Tensor) -> None:
     finished, prepared = read_finished(run.rundir.path, types_in(run.recipe)), run.prepared
-    write(
-        judged(
-            finished,
-            Subject(split_name="val"),
-            prepared.splits.val,
-            prepared.splits.names,
-            prepared.task,
-            outputs,
-            run.accelerator.num_processes,
-            run.accelerator.device.type,
-        )
-    )
+    splits, subject = prepared.splits, Subject(split_name="val")
+    where = run.accelerator.num_processes, run.accelerator.device.type
+    write(judged(finished, subject, splits.val, splits.names, prepared.task, outputs, *where))
 
 
 def show_end(facts: Facts, screen: Screen, report: Path | None, unseen: str, recipe: str) -> None:
@@ -152,8 +143,5 @@ def _lines(facts: Facts, report: Path | None, unseen: str, recipe: str) -> list[
 
 def worst_classes(facts: Facts) -> list[tuple[str, float]]:
     """Return the classes or labels with the lowest F1, and this F1: at most WORST or half of them, none perfect."""
-    classes = facts.evaluation.get("classes") or {
-        name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
-    }
-    rated = sorted((scores["f1"], name) for name, scores in classes.items() if scores["f1"] is not None)
+    rated = sorted((scores["f1"], name) for name, scores in facts.scores.items() if scores["f1"] is not None)
     return [(name, f1) for f1, name in rated[: min(WORST, max(1, len(rated) // 2))] if f1 < 1]

@@ -132,6 +132,12 @@ class Facts:
         before = sum(row["seconds"] for row in self.timing if "epoch" not in row)
         return float(before + sum(row["seconds"] for row in last.values()))
 
+    @property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """The scores of each class, or of each label at its threshold."""
+        labels = self.evaluation.get("labels", {})
+        return self.evaluation.get("classes") or {name: label["at_threshold"] for name, label in labels.items()}
+
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Return the confidence interval of a metric, or None if the evaluation has none."""
         ends = self.evaluation.get("intervals", {}).get("of", {}).get(metric)

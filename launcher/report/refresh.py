@@ -62,7 +62,7 @@ def facts_again(
 def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, report: Callable[[str], None]) -> None:
     if finished is None or facts.samples is None:
         raise UserError(f"{facts.path}: cannot be explained: {'; '.join(facts.notes) or facts.thumbnails.reason}")
-    _forget_precision()
+    forget_accelerate(process_group=True)
     folder = explain(finished, facts.samples, launch, report)
     report(f"written to {folder}: suspicious_labels.csv, near_duplicates.csv, map.csv")
 
@@ -112,7 +112,8 @@ def is_stale(path: Path) -> bool:
 
 def _evaluate(finished: FinishedRun, launch: Launch, report: Callable[[str], None]) -> str:
     """Evaluate a run; return why that was not possible, or nothing."""
-    _forget_precision()
+    # Accelerate keeps one precision per process, and each run may have another one.
+    forget_accelerate(process_group=True)
     try:
         evaluation = evaluate(finished, launch, report=report)
         if evaluation is not None:
@@ -120,11 +121,6 @@ def _evaluate(finished: FinishedRun, launch: Launch, report: Callable[[str], Non
     except (UserError, OSError) as error:
         return "; ".join(error.problems) if isinstance(error, UserError) else str(error)
     return ""
-
-
-def _forget_precision() -> None:
-    """Reset the state of Accelerate, which keeps one precision per process, as each run may have another one."""
-    forget_accelerate(process_group=True)
 
 
 def _data(finished: FinishedRun) -> tuple[Splits | None, str]:

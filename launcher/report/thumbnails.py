@@ -92,8 +92,7 @@ class Thumbnails:
 
 def small(source: ImageSource, index: int) -> Thumbnail:
     """Return the thumbnail of an image. Raises what the source raises."""
-    content = encoded_image(source, index)
-    if content:
+    if content := encoded_image(source, index):
         image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content))
         image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
     else:
@@ -115,9 +114,5 @@ def webp_uri(image: PIL.Image.Image, quality: int, lossless: bool = False) -> st
 def size_of(source: ImageSource, index: int) -> tuple[int, int]:
     """Return width and height as stored, without decoding if possible. Raises what the source raises."""
     content = encoded_image(source, index)
-    if content:
-        with PIL.Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-    else:
-        width, height = source.read(index).size
+    width, height = (PIL.Image.open(io.BytesIO(content)) if content else source.read(index)).size
     return width, height

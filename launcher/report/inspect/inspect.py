@@ -139,6 +139,7 @@ def _attention(
     if samples.kind != "classification" or len(samples) != len(splits.val):
         return {"attention": None}
     model = build_network(finished, len(splits.names)).to(accelerator.device)
+    about = finished.preprocessing
     indices = [index for index in shown(samples) if splits.val.images.name(index) == samples.exact[index]]
     overlays: list[dict[str, Any]] = []
     for begin in range(0, len(indices), BATCH):
@@ -148,15 +149,11 @@ def _attention(
         if maps is None:
             return {"attention": None}
         for index, image, heat in zip(some, images.cpu(), maps, strict=True):
-            mean, std = (torch.tensor(values).view(3, 1, 1) for values in _mean_and_std(finished))
+            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (about.mean, about.std))
             pixels = ((image * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
             overlays.append({"sample": index, **overlay(pixels, heat)})
     (folder / "attention.json").write_text(json_text(overlays))
     return {"attention": len(overlays)}
-
-
-def _mean_and_std(finished: FinishedRun) -> tuple[Sequence[float], Sequence[float]]:
-    return finished.preprocessing.mean, finished.preprocessing.std
 
 
 def _images(split: Split, indices: Sequence[int], finished: FinishedRun) -> torch.Tensor:

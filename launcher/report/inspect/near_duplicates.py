@@ -59,14 +59,11 @@ def near_duplicates(
         return small[which, index]
 
     for similarity, val_index, train_index in candidates:
-        (ours, side), (theirs, other) = (
-            of("val", val_images, val_index),
-            of("train", train_images, of_training[train_index]),
-        )
+        ours, side = of("val", val_images, val_index)
+        theirs, other = of("train", train_images, of_training[train_index])
         straight, mirrored = _correlation(ours, theirs), _correlation(ours[:, ::-1], theirs)
         if max(straight, mirrored) >= (ALIKE if min(side, other) >= SMALL else ALIKE_IF_SMALL):
-            pair = Pair(val_index, train_index, similarity, max(straight, mirrored), mirrored > straight)
-            pairs.append(pair)
+            pairs.append(Pair(val_index, train_index, similarity, max(straight, mirrored), mirrored > straight))
     return sorted(pairs, key=lambda pair: (-pair.pixels, -pair.similarity))
 
 

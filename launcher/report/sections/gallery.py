@@ -15,6 +15,7 @@ from launcher.report.thumbnails import Thumbnail
 from launcher.text import level, listed, plural
 
 MISTAKES, UNCERTAIN = 24, 12
+WORST, UNSURE = "Most confident mistakes", "Least certain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Shelf:
     title: str
     explained: str
     cards: list[Card]
-    count: str
+    count: str = ""
 
 
 def section(facts: Facts) -> Section | None:
@@ -47,16 +48,11 @@ def section(facts: Facts) -> Section | None:
     samples = facts.samples
     if samples is None or len(samples) == 0:
         return None
-    shelves = {
-        "classification": _of_classes,
-        "multi-label": _of_labels,
-        "regression": _of_losses,
-        "other": _of_losses,
-    }[samples.kind](facts, samples)
+    shelves_of = {"classification": _of_classes, "multi-label": _of_labels}.get(samples.kind, _of_losses)
     return Section(
         "gallery",
         "Images worth a look",
-        {"shelves": shelves, "thumbnails": facts.thumbnails, "note": _probabilities(facts)},
+        {"shelves": shelves_of(facts, samples), "thumbnails": facts.thumbnails, "note": _probabilities(facts)},
     )
 
 
@@ -117,23 +113,11 @@ def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
 
     shelves = []
     if len(wrong):
-        shelves.append(
-            Shelf(
-                "Most confident mistakes",
-                "Wrong, with the highest probability for the wrong class: the place to look for wrong labels.",
-                [card(int(i), f"{percent(confidence[i])} %") for i in wrong[:MISTAKES]],
-                _count(len(wrong), MISTAKES, "mistake"),
-            )
-        )
-    shelves.append(
-        Shelf(
-            "Least certain",
-            "The two likeliest classes are nearly equal.",
-            [card(int(i), second(int(i))) for i in unsure],
-            "",
-        )
-    )
-    return shelves
+        explained = "Wrong, with the highest probability for the wrong class: the place to look for wrong labels."
+        cards = [card(int(i), f"{percent(confidence[i])} %") for i in wrong[:MISTAKES]]
+        shelves.append(Shelf(WORST, explained, cards, _count(len(wrong), MISTAKES, "mistake")))
+    cards = [card(int(i), second(int(i))) for i in unsure]
+    return [*shelves, Shelf(UNSURE, "The two likeliest classes are nearly equal.", cards)]
 
 
 def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
@@ -167,23 +151,11 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
 
     shelves = []
     if order:
-        shelves.append(
-            Shelf(
-                "Most confident mistakes",
-                "Images with a label that is given or missed wrongly, the farthest beyond its threshold first.",
-                [card(i) for i in order[:MISTAKES]],
-                _count(len(order), MISTAKES, "image with a mistake", "images with a mistake"),
-            )
-        )
-    shelves.append(
-        Shelf(
-            "Least certain",
-            "A label is nearest to its threshold.",
-            [dataclasses.replace(card(i, nearest(i)), faults=()) for i in unsure],
-            "",
-        )
-    )
-    return shelves
+        explained = "Images with a label that is given or missed wrongly, the farthest beyond its threshold first."
+        count = _count(len(order), MISTAKES, "image with a mistake", "images with a mistake")
+        shelves.append(Shelf(WORST, explained, [card(i) for i in order[:MISTAKES]], count))
+    cards = [dataclasses.replace(card(i, nearest(i)), faults=()) for i in unsure]
+    return [*shelves, Shelf(UNSURE, "A label is nearest to its threshold.", cards)]
 
 
 def thresholds_of(facts: Facts, samples: Samples) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -207,14 +179,8 @@ def _of_losses(facts: Facts, samples: Samples) -> list[Shelf]:
             )
         return _card(facts, samples, index, truth, prediction, f"loss {samples.loss[index]:.3g}", False)
 
-    return [
-        Shelf(
-            "Largest losses",
-            "Where the prediction is farthest from the truth.",
-            [card(int(i)) for i in order],
-            _count(len(samples), MISTAKES, "image"),
-        )
-    ]
+    explained, count = "Where the prediction is farthest from the truth.", _count(len(samples), MISTAKES, "image")
+    return [Shelf("Largest losses", explained, [card(int(i)) for i in order], count)]
 
 
 def _count(total: int, shown: int, one: str, many: str | None = None) -> str:

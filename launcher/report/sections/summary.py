@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Any
+from collections import Counter
 
 import numpy as np
 
@@ -106,13 +106,8 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
     phases = facts.plan.get("phases")
     if phases:
         most = max(phases, key=lambda phase: phase["trainable_parameters"])
-        tiles.append(
-            {
-                "label": "trained parameters",
-                "value": _short(most["trainable_parameters"]),
-                "note": f"of {_short(most['total_parameters'])}",
-            }
-        )
+        trained, note = _short(most["trainable_parameters"]), f"of {_short(most['total_parameters'])}"
+        tiles.append({"label": "trained parameters", "value": trained, "note": note})
     return tiles
 
 
@@ -146,10 +141,7 @@ def _short(value: int) -> str:
 def findings(facts: Facts) -> list[str]:
     """Return sentences on what to look at first; each follows from a number in the report."""
     texts: list[str] = []
-    classes: dict[str, Any] = facts.evaluation.get("classes") or {
-        name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
-    }
-    rated = [(scores["f1"], name, scores) for name, scores in classes.items() if scores.get("f1") is not None]
+    rated = [(scores["f1"], name, scores) for name, scores in facts.scores.items() if scores.get("f1") is not None]
     if len(rated) > 1:
         worst, name, scores = min(rated, key=lambda row: row[0])
         if worst < 1:
@@ -163,10 +155,8 @@ def findings(facts: Facts) -> list[str]:
         if not wrong.any():
             texts.append("No validation image is classified wrongly.")
         else:
-            pairs: dict[tuple[int, int], int] = {}
-            for pair in zip(samples.targets[wrong].tolist(), samples.predictions[wrong].tolist(), strict=True):
-                pairs[pair] = pairs.get(pair, 0) + 1
-            (target, predicted), most = max(pairs.items(), key=lambda item: item[1])
+            pairs = zip(samples.targets[wrong].tolist(), samples.predictions[wrong].tolist(), strict=True)
+            ((target, predicted), most) = Counter(pairs).most_common(1)[0]
             texts.append(
                 f"{plural(int(wrong.sum()), 'image')} of {len(samples):,} {'is' if wrong.sum() == 1 else 'are'} "
                 f"classified wrongly; most often {samples.classes[target]} as {samples.classes[predicted]} ({most})."
@@ -229,7 +219,4 @@ def _of_the_best_epoch(facts: Facts) -> str | None:
 
 
 def _notes(facts: Facts) -> list[str]:
-    notes = list(facts.notes)
-    if facts.thumbnails.reason:
-        notes.append(facts.thumbnails.reason)
-    return notes
+    return [*facts.notes, *filter(None, [facts.thumbnails.reason])]
