@@ -142,7 +142,8 @@ def _bring(asset: Asset, folder: Path, report: Callable[[str], None]) -> None:
             if isinstance(error, OSError) and error.errno in _OF_A_DISK:
                 raise
             raise UserError(f"{asset.field}: {asset.what} cannot be fetched: {error}") from error
-    paths = {path.relative_to(files).as_posix(): path for path in sorted(files.rglob("*")) if _is_content(path)}
+    contents = [path for path in sorted(files.rglob("*")) if path.is_file() and not path.name.endswith(".lock")]
+    paths = {path.relative_to(files).as_posix(): path for path in contents}
     if not paths:
         raise UserError(f"{asset.field}: {asset.what} was fetched, and brought no file")
     entry: dict[str, Any] = {"what": asset.what, "for": asset.field, "from": source, "files": {}}
@@ -156,10 +157,6 @@ def _bring(asset: Asset, folder: Path, report: Callable[[str], None]) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # NFS renames files that are still mapped and keeps them for a while
     extent = _extent([facts["bytes"] for facts in entry["files"].values()])
     report(f"{asset.field}: {asset.what} is there, {extent} in {time.monotonic() - begin:.1f} s, from {source}")
-
-
-def _is_content(path: Path) -> bool:
-    return path.is_file() and not path.name.endswith(".lock")
 
 
 def _check_space(asset: Asset, folder: Path, size: int | None) -> None:

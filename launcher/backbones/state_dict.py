@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_backbone(
-    backbone: nn.Module,
-    tensors: Mapping[str, torch.Tensor],
-    source: str,
-    left_out: Iterable[str] = (),
-    hint: str = "",
+    backbone: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, left_out: Iterable[str] = (), hint: str = ""
 ) -> None:
     """Copy `tensors` into `backbone`, whose classifier has already been removed.
 

@@ -49,8 +49,8 @@ class Torchvision:
         self._published_names()  # with an unknown name, all other checks are pointless
         problems = Problems()
         with problems.collected():
-            if self._published() is not None:
-                check_cached(self.weights or "", self._published().url)
+            if (published := self._published()) is not None:
+                check_cached(self.weights or "", published.url)
             elif (stored := self._stored()) is not None:
                 read_weights(stored.file)
         with problems.collected():
@@ -69,8 +69,7 @@ class Torchvision:
     def assets(self) -> list[Asset | OwnPath]:
         """Return the weights that `build` needs, without asking the network. Raises UserError for invalid settings."""
         if (published := self._published()) is not None:
-            what = f"{type(published).__name__}.{published.name}"
-            return [published_asset(self.weights or "", what, published.url)]
+            return [published_asset(self.weights or "", str(published), published.url)]
         return stored_assets(self.weights) if self.weights else []
 
     def resolved_weights(self) -> str | None:
@@ -80,10 +79,8 @@ class Torchvision:
 
     def weights_source(self) -> str:
         """Describe the origin of the weights for people: the actual name behind "DEFAULT", and the file."""
-        published = self._published()
-        if published is not None:
-            name = f"{type(published).__name__}.{published.name}"
-            return described(name, self.weights, torch_hub_file(published.url))
+        if (published := self._published()) is not None:
+            return described(str(published), self.weights, torch_hub_file(published.url))
         return origin(self._stored())
 
     def preprocessing(self) -> Preprocessing:
@@ -131,8 +128,7 @@ class Torchvision:
         return described
 
     def _load(self, network: nn.Module) -> None:
-        published = self._published()
-        if published is not None:
+        if (published := self._published()) is not None:
             file = fetch(self.weights or "", published.url)
         elif (stored := self._stored()) is not None:
             file = stored.file

@@ -58,21 +58,8 @@ class SourceFindings:
     """Indices of images that can be read but are not as they should be, by remark."""
 
 
-def broken_images(
-    images: ImageSource,
-    workers: int = 4,
-    progress: Callable[[int], None] | None = None,
-    resize_size: int | None = None,
-) -> list[tuple[int, str]]:
-    """Return the index and reason of each image that cannot be decoded, as `look_at_all` finds them."""
-    return look_at_all(images, workers, progress, resize_size).broken
-
-
 def look_at_all(
-    images: ImageSource,
-    workers: int = 4,
-    progress: Callable[[int], None] | None = None,
-    resize_size: int | None = None,
+    images: ImageSource, workers: int = 4, progress: Callable[[int], None] | None = None, resize_size: int | None = None
 ) -> SourceFindings:
     """Decode every image, in `workers` threads, as decoders release the interpreter lock.
 
@@ -170,10 +157,7 @@ def _kept_warnings() -> Iterator[Callable[[], list[str]]]:
 
 
 def find_broken(
-    splits: Splits,
-    workers: int = 4,
-    progress: Callable[[int], None] | None = None,
-    resize_size: int | None = None,
+    splits: Splits, workers: int = 4, progress: Callable[[int], None] | None = None, resize_size: int | None = None
 ) -> Broken:
     """Return the broken images of both splits and the remarks on others; `progress` counts the images of both."""
     train = look_at_all(splits.train.images, workers, progress, resize_size)

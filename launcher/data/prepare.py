@@ -198,14 +198,8 @@ def _write(
                 if stored.why_broken is not None:
                     broken[name].append((index, stored.why_broken))
                 height, width, _ = stored.pixels.shape
-                hashes = stored.source_hash, content_digest(stored.pixels)
-                rows[index] = (
-                    file.tell(),
-                    height,
-                    width,
-                    *stored.stamp,
-                    *(np.frombuffer(each, np.uint8) for each in hashes),
-                )
+                hashes = [np.frombuffer(each, np.uint8) for each in (stored.source_hash, content_digest(stored.pixels))]
+                rows[index] = (file.tell(), height, width, *stored.stamp, *hashes)
                 file.write(stored.pixels.data)
                 done += 1
                 progress(done)

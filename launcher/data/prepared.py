@@ -153,15 +153,12 @@ def _pairs(broken: Any) -> tuple[tuple[int, str], ...]:
 
 def check_fits(copy: Copy, recipe: Recipe, preprocessing: Preprocessing) -> None:
     """Raise UserError if the recipe's transforms need larger images than the copy has."""
-    need = need_of(recipe, preprocessing)
+    need, has = need_of(recipe, preprocessing), copy.enough_for
     problems = [
-        f"{copy.folder}: {what} images are prepared for transforms that need a shorter side of {has} px, this recipe "
-        f"needs {needs} px; prepare them again into another folder"
-        for what, has, needs in (
-            ("training", copy.enough_for.train, need.train),
-            ("validation", copy.enough_for.val, need.val),
-        )
-        if needs > has
+        f"{copy.folder}: {what} images are prepared for transforms that need a shorter side of {old} px, this recipe "
+        f"needs {new} px; prepare them again into another folder"
+        for what, old, new in (("training", has.train, need.train), ("validation", has.val, need.val))
+        if new > old
     ]
     if problems:
         raise UserError(*problems)

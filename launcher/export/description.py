@@ -79,11 +79,8 @@ def description(finished: FinishedRun, model: LoadedModel, options: Options) -> 
 def _meaning(finished: FinishedRun, model: LoadedModel, applied: dict[str, bool]) -> str:
     """Describe the outputs of the file, given what it applies itself."""
     if applied["probabilities"] and model.kind == "classification":
-        how = (
-            f"calibrated: logits divided by temperature {model.temperature:.4g}"
-            if model.calibrated
-            else "not calibrated"
-        )
+        scaled = f"calibrated: logits divided by temperature {model.temperature:.4g}"
+        how = scaled if model.calibrated else "not calibrated"
         return f"probabilities of the classes, which sum to 1 (softmax is applied; {how})"
     if applied["probabilities"]:
         return "the probability of each label (sigmoid is applied; not calibrated)"

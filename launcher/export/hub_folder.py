@@ -61,9 +61,7 @@ def write(
     if (finished.rundir.path / "recipe.py").is_file():
         shutil.copyfile(finished.rundir.path / "recipe.py", folder / "recipe.py")
     has_report = _write_report(finished.rundir.path, folder / "report.html", options.with_images)
-    text = card(
-        finished, model, plain, described, options.license_name, has_report=has_report, with_images=options.with_images
-    )
+    text = card(finished, model, plain, described, options, has_report)
     (folder / "README.md").write_bytes(text.encode("utf-8", "backslashreplace"))
     if not options.with_images:
         _remove_paths(finished, folder)
@@ -164,13 +162,8 @@ def _check_preprocessing(network: Any, finished: FinishedRun) -> None:
     from timm.data import resolve_data_config
 
     config, about = resolve_data_config({}, model=network), finished.preprocessing
-    read = (
-        config["input_size"][-1],
-        math.floor(config["input_size"][-1] / config["crop_pct"]),
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        config["interpolation"],
-    )
+    size, mean, std = config["input_size"][-1], tuple(config["mean"]), tuple(config["std"])
+    read = (size, math.floor(size / config["crop_pct"]), mean, std, config["interpolation"])
     own = (about.image_size, about.resize_size, tuple(about.mean), tuple(about.std), about.interpolation)
     if read != own:
         raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {own}")

@@ -51,9 +51,7 @@ def compare(run: Runs, model: LoadedModel, options: Options, images: SampleImage
         return _compare_with_pixels(run, pixels, model, options, images)
     steps = model.preprocessing.steps
     ready = steps.normalise(torch.stack([steps.pixels(image) for image in images.pixels]))
-    largest = 0.0
-    for batch in _batches(ready):
-        largest = max(largest, _apart(run(batch), _outputs(model, batch, options), model))
+    largest = max(_apart(run(batch), _outputs(model, batch, options), model) for batch in _batches(ready))
     on = f"{images.what} in batches of {', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
     return _within(Difference(largest, on), options, model, ready)
 

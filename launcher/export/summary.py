@@ -76,10 +76,8 @@ def _show(done: Export, model: LoadedModel, options: Options, run: str, precisio
         print(f"  computes in float32; the run itself computes in {precision}")
     result = done.difference
     unit = " standard deviations" if model.std is not None else ""
-    print(
-        f"  checked on {one_line(result.on)}, {done.ran_by}: largest difference {result.largest:.1e}{unit} "
-        f"(allowed {options.tolerance:g})"
-    )
+    allowed = f"(allowed {options.tolerance:g})"
+    print(f"  checked on {one_line(result.on)}, {done.ran_by}: largest difference {result.largest:.1e}{unit} {allowed}")
     if result.levels == 0:
         print("  its resized pixels are the model's own")
     elif result.levels is not None:

@@ -122,14 +122,14 @@ def average(
     judge = Judge(evaluate, metric, mode_of(metric, task.monitor, task.monitor_mode))
     try:
         candidates = greedy_soup(ingredients, judge, report)
-        probe = next((one for one in ingredients if one.is_head_alone), None)
+        probe = next((ingredient for ingredient in ingredients if ingredient.is_head_alone), None)
         if probe is not None and len(runs) == 1 and probe is not ingredients[0]:
             candidates += interpolations(probe, ingredients[0], points, judge, report)
         elif len(runs) == 1:
             report(f"{paths[0]}: holds no weights of a head alone beside fine-tuned ones: nothing to interpolate")
     finally:
         end_workers(val)
-    before = next(one.metrics for one in candidates if one.name == ingredients[0].name)
+    before = next(candidate.metrics for candidate in candidates if candidate.name == ingredients[0].name)
     best = max(candidates, key=lambda candidate: judge.rank(candidate.metrics))
     better = best if judge.rank(best.metrics) > judge.rank(before) else None
     result = Averaged(metric, before, candidates, better, recomputes)
@@ -235,7 +235,7 @@ def _write(
                 "metric": averaged.metric,
                 "before": averaged.before,
                 "statistics_recomputed": averaged.recomputed,
-                "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in averaged.candidates],
+                "tried": [{"name": each.name, "of": each.of, "metrics": each.metrics} for each in averaged.candidates],
                 "runs": [str(path) for path in paths],
             }
             (draft / "averaged.json").write_text(json_text(content, indent=1))

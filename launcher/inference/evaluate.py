@@ -14,7 +14,7 @@ from torch import nn
 
 from launcher.assets.bundle import verify_assets
 from launcher.compat import end_workers
-from launcher.data.image_check import broken_images, on_bad_image_of, without_broken
+from launcher.data.image_check import look_at_all, on_bad_image_of, without_broken
 from launcher.data.target_precision import as_taken
 from launcher.errors import Problems, UserError
 from launcher.inference.evaluation import Evaluation as Evaluation
@@ -167,7 +167,7 @@ def _unseen_data(
     with agreed(accelerator):
         short_side = recipe.backbone.preprocessing().resize_size
         looked_at = accelerator.is_main_process
-        broken = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
+        broken = [look_at_all(split.images, usable_cpus(), resize_size=short_side).broken if looked_at else []]
         broadcast_object_list(broken)
         split, lines = without_broken(field, split, broken[0], on_bad_image_of(recipe.data))
     if lines:

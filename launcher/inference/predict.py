@@ -147,7 +147,7 @@ def predict(
                 else:
                     names.append(path)
                     pixels.append(read)
-            yield Predictions(names, _results(model, pixels, steps, device, precision), broken)
+            yield Predictions(names, _results(model, pixels, device, precision), broken)
 
 
 def _read(decoder: Decoder, index: int, steps: PixelSteps, resize_size: int) -> torch.Tensor | str:
@@ -163,11 +163,7 @@ def _read(decoder: Decoder, index: int, steps: PixelSteps, resize_size: int) -> 
 
 
 def _results(
-    model: LoadedModel,
-    pixels: list[torch.Tensor],
-    steps: PixelSteps,
-    device: torch.device,
-    precision: torch.dtype | None,
+    model: LoadedModel, pixels: list[torch.Tensor], device: torch.device, precision: torch.dtype | None
 ) -> torch.Tensor:
     if not pixels:
         return model.interpret(torch.zeros(0, len(model.classes)))
@@ -175,7 +171,7 @@ def _results(
     lower = torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
     try:
         with lower:
-            outputs = model(steps.normalise(batch.to(device)))
+            outputs = model(model.preprocessing.steps.normalise(batch.to(device)))
         return model.interpret(outputs).cpu()
     except torch.OutOfMemoryError as error:
         raise UserError(

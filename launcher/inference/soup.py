@@ -94,13 +94,9 @@ def check_alike(ingredients: Sequence[Ingredient]) -> None:
     first = ingredients[0]
     problems = []
     for other in ingredients[1:]:
-        names = first.weights.keys() ^ other.weights.keys()
-        names |= {
-            name
-            for name in first.weights.keys() & other.weights.keys()
-            if first.weights[name].shape != other.weights[name].shape
-        }
-        if names:
+        shared = first.weights.keys() & other.weights.keys()
+        names = {name for name in shared if first.weights[name].shape != other.weights[name].shape}
+        if names := names | (first.weights.keys() ^ other.weights.keys()):
             problems.append(f"{other.name}: another network than {first.name} ({sorted(names)[0]} differs)")
     if problems:
         raise UserError(*problems)

@@ -117,6 +117,6 @@ def _opened(place: tuple[ImageSource, int]) -> tuple[tuple[int, int] | None, str
         return to_rgb(images.read(index)).size, ""
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like, as in `image_check.broken_images`
+    except Exception as error:  # decoders raise whatever they like, as in `image_check.look_at_all`
         reason = error.reason if isinstance(error, BrokenImageError) else str(error) or type(error).__name__
         return None, f"{one_line(images.name(index))} ({reason})"

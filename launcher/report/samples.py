@@ -103,5 +103,5 @@ def common_folder(names: list[str]) -> str:
     if len(names) < 2:
         return ""
     pairs = zip(min(names), max(names), strict=False)
-    shared = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = "".join(letter for letter, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     return shared[: shared.rfind("/") + 1]

@@ -99,12 +99,7 @@ def _was_random(finished: FinishedRun) -> bool:
 
 @torch.no_grad()
 def _features(
-    accelerator: Accelerator,
-    finished: FinishedRun,
-    backbone: nn.Module,
-    split: Split,
-    indices: list[int],
-    num_workers: int,
+    accelerator: Accelerator, finished: FinishedRun, backbone: nn.Module, split: Split, indices: list[int], workers: int
 ) -> torch.Tensor:
     images = Subset(split.images, np.array(indices, dtype=np.int64))
     loader = evaluation_loader(
@@ -113,7 +108,7 @@ def _features(
         batch_size=BATCH,
         process_index=0,
         num_processes=1,
-        num_workers=num_workers,
+        num_workers=workers,
         pin_memory=accelerator.device.type == "cuda",
     )
     backbone = backbone.to(accelerator.device).to(memory_format=torch.channels_last)

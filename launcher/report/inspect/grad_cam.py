@@ -90,10 +90,10 @@ def _everywhere(gradient: torch.Tensor) -> bool:
 def as_map(made: torch.Tensor) -> Any:
     """Return a function that makes a map (n, c, h, w) of a module's output, or None for one without positions."""
     if made.ndim == 4:
-        _, one, two, three = made.shape
-        if two == three > 1 and one != two:
+        _, first, second, third = made.shape
+        if second == third > 1 and first != second:
             return lambda tensor: tensor
-        if one == two > 1:
+        if first == second > 1:
             return lambda tensor: tensor.permute(0, 3, 1, 2)
         return None
     if made.ndim != 3:

@@ -42,10 +42,10 @@ def suspicious_classes(features: torch.Tensor, targets: torch.Tensor, names: tup
     probabilities = (outputs * float(SCALES[losses.index(min(losses))])).softmax(dim=1)
     of_label = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
     others = probabilities.scatter(1, targets.unsqueeze(1), -1.0)
-    best, which = others.max(dim=1)
+    best, rivals = others.max(dim=1)
     return [
         Suspicion(
-            index, names[int(targets[index])], names[int(which[index])], float(of_label[index]), float(best[index])
+            index, names[int(targets[index])], names[int(rivals[index])], float(of_label[index]), float(best[index])
         )
         for index in (of_label - best).argsort(stable=True).tolist()
     ]
