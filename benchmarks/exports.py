@@ -30,8 +30,8 @@ from launcher.backbones.plain_names import classifier_name_of, plain_state_dict
 from launcher.errors import UserError
 from launcher.export.export import export
 from launcher.export.output_check import rounding
-from launcher.export.sample_images import pictures_for
-from launcher.export.target import ENDINGS, Form, Wanted
+from launcher.export.sample_images import sample_images
+from launcher.export.target import ENDINGS, Form, Options
 from launcher.inference.finished_run import read_finished
 from launcher.inference.loaded_model import model_of
 from launcher.recipe.serialization import to_json
@@ -115,15 +115,15 @@ def main(names: list[str]) -> None:
             finished_without_training(recipe, run_dir)
             finished = read_finished(run_dir, types_in(recipe))
             model = model_of(finished)
-            pictures = pictures_for(finished, None)
+            images = sample_images(finished, None)
             steps = model.preprocessing.steps
-            ready = steps.normalise(torch.stack([steps.pixels(picture) for picture in pictures.pixels]))
+            ready = steps.normalise(torch.stack([steps.pixels(image) for image in images.pixels]))
             line, why = f"{name:<22}{finished.preprocessing.image_size:>7}{rounding(model, ready):>10.1e}", []
             for form in FORMS:
                 begun = time.perf_counter()
-                wanted = Wanted(form=form, out=run_dir / f"model{ENDINGS[form]}")
+                options = Options(form=form, out=run_dir / f"model{ENDINGS[form]}")
                 try:
-                    cell = f"{export(finished, model, wanted, pictures).difference.largest:.1e}"
+                    cell = f"{export(finished, model, options, images).difference.largest:.1e}"
                 except UserError as error:
                     cell = "no"
                     why.append(str(error))

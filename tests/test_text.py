@@ -59,7 +59,7 @@ NEVER_ONE = {
     "cluster/snapshot.py: {len(chosen)} files": "more than MOST_FILES",
     "data/arrow_columns.py: {len(named)} columns": "said of none and of several",
     "data/csv.py: {len(columns)} columns": "said of none and of several",
-    "data/csv.py: {sum(map(len, again.values()))} rows": "two at least for each image",
+    "data/csv.py: {sum(map(len, repeated.values()))} rows": "two at least for each image",
     "data/decoding.py: {status.st_size} bytes": "more than MOST_BYTES",
     "data/folder_layout.py: {len(first)} folders": "said of two or more",
     "data/folder_layout.py: {len(names)} class folders": "said of two or more",

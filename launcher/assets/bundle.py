@@ -74,18 +74,18 @@ def names_assets(part: object) -> TypeGuard[NamesAssets]:
 
 def needed(recipe: Recipe) -> list[Asset | OwnPath]:
     """Return the assets and own paths that the parts of a recipe need. Raises UserError with all parts' problems."""
-    found: dict[tuple[str, str], Asset | OwnPath] = {}
+    by_name: dict[tuple[str, str], Asset | OwnPath] = {}
     problems = Problems()
     for field in dataclasses.fields(recipe):
         part = getattr(recipe, field.name)
         if not names_assets(part):
             continue
         with problems.collected():
-            for thing in part.assets():
-                name = (thing.key, "") if isinstance(thing, Asset) else (thing.field, str(thing.path))
-                found.setdefault(name, thing)
+            for need in part.assets():
+                name = (need.key, "") if isinstance(need, Asset) else (need.field, str(need.path))
+                by_name.setdefault(name, need)
     problems.raise_if_any()
-    return list(found.values())
+    return list(by_name.values())
 
 
 def assets_folder() -> Path | None:
@@ -101,16 +101,12 @@ def use_assets(folder: Path) -> None:
     """
     folder = expanded(folder).absolute()
     Assets(folder)
-    os.environ.update(
-        {
-            VARIABLE: str(folder),
-            "TORCH_HOME": str(folder / "torch"),
-            "HF_HUB_CACHE": str(folder / "huggingface" / "hub"),
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-        }
-    )
+    os.environ |= {
+        VARIABLE: str(folder),
+        "TORCH_HOME": str(folder / "torch"),
+        "HF_HUB_CACHE": str(folder / "huggingface" / "hub"),
+        **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1"),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +122,8 @@ class StoredFile:
         if not self.path.is_file():
             return "is not there"
         there = self.path.stat().st_size
-        if there == self.bytes:
-            return None
-        return f"is damaged: {plural(there, 'byte')}, where {self.bytes:,} were fetched"
+        fault = f"is damaged: {plural(there, 'byte')}, where {self.bytes:,} were fetched"
+        return None if there == self.bytes else fault
 
     def damaged(self) -> str | None:
         """Read the file and return why it is not the fetched one, or None if it is."""
@@ -138,9 +133,8 @@ class StoredFile:
             digest = sha256_of(self.path)
         except OSError as error:
             return f"cannot be read ({error.strerror or error})"
-        if digest == self.sha256:
-            return None
-        return f"is damaged: its SHA-256 is {digest[:16]}..., and {self.sha256[:16]}... was fetched"
+        fault = f"is damaged: its SHA-256 is {digest[:16]}..., and {self.sha256[:16]}... was fetched"
+        return None if digest == self.sha256 else fault
 
 
 class Assets:
@@ -160,9 +154,8 @@ class Assets:
                 raise UserError(f"--assets {folder}: {MANIFEST} is of format {content['format']}, not {FORMAT}")
             self._files = {key: tuple(self._stored(entry)) for key, entry in self.entries.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise UserError(
-                f"--assets {folder}: {MANIFEST} is damaged ({error}); remove it, and fetch again"
-            ) from error
+            why = f"{MANIFEST} is damaged ({error}); remove it, and fetch again"
+            raise UserError(f"--assets {folder}: {why}") from error
 
     def _stored(self, entry: Mapping[str, Any]) -> Iterator[StoredFile]:
         for path, facts in entry["files"].items():
@@ -214,17 +207,14 @@ def verify_assets(recipe: Recipe, report: Callable[[str], None]) -> None:
     if (folder := assets_folder()) is None:
         return
     store = Assets(folder)
-    wanted = [thing for thing in needed(recipe) if isinstance(thing, Asset)]
-    files = [file for asset in wanted for file in store.files(asset) or ()]
+    assets = [need for need in needed(recipe) if isinstance(need, Asset)]
+    files = [file for asset in assets for file in store.files(asset) or ()]
     if files:
         total = readable_size(sum(file.bytes for file in files))
         report(f"verifying {plural(len(files), 'file')} of the assets in {folder}, {total}")
-    problems = []
-    damage = store.damage(wanted)
-    for asset in wanted:
-        if fault := store.lacks(asset) or damage.get(asset.key):
-            problems.append(f"{asset.field}: {fault}; bring it, where there is network: {fetch_command(folder)}")
-    if problems:
+    damage, advice = store.damage(assets), f"bring it, where there is network: {fetch_command(folder)}"
+    faults = [(asset.field, store.lacks(asset) or damage.get(asset.key)) for asset in assets]
+    if problems := [f"{field}: {fault}; {advice}" for field, fault in faults if fault]:
         raise UserError(*problems)
 
 

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
@@ -18,8 +19,24 @@ from launcher.console import Reporter
 from launcher.files import draft_file, remove_drafts
 from launcher.text import plural, readable_size
 
+Answer = TypeVar("Answer")
+Late = TypeVar("Late")
+
 STALL_SECONDS = 60
 """Time for which a transfer may stall."""
+
+
+def answer_within(seconds: float, ask: Callable[[], Answer], otherwise: Late) -> Answer | Late:
+    """Return the answer of `ask`, or `otherwise` if it takes longer than that.
+
+    It runs in a thread, as a name server that does not answer keeps a process waiting for much longer than any
+    connection's time-out; in a daemon thread, so that it never delays the exit.
+    """
+    answers: list[Answer] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else otherwise
 
 
 def download(url: str, file: Path, sha256_prefix: str | None = None) -> None:

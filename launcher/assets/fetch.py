@@ -60,16 +60,16 @@ def missing_assets(recipe: Recipe, assets: Path, command: str | None = None) -> 
     assets = expanded(assets).absolute()
     command = command or fetch_command(assets)
     try:
-        store, wanted = Assets(assets), needed(recipe)
+        store, needs = Assets(assets), needed(recipe)
     except UserError as error:
         return list(error.problems)
     lines = []
-    for thing in wanted:
-        if isinstance(thing, OwnPath):
-            if not thing.path.exists():
-                lines.append(f"{thing.field}: {thing.path} is not there; it is a path of your own, which fetch leaves")
-        elif fault := store.lacks(thing):
-            lines.append(f"{thing.field}: {fault}; bring it, where there is network: {command}")
+    for need in needs:
+        if isinstance(need, OwnPath):
+            if not need.path.exists():
+                lines.append(f"{need.field}: {need.path} is not there; it is a path of your own, which fetch leaves")
+        elif fault := store.lacks(need):
+            lines.append(f"{need.field}: {fault}; bring it, where there is network: {command}")
     return lines
 
 
@@ -90,9 +90,9 @@ def fetch(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> Fetche
     """
     folder = expanded(folder).absolute()
     os.environ.pop(VARIABLE, None)  # assets must not be looked for in the very folder that they are fetched into
-    wanted = needed(recipe)
-    own = tuple(thing for thing in wanted if isinstance(thing, OwnPath))
-    assets = [thing for thing in wanted if isinstance(thing, Asset)]
+    needs = needed(recipe)
+    own = tuple(need for need in needs if isinstance(need, OwnPath))
+    assets = [need for need in needs if isinstance(need, Asset)]
     for name, part in (("backbone", recipe.backbone), ("data", recipe.data)):
         if not names_assets(part):
             report(f"{name}: {type(part).__name__} does not say what it needs (it has no method 'assets')")
@@ -142,24 +142,21 @@ def _bring(asset: Asset, folder: Path, report: Callable[[str], None]) -> None:
             if isinstance(error, OSError) and error.errno in _OF_A_DISK:
                 raise
             raise UserError(f"{asset.field}: {asset.what} cannot be fetched: {error}") from error
-    found = {path.relative_to(files).as_posix(): path for path in sorted(files.rglob("*")) if _is_content(path)}
-    if not found:
+    contents = [path for path in sorted(files.rglob("*")) if path.is_file() and not path.name.endswith(".lock")]
+    paths = {path.relative_to(files).as_posix(): path for path in contents}
+    if not paths:
         raise UserError(f"{asset.field}: {asset.what} was fetched, and brought no file")
     entry: dict[str, Any] = {"what": asset.what, "for": asset.field, "from": source, "files": {}}
     with concurrent.futures.ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
-        for (name, path), digest in zip(found.items(), pool.map(sha256_of, found.values()), strict=True):
+        for (name, path), digest in zip(paths.items(), pool.map(sha256_of, paths.values()), strict=True):
             entry["files"][name] = {"bytes": path.stat().st_size, "sha256": digest}
-    for name, path in found.items():
+    for name, path in paths.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         path.replace(folder / name)
     _enter(folder, asset.key, entry)
     shutil.rmtree(partial, ignore_errors=True)  # NFS renames files that are still mapped and keeps them for a while
     extent = _extent([facts["bytes"] for facts in entry["files"].values()])
     report(f"{asset.field}: {asset.what} is there, {extent} in {time.monotonic() - begin:.1f} s, from {source}")
-
-
-def _is_content(path: Path) -> bool:
-    return path.is_file() and not path.name.endswith(".lock")
 
 
 def _check_space(asset: Asset, folder: Path, size: int | None) -> None:

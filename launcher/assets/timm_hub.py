@@ -119,13 +119,12 @@ def _repository(config: Any) -> tuple[str, str | None]:
 def _cached(config: Any) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    folder = assets_folder()
+    folder, (repository, revision) = assets_folder(), _repository(config)
     cache = folder / _IN_ASSETS if folder is not None else None
-    repository, revision = _repository(config)
     for name in _files(config):
-        found = try_to_load_from_cache(repository, name, revision=revision, cache_dir=cache)
-        if isinstance(found, str):  # otherwise None, or a marker that the hub does not have it
-            return Path(found)
+        path = try_to_load_from_cache(repository, name, revision=revision, cache_dir=cache)
+        if isinstance(path, str):  # otherwise None, or a marker that the hub does not have it
+            return Path(path)
     return None
 
 

@@ -7,14 +7,13 @@ import os
 import re
 import shutil
 import sys
-import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 
 from launcher.assets.bundle import Asset, assets_folder, fetch_command, sha256_of
-from launcher.assets.download import download, shown, size_of
+from launcher.assets.download import answer_within, download, shown, size_of
 from launcher.errors import UserError
 from launcher.files import file_lock
 
@@ -43,28 +42,23 @@ def why_unreachable(url: str) -> str | None:
 
 def _asked(url: str) -> tuple[str | None, int | None]:
     """Return why `url` cannot be fetched, or None; and its size in bytes, or None if its server does not report it."""
-    answers: list[tuple[str | None, int | None]] = []
 
-    def ask() -> None:
+    def ask() -> tuple[str | None, int | None]:
         headers = {"User-Agent": "launcher"}
         request = urllib.request.Request(url, headers=headers, method="HEAD")  # noqa: S310 - published https urls
         try:
             with urllib.request.urlopen(request, timeout=REACH_SECONDS) as answer:  # noqa: S310
                 length = answer.headers.get("Content-Length", "")
-                answers.append((None, int(length) if length.isdigit() else None))
+                return None, int(length) if length.isdigit() else None
         except urllib.error.HTTPError as error:
             error.close()
             known = error.code not in NOT_ABOUT_THE_FILE
-            answers.append((f"its server answered {error.code} {error.reason}" if known else None, None))
+            return f"its server answered {error.code} {error.reason}" if known else None, None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            answers.append((f"no network: {getattr(reason, 'strerror', None) or reason}", None))
+            return f"no network: {getattr(reason, 'strerror', None) or reason}", None
 
-    # A thread, because the lookup of a host name has no time-out; a daemon thread, so that it never delays the exit.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(REACH_SECONDS)
-    return answers[0] if answers else (f"no answer within {REACH_SECONDS} s", None)
+    return answer_within(REACH_SECONDS, ask, (f"no answer within {REACH_SECONDS} s", None))
 
 
 def described(name: str, asked: str | None, file: Path | None) -> str:
@@ -161,14 +155,14 @@ def published_asset(weights: str, what: str, url: str) -> Asset:
 
 def _hash_in(file: Path) -> str | None:
     # torchvision and timm end the names of their files with the first digits of the SHA-256.
-    found = re.search(r"-([a-f0-9]{8,})\.", file.name)
-    return found.group(1) if found else None
+    match = re.search(r"-([a-f0-9]{8,})\.", file.name)
+    return match.group(1) if match else None
 
 
 def _check_hash(weights: str, file: Path) -> None:
-    wanted = _hash_in(file)
-    if wanted is not None and not sha256_of(file).startswith(wanted):
+    prefix = _hash_in(file)
+    if prefix is not None and not sha256_of(file).startswith(prefix):
         raise UserError(
-            f"backbone.weights={weights!r}: {file} is broken (its SHA-256 does not start with {wanted}); "
+            f"backbone.weights={weights!r}: {file} is broken (its SHA-256 does not start with {prefix}); "
             "delete it, and it is fetched again"
         )

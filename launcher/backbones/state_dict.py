@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_backbone(
-    backbone: nn.Module,
-    tensors: Mapping[str, torch.Tensor],
-    source: str,
-    left_out: Iterable[str] = (),
-    hint: str = "",
+    backbone: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, left_out: Iterable[str] = (), hint: str = ""
 ) -> None:
     """Copy `tensors` into `backbone`, whose classifier has already been removed.
 
@@ -44,11 +40,8 @@ def load_backbone(
         _counted("of another shape", [f"{n} {tuple(kept[n].shape)} for {tuple(own[n].shape)}" for n in misshaped]),
     ]
     if any(problems):
-        raise UserError(
-            f"backbone.weights: {source} does not fit the network: of its {plural(len(own), 'tensor', spec='')} "
-            + "; ".join(filter(None, problems))
-            + hint
-        )
+        of_all = f"of its {plural(len(own), 'tensor', spec='')} {'; '.join(filter(None, problems))}{hint}"
+        raise UserError(f"backbone.weights: {source} does not fit the network: {of_all}")
     _check_finite(backbone, source)
 
 
@@ -63,15 +56,16 @@ def without_common_prefix(tensors: dict[str, torch.Tensor], own: Iterable[str], 
     needed = [name for name in own if not name.endswith(".num_batches_tracked")]
     if not needed or any(name in tensors for name in needed):
         return tensors
-    found = prefixes_of(tensors, needed)
-    if not found:
+    prefixes = prefixes_of(tensors, needed)
+    if not prefixes:
         return tensors
-    if len(found) > 1 and "encoder_q." not in found:  # of MoCo's two encoders, the query encoder is the trained one
+    # Of MoCo's two encoders, the query encoder is the trained one.
+    if len(prefixes) > 1 and "encoder_q." not in prefixes:
         raise UserError(
-            f"backbone.weights: {source} holds the network several times, below {', '.join(map(repr, found))}; save "
+            f"backbone.weights: {source} holds the network several times, below {', '.join(map(repr, prefixes))}; save "
             "one of them alone"
         )
-    prefix = "encoder_q." if len(found) > 1 else found[0]
+    prefix = "encoder_q." if len(prefixes) > 1 else prefixes[0]
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -116,13 +110,12 @@ def _counted(what: str, names: list[str]) -> str:
 def _with_versions(backbone: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     # torchvision's MNASNet refuses a state dict that does not state its version, which safetensors files cannot.
     # Version 2 has been the layout since torchvision 0.5 (2020).
-    if type(backbone).__name__ != "MNASNet":
-        return tensors
-    return versioned_state(tensors, {"": {"version": 2}})
+    is_mnasnet = type(backbone).__name__ == "MNASNet"
+    return versioned_state(tensors, {"": {"version": 2}}) if is_mnasnet else tensors
 
 
 def _check_finite(backbone: nn.Module, source: str) -> None:
     bad = [name for name, t in backbone.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
-        what = "tensor" if len(bad) == 1 else "tensors"
-        raise UserError(f"backbone.weights: {source} holds values that are not finite: {_counted(what, bad)}")
+        counted = _counted("tensor" if len(bad) == 1 else "tensors", bad)
+        raise UserError(f"backbone.weights: {source} holds values that are not finite: {counted}")

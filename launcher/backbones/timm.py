@@ -14,7 +14,7 @@ from launcher.assets.torch_hub import described
 from launcher.backbones.classifier import describe_classifier
 from launcher.backbones.state_dict import load_backbone, matched_by_order, without_common_prefix
 from launcher.backbones.timm_network import Skeleton
-from launcher.backbones.weight_files import StoredWeights, find_weights, is_path, part_read, read_weights, stored_assets
+from launcher.backbones.weight_files import StoredWeights, is_path, origin, read_weights, stored_assets, stored_weights
 from launcher.errors import Problems, UserError, did_you_mean, pip_install
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
@@ -86,11 +86,7 @@ class Timm:
         """Describe the origin of the weights for people: the actual tag behind "DEFAULT", and the file."""
         if self._is_published():
             return described(f"timm/{self._full_name()}", self.weights, published_file(self._config()))
-        stored = self._stored()
-        if stored is None:
-            return "none: random"
-        part = part_read(stored.file)
-        return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
+        return origin(self._stored())
 
     def preprocessing(self) -> Preprocessing:
         """Return the preprocessing of the run or of the published weights; else that of the network's default weights.
@@ -169,9 +165,8 @@ class Timm:
                 **self._build_arguments(),
             )
         except Exception as error:  # the readers of three formats raise all kinds of errors for a broken file
-            raise UserError(
-                f"backbone.weights: {file} is broken or does not fit {self._full_name()}: {error}"
-            ) from error
+            why = f"{file} is broken or does not fit {self._full_name()}: {error}"
+            raise UserError(f"backbone.weights: {why}") from error
         network.reset_classifier(0)
         return network
 
@@ -210,9 +205,10 @@ class Timm:
             raise UserError(f"backbone: Timm needs the package timm: {pip_install('timm')}") from error
         architecture = self.name.partition(".")[0]
         if not timm.is_model(architecture):
-            raise UserError(
-                f"backbone.name={self.name!r}: timm has no such network{_close(architecture, timm.list_models())}"
-            )
+            # timm has over a thousand names, so only a close one is worth listing.
+            close = did_you_mean(architecture, timm.list_models())
+            close = close if close.startswith("; did") else "; timm.list_models() tells them all"
+            raise UserError(f"backbone.name={self.name!r}: timm has no such network{close}")
         return architecture
 
     def _is_published(self) -> bool:
@@ -249,11 +245,7 @@ class Timm:
             ) from error
 
     def _stored(self) -> StoredWeights | None:
-        if self.weights is None or not is_path(self.weights):
-            return None
-        stored = find_weights(self.weights)
-        stored.matches("timm", self.name)
-        return stored
+        return stored_weights(self.weights, "timm", self.name)
 
     def _build_arguments(self) -> dict[str, Any]:
         size = self.preprocessing().image_size
@@ -271,9 +263,3 @@ class Timm:
     def _at(self, preset: Preprocessing, crop_share: float) -> Preprocessing:
         size = cast(int, self.image_size)
         return dataclasses.replace(preset, image_size=size, resize_size=math.floor(size / crop_share))
-
-
-def _close(name: str, names: list[str]) -> str:
-    # timm has over a thousand names, so only a close one is worth listing.
-    close = did_you_mean(name, names)
-    return close if close.startswith("; did") else "; timm.list_models() tells them all"

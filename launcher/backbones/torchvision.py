@@ -12,7 +12,7 @@ from launcher.assets.torch_hub import check_cached, described, fetch, published_
 from launcher.backbones.classifier import TORCHVISION_CLASSIFIERS, cut_classifier
 from launcher.backbones.image_sizes import at_size, check_image_size, fit_position_embeddings
 from launcher.backbones.state_dict import load_backbone, without_common_prefix
-from launcher.backbones.weight_files import StoredWeights, find_weights, is_path, part_read, read_weights, stored_assets
+from launcher.backbones.weight_files import StoredWeights, is_path, origin, read_weights, stored_assets, stored_weights
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.recipe.part import part
 from launcher.recipe.protocols import Preprocessing
@@ -49,8 +49,8 @@ class Torchvision:
         self._published_names()  # with an unknown name, all other checks are pointless
         problems = Problems()
         with problems.collected():
-            if self._published() is not None:
-                check_cached(self.weights or "", self._published().url)
+            if (published := self._published()) is not None:
+                check_cached(self.weights or "", published.url)
             elif (stored := self._stored()) is not None:
                 read_weights(stored.file)
         with problems.collected():
@@ -69,8 +69,7 @@ class Torchvision:
     def assets(self) -> list[Asset | OwnPath]:
         """Return the weights that `build` needs, without asking the network. Raises UserError for invalid settings."""
         if (published := self._published()) is not None:
-            what = f"{type(published).__name__}.{published.name}"
-            return [published_asset(self.weights or "", what, published.url)]
+            return [published_asset(self.weights or "", str(published), published.url)]
         return stored_assets(self.weights) if self.weights else []
 
     def resolved_weights(self) -> str | None:
@@ -80,15 +79,9 @@ class Torchvision:
 
     def weights_source(self) -> str:
         """Describe the origin of the weights for people: the actual name behind "DEFAULT", and the file."""
-        published = self._published()
-        if published is not None:
-            name = f"{type(published).__name__}.{published.name}"
-            return described(name, self.weights, torch_hub_file(published.url))
-        stored = self._stored()
-        if stored is None:
-            return "none: random"
-        part = part_read(stored.file)
-        return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
+        if (published := self._published()) is not None:
+            return described(str(published), self.weights, torch_hub_file(published.url))
+        return origin(self._stored())
 
     def preprocessing(self) -> Preprocessing:
         """Return the preprocessing of the run or of the published weights; else that of the default weights."""
@@ -135,8 +128,7 @@ class Torchvision:
         return described
 
     def _load(self, network: nn.Module) -> None:
-        published = self._published()
-        if published is not None:
+        if (published := self._published()) is not None:
             file = fetch(self.weights or "", published.url)
         elif (stored := self._stored()) is not None:
             file = stored.file
@@ -204,11 +196,7 @@ class Torchvision:
         return published[name]
 
     def _stored(self) -> StoredWeights | None:
-        if self.weights is None or not is_path(self.weights):
-            return None
-        stored = find_weights(self.weights)
-        stored.matches("torchvision", self.name)
-        return stored
+        return stored_weights(self.weights, "torchvision", self.name)
 
     def _family(self) -> str:
         import torchvision

@@ -85,6 +85,26 @@ def find_weights(weights: str) -> StoredWeights:
     return StoredWeights(path)
 
 
+def stored_weights(weights: str | None, library: str, name: str) -> StoredWeights | None:
+    """Return the file that `weights` means, or None for published and random ones.
+
+    Raises UserError as `find_weights` does, and for the weights of another network than `name` of `library`.
+    """
+    if weights is None or not is_path(weights):
+        return None
+    stored = find_weights(weights)
+    stored.matches(library, name)
+    return stored
+
+
+def origin(stored: StoredWeights | None) -> str:
+    """Describe the origin of weights that are not published, for people."""
+    if stored is None:
+        return "none: random"
+    part = part_read(stored.file)
+    return f"{stored.file.absolute()}{f' ({part})' if part else ''}"
+
+
 def stored_assets(weights: str) -> list[Asset | OwnPath]:
     """Return what the path `weights` stands for: an asset if a package ships it, else a path of the user's own."""
     field = f"backbone.weights={weights!r}"
@@ -197,9 +217,8 @@ def _holds_tensors(content: Any) -> bool:
     """Return whether an entry of a checkpoint is a state dict or wraps one; an empty dict or numbers do not count."""
     import torch
 
-    return isinstance(content, Mapping) and any(
-        isinstance(value, (torch.Tensor, Mapping)) for value in content.values()
-    )
+    kinds = (torch.Tensor, Mapping)
+    return isinstance(content, Mapping) and any(isinstance(value, kinds) for value in content.values())
 
 
 def _clean(name: str) -> str:

@@ -10,7 +10,7 @@ import typer
 from launcher.cli.app import app
 from launcher.cli.options import AssetsFolder, OwnRecipe, use_assets
 from launcher.errors import Problems
-from launcher.export.target import GRAPHS, Wanted, default_path
+from launcher.export.target import GRAPHS, Options, default_path
 
 
 @app.command()
@@ -69,7 +69,7 @@ def export(
     Outputs that differ by more than the tolerance are an error, and no file is left. Batches may have any size; a
     regression's outputs are in the units of its targets. Nothing leaves this machine without --upload.
     """
-    wanted = Wanted(
+    options = Options(
         form=to,
         out=out or default_path(run, to),
         preprocess=preprocess,
@@ -86,32 +86,32 @@ def export(
     problems = Problems()
     with problems.collected():
         use_assets(assets)
-    problems.found += _problems_of(wanted)
+    problems.found += _problems_of(options)
     from launcher.export.summary import export_and_show
 
-    export_and_show(run, recipe, wanted, problems)
+    export_and_show(run, recipe, options, problems)
 
 
-def _problems_of(wanted: Wanted) -> list[str]:
+def _problems_of(options: Options) -> list[str]:
     """Return a line for each option that does not go with the others."""
     problems = []
-    if wanted.form not in GRAPHS:
-        graphs = {"--preprocess": wanted.preprocess, "--probabilities": wanted.probabilities}
+    if options.form not in GRAPHS:
+        graphs = {"--preprocess": options.preprocess, "--probabilities": options.probabilities}
         problems += [
-            f"{name}: is for --to onnx and --to torch-export; {wanted.form} holds the weights alone"
+            f"{name}: is for --to onnx and --to torch-export; {options.form} holds the weights alone"
             for name, is_given in graphs.items()
             if is_given
         ]
-    if wanted.opset is not None and wanted.form != "onnx":
-        problems.append(f"--opset {wanted.opset}: is for --to onnx")
-    elif wanted.opset is not None and not 18 <= wanted.opset <= 26:
-        problems.append(f"--opset {wanted.opset}: must be from 18 to 26")
-    if wanted.form != "hub":
-        texts = {"--license": wanted.license_name, "--upload": wanted.upload_to}
+    if options.opset is not None and options.form != "onnx":
+        problems.append(f"--opset {options.opset}: is for --to onnx")
+    elif options.opset is not None and not 18 <= options.opset <= 26:
+        problems.append(f"--opset {options.opset}: must be from 18 to 26")
+    if options.form != "hub":
+        texts = {"--license": options.license_name, "--upload": options.upload_to}
         problems += [f"{name} {value}: is for --to hub" for name, value in texts.items() if value is not None]
-        problems += ["--with-images: is for --to hub"] * wanted.with_images
-    if not wanted.tolerance > 0:
-        problems.append(f"--tolerance {wanted.tolerance:g}: must be above 0")
-    if wanted.private and wanted.upload_to is None:
+        problems += ["--with-images: is for --to hub"] * options.with_images
+    if not options.tolerance > 0:
+        problems.append(f"--tolerance {options.tolerance:g}: must be above 0")
+    if options.private and options.upload_to is None:
         problems.append("--private: is for --upload OWNER/NAME")
     return problems

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from launcher.data.decoding import SUFFIXES
 from launcher.data.label_lists import LabelLists, cells_are_lists, lists_in_cells, lists_in_rows
 from launcher.data.names import in_list, nfc, split_named
-from launcher.data.sources import FileImages, TableImages, missing_files
+from launcher.data.sources import FileImages, TableImages, check_files
 from launcher.data.targets import MEANING, class_indices, class_names, numbers
 from launcher.errors import UserError, did_you_mean
 from launcher.recipe.protocols import ImageSource, TargetKind
@@ -94,14 +94,7 @@ class ImageTable:
             return TableImages(self._title, table, column, self._root)
         paths = [str(path) for path in table[column][:]]
         root = self._root or Path()
-        missing = missing_files(root, paths)
-        if missing:
-            shown = listed([f"{paths[row]} (row {row})" for row in missing])
-            raise UserError(
-                f"data.image_column: {len(missing)} of {plural(len(paths), 'image', spec='')} named in column "
-                f"{column!r} of {self._title} {'is' if len(missing) == 1 else 'are'} missing: {shown}; looked in "
-                f"{root}; data.root says where the paths start from"
-            )
+        check_files(root, paths, "data.image_column", f"column {column!r} of {self._title}", _row_name)
         return FileImages(root, paths)
 
     def _has_lists(self) -> bool:
@@ -115,15 +108,15 @@ class ImageTable:
     def _lists(self, like: ImageTable | None = None) -> LabelLists:
         column, name = self._cells[0], self._columns[0]
         of_training = like._lists() if like is not None else None
-        given = self._given_names()
+        names = self._given_names()
         if not _is_list(self._features[name]):
             cells = [nfc(str(cell or "").strip()) for cell in column]
             return lists_in_cells(cells, name, self._title, _row_name, of_training)
-        if given is None:
+        if names is None:
             return lists_in_rows(column, name, self._title, _row_name, of_training)
         # By their type these are ids; only zeros and ones, one for each class, can be nothing but positions.
-        if _are_positions(column, len(given)):
-            each = plural(len(given), "zero or one", "zeros and ones")
+        if _are_positions(column, len(names)):
+            each = plural(len(names), "zero or one", "zeros and ones")
             note = f"column {name!r}: each list of {each} is read by position"
             rows = [[str(int(label)) for label in labels] for labels in column]
             return LabelLists(self._title, rows, _row_name, "positions", note)
@@ -138,20 +131,20 @@ class ImageTable:
         """Names of the outputs, derived from this split alone. Raises UserError as `targets` does."""
         if self._target_kind == "values" or (self._target_kind == "labels" and not self._has_lists()):
             return self._columns
-        given = self._given_names()
-        if given is not None:
-            return given
+        names = self._given_names()
+        if names is not None:
+            return names
         if self._target_kind == "labels":
             return self._lists().names()
         return class_names(self._texts(self._cells[0], range(len(self._cells[0]))))
 
     def _texts(self, labels: Sequence[Any], rows: Sequence[int]) -> list[str]:
         """Return labels as names. Raises UserError for missing ones: None, or -1 if the column lists its classes."""
-        given = self._given_names()
+        names = self._given_names()
         missing = [
             row
             for row, label in zip(rows, labels, strict=True)
-            if label is None or label != label or (given is not None and not 0 <= label < len(given))
+            if label is None or label != label or (names is not None and not 0 <= label < len(names))
         ]
         if missing:
             shown = listed([f"row {row}" for row in missing])
@@ -159,8 +152,8 @@ class ImageTable:
                 f"data: {self._title}: {plural(len(missing), 'image has', 'images have', spec='')} no label in "
                 f"{self._columns[0]!r}: {shown}"
             )
-        if given is not None:
-            return [given[label] for label in labels]
+        if names is not None:
+            return [names[label] for label in labels]
         return [self._text(label) for label in labels]
 
     def _text(self, label: Any) -> str:
@@ -183,10 +176,10 @@ class ImageTable:
         if named is not None:
             self._check_named("image_column", [named], self._may_be_images, "images")
             return in_list(named, list(self._features)) or named
-        found = [name for name, feature in self._features.items() if type(feature).__name__ == "Image"]
-        found = found or [name for name, feature in self._features.items() if is_image(feature)]
-        found = found or [name for name in self._features if self._names_images(name)]
-        return self._only("image_column", found, "images")
+        columns = [name for name, feature in self._features.items() if type(feature).__name__ == "Image"]
+        columns = columns or [name for name, feature in self._features.items() if is_image(feature)]
+        columns = columns or [name for name in self._features if self._names_images(name)]
+        return self._only("image_column", columns, "images")
 
     def _may_be_images(self, feature: Any) -> bool:
         return is_image(feature) or (self._root is not None and "string" in _dtype(feature))
@@ -204,11 +197,11 @@ class ImageTable:
             if len(named) != 1 and kind == "class":
                 raise UserError(f"data.label_column: {len(named)} columns, but a class is read from one")
             fits: Callable[[Any], bool] = {
-                "class": lambda feature: _is_class(feature),
+                "class": _is_class,
                 "labels": lambda feature: (
                     _is_number(feature) or (len(named) == 1 and (_is_list(feature) or "string" in _dtype(feature)))
                 ),
-                "values": lambda feature: _is_number(feature),
+                "values": _is_number,
             }[kind]
             self._check_named("label_column", named, fits, MEANING[kind])
             return tuple(in_list(name, list(self._features)) or name for name in named)
@@ -227,10 +220,10 @@ class ImageTable:
             "labels": [_is_list],
             "values": [lambda feature: _dtype(feature).startswith("float"), _is_number],
         }
-        found: list[str] = []
+        fitting: list[str] = []
         for test in tests[kind]:
-            found = found or [name for name, feature in others.items() if test(feature)]
-        return (self._only("label_column", found, MEANING[kind]),)
+            fitting = fitting or [name for name, feature in others.items() if test(feature)]
+        return (self._only("label_column", fitting, MEANING[kind]),)
 
     def _check_named(self, field: str, named: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
         problems = []
@@ -246,13 +239,13 @@ class ImageTable:
         if problems:
             raise UserError(*problems)
 
-    def _only(self, field: str, found: Sequence[str], what: str) -> str:
-        if len(found) != 1:
-            which = f"several columns of {self._title} could be" if found else f"no column of {self._title} looks like"
-            if not found and self._root is None and field == "image_column":
+    def _only(self, field: str, names: Sequence[str], what: str) -> str:
+        if len(names) != 1:
+            which = f"several columns of {self._title} could be" if names else f"no column of {self._title} looks like"
+            if not names and self._root is None and field == "image_column":
                 what += " (paths of files can only be read from a table on this disk)"
             raise UserError(f"data.{field}: {which} {what}; name one of its columns: {self._shown()}")
-        return found[0]
+        return names[0]
 
     def _shown(self) -> str:
         return ", ".join(f"{name} ({_described(feature)})" for name, feature in self._features.items())
@@ -285,8 +278,8 @@ def _row_name(row: int) -> str:
 
 def _are_positions(rows: Sequence[Any], count: int) -> bool:
     """Return whether lists hold a 0 or 1 for each of `count` classes: a value that occurs twice cannot be an id."""
-    whole = all(row is not None and len(row) == count and set(row) <= {0, 1} for row in rows)
-    return whole and any(len(set(row)) < count for row in rows)
+    binary = all(row is not None and len(row) == count and set(row) <= {0, 1} for row in rows)
+    return binary and any(len(set(row)) < count for row in rows)
 
 
 def _is_list(feature: Any) -> bool:
@@ -294,13 +287,7 @@ def _is_list(feature: Any) -> bool:
 
 
 def _is_class(feature: Any) -> bool:
-    return (
-        hasattr(feature, "names")
-        or "int" in _dtype(feature)
-        or "string" in _dtype(feature)
-        or _dtype(feature) == "bool"
-        or _dtype(feature).startswith("float")
-    )
+    return _is_number(feature) or "string" in _dtype(feature)
 
 
 def _is_number(feature: Any) -> bool:

@@ -19,9 +19,9 @@ from launcher.data.decoding import SUFFIXES
 from launcher.data.folder import PathText, own_paths
 from launcher.data.label_lists import LabelLists, cells_are_lists, lists_in_cells
 from launcher.data.names import nfc, split_named
-from launcher.data.sources import FileImages, Subset, missing_files
+from launcher.data.sources import FileImages, Subset, check_files, missing_files
 from launcher.data.split import set_aside
-from launcher.data.targets import Columns, class_indices, class_names, numbers
+from launcher.data.targets import Columns, class_indices, class_names, column_names, numbers
 from launcher.errors import Problems, UserError, did_you_mean
 from launcher.files import expanded
 from launcher.recipe.part import part
@@ -65,7 +65,7 @@ class CsvImages:
 
         Raises UserError for missing files and columns, and for cells that are not targets.
         """
-        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
+        columns = column_names(self.label_column)
         problems = Problems()
         if target_kind == "class" and len(columns) != 1:
             problems.found.append(
@@ -80,7 +80,7 @@ class CsvImages:
                 f"{'val_path' if self.val_path else 'split_column'} says what is for validation; give one of them"
             )
         for field, path in (("data.path", self.path), ("data.val_path", self.val_path)):
-            if self.test_path and path and _same_file(path, self.test_path):
+            if self.test_path and path and expanded(path).resolve() == expanded(self.test_path).resolve():
                 problems.found.append(f"data.test_path: is the file of {field}, too; name another")
         problems.raise_if_any()
 
@@ -91,7 +91,7 @@ class CsvImages:
         ):
             if path is not None:
                 with problems.collected():
-                    tables.append(_Table(field, path, self.root, self.image_column, columns, *others, target_kind))
+                    tables.append(_Table(self, field, path, target_kind, *others))
         problems.raise_if_any()
 
         train, val_rows = tables[0], None
@@ -129,22 +129,18 @@ class CsvImages:
             return self.other_images("data.test_path", self.test_path, target_kind, names)
         if self.split_column is None:
             return None
-        table = self._table("data.path", self.path, target_kind, self.split_column)
+        table = _Table(self, "data.path", self.path, target_kind, self.split_column)
         rows = table.rows_of("test", may_be_none=True)
         return table.split(rows, names, target_kind, table.label_lists()) if len(rows) else None
 
     def other_images(self, field: str, path: str, target_kind: TargetKind, names: tuple[str, ...]) -> Split:
         """Return all images of another file with the same columns; `names` and errors are as in `test_images`."""
-        table = self._table(field, path, target_kind)
+        table = _Table(self, field, path, target_kind)
         like = None
         if target_kind == "labels":
             with contextlib.suppress(UserError):  # the training rows may be absent when other images are evaluated
-                like = self._table("data.path", self.path, target_kind).label_lists()
+                like = _Table(self, "data.path", self.path, target_kind).label_lists()
         return table.split(np.arange(len(table.lines)), names, target_kind, table.label_lists(like))
-
-    def _table(self, field: str, path: str, target_kind: TargetKind, split_column: str | None = None) -> _Table:
-        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
-        return _Table(field, path, self.root, self.image_column, columns, split_column, None, target_kind)
 
     def assets(self) -> list[OwnPath]:
         """Return its files and folders: the user's own, which stay where they are."""
@@ -156,42 +152,38 @@ class _Table:
 
     def __init__(
         self,
+        data: CsvImages,
         field: str,
         path: str,
-        root: str | None,
-        image_column: str,
-        label_columns: Sequence[str],
-        split_column: str | None,
-        group_column: str | None,
         target_kind: TargetKind,
+        split_column: str | None = None,
+        group_column: str | None = None,
     ) -> None:
         self._field = field
         self._file = expanded(path).absolute()
-        self._root = expanded(root).absolute() if root else self._file.parent
-        self._image_column, self._label_columns, self._split_column = image_column, label_columns, split_column
-        self._group_column = group_column
-        may_be_lists = target_kind == "labels" and len(label_columns) == 1
-        used = list(dict.fromkeys(filter(None, [image_column, *label_columns, split_column, group_column])))
-        cells, self.lines = self._read(used, may_be_empty=label_columns[0] if may_be_lists else None)
+        self._root = expanded(data.root).absolute() if data.root else self._file.parent
+        self._image_column, self._split_column = data.image_column, split_column
+        self._label_columns = column_names(data.label_column)
+        may_be_lists = target_kind == "labels" and len(self._label_columns) == 1
+        named = [self._image_column, *self._label_columns, split_column, group_column]
+        used = list(dict.fromkeys(filter(None, named)))
+        cells, self.lines = self._read(used, may_be_empty=self._label_columns[0] if may_be_lists else None)
         self._splits, self._groups = cells.get(split_column or "", []), cells.get(group_column or "")
-        self.columns = [list(map(nfc, cells[name])) for name in label_columns]
+        self.columns = [list(map(nfc, cells[name])) for name in self._label_columns]
         self._has_lists = may_be_lists and cells_are_lists(self.columns[0])
-        self._paths = cells[image_column]
-        missing = missing_files(self._root, self._paths)
-        if missing:
-            shown = listed([f"{self._paths[row]} (line {self.lines[row]})" for row in missing])
-            raise UserError(
-                f"{field}: {len(missing)} of {plural(len(self._paths), 'image', spec='')} named in {self._file} "
-                f"{'is' if len(missing) == 1 else 'are'} missing: {shown}; "
-                f"looked in {self._root}" + ("" if root else "; data.root says where the paths start from")
-            )
+        self._paths = cells[self._image_column]
+        advice = "" if data.root else "; data.root says where the paths start from"
+        check_files(self._root, self._paths, field, str(self._file), self._row_name, advice)
 
     def label_lists(self, like: LabelLists | None = None) -> LabelLists | None:
         """Return the labels if each cell holds several, else None; `like` is how the training images' are read."""
         if not self._has_lists and like is None:
             return None
         where, column = f"{self._field}: {self._file}", self._label_columns[0]
-        return lists_in_cells(self.columns[0], column, where, lambda row: f"line {self.lines[row]}", like)
+        return lists_in_cells(self.columns[0], column, where, self._row_name, like)
+
+    def _row_name(self, row: int) -> str:
+        return f"line {self.lines[row]}"
 
     def groups(self) -> list[str] | None:
         """Return for each row the group that must stay on one side, or None if every row is on its own.
@@ -208,14 +200,14 @@ class _Table:
         rows_of: dict[str, list[int]] = {}
         for row, path in enumerate(self._paths):
             rows_of.setdefault(os.path.normpath(path), []).append(row)
-        again = {path: rows for path, rows in rows_of.items() if len(rows) > 1}
-        if not again:
+        repeated = {path: rows for path, rows in rows_of.items() if len(rows) > 1}
+        if not repeated:
             return []
-        path, rows = next(iter(again.items()))
+        path, rows = next(iter(repeated.items()))
         lines = listed([str(self.lines[row]) for row in rows])
         return [
-            f"{plural(len(again), 'image stands', 'images stand')} in several rows of "
-            f"{one_line(str(self._file))} ({sum(map(len, again.values())):,} rows): {one_line(path)} in lines {lines}"
+            f"{plural(len(repeated), 'image stands', 'images stand')} in several rows of {one_line(str(self._file))} "
+            f"({sum(map(len, repeated.values())):,} rows): {one_line(path)} in lines {lines}"
         ]
 
     def _read(self, used: Sequence[str], may_be_empty: str | None) -> tuple[dict[str, list[str]], list[int]]:
@@ -252,10 +244,9 @@ class _Table:
                 "columns are separated by commas (tabs in a .tsv file)"
             )
         twice = sorted({name for name in used if header.count(name) > 1})
-        problems = [
-            f"{self._field}: {self._file} has no column {name!r}{did_you_mean(name, header)}" for name in absent
-        ]
-        problems += [f"{self._field}: {self._file} has several columns {name!r}" for name in twice]
+        where = f"{self._field}: {self._file}"
+        problems = [f"{where} has no column {name!r}{did_you_mean(name, header)}" for name in absent]
+        problems += [f"{where} has several columns {name!r}" for name in twice]
         if problems:
             raise UserError(*problems)
 
@@ -288,18 +279,14 @@ class _Table:
     ) -> Split:
         chosen: list[Sequence[Any]] = [[column[row] for row in rows] for column in self.columns]
         targets: npt.NDArray[Any]
+        where = f"{self._field}: {self._file}"
         if lists is not None:
             targets = lists.matrix(names, rows.tolist())
         elif target_kind == "class":
-            targets = class_indices(chosen[0], names, f"{self._field}: {self._file}")
+            targets = class_indices(chosen[0], names, where)
         else:
-            where = f"{self._field}: {self._file}"
             targets = numbers(chosen, names, target_kind, where, lambda row: f"line {self.lines[rows[row]]}")
         return Split(Subset(FileImages(self._root, self._paths), rows), targets)
-
-
-def _same_file(one: str, other: str) -> bool:
-    return expanded(one).resolve() == expanded(other).resolve()
 
 
 def _names_an_image(root: Path, cell: str) -> bool:

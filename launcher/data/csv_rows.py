@@ -18,7 +18,7 @@ def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list
     Raises UserError for a file that is empty or cannot be read, and for a row whose number of cells differs from the
     header's. The message begins with `field`, the field of the recipe that names the file.
     """
-    said = f"{field}: " if field else ""
+    prefix = f"{field}: " if field else ""
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
         check_file(file)
@@ -28,23 +28,23 @@ def read_cells(file: Path, field: str | None = None) -> Iterator[tuple[int, list
             try:
                 header = [nfc(name.strip()) for name in next(filter(None, reader), [])]
                 if not header:
-                    raise UserError(f"{said}{file} is empty")
+                    raise UserError(f"{prefix}{file} is empty")
                 yield reader.line_num, header
                 for row in filter(None, reader):
                     if len(row) != len(header):
                         raise UserError(
-                            f"{said}{file}, line {reader.line_num}: {plural(len(row), 'cell', spec='')}, "
+                            f"{prefix}{file}, line {reader.line_num}: {plural(len(row), 'cell', spec='')}, "
                             f"but the header has {len(header)}"
                         )
                     yield reader.line_num, [cell.strip() for cell in row]
             except csv.Error as error:
                 raise UserError(
-                    f"{said}{file}, up to line {reader.line_num}: {error}; a cell that begins with a quote must end "
+                    f"{prefix}{file}, up to line {reader.line_num}: {error}; a cell that begins with a quote must end "
                     "with one (write a quote as two)"
                 ) from error
     except FileNotFoundError:
-        raise UserError(f"{said}no file {file}") from None
+        raise UserError(f"{prefix}no file {file}") from None
     except OSError as error:
-        raise UserError(f"{said}cannot read {file}: {error.strerror or error}") from error
+        raise UserError(f"{prefix}cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{said}{file} is not text in UTF-8: {error}") from error
+        raise UserError(f"{prefix}{file} is not text in UTF-8: {error}") from error

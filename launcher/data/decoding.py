@@ -81,6 +81,14 @@ class BrokenImageError(OSError):
         return f"{self.name}: {self.reason}"
 
 
+def why_broken(error: Exception) -> str:
+    """Return on one line why an image cannot be read; raise a MemoryError again, as it says nothing of the image."""
+    if isinstance(error, MemoryError):
+        raise error
+    text = error.reason if isinstance(error, BrokenImageError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
     """Decode the first frame of an image file (a path) or of its content (bytes), in the mode in which it is stored.
 
@@ -284,10 +292,10 @@ def _plain_jpeg(content: bytes) -> torch.Tensor | None:
 
     None is for other images, broken ones, and where simplejpeg (the extra `fast`) is not installed.
     """
-    found = None if _faster_decoder() is None else _plain(content)
-    if found is not None:
+    jpeg = None if _faster_decoder() is None else _plain(content)
+    if jpeg is not None:
         try:
-            return found.pixels()
+            return jpeg.pixels()
         except MemoryError:
             raise
         except Exception:  # noqa: S110 - Pillow will meet the same error again
@@ -311,10 +319,10 @@ def _faster_decoder() -> Callable[..., npt.NDArray[np.uint8]] | None:
     except ImportError:
         return None
     noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((61, 47), Image.Resampling.BICUBIC)
+    image = Image.fromarray(noise).resize((61, 47), Image.Resampling.BICUBIC)
     for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=85, subsampling=subsampling)
+        image.save(buffer, "JPEG", quality=85, subsampling=subsampling)
         for reduced in (1, 2, 4, 8):
             smaller = Image.open(buffer)
             smaller.draft("RGB", (61 // reduced, 47 // reduced))

@@ -66,21 +66,24 @@ def _remembered(paths: Sequence[str], memory: Path, threads: int) -> Generator[i
 
 
 def _stat(path: str) -> tuple[int, ...]:
-    found = Path(path).stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_dev, found.st_ino
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
 
 
 def _in_threads(digest: Callable[[int], bytes], count: int, threads: int) -> Generator[int, None, Digests]:
-    found = b""
+    digests = b""
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         for begin in range(0, count, CHUNK):
-            found += b"".join(pool.map(digest, range(begin, min(begin + CHUNK, count))))
+            digests += b"".join(pool.map(digest, range(begin, min(begin + CHUNK, count))))
             yield min(begin + CHUNK, count)
-    return np.frombuffer(found, dtype=np.uint8).reshape(count, 16)
+    return np.frombuffer(digests, dtype=np.uint8).reshape(count, 16)
 
 
-def content_digest(content: Path | bytes) -> bytes:
-    """Return the BLAKE2b hash of a file or of bytes, 16 bytes long. Raises OSError for a file that cannot be read."""
+def content_digest(content: Path | Any) -> bytes:
+    """Return the BLAKE2b hash of a file or of a bytes-like object, 16 bytes long.
+
+    Raises OSError for a file that cannot be read.
+    """
     return hashlib.blake2b(content.read_bytes() if isinstance(content, Path) else content, digest_size=16).digest()
 
 

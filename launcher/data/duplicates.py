@@ -27,16 +27,13 @@ def repeat_notes(splits: Splits, train: Sequence[bytes | None], val: Sequence[by
     `train` and `val` are the digests of the splits' images, with None for images that were not examined.
     """
     notes = []
-    first: dict[bytes, int] = {}
-    for index, key in enumerate(train):
-        if key is not None:
-            first.setdefault(key, index)
-    both = [(index, first[key]) for index, key in enumerate(val) if key is not None and key in first]
-    if both:
+    first = {key: index for index, key in reversed([*enumerate(train)])}
+    in_both = [(index, first[key]) for index, key in enumerate(val) if key is not None and key in first]
+    if in_both:
         notes.append(
-            f"{len(both):,} of {plural(len(val), 'validation image')} "
-            f"{'is a training image' if len(both) == 1 else 'are training images'}, too (the same file content), so "
-            f"the metrics are too good: {_name(splits.val, both[0][0])} is {_name(splits.train, both[0][1])}"
+            f"{len(in_both):,} of {plural(len(val), 'validation image')} "
+            f"{'is a training image' if len(in_both) == 1 else 'are training images'}, too (the same file content), so "
+            f"the metrics are too good: {_name(splits.val, in_both[0][0])} is {_name(splits.train, in_both[0][1])}"
         )
     seen: dict[bytes, tuple[Split, int]] = {}
     differing: dict[bytes, tuple[Split, int]] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,12 +13,13 @@ from urllib.parse import quote
 from pydantic import Field
 
 from launcher.assets.bundle import Asset, OwnPath, assets_folder, fetch_command
+from launcher.assets.download import answer_within
 from launcher.data.arrow_columns import ImageTable
 from launcher.data.folder import PathText, read_folders, read_test_folder
 from launcher.data.local_tables import is_for_datasets, read_file, read_folder, unused_tables
 from launcher.data.names import split_named
 from launcher.data.split import set_aside
-from launcher.data.targets import Columns, refuse
+from launcher.data.targets import Columns, column_names, refuse
 from launcher.errors import UserError, did_you_mean
 from launcher.files import expanded
 from launcher.recipe.part import part
@@ -101,12 +101,8 @@ class HuggingFace:
             val_table = self._table(tables, val_name, target_kind)
             val_split = Split(val_table.images, val_table.targets(names, train_table))
         except UserError as error:
-            way_out = (
-                ""
-                if self.val_split
-                else (f"; data.val_split={self.train_split} sets a part of the training split aside instead")
-            )
-            raise UserError(*(f"{problem}{way_out}" for problem in error.problems)) from error
+            way_out = f"; data.val_split={self.train_split} sets a part of the training split aside instead"
+            raise UserError(*(problem + ("" if self.val_split else way_out) for problem in error.problems)) from error
         return Splits(train_split, val_split, names, notes=notes)
 
     def tables(self) -> Mapping[str, datasets.Dataset]:
@@ -149,7 +145,7 @@ class HuggingFace:
         return Split(table.images, table.targets(names, like))
 
     def _table(self, tables: Mapping[str, datasets.Dataset], split: str, target_kind: TargetKind) -> ImageTable:
-        columns = (self.label_column,) if isinstance(self.label_column, str) else self.label_column
+        columns = None if self.label_column is None else column_names(self.label_column)
         local = expanded(self.path).absolute()
         root = expanded(self.root).absolute() if self.root else local if local.is_dir() else local.parent
         on_disk = root if local.exists() or self.root else None
@@ -195,18 +191,14 @@ class HuggingFace:
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-        if (
-            self.path.startswith(("/", ".", "~"))
-            or self.path.count("/") > 1
-            or local.suffix in (".parquet", ".arrow", ".csv")
-        ):
+        is_table = local.suffix in (".parquet", ".arrow", ".csv")
+        if self.path.startswith(("/", ".", "~")) or self.path.count("/") > 1 or is_table:
             raise UserError(f"data.path: no folder or file {local}")
         try:
             validate_repo_id(self.path)
         except HFValidationError as error:
-            raise UserError(
-                f"data.path: no folder or file {local}, and no name of the hub looks so: {error}"
-            ) from error
+            why = f"no folder or file {local}, and no name of the hub looks so: {error}"
+            raise UserError(f"data.path: {why}") from error
 
     def assets(self) -> list[Asset | OwnPath]:
         """Return the data set that `build` needs: an asset if it is on the hub, else a path that stays where it is.
@@ -257,11 +249,15 @@ class HuggingFace:
         Downloads go to the usual cache, or to `scratch`. Raises UserError if the data set cannot be loaded.
         """
         import datasets
+        from huggingface_hub import constants
 
         unreachable = _probe(self.path)
         options = {} if unreachable or scratch is None else _below(scratch)
+        # `datasets` uses its cache alone, or downloads with the hub's library, which then keeps its files in `scratch`.
+        offline = _setting(datasets.config, "HF_HUB_OFFLINE", True)
+        cache = _setting(constants, "HF_HUB_CACHE", str(scratch / "hub") if scratch else constants.HF_HUB_CACHE)
         try:
-            with _offline() if unreachable else _hub_cache(scratch):
+            with offline if unreachable else cache:
                 return dict(datasets.load_dataset(self.path, self.name, **options))
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UserError(
@@ -285,40 +281,29 @@ def _unused(local: Path) -> list[str]:
     if not local.is_dir() or any((local / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return []
     names = unused_tables(local)
-    return (
-        [f"not used: {listed(names)} in {one_line(str(local))} (only files named after splits are read)"]
-        if names
-        else []
-    )
+    line = f"not used: {listed(names)} in {one_line(str(local))} (only files named after splits are read)"
+    return [line] if names else []
 
 
 def _probe(path: str) -> str | None:
-    """Return why the hub cannot be reached, or None if it answers.
-
-    The request runs in a thread with a deadline, as a name server that does not answer keeps a process waiting for much
-    longer than any connection's time-out.
-    """
+    """Return why the hub cannot be reached, or None if it answers."""
     import datasets
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     if datasets.config.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    answer: list[str | None] = []
 
-    def ask() -> None:
+    def ask() -> str | None:
         try:
             huggingface_hub.HfApi().dataset_info(path, timeout=_PROBE_SECONDS)
-            answer.append(None)
         except HfHubHTTPError:
-            answer.append(None)  # the hub answers; the loading that follows reports the error
+            pass  # the hub answers; the loading that follows reports the error
         except Exception as error:
-            answer.append(str(error) or type(error).__name__)
+            return str(error) or type(error).__name__
+        return None
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_ANSWER_SECONDS)
-    return answer[0] if answer else f"no answer within {_ANSWER_SECONDS:g} s"
+    return answer_within(_ANSWER_SECONDS, ask, f"no answer within {_ANSWER_SECONDS:g} s")
 
 
 def _below(scratch: Path) -> dict[str, Any]:
@@ -329,26 +314,11 @@ def _below(scratch: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _hub_cache(scratch: Path | None) -> Iterator[None]:
-    """Make the hub's library, with which `datasets` downloads, keep its files below `scratch`."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_CACHE
-    constants.HF_HUB_CACHE = before if scratch is None else str(scratch / "hub")
+def _setting(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Give a setting of a library another value for the time of a block."""
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        constants.HF_HUB_CACHE = before
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Restrict `datasets` to its cache."""
-    import datasets
-
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        setattr(module, name, before)

@@ -18,18 +18,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 
-from launcher.data.decoding import (
-    BrokenImageError,
-    Decoder,
-    can_tell_damage,
-    open_image,
-    to_rgb,
-    too_narrow,
-)
+from launcher.data.decoding import Decoder, can_tell_damage, open_image, to_rgb, too_narrow, why_broken
 from launcher.data.duplicates import digest, repeat_notes
 from launcher.data.sources import Subset
 from launcher.errors import UserError
@@ -54,7 +47,7 @@ def on_bad_image_of(data: Data) -> Literal["stop", "skip"]:
 
 
 @dataclasses.dataclass
-class Looked:
+class SourceFindings:
     """The findings about a source's images."""
 
     broken: list[tuple[int, str]]
@@ -65,39 +58,23 @@ class Looked:
     """Indices of images that can be read but are not as they should be, by remark."""
 
 
-def broken_images(
-    images: ImageSource,
-    workers: int = 4,
-    progress: Callable[[int], None] | None = None,
-    resize_size: int | None = None,
-) -> list[tuple[int, str]]:
-    """Return the index and reason of each image that cannot be decoded, as `look_at_all` finds them."""
-    return look_at_all(images, workers, progress, resize_size).broken
-
-
 def look_at_all(
-    images: ImageSource,
-    workers: int = 4,
-    progress: Callable[[int], None] | None = None,
-    resize_size: int | None = None,
-) -> Looked:
+    images: ImageSource, workers: int = 4, progress: Callable[[int], None] | None = None, resize_size: int | None = None
+) -> SourceFindings:
     """Decode every image, in `workers` threads, as decoders release the interpreter lock.
 
     With `resize_size`, images that are too narrow to be resized to that shorter side count as broken. `progress` is
     called from this thread with the number of finished images, in order.
     """
-    looked, decoder = Looked([], [], {}), Decoder(images)
+    looked, decoder = SourceFindings([], [], {}), Decoder(images)
     with _kept_warnings() as warned, ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
 
         def look(index: int) -> tuple[str | None, bytes | None, list[str]]:
             warned().clear()
             try:
                 key, remark = _decoded(decoder, index, resize_size)
-            except MemoryError:
-                raise
             except Exception as error:  # a user's own source may raise anything
-                text = error.reason if isinstance(error, BrokenImageError) else str(error)
-                return " ".join(text.split()) or type(error).__name__, None, []
+                return why_broken(error), None, []
             return None, key, [*([remark] if remark else []), *dict.fromkeys(warned())]
 
         # In pieces, because `map` consumes its whole input at once, and a million futures take gigabytes.
@@ -168,29 +145,19 @@ def _kept_warnings() -> Iterator[Callable[[], list[str]]]:
         warnings.filterwarnings("always", module=r"PIL\.")
         show = warnings.showwarning
 
-        def keep(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def keep(message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any) -> None:
             if "PIL" in Path(filename).parts:
                 text = " ".join(str(message).split())
                 of_this_thread().append(f"a warning of Pillow: {re.sub(r'[0-9]+', 'N', text)}")
             else:
-                show(message, category, filename, lineno, file, line)
+                show(message, category, filename, *args, **kwargs)
 
         warnings.showwarning = keep
         yield of_this_thread
 
 
 def find_broken(
-    splits: Splits,
-    workers: int = 4,
-    progress: Callable[[int], None] | None = None,
-    resize_size: int | None = None,
+    splits: Splits, workers: int = 4, progress: Callable[[int], None] | None = None, resize_size: int | None = None
 ) -> Broken:
     """Return the broken images of both splits and the remarks on others; `progress` counts the images of both."""
     train = look_at_all(splits.train.images, workers, progress, resize_size)
@@ -216,8 +183,8 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
     """
     lines = [
         f"{one_line(split.images.name(index))} ({reason})"
-        for split, found in ((splits.train, broken.train), (splits.val, broken.val))
-        for index, reason in found
+        for split, pairs in ((splits.train, broken.train), (splits.val, broken.val))
+        for index, reason in pairs
     ]
     if broken.notes:
         splits = dataclasses.replace(splits, notes=(*splits.notes, *broken.notes))
@@ -244,7 +211,7 @@ def verified(splits: Splits, broken: Broken, on_bad_image: Literal["stop", "skip
     return dataclasses.replace(splits, train=train, val=val, skipped=(*splits.skipped, *lines))
 
 
-def whole(
+def without_broken(
     field: str, split: Split, broken: list[tuple[int, str]], on_bad_image: Literal["stop", "skip"]
 ) -> tuple[Split, list[str]]:
     """Return a single split without its broken images, and a line for each of them.
@@ -260,10 +227,10 @@ def whole(
     return _without(split, tuple(broken)), lines
 
 
-def _without(split: Split, found: tuple[tuple[int, str], ...]) -> Split:
-    if not found:
+def _without(split: Split, broken: tuple[tuple[int, str], ...]) -> Split:
+    if not broken:
         return split
     keep = np.ones(len(split), dtype=bool)
-    keep[[index for index, _ in found]] = False
+    keep[[index for index, _ in broken]] = False
     indices = np.flatnonzero(keep)
     return Split(Subset(split.images, indices), split.targets[indices])

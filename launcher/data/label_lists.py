@@ -225,9 +225,8 @@ def _is_missing(label: Any) -> bool:
 
 
 def _text(label: Any) -> str:
-    if isinstance(label, (bool, np.bool_)):
-        return str(int(label))
-    if isinstance(label, (float, np.floating)) and float(label).is_integer():
+    is_whole = isinstance(label, (float, np.floating)) and float(label).is_integer()
+    if is_whole or isinstance(label, (bool, np.bool_)):
         return str(int(label))
     text = nfc(str(label).strip())
     value = _value(text)  # "1." and "true" are 1, but "007" is a name

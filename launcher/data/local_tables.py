@@ -38,7 +38,7 @@ def read_file(file: Path) -> datasets.Dataset:
     # `datasets` takes paths for patterns: [ ] in a name would match a single letter.
     readers = {
         ".parquet": lambda: datasets.Dataset.from_parquet(glob.escape(str(file))),
-        ".arrow": lambda: _from_arrow(file),
+        ".arrow": lambda: datasets.Dataset.from_file(str(file)),  # memory-mapped
     }
     reader = readers.get(file.suffix.lower())
     if is_lfs_pointer(file):
@@ -102,9 +102,3 @@ def unused_tables(folder: Path) -> list[str]:
             used.update(Path(file) for file in resolve_pattern(os.path.join(base, pattern), base))  # noqa: PTH118
     names = (path.relative_to(folder) for path in tables)
     return sorted(str(name) for name in names if folder.resolve() / name not in used)
-
-
-def _from_arrow(file: Path) -> datasets.Dataset:
-    import datasets
-
-    return datasets.Dataset.from_file(str(file))  # memory-mapped

@@ -71,9 +71,9 @@ def notes_of_names(names: Iterable[str]) -> list[str]:
     names = list(names)
     notes = []
     if groups := [" and ".join(map(repr, group)) for group in alike(names)]:
-        more = f" and {plural(len(groups) - 3, 'more such group')}" if len(groups) > 3 else ""
+        others = f" and {plural(len(groups) - 3, 'more such group')}" if len(groups) > 3 else ""
         notes.append(
-            f"{'; '.join(groups[:3])}{more} count as different: make their spelling one where the same is meant"
+            f"{'; '.join(groups[:3])}{others} count as different: make their spelling one where the same is meant"
         )
     if missing := [repr(name) for name in names if name.strip().casefold() in _MISSING]:
         words = "counts as a class" if len(missing) == 1 else "count as classes"

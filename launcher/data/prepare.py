@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 from launcher.console import Reporter
-from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
+from launcher.data.decoding import Decoder, too_narrow, why_broken
+from launcher.data.digests import content_digest
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.data.prepared import (
     FORMAT,
@@ -28,7 +29,6 @@ from launcher.data.prepared import (
     bytes_of,
     check_current,
     check_fits,
-    hash_of,
     need_of,
     read_copy,
     source_hash,
@@ -167,7 +167,7 @@ def _there_already(folder: Path, kept: Need, recipe: Recipe, splits: Splits, pre
         pixels = np.memmap(folder / f"{name}.pixels", dtype=np.uint8, mode="r")
         for number, row in enumerate(copy.rows(name)):
             content = pixels[row["begin"] : row["begin"] + 3 * int(row["height"]) * int(row["width"])]
-            if hash_of(np.ascontiguousarray(content)) != row["pixels_hash"].tobytes():
+            if content_digest(np.ascontiguousarray(content)) != row["pixels_hash"].tobytes():
                 raise UserError(
                     f"{folder}: the pixels of {name} image {number} are damaged; remove it, prepare it again"
                 )
@@ -198,7 +198,7 @@ def _write(
                 if stored.why_broken is not None:
                     broken[name].append((index, stored.why_broken))
                 height, width, _ = stored.pixels.shape
-                hashes = [np.frombuffer(each, dtype=np.uint8) for each in (stored.source_hash, hash_of(stored.pixels))]
+                hashes = [np.frombuffer(each, np.uint8) for each in (stored.source_hash, content_digest(stored.pixels))]
                 rows[index] = (file.tell(), height, width, *stored.stamp, *hashes)
                 file.write(stored.pixels.data)
                 done += 1
@@ -214,7 +214,7 @@ def _write(
             "short_side": side,
             "enough_for": getattr(enough_for, name),
             "interpolation": how.interpolation,
-            "index_hash": hash_of(rows.tobytes()).hex(),
+            "index_hash": content_digest(rows.tobytes()).hex(),
             "broken": broken[name],
         }
     # Raises if an image is broken and the data part does not allow that.
@@ -246,12 +246,8 @@ def _stored(split: Split, side: int, how: Preprocessing, workers: int) -> Iterat
             if min(pixels.shape[1:]) > side:
                 pixels = shrunk(pixels, side, how)
             return Stored(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), stamp, content_hash)
-        except MemoryError:
-            raise
         except Exception as error:  # a user's own source may raise anything
-            text = error.reason if isinstance(error, BrokenImageError) else str(error)
-            why = " ".join(text.split()) or type(error).__name__
-            return Stored(np.zeros((0, 0, 3), dtype=np.uint8), stamp, content_hash, why)
+            return Stored(np.zeros((0, 0, 3), dtype=np.uint8), stamp, content_hash, why_broken(error))
 
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
         size = IN_FLIGHT * max(workers, 1)

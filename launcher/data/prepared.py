@@ -29,7 +29,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from launcher.data.decoding import Decoder
-from launcher.data.digests import Digests, image_digest
+from launcher.data.digests import Digests, content_digest, image_digest
 from launcher.data.duplicates import repeat_notes
 from launcher.data.image_check import Broken, on_bad_image_of, verified
 from launcher.errors import UserError
@@ -112,7 +112,7 @@ class Copy:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder}: the prepared copy is damaged ({error}); prepare it again") from error
         expected = bytes_of(rows) if rows.dtype == ROW else -1
-        if hash_of(rows.tobytes()).hex() not in self.index_hashes or size != expected:
+        if content_digest(rows.tobytes()).hex() not in self.index_hashes or size != expected:
             raise UserError(f"{self.folder}: the prepared copy is damaged ({name}.*); prepare it again")
         return rows
 
@@ -120,11 +120,6 @@ class Copy:
 def bytes_of(rows: npt.NDArray[Any]) -> int:
     """Return the number of bytes that the pixels of all samples of an index take."""
     return int(3 * (rows["height"].astype(np.int64) * rows["width"]).sum())
-
-
-def hash_of(content: Any) -> bytes:
-    """Return the BLAKE2b hash of a bytes-like object, HASH_BYTES long."""
-    return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
 
 
 def read_copy(folder: Path) -> Copy:
@@ -158,15 +153,12 @@ def _pairs(broken: Any) -> tuple[tuple[int, str], ...]:
 
 def check_fits(copy: Copy, recipe: Recipe, preprocessing: Preprocessing) -> None:
     """Raise UserError if the recipe's transforms need larger images than the copy has."""
-    need = need_of(recipe, preprocessing)
+    need, has = need_of(recipe, preprocessing), copy.enough_for
     problems = [
-        f"{copy.folder}: {what} images are prepared for transforms that need a shorter side of {has} px, this recipe "
-        f"needs {needs} px; prepare them again into another folder"
-        for what, has, needs in (
-            ("training", copy.enough_for.train, need.train),
-            ("validation", copy.enough_for.val, need.val),
-        )
-        if needs > has
+        f"{copy.folder}: {what} images are prepared for transforms that need a shorter side of {old} px, this recipe "
+        f"needs {new} px; prepare them again into another folder"
+        for what, old, new in (("training", has.train, need.train), ("validation", has.val, need.val))
+        if new > old
     ]
     if problems:
         raise UserError(*problems)
@@ -214,8 +206,8 @@ def stamp_of(images: ImageSource, index: int) -> tuple[int, int]:
     path = Path(images.name(index))
     if path.is_absolute():
         try:
-            found = path.stat()
-            return found.st_size, found.st_mtime_ns
+            status = path.stat()
+            return status.st_size, status.st_mtime_ns
         except OSError:
             pass
     return -1, -1
@@ -238,9 +230,9 @@ def with_copy(copy: Copy, recipe: Recipe, splits: Splits) -> Splits:
     """
     digests = [[row.tobytes() if row.any() else None for row in copy.rows(name)["source_hash"]] for name in NAMES]
     broken = dataclasses.replace(copy.broken, notes=tuple(repeat_notes(splits, *digests)))
-    whole = verified(splits, broken, on_bad_image_of(recipe.data))
+    readable = verified(splits, broken, on_bad_image_of(recipe.data))
     return dataclasses.replace(
-        whole, train=_prepared(copy, "train", whole.train), val=_prepared(copy, "val", whole.val)
+        readable, train=_prepared(copy, "train", readable.train), val=_prepared(copy, "val", readable.val)
     )
 
 
@@ -281,7 +273,7 @@ class PreparedImages:
         # Training on a copy that the disk has damaged would go unnoticed. Compared once per process, as the 281 kB of
         # an image take half a millisecond.
         if not self._compared[index]:
-            if hash_of(pixels) != row["pixels_hash"].tobytes():
+            if content_digest(pixels) != row["pixels_hash"].tobytes():
                 raise UserError(
                     f"{self._file.parent}: the prepared copy is damaged (the pixels of {one_line(self.name(index))}); "
                     "prepare it again"

@@ -8,7 +8,7 @@ writes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from PIL import Image
 
 from launcher.data.decoding import Decoder, check_regular, open_image
 from launcher.data.names import in_list
+from launcher.errors import UserError
 from launcher.recipe.abilities import HoldsImageFiles
 from launcher.recipe.protocols import ImageSource
+from launcher.text import listed, plural
 
 if TYPE_CHECKING:
     import datasets
@@ -146,6 +148,23 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self._images.name(int(self._indices[index]))
+
+
+def check_files(
+    root: Path,
+    paths: list[str],
+    field: str,
+    where: str,
+    row_name: Callable[[int], str],
+    advice: str = "; data.root says where the paths start from",
+) -> None:
+    """Raise UserError for paths in `where` without a file; they are looked for, and mended, as in `missing_files`."""
+    if missing := missing_files(root, paths):
+        shown = listed([f"{paths[row]} ({row_name(row)})" for row in missing])
+        raise UserError(
+            f"{field}: {len(missing)} of {plural(len(paths), 'image', spec='')} named in {where} "
+            f"{'is' if len(missing) == 1 else 'are'} missing: {shown}; looked in {root}{advice}"
+        )
 
 
 def missing_files(root: Path, paths: list[str]) -> list[int]:

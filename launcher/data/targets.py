@@ -15,8 +15,13 @@ from launcher.recipe.protocols import TargetKind
 from launcher.text import listed, plural
 
 
+def column_names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the columns in a field that holds one name or several."""
+    return (value,) if isinstance(value, str) else value
+
+
 def _sound_columns(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
+    names = column_names(value)
     if not (names and all(names)):
         raise ValueError("should name a column, or several")
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -86,9 +91,9 @@ def numbers(
     for name, column in zip(names, columns, strict=True):
         values = [_number(cell) for cell in column]
         if target_kind == "labels":
-            bad, wanted = [row for row, value in enumerate(values) if value not in (0.0, 1.0)], "0 or 1"
+            bad, expected = [row for row, value in enumerate(values) if value not in (0.0, 1.0)], "0 or 1"
         else:
-            bad, wanted = [row for row, value in enumerate(values) if not math.isfinite(value)], "a finite number"
+            bad, expected = [row for row, value in enumerate(values) if not math.isfinite(value)], "a finite number"
             inexact = [row for row, value in enumerate(values) if _is_rounded(column[row], value)]
             if inexact:
                 shown = listed([f"{row_name(row)}: {column[row]!r}" for row in inexact])
@@ -99,7 +104,7 @@ def numbers(
         if bad:
             shown = listed([f"{row_name(row)}: {column[row]!r}" for row in bad])
             problems.append(
-                f"{where}: column {name!r} has {plural(len(bad), 'cell', spec='')} that should be {wanted}: {shown}"
+                f"{where}: column {name!r} has {plural(len(bad), 'cell', spec='')} that should be {expected}: {shown}"
             )
         arrays.append(np.asarray(values, dtype=np.float32 if target_kind == "labels" else np.float64))
     if problems:

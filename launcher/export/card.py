@@ -16,6 +16,7 @@ from markupsafe import Markup
 from launcher import data
 from launcher.errors import UserError
 from launcher.export.plain_network import Plain
+from launcher.export.target import Options
 from launcher.export.usage import usage
 from launcher.files import expanded, metrics_from_json, read_json
 from launcher.inference.finished_run import FinishedRun
@@ -44,10 +45,8 @@ def card(
     model: LoadedModel,
     plain: Plain | None,
     described: dict[str, Any],
-    license_name: str | None,
-    *,
+    options: Options,
     has_report: bool,
-    with_images: bool,
 ) -> str:
     """Return the card as Markdown that begins with the metadata for the hub; all names in it are escaped."""
     title = finished.rundir.path.absolute().name
@@ -64,8 +63,8 @@ def card(
         model=model,
         about=model.preprocessing.about,
         title=title,
-        license_name=license_name,
-        metadata=_metadata(finished, model, plain, metrics, title, license_name),
+        license_name=options.license_name,
+        metadata=_metadata(finished, model, plain, metrics, options.license_name),
         network=described["network"].get("name"),
         evaluation=evaluation,
         metrics=metrics,
@@ -80,17 +79,12 @@ def card(
         command=encodable(command).replace("`", "'"),
         packages=environment.get("packages", {}),
         has_report=has_report,
-        with_images=with_images,
+        with_images=options.with_images,
     )
 
 
 def _metadata(
-    finished: FinishedRun,
-    model: LoadedModel,
-    plain: Plain | None,
-    metrics: Mapping[str, float],
-    title: str,
-    license_name: str | None,
+    finished: FinishedRun, model: LoadedModel, plain: Plain | None, metrics: Mapping[str, float], license_id: str | None
 ) -> str:
     """Return the metadata in YAML, with the metrics that are finite."""
     from huggingface_hub import EvalResult, ModelCardData
@@ -111,13 +105,13 @@ def _metadata(
         for name, value in finite.items()
     ]
     metadata = ModelCardData(
-        license=license_name,
+        license=license_id,
         library_name=plain.library if plain is not None else "pytorch",
         pipeline_tag=task if task == "image-classification" else None,
         tags=[task, *(["multi-label"] if model.kind == "multi-label" else []), "fine-tuned"],
         datasets=[hub_name] if hub_name else None,
         metrics=list(finite) or None,
-        model_name=encodable(title),
+        model_name=encodable(finished.rundir.path.absolute().name),
         eval_results=results or None,
     )
     return metadata.to_yaml().strip()

@@ -9,36 +9,37 @@ import torch
 
 from launcher.errors import DISTRIBUTION
 from launcher.export.graph import output_dtype
-from launcher.export.target import GRAPHS, Wanted, input_name, output_name
+from launcher.export.target import GRAPHS, Options, input_name, output_name
 from launcher.files import json_text
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
 from launcher.text import encodable
 
 
-def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> dict[str, Any]:
+def description(finished: FinishedRun, model: LoadedModel, options: Options) -> dict[str, Any]:
     """Return the description as JSON.
 
     It holds all values, whether the file's graph applies them or not; "applied" says which it applies.
     """
     about = model.preprocessing.about
-    graph = wanted.form in GRAPHS
+    side = about.image_size
+    graph = options.form in GRAPHS
     applied = {
-        "preprocessing": graph and wanted.preprocess,
-        "probabilities": graph and wanted.probabilities,
+        "preprocessing": graph and options.preprocess,
+        "probabilities": graph and options.probabilities,
         "units": graph and model.mean is not None,
     }
-    outputs = output_name(model, wanted) if graph else "outputs"
+    outputs = output_name(model, options) if graph else "outputs"
     described: dict[str, Any] = {
         "task": model.kind,
         "class_names": list(model.classes),
         "input": {
-            "name": input_name(wanted),
-            "dtype": "uint8" if wanted.preprocess else "float32",
-            "shape": ["N", "height", "width", 3] if wanted.preprocess else ["N", 3, about.image_size, about.image_size],
+            "name": input_name(options),
+            "dtype": "uint8" if options.preprocess else "float32",
+            "shape": ["N", "height", "width", 3] if options.preprocess else ["N", 3, side, side],
             "colour": "RGB",
             "resize_shorter_side_to": about.resize_size,
-            "centre_crop_to": about.image_size,
+            "centre_crop_to": side,
             "interpolation": about.interpolation,
             "scale": 1 / 255,
             "mean": list(about.mean),
@@ -78,11 +79,8 @@ def description(finished: FinishedRun, model: LoadedModel, wanted: Wanted) -> di
 def _meaning(finished: FinishedRun, model: LoadedModel, applied: dict[str, bool]) -> str:
     """Describe the outputs of the file, given what it applies itself."""
     if applied["probabilities"] and model.kind == "classification":
-        how = (
-            f"calibrated: logits divided by temperature {model.temperature:.4g}"
-            if model.calibrated
-            else "not calibrated"
-        )
+        scaled = f"calibrated: logits divided by temperature {model.temperature:.4g}"
+        how = scaled if model.calibrated else "not calibrated"
         return f"probabilities of the classes, which sum to 1 (softmax is applied; {how})"
     if applied["probabilities"]:
         return "the probability of each label (sigmoid is applied; not calibrated)"
@@ -106,10 +104,10 @@ def as_strings(described: dict[str, Any]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions of this package and of the installed libraries on which an export depends."""
-    found = {}
+    installed = {}
     for name in (DISTRIBUTION, "torch", "torchvision", "timm", "onnx", "onnxscript"):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

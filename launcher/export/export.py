@@ -15,11 +15,11 @@ from torch import nn
 from launcher.errors import UserError
 from launcher.export import hub_folder, onnx, safetensors, torch_export
 from launcher.export.description import as_strings, description
-from launcher.export.graph import Exported, Pixels, capture, names_of_axes
+from launcher.export.graph import Exported, Pixels, capture
 from launcher.export.output_check import Difference, Runs, compare
 from launcher.export.plain_network import plain_of
-from launcher.export.sample_images import Pictures
-from launcher.export.target import Wanted, input_name, output_name
+from launcher.export.sample_images import SampleImages
+from launcher.export.target import Options, input_name, output_name
 from launcher.files import draft_folder
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
@@ -42,8 +42,8 @@ class Export:
 def export(
     finished: FinishedRun,
     model: LoadedModel,
-    wanted: Wanted,
-    pictures: Pictures,
+    options: Options,
+    images: SampleImages,
     report: Callable[[str], None] = lambda _: None,
 ) -> Export:
     """Write an export of a model, and compare its outputs with those of the model.
@@ -51,74 +51,66 @@ def export(
     Raises UserError if the network cannot be written in this form, or if the export does not behave like the model;
     then no new file is left, and existing ones stay.
     """
-    with _draft(wanted.out) as folder:
-        draft = folder / wanted.out.name
-        report(f"writing {wanted.form}")
-        if wanted.form == "onnx":
-            opset, run, pixels = _onnx(finished, model, wanted, draft)
+    with _draft(options.out) as folder:
+        draft = folder / options.out.name
+        report(f"writing {options.form}")
+        if options.form == "onnx":
+            opset, run, pixels = _onnx(finished, model, options, draft)
             ran_by = f"ONNX Runtime {metadata.version('onnxruntime')}"
-        elif wanted.form == "torch-export":
-            opset, (run, pixels) = None, _program(finished, model, wanted, draft)
+        elif options.form == "torch-export":
+            opset, (run, pixels) = None, _program(finished, model, options, draft)
             ran_by = f"torch {metadata.version('torch')} from the file"
         else:
             opset, pixels = None, None
-            run, ran_by = _weights(finished, model, wanted, draft)
-        report(f"comparing on {pictures.what}")
-        difference = compare(run, model, wanted, pictures, pixels)
+            run, ran_by = _weights(finished, model, options, draft)
+        report(f"comparing on {images.what}")
+        difference = compare(run, model, options, images, pixels)
         shutil.rmtree(folder / "pixels", ignore_errors=True)
-        files = _move(folder, wanted.out)
+        files = _move(folder, options.out)
     size = sum(file.stat().st_size for file in files)
-    return Export(wanted.out, files, size, opset, ran_by, difference)
+    return Export(options.out, files, size, opset, ran_by, difference)
 
 
-def _onnx(finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path) -> tuple[int, Runs, Runs | None]:
+def _onnx(finished: FinishedRun, model: LoadedModel, options: Options, draft: Path) -> tuple[int, Runs, Runs | None]:
     about = model.preprocessing.about
-    name, axes = input_name(wanted), names_of_axes(wanted)
-    texts = as_strings(description(finished, model, wanted))
+    name, axes = input_name(options), ["N", "height", "width"] if options.preprocess else ["N"]
+    texts = as_strings(description(finished, model, options))
 
     def write(module: nn.Module, file: Path, output: str, metadata: dict[str, str]) -> int:
-        program = capture(module, wanted, about)
-        return onnx.write(
-            program,
-            file,
-            input_name=name,
-            axes=axes,
-            output_name=output,
-            opset=wanted.opset,
-            metadata=metadata,
-        )
+        program = capture(module, options, about)
+        return onnx.write(program, file, name, axes, output, options.opset, metadata)
 
-    opset = write(Exported(model, wanted), draft, output_name(model, wanted), texts)
+    opset = write(Exported(model, options), draft, output_name(model, options), texts)
     pixels = None
-    if wanted.preprocess:
+    if options.preprocess:
         alone = _beside(draft)
         write(Pixels(about), alone, "pixels", {})
         pixels = onnx.runs(alone)
     return opset, onnx.runs(draft), pixels
 
 
-def _program(finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path) -> tuple[Runs, Runs | None]:
+def _program(finished: FinishedRun, model: LoadedModel, options: Options, draft: Path) -> tuple[Runs, Runs | None]:
     about = model.preprocessing.about
-    torch_export.write(capture(Exported(model, wanted), wanted, about), draft, description(finished, model, wanted))
+    torch_export.write(capture(Exported(model, options), options, about), draft, description(finished, model, options))
     pixels = None
-    if wanted.preprocess:
+    if options.preprocess:
         alone = _beside(draft)
-        torch_export.write(capture(Pixels(about), wanted, about), alone, {})
+        torch_export.write(capture(Pixels(about), options, about), alone, {})
         pixels = torch_export.runs(alone)
     return torch_export.runs(draft), pixels
 
 
-def _weights(finished: FinishedRun, model: LoadedModel, wanted: Wanted, draft: Path) -> tuple[Runs, str]:
-    plain, described = plain_of(finished, model), description(finished, model, wanted)
+def _weights(finished: FinishedRun, model: LoadedModel, options: Options, draft: Path) -> tuple[Runs, str]:
+    plain, described = plain_of(finished, model), description(finished, model, options)
     library = f"{plain.library} {metadata.version(plain.library)}" if plain is not None else ""
-    if wanted.form == "safetensors":
+    if options.form == "safetensors":
         safetensors.write(finished, draft, as_strings(described))
         how = f"loaded into {plain.name} of {library}" if plain else "loaded into the run's own parts"
         return safetensors.runs(finished, model, plain, draft), how
-    hub_folder.write(finished, model, wanted, plain, draft, described)
+    hub_folder.write(finished, model, options, plain, draft, described)
     if plain is None:
         how = f"{hub_folder.PROGRAM} run by torch"
-    elif hub_folder.is_timm(plain):
+    elif plain.is_timm:
         how = f"timm.create_model of {library}, from the folder"
     else:
         how = f"loaded into {plain.name} of {library}"

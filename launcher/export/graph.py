@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from launcher.errors import UserError
 from launcher.export.quiet import quiet
-from launcher.export.target import Wanted
+from launcher.export.target import Options
 from launcher.inference.loaded_model import LoadedModel
 from launcher.recipe.protocols import Preprocessing
 
@@ -41,8 +41,8 @@ class Pixels(nn.Module):
         super().__init__()
         self.resize_size, self.image_size, self.interpolation = about.resize_size, about.image_size, about.interpolation
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        pixels = pictures.permute(0, 3, 1, 2)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.permute(0, 3, 1, 2)
         height, width = pixels.shape[2], pixels.shape[3]
         shorter = torch.sym_min(height, width)
         size: Any = (self.resize_size * height // shorter, self.resize_size * width // shorter)
@@ -74,12 +74,12 @@ class Exported(nn.Module):
     value_mean: torch.Tensor
     value_std: torch.Tensor
 
-    def __init__(self, model: LoadedModel, wanted: Wanted) -> None:
+    def __init__(self, model: LoadedModel, options: Options) -> None:
         super().__init__()
         about = model.preprocessing.about
         self.network = model
-        self.pixels = Pixels(about) if wanted.preprocess else None
-        self.kind = model.kind if wanted.probabilities else ""
+        self.pixels = Pixels(about) if options.preprocess else None
+        self.kind = model.kind if options.probabilities else ""
         self.temperature = model.temperature
         self.in_units = model.mean is not None
         for name, values in (("image_mean", about.mean), ("image_std", about.std)):
@@ -99,12 +99,12 @@ class Exported(nn.Module):
         return outputs.to(self.value_std.dtype) * self.value_std + self.value_mean if self.in_units else outputs
 
 
-def capture(module: nn.Module, wanted: Wanted, about: Preprocessing) -> ExportedProgram:
+def capture(module: nn.Module, options: Options, about: Preprocessing) -> ExportedProgram:
     """Capture a `Pixels` or an `Exported` with torch.export, for batches (and raw images) of any size.
 
     Raises UserError if the network cannot be captured, or only for batches of one size.
     """
-    if wanted.preprocess:
+    if options.preprocess:
         # No other dimension in the network has one of these three sizes, so none is taken for a constant.
         example = torch.zeros(2, about.resize_size + 37, about.resize_size + 19, 3, dtype=torch.uint8)
         dims = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
@@ -115,20 +115,10 @@ def capture(module: nn.Module, wanted: Wanted, about: Preprocessing) -> Exported
         with quiet(), torch.no_grad():
             program = torch.export.export(module, (example,), dynamic_shapes=(dims,), strict=False)
     except Exception as error:  # a user's own network or the exporter may raise anything
-        what = "with pictures of any size" if wanted.preprocess else "for batches of any size"
-        raise UserError(
-            f"--to {wanted.form}: torch.export cannot capture this network {what}: {_first_lines(error)}"
-        ) from error
+        what = "with pictures of any size" if options.preprocess else "for batches of any size"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = " ".join(lines[:2])[:300] or type(error).__name__
+        raise UserError(f"--to {options.form}: torch.export cannot capture this network {what}: {why}") from error
     for node in program.graph.nodes:  # these hold paths of this machine, and are half of the size of a small file
         node.meta.pop("stack_trace", None)
     return program
-
-
-def names_of_axes(wanted: Wanted) -> list[str]:
-    """Return the names of the input's free dimensions, from the first one on."""
-    return ["N", "height", "width"] if wanted.preprocess else ["N"]
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] or type(error).__name__

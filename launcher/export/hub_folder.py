@@ -20,7 +20,7 @@ from launcher.export.output_check import Runs
 from launcher.export.plain_network import Plain
 from launcher.export.quiet import quiet
 from launcher.export.redaction import absolute_paths, page_without_paths, without_paths
-from launcher.export.target import Wanted
+from launcher.export.target import Options
 from launcher.files import json_text, os_errors_of_safetensors, read_json
 from launcher.inference.finished_run import FinishedRun
 from launcher.inference.loaded_model import LoadedModel
@@ -35,7 +35,7 @@ PROGRAM = "model.pt2"
 def write(
     finished: FinishedRun,
     model: LoadedModel,
-    wanted: Wanted,
+    options: Options,
     plain: Plain | None,
     folder: Path,
     described: dict[str, Any],
@@ -49,23 +49,21 @@ def write(
     written as a program; raises UserError if it cannot be captured.
     """
     folder.mkdir()
-    if plain is not None and is_timm(plain):
+    if plain is not None and plain.is_timm:
         _write_timm(finished, plain, folder, described)
     else:
         safetensors.write(finished, folder / "model.safetensors", {})
         _write_json(folder / "config.json", described)
     shutil.copyfile(finished.rundir.final / "preprocess.json", folder / "preprocess.json")
     if plain is None:
-        program = capture(Exported(model, wanted), wanted, model.preprocessing.about)
+        program = capture(Exported(model, options), options, model.preprocessing.about)
         torch_export.write(program, folder / PROGRAM, described)
     if (finished.rundir.path / "recipe.py").is_file():
         shutil.copyfile(finished.rundir.path / "recipe.py", folder / "recipe.py")
-    has_report = _write_report(finished.rundir.path, folder / "report.html", wanted.with_images)
-    text = card(
-        finished, model, plain, described, wanted.license_name, has_report=has_report, with_images=wanted.with_images
-    )
+    has_report = _write_report(finished.rundir.path, folder / "report.html", options.with_images)
+    text = card(finished, model, plain, described, options, has_report)
     (folder / "README.md").write_bytes(text.encode("utf-8", "backslashreplace"))
-    if not wanted.with_images:
+    if not options.with_images:
         _remove_paths(finished, folder)
 
 
@@ -76,7 +74,7 @@ def _write_report(run_dir: Path, to: Path, with_images: bool) -> bool:
     if with_images:
         shutil.copyfile(run_dir / to.name, to)
     else:
-        facts = read_facts(run_dir, without_pictures="Images are left out of what is published.")
+        facts = read_facts(run_dir, why_no_images="Images are left out of what is published.")
         to.write_text(report([dataclasses.replace(facts, shows_images=False)]), "utf-8", "backslashreplace")
     return True
 
@@ -96,11 +94,6 @@ def _remove_paths(finished: FinishedRun, folder: Path) -> None:
             file.write_text(shorter, encoding="utf-8", errors="surrogateescape")
 
 
-def is_timm(plain: Plain | None) -> bool:
-    """Return whether `timm.create_model` alone loads the network."""
-    return plain is not None and plain.library == "timm" and plain.mlp is None
-
-
 def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, folder: Path) -> Runs:
     """Return a function that runs the export as a user of the folder would.
 
@@ -108,7 +101,7 @@ def runs(finished: FinishedRun, model: LoadedModel, plain: Plain | None, folder:
     """
     if plain is None:
         return torch_export.runs(folder / PROGRAM)
-    if not is_timm(plain):
+    if not plain.is_timm:
         return safetensors.runs(finished, model, plain, folder / "model.safetensors")
     import timm
 
@@ -168,17 +161,12 @@ def _check_preprocessing(network: Any, finished: FinishedRun) -> None:
     """Raise UserError if timm would preprocess images in another way than the run did."""
     from timm.data import resolve_data_config
 
-    found, about = resolve_data_config({}, model=network), finished.preprocessing
-    read = (
-        found["input_size"][-1],
-        math.floor(found["input_size"][-1] / found["crop_pct"]),
-        tuple(found["mean"]),
-        tuple(found["std"]),
-        found["interpolation"],
-    )
-    wanted = (about.image_size, about.resize_size, tuple(about.mean), tuple(about.std), about.interpolation)
-    if read != wanted:
-        raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {wanted}")
+    config, about = resolve_data_config({}, model=network), finished.preprocessing
+    size, mean, std = config["input_size"][-1], tuple(config["mean"]), tuple(config["std"])
+    read = (size, math.floor(size / config["crop_pct"]), mean, std, config["interpolation"])
+    own = (about.image_size, about.resize_size, tuple(about.mean), tuple(about.std), about.interpolation)
+    if read != own:
+        raise UserError(f"--to hub: timm would prepare pictures as {read}, the run as {own}")
 
 
 def _json(content: Any) -> str:

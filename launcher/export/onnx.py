@@ -27,12 +27,11 @@ def check_extra() -> None:
 def write(
     program: ExportedProgram,
     file: Path,
-    *,
     input_name: str,
     axes: list[str],
     output_name: str,
-    opset: int | None = None,
-    metadata: dict[str, str] | None = None,
+    opset: int | None,
+    metadata: dict[str, str],
 ) -> int:
     """Write a program as ONNX and return the opset.
 
@@ -56,7 +55,7 @@ def write(
             model.producer_name = "launcher"
             for part in (model, model.graph, *model.graph):  # these hold the exporter's notes on its work
                 part.metadata_props.clear()
-            model.metadata_props.update(metadata or {})
+            model.metadata_props.update(metadata)
             written.save(str(file))
     except OSError:
         raise
@@ -70,18 +69,13 @@ def _name_axes(model: Any, axes: list[str]) -> None:
     """Replace the exporter's own names of free dimensions, such as s77."""
     import onnx_ir
 
-    names = {}
     (value,) = model.graph.inputs
-    for place, name in enumerate(axes):
-        names[str(value.shape[place])] = name
-    values = [*model.graph.inputs, *model.graph.outputs]
-    for node in model.graph:
-        values.extend(node.outputs)
-    for value in values:
+    names = {str(value.shape[place]): name for place, name in enumerate(axes)}
+    outputs = (output for node in model.graph for output in node.outputs)
+    for value in [*model.graph.inputs, *model.graph.outputs, *outputs]:
         if value.shape is not None:
-            value.shape = onnx_ir.Shape(
-                [names.get(str(side), side if isinstance(side, int) else str(side)) for side in value.shape]
-            )
+            sides = [names.get(str(side), side if isinstance(side, int) else str(side)) for side in value.shape]
+            value.shape = onnx_ir.Shape(sides)
 
 
 def runs(file: Path) -> Runs:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from launcher.errors import UserError
-from launcher.export.sample_images import Pictures
-from launcher.export.target import Wanted
+from launcher.export.sample_images import SampleImages
+from launcher.export.target import Options
 from launcher.inference.loaded_model import LoadedModel
 
 BATCHES = (1, 2, 5, 8)
@@ -40,7 +40,7 @@ class Difference:
     """Largest difference of the outputs including that of the pixels; only with preprocessing in the graph."""
 
 
-def compare(run: Runs, model: LoadedModel, wanted: Wanted, pictures: Pictures, pixels: Runs | None) -> Difference:
+def compare(run: Runs, model: LoadedModel, options: Options, images: SampleImages, pixels: Runs | None) -> Difference:
     """Compare the outputs of an export with those of the model; raise UserError if they differ beyond the tolerance.
 
     `pixels` runs the preprocessing of the export alone, if it has one. With it, the two stages are compared separately:
@@ -48,56 +48,56 @@ def compare(run: Runs, model: LoadedModel, wanted: Wanted, pictures: Pictures, p
     same pixels.
     """
     if pixels is not None:
-        return _compare_with_pixels(run, pixels, model, wanted, pictures)
+        return _compare_with_pixels(run, pixels, model, options, images)
     steps = model.preprocessing.steps
-    ready = steps.normalise(torch.stack([steps.pixels(picture) for picture in pictures.pixels]))
-    largest = 0.0
-    for batch in _batches(ready):
-        largest = max(largest, _apart(run(batch), _outputs(model, batch, wanted), model))
-    on = f"{pictures.what} in batches of {', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
-    return _within(Difference(largest, on), wanted, model, ready)
+    ready = steps.normalise(torch.stack([steps.pixels(image) for image in images.pixels]))
+    largest = max(_apart(run(batch), _outputs(model, batch, options), model) for batch in _batches(ready))
+    on = f"{images.what} in batches of {', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
+    return _within(Difference(largest, on), options, model, ready)
 
 
-def _compare_with_pixels(run: Runs, pixels: Runs, model: LoadedModel, wanted: Wanted, pictures: Pictures) -> Difference:
+def _compare_with_pixels(
+    run: Runs, pixels: Runs, model: LoadedModel, options: Options, images: SampleImages
+) -> Difference:
     steps, about = model.preprocessing.steps, model.preprocessing.about
     largest, levels, end_to_end = 0.0, 0, 0.0
-    different = _of_different_sizes(pictures.pixels, about.resize_size)
-    for picture in different:
-        for batch in (picture[None], torch.stack([picture, picture.flip(2), picture.flip(1), picture.flip(1, 2)])):
+    different = _of_different_sizes(images.pixels, about.resize_size)
+    for image in different:
+        for batch in (image[None], torch.stack([image, image.flip(2), image.flip(1), image.flip(1, 2)])):
             laid_out = batch.permute(0, 2, 3, 1).contiguous()
-            own = torch.stack([steps.pixels(one) for one in batch])
+            own = torch.stack([steps.pixels(view) for view in batch])
             theirs = pixels(laid_out)
             outputs = run(laid_out)
             levels = max(levels, int((own.int() - theirs.int()).abs().max()))
-            largest = max(largest, _apart(outputs, _outputs(model, steps.normalise(theirs), wanted), model))
-            end_to_end = max(end_to_end, _apart(outputs, _outputs(model, steps.normalise(own), wanted), model))
-    on = f"pictures of {len(different)} sizes out of {pictures.what}, in batches of 1 and 4"
-    ready = steps.normalise(torch.stack([steps.pixels(picture) for picture in different]))
-    found = _within(Difference(largest, on, levels, end_to_end), wanted, model, ready)
+            largest = max(largest, _apart(outputs, _outputs(model, steps.normalise(theirs), options), model))
+            end_to_end = max(end_to_end, _apart(outputs, _outputs(model, steps.normalise(own), options), model))
+    on = f"pictures of {len(different)} sizes out of {images.what}, in batches of 1 and 4"
+    ready = steps.normalise(torch.stack([steps.pixels(image) for image in different]))
+    difference = _within(Difference(largest, on, levels, end_to_end), options, model, ready)
     if levels > LEVELS[about.interpolation]:
         raise UserError(
-            f"--to {wanted.form} --preprocess: pixels differ by {levels} of 256 levels from the model's on {on}; "
+            f"--to {options.form} --preprocess: pixels differ by {levels} of 256 levels from the model's on {on}; "
             f"{LEVELS[about.interpolation]} are allowed with {about.interpolation} interpolation; export without "
             "--preprocess"
         )
-    return found
+    return difference
 
 
 def _of_different_sizes(pixels: list[torch.Tensor], resize_size: int) -> list[torch.Tensor]:
     first: dict[tuple[int, ...], torch.Tensor] = {}
-    for picture in pixels:
-        first.setdefault(tuple(picture.shape), picture)
-    found = list(first.values())[:SHAPES]
-    _, height, width = found[0].shape
-    square = found[0].repeat(1, -(-resize_size // height), -(-resize_size // width))
+    for image in pixels:
+        first.setdefault(tuple(image.shape), image)
+    images = list(first.values())[:SHAPES]
+    _, height, width = images[0].shape
+    square = images[0].repeat(1, -(-resize_size // height), -(-resize_size // width))
     for part in (
-        found[0][:, : max(2, 2 * height // 3)],
-        found[0][:, :, : max(2, 2 * width // 3)],
+        images[0][:, : max(2, 2 * height // 3)],
+        images[0][:, :, : max(2, 2 * width // 3)],
         square[:, :resize_size, :resize_size],  # no resizing is needed
     ):
-        if part.shape not in [picture.shape for picture in found]:
-            found.append(part.contiguous())
-    return found
+        if part.shape not in [image.shape for image in images]:
+            images.append(part.contiguous())
+    return images
 
 
 def _batches(images: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -109,15 +109,15 @@ def _batches(images: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 @torch.no_grad()
-def _outputs(model: LoadedModel, images: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+def _outputs(model: LoadedModel, images: torch.Tensor, options: Options) -> torch.Tensor:
     outputs: torch.Tensor = model(images.contiguous())
-    return model.interpret(outputs) if wanted.probabilities or model.mean is not None else outputs
+    return model.interpret(outputs) if options.probabilities or model.mean is not None else outputs
 
 
-def _apart(found: torch.Tensor, expected: torch.Tensor, model: LoadedModel) -> float:
-    if found.shape != expected.shape:
-        raise UserError(f"the export gives {tuple(found.shape)} where the model gives {tuple(expected.shape)}")
-    differences = (found.double() - expected.double()).abs()
+def _apart(outputs: torch.Tensor, expected: torch.Tensor, model: LoadedModel) -> float:
+    if outputs.shape != expected.shape:
+        raise UserError(f"the export gives {tuple(outputs.shape)} where the model gives {tuple(expected.shape)}")
+    differences = (outputs.double() - expected.double()).abs()
     if model.std is not None:
         differences = differences / model.std
     # NaN counts as further away than any number.
@@ -134,14 +134,15 @@ def rounding(model: LoadedModel, images: torch.Tensor) -> float:
     return float((model(images).double() - exact).abs().max())
 
 
-def _within(found: Difference, wanted: Wanted, model: LoadedModel, images: torch.Tensor) -> Difference:
-    if found.largest <= wanted.tolerance:
-        return found
+def _within(difference: Difference, options: Options, model: LoadedModel, images: torch.Tensor) -> Difference:
+    if difference.largest <= options.tolerance:
+        return difference
     try:
         itself = f" (float32 itself is {rounding(model, images):.2g} from float64)"
     except Exception:  # the network may be written for float32 only
         itself = ""
     raise UserError(
-        f"--to {wanted.form}: its outputs differ by {found.largest:.2g} from those of the model on {found.on}{itself}; "
-        f"allowed are {wanted.tolerance:g}, so nothing is left; give another form, or --tolerance if that will do"
+        f"--to {options.form}: its outputs differ by {difference.largest:.2g} from those of the model on "
+        f"{difference.on}{itself}; allowed are {options.tolerance:g}, so nothing is left; give another form, or "
+        "--tolerance if that will do"
     )

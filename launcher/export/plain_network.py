@@ -30,6 +30,11 @@ class Plain:
     """Number of features and hidden width of the classifier if it is a `heads.MLP`; None if it is a single layer."""
 
     @property
+    def is_timm(self) -> bool:
+        """Return whether `timm.create_model` alone loads the network."""
+        return self.library == "timm" and self.mlp is None
+
+    @property
     def is_squeezenet(self) -> bool:
         """Return whether this is torchvision's SqueezeNet, which ends in a ReLU that would cut off negative outputs."""
         return self.library == "torchvision" and self.name.startswith("squeezenet")
@@ -79,12 +84,12 @@ class Plain:
 
     def imports(self) -> list[str]:
         """Return the lines of imports that the code needs."""
-        found = [f"import {self.library}", "from safetensors.torch import load_file"]
+        lines = [f"import {self.library}", "from safetensors.torch import load_file"]
         if self.mlp is not None or self.is_squeezenet:
-            found.append("from torch import nn")
+            lines.append("from torch import nn")
         if self.is_mnasnet:
-            found.append("from collections import OrderedDict")
-        return found
+            lines.append("from collections import OrderedDict")
+        return lines
 
 
 def plain_of(finished: FinishedRun, model: LoadedModel) -> Plain | None:

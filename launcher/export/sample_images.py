@@ -20,7 +20,7 @@ GENERATED = "generated"
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class SampleImages:
     """Raw images on which an export is compared with the model."""
 
     pixels: list[torch.Tensor]
@@ -29,7 +29,7 @@ class Pictures:
     """Description for people: "16 validation images"."""
 
 
-def pictures_for(finished: FinishedRun, check_on: str | None) -> Pictures:
+def sample_images(finished: FinishedRun, check_on: str | None) -> SampleImages:
     """Return images from `check_on`, or validation images of the run if it is None.
 
     Raises UserError if they cannot be read.
@@ -48,7 +48,7 @@ def pictures_for(finished: FinishedRun, check_on: str | None) -> Pictures:
     return _read(images, "validation images", "the run's validation images", f"; {advice}")
 
 
-def generated(finished: FinishedRun) -> Pictures:
+def generated(finished: FinishedRun) -> SampleImages:
     """Return images of smooth noise in several sizes and both orientations, which are always the same."""
     generator = torch.Generator().manual_seed(0)
     side = finished.preprocessing.resize_size
@@ -59,10 +59,10 @@ def generated(finished: FinishedRun) -> Pictures:
         fine = torch.nn.functional.interpolate(coarse, shapes[index % len(shapes)], mode="bilinear")[0]
         fine = fine * 255 + torch.randn(fine.shape, generator=generator) * 16
         pixels.append(fine.clamp(0, 255).to(torch.uint8))
-    return Pictures(pixels, f"{MOST} generated pictures (no real images were read)")
+    return SampleImages(pixels, f"{MOST} generated pictures (no real images were read)")
 
 
-def _read(images: ImageSource, what: str, field: str, advice: str = "") -> Pictures:
+def _read(images: ImageSource, what: str, field: str, advice: str = "") -> SampleImages:
     """Read at most MOST images that are spread evenly over all, and skip those that cannot be read."""
     count = min(MOST, len(images))
     pixels, why = [], "there are none"
@@ -75,4 +75,4 @@ def _read(images: ImageSource, what: str, field: str, advice: str = "") -> Pictu
             why = str(error) or type(error).__name__
     if not pixels:
         raise UserError(f"{field}: none can be read ({why}){advice}")
-    return Pictures(pixels, f"{len(pixels)} {what}")
+    return SampleImages(pixels, f"{len(pixels)} {what}")

@@ -26,7 +26,7 @@ deviations of its targets."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Options:
     """The options of an export."""
 
     form: Form
@@ -57,28 +57,28 @@ def default_path(run_dir: Path, form: Form) -> Path:
     return run_dir / "export" / f"{name}{ENDINGS[form]}"
 
 
-def input_name(wanted: Wanted) -> str:
+def input_name(options: Options) -> str:
     """Return the name of the input, which says whether it is raw images or images ready for the network."""
-    return "pictures" if wanted.preprocess else "images"
+    return "pictures" if options.preprocess else "images"
 
 
-def output_name(model: LoadedModel, wanted: Wanted) -> str:
+def output_name(model: LoadedModel, options: Options) -> str:
     """Return the name of the outputs of a graph.
 
     They are logits, probabilities, values in the units of the targets, or the outputs of a user's own task.
     """
     if model.kind in ("classification", "multi-label"):
-        return "probabilities" if wanted.probabilities else "logits"
+        return "probabilities" if options.probabilities else "logits"
     return "values" if model.mean is not None else "outputs"
 
 
-def check_fits(model: LoadedModel, wanted: Wanted) -> list[str]:
+def check_fits(model: LoadedModel, options: Options) -> list[str]:
     """Return one line for each option that makes no sense for this model."""
     problems = []
-    if wanted.probabilities and model.kind not in ("classification", "multi-label"):
+    if options.probabilities and model.kind not in ("classification", "multi-label"):
         problems.append(f"--probabilities: a model for {model.kind} has none; leave it out")
     about = model.preprocessing.about
-    if wanted.preprocess and about.resize_size < about.image_size:
+    if options.preprocess and about.resize_size < about.image_size:
         problems.append(
             f"--preprocess: pictures are resized to {about.resize_size} and then padded to {about.image_size}, which "
             "is not exported; leave it out"

@@ -25,20 +25,19 @@ def usage(model: LoadedModel, plain: Plain | None, described: dict[str, Any]) ->
     imports = {"import json", "from pathlib import Path", "import torch", "from PIL import Image"}
     imports |= {"from huggingface_hub import snapshot_download", "from torchvision.transforms import v2"}
     imports.add("from torchvision.transforms import InterpolationMode")
+    about = 'about = json.loads((folder / "config.json").read_text())'
     if plain is None:
         build = 'network = torch.export.load(folder / "model.pt2").module()'
-    elif plain.library == "timm" and plain.mlp is None:
+    elif plain.is_timm:
+        about += '["launcher"]'
         imports.add("import timm")
         build = 'network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()'
     else:
         imports |= set(plain.imports())
         build = plain.code()
-    about = 'about = json.loads((folder / "config.json").read_text())'
-    if plain is not None and plain.library == "timm" and plain.mlp is None:
-        about += '["launcher"]'
     return "\n".join(
         [
-            *_sorted(imports),
+            *sorted(imports, key=lambda line: (line.startswith("from"), line.lower())),  # plain ones first
             "",
             'folder = Path(snapshot_download("OWNER/NAME"))  # or the folder itself',
             about,
@@ -72,8 +71,3 @@ def _reading(model: LoadedModel, in_units: bool) -> list[str]:
             "outputs = outputs * std + mean",
         ]
     return [*lines, f"print(dict(zip({names}, outputs.tolist())))"]
-
-
-def _sorted(imports: set[str]) -> list[str]:
-    """Return imports in the usual order, plain ones first."""
-    return sorted(imports, key=lambda line: (line.startswith("from"), line.lower()))

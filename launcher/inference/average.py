@@ -122,23 +122,20 @@ def average(
     judge = Judge(evaluate, metric, mode_of(metric, task.monitor, task.monitor_mode))
     try:
         candidates = greedy_soup(ingredients, judge, report)
-        probe = next((one for one in ingredients if one.is_head_alone), None)
+        probe = next((ingredient for ingredient in ingredients if ingredient.is_head_alone), None)
         if probe is not None and len(runs) == 1 and probe is not ingredients[0]:
             candidates += interpolations(probe, ingredients[0], points, judge, report)
         elif len(runs) == 1:
             report(f"{paths[0]}: holds no weights of a head alone beside fine-tuned ones: nothing to interpolate")
     finally:
         end_workers(val)
-    before = next(one.metrics for one in candidates if one.name == ingredients[0].name)
-    best = candidates[0]
-    for candidate in candidates[1:]:
-        if judge.rank(candidate.metrics) > judge.rank(best.metrics):
-            best = candidate
+    before = next(candidate.metrics for candidate in candidates if candidate.name == ingredients[0].name)
+    best = max(candidates, key=lambda candidate: judge.rank(candidate.metrics))
     better = best if judge.rank(best.metrics) > judge.rank(before) else None
-    found = Averaged(metric, before, candidates, better, recomputes)
-    if found.best is not None:
-        _write(first, found, found.best, model, to, paths)
-    return found
+    result = Averaged(metric, before, candidates, better, recomputes)
+    if result.best is not None:
+        _write(first, result, result.best, model, to, paths)
+    return result
 
 
 def _sound_runs(paths: Sequence[Path], to: Path, overwrite: bool, own: Types | None) -> list[FinishedRun]:
@@ -156,9 +153,8 @@ def _sound_runs(paths: Sequence[Path], to: Path, overwrite: bool, own: Types | N
     problems.raise_if_any()
     first = runs[0]
     if others := [run for run in runs[1:] if run.names != first.names or run.preprocessing != first.preprocessing]:
-        raise UserError(
-            *(f"{run.rundir.path}: other classes or another preprocessing than {paths[0]}" for run in others)
-        )
+        problem = f"other classes or another preprocessing than {paths[0]}"
+        raise UserError(*(f"{run.rundir.path}: {problem}" for run in others))
     _check_others(first, runs[1:])
     return runs
 
@@ -213,7 +209,7 @@ def _recompute_statistics(model: nn.Module, loader: Any, device: torch.device) -
 
 
 def _write(
-    run: FinishedRun, found: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
+    run: FinishedRun, averaged: Averaged, best: Candidate, model: nn.Module, to: Path, paths: Sequence[Path]
 ) -> None:
     """Write a run dir that evaluate, predict, export and report accept, under another name first, and rename it."""
     try:
@@ -225,22 +221,21 @@ def _write(
             (draft / "final/calibration.json").unlink(missing_ok=True)  # it belongs to other weights
             parts: dict[str, dict[str, torch.Tensor]] = {"backbone": {}, "head": {}}
             for name, tensor in best.weights.items():
-                part, _, rest = name.partition(".")
-                parts[part][rest] = tensor
+                part, _, inner = name.partition(".")
+                parts[part][inner] = tensor
             backbone = model.backbone
             assert isinstance(backbone, nn.Module)
             plain = plain_state_dict(backbone, parts["backbone"], parts["head"])
-            save_tensors(
-                {name: tensor.contiguous() for name, tensor in plain.items()}, draft / "final/model.safetensors"
-            )
+            tensors = {name: tensor.contiguous() for name, tensor in plain.items()}
+            save_tensors(tensors, draft / "final/model.safetensors")
             (draft / "final/metrics.json").write_text(json_text(best.metrics, indent=1))
             content = {
                 "best": best.name,
                 "of": best.of,
-                "metric": found.metric,
-                "before": found.before,
-                "statistics_recomputed": found.recomputed,
-                "tried": [{"name": one.name, "of": one.of, "metrics": one.metrics} for one in found.candidates],
+                "metric": averaged.metric,
+                "before": averaged.before,
+                "statistics_recomputed": averaged.recomputed,
+                "tried": [{"name": each.name, "of": each.of, "metrics": each.metrics} for each in averaged.candidates],
                 "runs": [str(path) for path in paths],
             }
             (draft / "averaged.json").write_text(json_text(content, indent=1))

@@ -11,11 +11,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
-from torch.utils.data import DataLoader
 
 from launcher.assets.bundle import verify_assets
 from launcher.compat import end_workers
-from launcher.data.image_check import broken_images, on_bad_image_of, whole
+from launcher.data.image_check import look_at_all, on_bad_image_of, without_broken
 from launcher.data.target_precision import as_taken
 from launcher.errors import Problems, UserError
 from launcher.inference.evaluation import Evaluation as Evaluation
@@ -41,7 +40,7 @@ from launcher.training.collectives import raised_on_all
 from launcher.training.data_identity import DataIdentity, seen_before
 from launcher.training.evaluation import outputs_of
 from launcher.training.feature_cache.directory import cache_folder
-from launcher.training.images import Batch, evaluation_loader
+from launcher.training.images import evaluation_loader
 from launcher.training.launch import Launch, usable_cpus
 from launcher.training.setup import workers_of
 
@@ -106,12 +105,16 @@ def evaluate(
         )
         if flips:
             model = WithFlips(model)
-        outputs = _outputs(accelerator, model, loader, len(split), task.num_outputs, batch_size)
+        # The memory layout and the precision of the forward pass are those of training.
+        placed = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
+        try:
+            outputs = outputs_of(accelerator, placed, loader, len(split), task.num_outputs, batch_size, lambda: None)
+        finally:
+            end_workers(loader)
         if not accelerator.is_main_process:
             return None
-        return judged(
-            finished, subject, split, names, task, outputs, accelerator.num_processes, accelerator.device.type
-        )
+        where = accelerator.num_processes, accelerator.device.type
+        return judged(finished, subject, split, names, task, outputs, *where)
     finally:
         accelerator.end_training()
 
@@ -164,9 +167,9 @@ def _unseen_data(
     with raised_on_all(accelerator):
         short_side = recipe.backbone.preprocessing().resize_size
         looked_at = accelerator.is_main_process
-        found = [broken_images(split.images, usable_cpus(), resize_size=short_side) if looked_at else []]
-        broadcast_object_list(found)
-        split, lines = whole(field, split, found[0], on_bad_image_of(recipe.data))
+        broken = [look_at_all(split.images, usable_cpus(), resize_size=short_side).broken if looked_at else []]
+        broadcast_object_list(broken)
+        split, lines = without_broken(field, split, broken[0], on_bad_image_of(recipe.data))
     if lines:
         unread = plural(len(lines), "image that cannot be read is", "images that cannot be read are", spec="")
         say(f"{field}: {unread} left out: {'; '.join(lines)}")
@@ -190,22 +193,6 @@ def _own_test(finished: FinishedRun) -> Split:
             "folder with a folder for each class, or a CSV or parquet file with the run's own columns"
         )
     return split
-
-
-def _outputs(
-    accelerator: Accelerator,
-    model: nn.Module,
-    loader: DataLoader[Batch],
-    num_samples: int,
-    num_outputs: int,
-    batch_size: int,
-) -> torch.Tensor:
-    # The memory layout and the precision of the forward pass are those of training.
-    placed = accelerator.prepare_model(model.to(memory_format=torch.channels_last), evaluation_mode=True)
-    try:
-        return outputs_of(accelerator, placed, loader, num_samples, num_outputs, batch_size, lambda: None)
-    finally:
-        end_workers(loader)
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ def write(evaluation: Evaluation) -> None:
     # A class may be a folder whose name is not valid text; escaped, it still is JSON. A list of numbers goes on one
     # line: a confusion matrix of 100 classes has 10,000 numbers.
     text = json_text(evaluation.to_json(), indent=1) + "\n"
-    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+    text = _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
     temperature = evaluation.details.get("calibration", {}).get("temperature", 1.0)
     table = table_of(evaluation.task, evaluation.outputs, evaluation.split, evaluation.names, temperature)
     file = evaluation.file

@@ -49,11 +49,11 @@ def details_of(
 def calibration_to_store(details: dict[str, Any]) -> dict[str, Any] | None:
     """Return the calibration to store with the model, from details that were fitted; None if there is none."""
     if "calibration" in details:
-        found = details["calibration"]
-        kept = {when: {name: found[when][name] for name in ("nll", "ece")} for when in ("before", "after")}
+        measured = details["calibration"]
+        kept = {when: {name: measured[when][name] for name in ("nll", "ece")} for when in ("before", "after")}
         # The reason why none was fitted is stored, too, so that no reader takes 1 for a fitted temperature.
-        reason = {"reason": found["reason"]} if found["reason"] else {}
-        return {"temperature": found["temperature"], **reason, **kept}
+        reason = {"reason": measured["reason"]} if measured["reason"] else {}
+        return {"temperature": measured["temperature"], **reason, **kept}
     if "labels" in details:
         labels = details["labels"].values()
         return {
@@ -77,20 +77,20 @@ def _classes(outputs: torch.Tensor, targets: torch.Tensor, names: Sequence[str])
         confusion = {
             "mistaken": [{"target": a, "prediction": b, "samples": n} for n, a, b in sorted(pairs, key=lambda p: -p[0])]
         }
-    right, given, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
-    classes = {name: _scores(right[i], given[i], support[i]) for i, name in enumerate(names)}
+    right, predicted, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+    classes = {name: _scores(right[i], predicted[i], support[i]) for i, name in enumerate(names)}
     return {"classes": classes, "confusion": confusion}
 
 
-def _scores(right: int, given: int, support: int) -> dict[str, Any]:
+def _scores(right: int, predicted: int, support: int) -> dict[str, Any]:
     """Return precision, recall, F1 and support, or None for one that is not defined.
 
     The precision of a class that was never predicted, for example, is not defined.
     """
     return {
-        "precision": float(right / given) if given else None,
+        "precision": float(right / predicted) if predicted else None,
         "recall": float(right / support) if support else None,
-        "f1": float(2 * right / (given + support)) if given + support else None,
+        "f1": float(2 * right / (predicted + support)) if predicted + support else None,
         "support": int(support),
     }
 
@@ -123,18 +123,18 @@ def _labels(
     names: Sequence[str],
     stored: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    found = {}
+    labels = {}
     for i, name in enumerate(names):
         column, truth = probabilities[:, i], positive[:, i]
         threshold = best_threshold(column, truth) if stored is None else stored.get("thresholds", [0.5] * len(names))[i]
         at_half, at_threshold = column > 0.5, column >= threshold
-        found[name] = {
+        labels[name] = {
             "support": int(truth.sum()),
             "at_0.5": _scores((at_half & truth).sum(), at_half.sum(), truth.sum()),
             "threshold": threshold,
             "at_threshold": _scores((at_threshold & truth).sum(), at_threshold.sum(), truth.sum()),
         }
-    return found
+    return labels
 
 
 def _residuals(errors: npt.NDArray[np.float64], name_of: Callable[[int], str]) -> dict[str, Any]:

@@ -43,26 +43,19 @@ def _interval(interval: Interval | None) -> str:
 
 def _show_details(details: dict[str, Any], console: Console) -> None:
     if "classes" in details:
-        of_classes = details["classes"]
         columns = ("precision", "recall", "f1", "support")
-        _show_rows(
-            "class", columns, {name: [scores[c] for c in columns] for name, scores in of_classes.items()}, console
-        )
+        rows = {name: [scores[c] for c in columns] for name, scores in details["classes"].items()}
+        _show_rows("class", columns, rows, console)
     if "calibration" in details:
-        found = details["calibration"]
-        if found["fitted"] == "never":
-            why = found["reason"] and f"no temperature was fitted: {found['reason']}"
-            console.print(
-                f"calibration error (ECE) {number(found['before']['ece'])}; "
-                f"{why or 'no temperature yet: it is fitted by evaluating the validation images'}",
-                soft_wrap=True,
-            )
+        scaling = details["calibration"]
+        line = f"calibration error (ECE) {number(scaling['before']['ece'])}"
+        if scaling["fitted"] == "never":
+            why = scaling["reason"] and f"no temperature was fitted: {scaling['reason']}"
+            line += f"; {why or 'no temperature yet: it is fitted by evaluating the validation images'}"
         else:
-            console.print(
-                f"calibration error (ECE) {number(found['before']['ece'])}, {number(found['after']['ece'])} with "
-                f"temperature {found['temperature']:.4g}, fitted {found['fitted']}",
-                soft_wrap=True,
-            )
+            line += f", {number(scaling['after']['ece'])} with temperature {scaling['temperature']:.4g}"
+            line += f", fitted {scaling['fitted']}"
+        console.print(line, soft_wrap=True)
     if "labels" in details:
         rows = {
             name: [*(label["at_threshold"][c] for c in ("precision", "recall", "f1", "support")), label["threshold"]]

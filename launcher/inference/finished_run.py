@@ -120,8 +120,7 @@ def build_network(finished: FinishedRun, num_outputs: int) -> TransferModel:
     recipe = finished.recipe
     model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
     load_plain(model, finished.weights)
-    model.eval()
-    return model
+    return model.eval()
 
 
 def build_task_alone(finished: FinishedRun, split: Split) -> BuiltTask:
@@ -158,8 +157,8 @@ def load_plain(model: TransferModel, file: Path) -> None:
         if own[name].shape != stored[name].shape:
             wrong.append(f"{name} is {tuple(stored[name].shape)}, not {tuple(own[name].shape)}")
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{file}: does not fit the network of recipe.json: {'; '.join(sorted(wrong)[:3])}{more}")
+        others = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{file}: does not fit the network of recipe.json: {'; '.join(sorted(wrong)[:3])}{others}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(stored[name])
@@ -203,21 +202,21 @@ def _object(file: Path) -> dict[str, Any]:
 
 def _preprocessing(file: Path) -> Preprocessing:
     try:
-        found = Preprocessing(**_object(file))
-        _check_preprocessing(found)
+        about = Preprocessing(**_object(file))
+        _check_preprocessing(about)
     except (TypeError, ValueError) as error:
         raise UserError(f"{file}: does not describe a preprocessing ({error})") from error
-    return found
+    return about
 
 
-def _check_preprocessing(found: Preprocessing) -> None:
+def _check_preprocessing(about: Preprocessing) -> None:
     for name in ("image_size", "resize_size"):
-        side = getattr(found, name)
+        side = getattr(about, name)
         if type(side) is not int or not 1 <= side <= MAX_SIDE:
             raise ValueError(f"{name} must be a whole number from 1 to {MAX_SIDE}, and is {side!r}")
-    if not len(found.mean) == len(found.std) == 3 or not all(math.isfinite(each) for each in (*found.mean, *found.std)):
+    if not len(about.mean) == len(about.std) == 3 or not all(math.isfinite(each) for each in (*about.mean, *about.std)):
         raise ValueError("mean and std must be three numbers each")
-    if min(found.std) < SMALLEST_STD:
+    if min(about.std) < SMALLEST_STD:
         raise ValueError(f"std must be at least {SMALLEST_STD}")
 
 

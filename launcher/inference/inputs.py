@@ -39,9 +39,9 @@ def find_images(words: Sequence[str]) -> Inputs:
         for place in places:
             try:
                 for path in _files_below(place) if os.path.isdir(place) else [place]:
-                    wanted = path == place or _is_image(path)
-                    (images if wanted else left_out)[path] = None
-                    count += wanted
+                    taken = path == place or _is_image(path)
+                    (images if taken else left_out)[path] = None
+                    count += taken
             except OSError as error:
                 problems.append(f"{error.filename or place}: cannot be read ({error.strerror or error})")
                 break
@@ -58,11 +58,11 @@ def _matching(pattern: str) -> list[str]:
 
     "**" follows links even in circles, so it finds a file by several paths.
     """
-    found: dict[tuple[str, str], str] = {}
+    paths: dict[tuple[str, str], str] = {}
     for path in sorted(glob.glob(pattern, recursive=True), key=len):
         folder, name = os.path.split(path)
-        found.setdefault((os.path.realpath(folder), name), path)
-    return sorted(found.values())
+        paths.setdefault((os.path.realpath(folder), name), path)
+    return sorted(paths.values())
 
 
 def _files_below(folder: str) -> Iterator[str]:

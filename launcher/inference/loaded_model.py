@@ -102,7 +102,7 @@ def model_of(finished: FinishedRun) -> LoadedModel:
         about: dict[str, Any] = described["task"]
         kind, num_outputs = str(about.get("kind")), int(described["num_outputs"])
         scale = [torch.tensor(about[name], dtype=torch.float64) for name in ("mean", "std")] if "std" in about else []
-        if any(one.shape != (num_outputs,) for one in scale):
+        if any(values.shape != (num_outputs,) for values in scale):
             raise ValueError(f"mean and std must be {plural(num_outputs, 'number')} each")
         if kind != (expected := KINDS.get(type(finished.recipe.task), kind)):
             raise ValueError(f"task.kind is {kind!r}, but the recipe's task gives {expected!r}")

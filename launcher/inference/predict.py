@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from launcher.data.decoding import BrokenImageError, Decoder, too_narrow
+from launcher.data.decoding import Decoder, too_narrow, why_broken
 from launcher.data.sources import FileImages
 from launcher.errors import Problems, UserError
 from launcher.inference.finished_run import FinishedRun, read_finished
@@ -90,8 +90,8 @@ def _how(model: LoadedModel, run: Path, recipe: str) -> str:
                 f"labels from a probability of 0.5 on; to fit thresholds: python -m launcher evaluate {named}{recipe}"
             )
         few = few_positives(dict(zip(model.classes, model.positives, strict=False)))
-        rest = f"; some rest on few images: {few}" if few else ""
-        return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{rest}"
+        doubt = f"; some rest on few images: {few}" if few else ""
+        return f"labels from the thresholds in {run}/final/calibration.json; probabilities not calibrated{doubt}"
     if model.not_calibrated:
         return f"probabilities not calibrated: {model.not_calibrated}"
     if not model.calibrated:
@@ -141,13 +141,13 @@ def predict(
             reading, ahead = ahead, begin(start + batch_size)
             names, pixels, broken = [], [], []
             for path, future in zip(paths[start : start + batch_size], reading, strict=True):
-                found = future.result()
-                if isinstance(found, str):
-                    broken.append((path, found))
+                read = future.result()
+                if isinstance(read, str):
+                    broken.append((path, read))
                 else:
                     names.append(path)
-                    pixels.append(found)
-            yield Predictions(names, _results(model, pixels, steps, device, precision), broken)
+                    pixels.append(read)
+            yield Predictions(names, _results(model, pixels, device, precision), broken)
 
 
 def _read(decoder: Decoder, index: int, steps: PixelSteps, resize_size: int) -> torch.Tensor | str:
@@ -158,19 +158,12 @@ def _read(decoder: Decoder, index: int, steps: PixelSteps, resize_size: int) -> 
         if why := too_narrow(width, height, resize_size):
             return why
         return steps.pixels(pixels)
-    except MemoryError:
-        raise
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, ...
-        text = error.reason if isinstance(error, BrokenImageError) else str(error)
-        return " ".join(text.split()) or type(error).__name__
+        return why_broken(error)
 
 
 def _results(
-    model: LoadedModel,
-    pixels: list[torch.Tensor],
-    steps: PixelSteps,
-    device: torch.device,
-    precision: torch.dtype | None,
+    model: LoadedModel, pixels: list[torch.Tensor], device: torch.device, precision: torch.dtype | None
 ) -> torch.Tensor:
     if not pixels:
         return model.interpret(torch.zeros(0, len(model.classes)))
@@ -178,7 +171,7 @@ def _results(
     lower = torch.autocast(device.type, precision) if precision else contextlib.nullcontext()
     try:
         with lower:
-            outputs = model(steps.normalise(batch.to(device)))
+            outputs = model(model.preprocessing.steps.normalise(batch.to(device)))
         return model.interpret(outputs).cpu()
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -12,7 +12,7 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -56,24 +56,23 @@ def columns_of(model: LoadedModel, results: torch.Tensor, top: int) -> list[Colu
     prediction/LABEL, which is 1 from the label's threshold on, and probability/LABEL; and otherwise prediction/NAME.
     """
     names = model.classes
+    columns: list[Column] = []
     if model.kind == "classification":
         values, indices = results.topk(min(top, results.shape[1]), dim=1)
-        found = []
         for place in range(values.shape[1]):
-            found.append(Column(f"class_{place + 1}", [names[i] for i in indices[:, place].tolist()], "string"))
-            found.append(Column(f"probability_{place + 1}", values[:, place].tolist(), "float"))
-        return found
-    found = []
+            columns.append(Column(f"class_{place + 1}", [names[i] for i in indices[:, place].tolist()], "string"))
+            columns.append(Column(f"probability_{place + 1}", values[:, place].tolist(), "float"))
+        return columns
     for i, name in enumerate(names if len(names) == results.shape[1] else map(str, range(results.shape[1]))):
         column = results[:, i]
         if model.kind == "multi-label":
-            given = column.double() >= model.thresholds[i]
-            found.append(Column(f"prediction/{name}", given.to(torch.int8).tolist(), "int8"))
-            found.append(Column(f"probability/{name}", column.tolist(), "float"))
+            positive = column.double() >= model.thresholds[i]
+            columns.append(Column(f"prediction/{name}", positive.to(torch.int8).tolist(), "int8"))
+            columns.append(Column(f"probability/{name}", column.tolist(), "float"))
         else:
             kind: Literal["float", "value"] = "value" if column.dtype == torch.float64 else "float"
-            found.append(Column(f"prediction/{name}", column.tolist(), kind))
-    return found
+            columns.append(Column(f"prediction/{name}", column.tolist(), kind))
+    return columns
 
 
 class TextRows:
@@ -166,12 +165,9 @@ class TableRows:
         if self._model.kind == "classification":
             return [f"{one_line(name[1])} {probability[1]:.1%}" for name, probability in pairs]
         if self._model.kind == "multi-label":
-            given = [
-                f"{one_line(label[0].partition('/')[2])} {probability[1]:.1%}"
-                for label, probability in pairs
-                if label[1]
-            ]
-            return [", ".join(given) or "none"]
+            given = [(name.partition("/")[2], probability) for (name, is_given), (_, probability) in pairs if is_given]
+            labels = [f"{one_line(name)} {probability:.1%}" for name, probability in given]
+            return [", ".join(labels) or "none"]
         spreads = [1.0] * len(row) if self._model.std is None else self._model.std.tolist()
         return [level(value, spread) for (_, value), spread in zip(row, spreads, strict=True)]
 
@@ -202,22 +198,15 @@ class Output:
         with self.errors_reported() if error is None else contextlib.suppress(OSError):
             self._draft.__exit__(kind, error, traceback)
 
-    def errors_reported(self) -> Any:
-        """Return a context that turns an OSError from writing to `stream` into a UserError."""
-        return _ErrorsReported(self._to)
-
-
-@dataclasses.dataclass(frozen=True)
-class _ErrorsReported:
-    """Context that turns an OSError from writing to a file into a UserError."""
-
-    file: Path | None
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, OSError) and self.file is not None:
-            raise UserError(f"--to {self.file}: cannot be written ({error.strerror or error})") from error
+    @contextlib.contextmanager
+    def errors_reported(self) -> Iterator[None]:
+        """Turn an OSError from writing to the file into a UserError."""
+        try:
+            yield
+        except OSError as error:
+            if self._to is None:
+                raise
+            raise UserError(f"--to {self._to}: cannot be written ({error.strerror or error})") from error
 
 
 def rows_in(form: Form, model: LoadedModel, top: int, stream: BinaryIO) -> Rows:

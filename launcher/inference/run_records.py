@@ -181,15 +181,14 @@ class _Precision(_Record):
 
 def read_evaluation(file: Path) -> dict[str, Any]:
     """Return the content of an evaluation.json; raise UserError if it is missing or damaged."""
-    content = read_json(file)
+    content: dict[str, Any] = read_json(file)
     try:
         _Evaluation.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: is damaged ({where + ': ' * bool(where)}{first['msg'].lower()})") from error
-    found: dict[str, Any] = content
-    return found
+    return content
 
 
 def sound_environment(content: dict[str, Any]) -> dict[str, Any]:

@@ -76,17 +76,17 @@ def ingredients_of(finished: FinishedRun, final: Weights) -> list[Ingredient]:
     `final` holds the weights of `final/` by the names of the run's network.
     """
     path, checkpoints = finished.rundir.path, finished.rundir.checkpoints
-    found = [Ingredient(f"{path} final", final)]
+    ingredients = [Ingredient(f"{path} final", final)]
     for folder in sorted(checkpoints.folder.glob("step-*")):
         try:
             state = Checkpoints(checkpoints.folder).load(folder, only_model=True)
         except UserError:
             continue
         weights = state.model | (state.ema or {})
-        if not any(_same(weights, other.weights) for other in found):
+        if not any(_same(weights, other.weights) for other in ingredients):
             head_alone = state.progress.head_step == state.progress.step
-            found.append(Ingredient(f"{path} step {state.progress.step}", weights, head_alone))
-    return found
+            ingredients.append(Ingredient(f"{path} step {state.progress.step}", weights, head_alone))
+    return ingredients
 
 
 def check_alike(ingredients: Sequence[Ingredient]) -> None:
@@ -94,13 +94,9 @@ def check_alike(ingredients: Sequence[Ingredient]) -> None:
     first = ingredients[0]
     problems = []
     for other in ingredients[1:]:
-        names = first.weights.keys() ^ other.weights.keys()
-        names |= {
-            name
-            for name in first.weights.keys() & other.weights.keys()
-            if first.weights[name].shape != other.weights[name].shape
-        }
-        if names:
+        shared = first.weights.keys() & other.weights.keys()
+        names = {name for name in shared if first.weights[name].shape != other.weights[name].shape}
+        if names := names | (first.weights.keys() ^ other.weights.keys()):
             problems.append(f"{other.name}: another network than {first.name} ({sorted(names)[0]} differs)")
     if problems:
         raise UserError(*problems)
@@ -128,15 +124,15 @@ def interpolations(
     probe: Ingredient, tuned: Ingredient, points: int, judge: Judge, report: Callable[[str], None]
 ) -> list[Candidate]:
     """Return the `points` - 1 evenly spaced means between two ingredients, without the ends."""
-    found = []
+    candidates = []
     for point in range(1, points):
         share = point / points
         weights = mean_of([probe.weights, tuned.weights], [1 - share, share])
         metrics = judge.evaluate(weights)
         name = f"{share:.2f} of the way from {probe.name} to {tuned.name}"
         report(f"{name}: {judge.shown(metrics)}")
-        found.append(Candidate(name, weights, metrics, (probe.name, tuned.name)))
-    return found
+        candidates.append(Candidate(name, weights, metrics, (probe.name, tuned.name)))
+    return candidates
 
 
 def mean_of(weights: Sequence[Weights], shares: Sequence[float] | None = None) -> dict[str, torch.Tensor]:

@@ -115,8 +115,8 @@ def targets_in(
     for column in named:
         if read_as := _read_as(column):
             return Targets(read_as, (column.name,), _others(usable, column))
-    if found := _by_content(usable):
-        return found
+    if targets := _by_content(usable):
+        return targets
     raise UserError(
         f"{where}: no column looks like a target: one column of classes (two or more, several images of each), several "
         f"of 0 and 1, or numbers; there are: {', '.join(map(str, columns)) or 'none beside the images'}; to say which: "
@@ -195,8 +195,8 @@ def _allowed(columns: list[Column], kind: TargetKind | None) -> list[Column]:
 
 
 def _others(usable: Sequence[Column], chosen: Column) -> str:
-    rest = [str(column) for column in usable if column is not chosen and (column.kind != "text" or column.is_class)]
-    return f"not used: {', '.join(rest[:4])}{' ...' if len(rest) > 4 else ''}" if rest else ""
+    others = [str(column) for column in usable if column is not chosen and (column.kind != "text" or column.is_class)]
+    return f"not used: {', '.join(others[:4])}{' ...' if len(others) > 4 else ''}" if others else ""
 
 
 def _is_number(text: str) -> bool:

@@ -13,14 +13,14 @@ from rich.console import Console
 from launcher.data.names import notes_of_names
 from launcher.errors import Problems, UserError
 from launcher.files import expanded
-from launcher.init.findings import Found
+from launcher.init.findings import DataFindings
 from launcher.init.folders import folder
 from launcher.init.hub import data_set
 from launcher.init.images import look_at
 from launcher.init.machine import Machine, machine
 from launcher.init.recipe_text import check_target, recipe_text, write
 from launcher.init.rules import decide
-from launcher.init.summary import Made, show, targets_shown
+from launcher.init.summary import show, targets_shown
 from launcher.init.tables import table
 from launcher.recipe.protocols import TargetKind
 from launcher.text import plural
@@ -50,21 +50,21 @@ def make_recipe(
     with problems.collected():
         path = check_target(to, overwrite)
     with problems.collected():
-        found = look_for(source, name, report, label, KINDS[task] if task else None)
+        data = look_for(source, name, report, label, KINDS[task] if task else None)
     problems.raise_if_any()
-    pictures = look_at(found.splits)
-    remarks = (*found.remarks, *found.splits.notes, *pictures.notes)
-    if found.target_kind != "values":
-        remarks = (*remarks, *notes_of_names(found.splits.names))
-    found = dataclasses.replace(found, remarks=remarks)
+    images = look_at(data.splits)
+    remarks = (*data.remarks, *data.splits.notes, *images.notes)
+    if data.target_kind != "values":
+        remarks = (*remarks, *notes_of_names(data.splits.names))
+    data = dataclasses.replace(data, remarks=remarks)
     here = machine(hardware)
-    decisions = decide(found, pictures, here)
+    decisions = decide(data, images, here)
     file = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     words = [source, *(["--name", name] if name else [])]
     words += [word for column in label for word in ("--label", column)] + (["--task", task] if task else [])
     words += ["--for", hardware] if hardware != "here" else []
-    write(recipe_text(decisions, summary(found, here), file, words, here.start()), path, overwrite)
-    show(Made(found, pictures, here, decisions, Path(file)), Console(highlight=False, emoji=False))
+    write(recipe_text(decisions, summary(data, here), file, words, here.start()), path, overwrite)
+    show(data, images, here, decisions, file, Console(highlight=False, emoji=False))
 
 
 def look_for(
@@ -73,7 +73,7 @@ def look_for(
     report: Callable[[str], None],
     label: Sequence[str] = (),
     kind: TargetKind | None = None,
-) -> Found:
+) -> DataFindings:
     """Find the data that `source` names. Raises UserError if it is neither on this disk nor the name of a data set."""
     path = expanded(source)
     if not source.strip():
@@ -93,10 +93,10 @@ def look_for(
     return data_set(source, f"data set {source} of the Hugging Face hub", name, label, kind)
 
 
-def summary(found: Found, here: Machine) -> str:
+def summary(data: DataFindings, here: Machine) -> str:
     """Return a sentence on the data and the machine that the recipe was written for."""
     return (
-        f"For the {found.title}: {len(found.splits.train):,} training and "
-        f"{plural(len(found.splits.val), 'validation image')}, {targets_shown(found)}; chosen for a machine "
+        f"For the {data.title}: {len(data.splits.train):,} training and "
+        f"{plural(len(data.splits.val), 'validation image')}, {targets_shown(data)}; chosen for a machine "
         f"with {here}."
     )

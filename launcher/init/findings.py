@@ -22,8 +22,8 @@ RARELY_SO_MANY = 20_000
 """The number of images from which on a tenth of them is enough for validation."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
+@dataclasses.dataclass(frozen=True)
+class DataFindings:
     """Data with targets, as a recipe's part reads them."""
 
     title: str
@@ -46,7 +46,7 @@ def find(
     target_kind: TargetKind,
     validation: str | None,
     remarks: tuple[str, ...] = (),
-) -> Found:
+) -> DataFindings:
     """Build the part as training will. Raises UserError for whatever it refuses."""
     fields = dict(fields)
     try:
@@ -57,15 +57,7 @@ def find(
             splits = getattr(data, part)(**fields).build(target_kind, seed=0)
     except pydantic.ValidationError as error:
         raise UserError(*problems_in(error, at="data")) from error
-    return Found(
-        title=title,
-        part=part,
-        fields=fields,
-        target_kind=target_kind,
-        splits=splits,
-        validation=validation,
-        remarks=remarks,
-    )
+    return DataFindings(title, part, fields, target_kind, splits, validation, remarks)
 
 
 def path_text(path: Path) -> str:
@@ -73,9 +65,9 @@ def path_text(path: Path) -> str:
 
     Raises UserError for a name that is not text in UTF-8, since a recipe is stored as JSON.
     """
-    whole = os.path.abspath(expanded(path))  # noqa: PTH100 - links stay as they are
+    full = os.path.abspath(expanded(path))  # noqa: PTH100 - links stay as they are
     here = str(Path.cwd())
-    text = os.path.relpath(whole, here) if f"{whole}/".startswith(f"{here.rstrip('/')}/") else whole
+    text = os.path.relpath(full, here) if f"{full}/".startswith(f"{here.rstrip('/')}/") else full
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -11,7 +11,7 @@ from launcher.data.decoding import SUFFIXES
 from launcher.data.local_tables import is_for_datasets
 from launcher.data.names import SplitName, is_system_folder, split_named
 from launcher.errors import UserError
-from launcher.init.findings import Found, find, path_text
+from launcher.init.findings import DataFindings, find, path_text
 from launcher.init.hub import data_set
 from launcher.init.tables import TABLES, table
 from launcher.recipe.protocols import TargetKind
@@ -21,7 +21,7 @@ NO_CLASSES = {"images", "image", "img", "imgs", "labels", "annotations", "masks"
 """Names of folders that tell where images are, not what they show."""
 
 
-def folder(at: Path, label: Sequence[str] = (), kind: TargetKind | None = None) -> Found:
+def folder(at: Path, label: Sequence[str] = (), kind: TargetKind | None = None) -> DataFindings:
     """Find the data in a folder. Raises UserError for one that no data part reads, with what would be right."""
     try:
         with os.scandir(at) as entries:
@@ -32,8 +32,8 @@ def folder(at: Path, label: Sequence[str] = (), kind: TargetKind | None = None) 
         raise UserError(f"{at}: an empty folder; it should hold one folder of images per class, or a table of images")
     inner = [name for name, is_folder in names if is_folder and not is_system_folder(name)]
     beside = [name for name, is_folder in names if not is_folder and Path(name).suffix.lower() in TABLES]
-    pictures = any(Path(name).suffix.lower() in SUFFIXES for name, is_folder in names if not is_folder)
-    if pictures and len(beside) == 1 and beside[0].endswith(".parquet"):
+    has_images = any(Path(name).suffix.lower() in SUFFIXES for name, is_folder in names if not is_folder)
+    if has_images and len(beside) == 1 and beside[0].endswith(".parquet"):
         return table(at / beside[0], None, label, kind)  # `datasets` would read the images alone
     if is_for_datasets(at):
         return data_set(path_text(at), f"data set {path_text(at)}", label=label, kind=kind)
@@ -44,9 +44,9 @@ def folder(at: Path, label: Sequence[str] = (), kind: TargetKind | None = None) 
         except UserError:
             if label or len([name for name in inner if not _says_where(name)]) < 2:
                 raise
-            found = _class_folders(at, inner)
+            data = _class_folders(at, inner)
             remark = f"{train} beside the class folders is not used: its rows name no images"
-            return _with_remark(found, remark)
+            return _with_remark(data, remark)
     if label or kind not in (None, "class"):
         what = f"--label {label[0]}" if label else "--task"
         raise UserError(
@@ -76,7 +76,7 @@ def _train_and_val(at: Path, tables: list[str]) -> tuple[str, str | None]:
     return train[0], val[0] if val else None
 
 
-def _class_folders(at: Path, inner: list[str]) -> Found:
+def _class_folders(at: Path, inner: list[str]) -> DataFindings:
     if not inner:
         loose = sum(1 for name in os.listdir(at) if Path(name).suffix.lower() in SUFFIXES)  # noqa: PTH208
         what = f"{plural(loose, 'image', spec='')} without labels" if loose else "neither images nor a table"
@@ -98,30 +98,22 @@ def _class_folders(at: Path, inner: list[str]) -> Found:
                 f"{at}: images in {listed([repr(name) for name in unlabelled])} are in no class folders; expected "
                 f"{at.name}/train/<class>/<image>, or a CSV file of image paths and targets beside the images"
             )
-    found = find(
+    flat = [name for name in inner if split_named(name) == "val"] if train and not val else []
+    data = find(
         f"image folder {path_text(at)}",
         "ImageFolder",
         {"root": path_text(at)},
         "class",
         f"{val}/" if train and val else None,
-        tuple(_remarks(at, inner, train, val)),
+        (f"{flat[0]}/ has no class folders, so its images are not used",) if flat else (),
     )
-    if len(found.splits.names) == 1:
+    if len(data.splits.names) == 1:
         where = at / train if train else at
         raise UserError(
-            f"{where}: has one class folder, {found.splits.names[0]!r}, so there is nothing to tell apart; expected "
+            f"{where}: has one class folder, {data.splits.names[0]!r}, so there is nothing to tell apart; expected "
             "two or more, one for each class"
         )
-    return _with_remark(found, _skipped(found.splits.skipped)) if found.splits.skipped else found
-
-
-def _remarks(at: Path, inner: list[str], train: str | None, val: str | None) -> list[str]:
-    remarks = []
-    if train:
-        flat = [name for name in inner if split_named(name) == "val" and name != val]
-        if flat and not val:
-            remarks.append(f"{flat[0]}/ has no class folders, so its images are not used")
-    return remarks
+    return _with_remark(data, _skipped(data.splits.skipped)) if data.splits.skipped else data
 
 
 def _skipped(skipped: tuple[str, ...]) -> str:
@@ -134,5 +126,5 @@ def _has_folders(at: Path) -> bool:
         return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
-def _with_remark(found: Found, remark: str) -> Found:
-    return dataclasses.replace(found, remarks=(*found.remarks, remark))
+def _with_remark(data: DataFindings, remark: str) -> DataFindings:
+    return dataclasses.replace(data, remarks=(*data.remarks, remark))

@@ -12,7 +12,7 @@ from launcher.data.decoding import SUFFIXES
 from launcher.data.names import split_named
 from launcher.errors import UserError
 from launcher.init.columns import FEW_NUMBERS, Column, looks_like_lists, targets_in, typed_column
-from launcher.init.findings import Found, find
+from launcher.init.findings import DataFindings, find
 from launcher.recipe.protocols import TargetKind
 from launcher.text import listed, plural
 
@@ -26,7 +26,7 @@ VAL_NAMES = ("validation", "val", "valid")
 
 def data_set(
     path: str, title: str, name: str | None = None, label: Sequence[str] = (), kind: TargetKind | None = None
-) -> Found:
+) -> DataFindings:
     """Load a data set as training would, and find its images and targets by its columns.
 
     Raises UserError if it cannot be loaded, or has no split, images or targets to train on.
@@ -75,15 +75,15 @@ def _train_split(path: str, tables: Mapping[str, datasets.Dataset]) -> str:
 def _image_column(path: str, table: datasets.Dataset) -> tuple[str | None, str]:
     """Return the column of images, if it has to be named, and a remark on this choice."""
     features = table.features
-    found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    found = found or [name for name, feature in features.items() if is_image(feature)]
-    if not found and Path(path).exists():
-        found = [name for name in features if _holds_paths(table, name)]
-    if len(found) == 1:
+    columns = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    columns = columns or [name for name, feature in features.items() if is_image(feature)]
+    if not columns and Path(path).exists():
+        columns = [name for name in features if _holds_paths(table, name)]
+    if len(columns) == 1:
         return None, ""
-    if found:
-        chosen = next((name for name in IMAGE_NAMES for column in found if column.lower() == name), found[0])
-        others = [repr(name) for name in found if name != chosen]
+    if columns:
+        chosen = next((name for name in IMAGE_NAMES for column in columns if column.lower() == name), columns[0])
+        others = [repr(name) for name in columns if name != chosen]
         return chosen, f"images are those of column {chosen!r}, not of {', '.join(others)}"
     raise UserError(
         f"{path}: no column holds images (datasets.Image, bytes, structs of bytes and path, or paths of image files); "
@@ -122,6 +122,6 @@ def _column(table: datasets.Dataset, name: str, feature: Any) -> Column | None:
     if dtype.startswith("float"):
         values = [value for value in table[name][:] if value is not None and value == value]
         # Few whole numbers are classes: pandas makes floats of them if a cell of the column is empty.
-        whole = len(set(values)) <= FEW_NUMBERS and all(float(value).is_integer() for value in values)
-        return typed_column(name, values, "int" if whole else "float")
+        integral = len(set(values)) <= FEW_NUMBERS and all(float(value).is_integer() for value in values)
+        return typed_column(name, values, "int" if integral else "float")
     return None

@@ -23,7 +23,7 @@ SECONDS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class ImageFindings:
     """The findings from a sample of the images."""
 
     looked_at: int
@@ -39,7 +39,7 @@ class Pictures:
     """Lines on images that come twice, in both splits or with different targets."""
 
 
-def look_at(splits: Splits) -> Pictures:
+def look_at(splits: Splits) -> ImageFindings:
     """Open some images of both splits, the same ones each time. Raises UserError if none can be read."""
     chosen = _chosen(splits)
     sizes: list[tuple[int, int]] = []
@@ -60,7 +60,7 @@ def look_at(splits: Splits) -> Pictures:
         raise UserError(
             f"data: none of the {plural(looked_at, 'image', spec='')} looked at can be read: {listed(broken)}"
         )
-    return Pictures(
+    return ImageFindings(
         looked_at=looked_at,
         broken=tuple(broken),
         width=round(statistics.median(width for width, _ in sizes)),
@@ -117,6 +117,6 @@ def _opened(place: tuple[ImageSource, int]) -> tuple[tuple[int, int] | None, str
         return to_rgb(images.read(index)).size, ""
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like, as in `image_check.broken_images`
+    except Exception as error:  # decoders raise whatever they like, as in `image_check.look_at_all`
         reason = error.reason if isinstance(error, BrokenImageError) else str(error) or type(error).__name__
         return None, f"{one_line(images.name(index))} ({reason})"

@@ -46,8 +46,8 @@ class Machine:
 def machine(asked: Literal["here", "cpu", "gpu"] = "here") -> Machine:
     """Return this machine: "cpu" leaves its GPUs out, "gpu" assumes one if there is none, as on a login node."""
     cpus = usable_cpus()
-    found = _none(cpus) if asked == "cpu" else _nvidia(cpus) or _others(cpus) or _none(cpus)
-    return Machine(1, "", None, cpus) if asked == "gpu" and not found.gpus else found
+    hardware = _none(cpus) if asked == "cpu" else _nvidia(cpus) or _others(cpus) or _none(cpus)
+    return Machine(1, "", None, cpus) if asked == "gpu" and not hardware.gpus else hardware
 
 
 def _none(cpus: int) -> Machine:

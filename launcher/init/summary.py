@@ -2,80 +2,62 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launcher import data
+from launcher import data as parts
 from launcher.inference.labelled_data import test_line
 from launcher.init.decision import Decision
-from launcher.init.findings import Found
-from launcher.init.images import Pictures
+from launcher.init.findings import DataFindings
+from launcher.init.images import ImageFindings
 from launcher.init.machine import Machine
 from launcher.init.recipe_text import in_python
 from launcher.init.rules import counts_of_classes
 from launcher.text import listed, one_line, plural
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """The findings, the decisions, and the recipe file that states them."""
-
-    found: Found
-    pictures: Pictures
-    machine: Machine
-    decisions: list[Decision]
-    path: Path
-
-
-def show(made: Made, console: Console) -> None:
-    """Show what was found, what was decided, and the commands that follow."""
-    found, pictures = made.found, made.pictures
-    source = found.validation or "a random part"
-    images = f"{pictures.width}x{pictures.height} pixels ({'all' if pictures.same_size else 'median'} of "
-    images += f"{pictures.looked_at:,} looked at), "
-    images += (
-        f"{len(pictures.broken):,} cannot be read: {listed(pictures.broken)}" if pictures.broken else "all readable"
-    )
+def show(
+    data: DataFindings, images: ImageFindings, machine: Machine, decisions: list[Decision], file: str, console: Console
+) -> None:
+    """Show what was found, what was decided, and the commands that follow; `file` is the recipe."""
+    source = data.validation or "a random part"
+    sizes = f"{images.width}x{images.height} pixels ({'all' if images.same_size else 'median'} of "
+    sizes += f"{images.looked_at:,} looked at), "
+    sizes += f"{len(images.broken):,} cannot be read: {listed(images.broken)}" if images.broken else "all readable"
     rows = [
-        ("data", found.title),
-        ("images", f"{len(found.splits.train):,} training, {len(found.splits.val):,} validation ({source})"),
-        ("", images),
-        *(("", test) for test in [_test(found)] if test),
-        ("targets", targets_shown(found)),
-        ("machine", str(made.machine)),
-        *(("note", remark) for remark in found.remarks),
+        ("data", data.title),
+        ("images", f"{len(data.splits.train):,} training, {len(data.splits.val):,} validation ({source})"),
+        ("", sizes),
+        *(("", test) for test in [_test(data)] if test),
+        ("targets", targets_shown(data)),
+        ("machine", str(machine)),
+        *(("note", remark) for remark in data.remarks),
     ]
     console.print(Text("found", style="bold"))
     console.print(_table([(name, one_line(text), "") for name, text in rows]))
     console.print(Text("decided", style="bold"))
-    decided = [(d.field, d.brief or in_python(d.value), one_line(d.why)) for d in made.decisions if d.field != "data"]
+    decided = [(d.field, d.brief or in_python(d.value), one_line(d.why)) for d in decisions if d.field != "data"]
     console.print(_table(decided))
-    file = str(made.path)
     console.print(Text(f"written: {one_line(file)}; next:", style="bold"))
-    for words in (
-        ["python", "-m", "launcher", "plan", file],
-        [*made.machine.start(), file],
-    ):
+    for words in (["python", "-m", "launcher", "plan", file], [*machine.start(), file]):
         console.print(Text(f"  {shlex.join(words)}"), soft_wrap=True)
 
 
-def targets_shown(found: Found, most: int = 6) -> str:
+def targets_shown(data: DataFindings, most: int = 6) -> str:
     """Describe the outputs, with the number of training images of each: "2 classes (ants: 124, bees: 121)"."""
-    names = [one_line(name) for name in found.splits.names]
-    what = {"class": ("class", "classes"), "labels": ("label",), "values": ("number",)}[found.target_kind]
-    if found.target_kind != "values":
-        names = [f"{name}: {count:,}" for name, count in zip(names, counts_of_classes(found), strict=True)]
+    names = [one_line(name) for name in data.splits.names]
+    what = {"class": ("class", "classes"), "labels": ("label",), "values": ("number",)}[data.target_kind]
+    if data.target_kind != "values":
+        names = [f"{name}: {count:,}" for name, count in zip(names, counts_of_classes(data), strict=True)]
     return f"{plural(len(names), *what)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
-def _test(found: Found) -> str | None:
+def _test(data: DataFindings) -> str | None:
     """Describe the test images, which are kept for the end; return None if there are none."""
-    return test_line(getattr(data, found.part)(**found.fields), found.target_kind, found.splits)
+    return test_line(getattr(parts, data.part)(**data.fields), data.target_kind, data.splits)
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Table:

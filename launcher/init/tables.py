@@ -14,7 +14,7 @@ from launcher.data.names import nfc, split_named
 from launcher.errors import UserError
 from launcher.files import check_file
 from launcher.init.columns import Column, targets_in, text_column
-from launcher.init.findings import Found, find, path_text
+from launcher.init.findings import DataFindings, find, path_text
 from launcher.init.hub import data_set
 from launcher.recipe.protocols import TargetKind
 from launcher.text import listed
@@ -29,7 +29,9 @@ FOLDERS_TRIED = 50
 SPLIT_NAMES = ("split", "set", "subset", "partition")
 
 
-def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), kind: TargetKind | None = None) -> Found:
+def table(
+    file: Path, val_file: Path | None = None, label: Sequence[str] = (), kind: TargetKind | None = None
+) -> DataFindings:
     """Find the images and targets of a table; `label` and `kind` are the targets, if the user names them.
 
     Raises UserError for a file that no part reads, and if columns are unclear.
@@ -48,8 +50,8 @@ def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), k
     image_column, root = _images(file, header, columns)
     split_column = _split_column(where, header, columns) if val_file is None else None
     used = {image_column, split_column}
-    rest = [text_column(name, columns[name]) for name in header if name not in used]
-    usable = [column for column in rest if not _names_files(column, columns)]
+    others = [text_column(name, columns[name]) for name in header if name not in used]
+    usable = [column for column in others if not _names_files(column, columns)]
     targets = targets_in(usable, where, list(map(nfc, label)), kind)
     fields: dict[str, Any] = {"path": where}
     if image_column != "path":
@@ -66,10 +68,10 @@ def table(file: Path, val_file: Path | None = None, label: Sequence[str] = (), k
         fields["split_column"] = split_column
         validation = f"the rows that column {split_column!r} calls val"
     remarks = (targets.remark,) if targets.remark else ()
-    found = find(f"table {where}", "CsvImages", fields, targets.kind, validation, remarks)
-    if targets.kind == "class" and len(found.splits.names) < 2:
-        raise UserError(f"{where}: the training rows have one class, {found.splits.names[0]!r}; two or more are needed")
-    return found
+    data = find(f"table {where}", "CsvImages", fields, targets.kind, validation, remarks)
+    if targets.kind == "class" and len(data.splits.names) < 2:
+        raise UserError(f"{where}: the training rows have one class, {data.splits.names[0]!r}; two or more are needed")
+    return data
 
 
 def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
@@ -79,12 +81,12 @@ def _read(file: Path) -> tuple[list[str], dict[str, list[str]]]:
     if len(header) < 2:
         other = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars"))
                       if sign in header[0]), None)  # fmt: skip
-        wanted = "tabs" if file.suffix.lower() == ".tsv" else "commas"
+        usual = "tabs" if file.suffix.lower() == ".tsv" else "commas"
         raise UserError(
-            f"{file}: columns are separated by {other}, not by {wanted}; "
+            f"{file}: columns are separated by {other}, not by {usual}; "
             "write it with commas as .csv, or with tabs as .tsv"
             if other
-            else f"{file}: has one column; wanted: one of image paths and one or more of targets, separated by {wanted}"
+            else f"{file}: has one column; wanted: one of image paths and one or more of targets, separated by {usual}"
         )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
@@ -195,7 +197,7 @@ def _split_column(where: str, header: Sequence[str], columns: dict[str, list[str
     return None
 
 
-def _json_lines(file: Path) -> Found:
+def _json_lines(file: Path) -> DataFindings:
     if file.name == "metadata.jsonl":
         return data_set(path_text(file.parent), f"image folder {path_text(file.parent)} with {file.name}")
     raise UserError(
@@ -217,11 +219,11 @@ def _check_parquet(file: Path) -> None:
 
 
 def _no_table(file: Path) -> str:
-    wanted = "wanted: a folder of class folders, a .csv, .tsv or .parquet file, or metadata.jsonl beside its images"
+    expected = "wanted: a folder of class folders, a .csv, .tsv or .parquet file, or metadata.jsonl beside its images"
     if file.suffix.lower() in SUFFIXES:
-        return f"{file}: an image; give the folder of all of them; {wanted}"
+        return f"{file}: an image; give the folder of all of them; {expected}"
     if file.suffix.lower() in (".xlsx", ".xls", ".ods"):
-        return f"{file}: a spreadsheet; save it as CSV; {wanted}"
+        return f"{file}: a spreadsheet; save it as CSV; {expected}"
     if file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
-        return f"{file}: an archive; unpack it; {wanted}"
-    return f"{file}: no table of images; {wanted}"
+        return f"{file}: an archive; unpack it; {expected}"
+    return f"{file}: no table of images; {expected}"

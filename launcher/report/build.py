@@ -56,8 +56,8 @@ def report(runs: Sequence[Facts]) -> str:
 
 
 def _sections(run: Facts) -> list[Section]:
-    found = [section for make in SECTIONS if (section := make(run)) is not None]
-    return [summary.section(run), *found]
+    sections = [section for make in SECTIONS if (section := make(run)) is not None]
+    return [summary.section(run), *sections]
 
 
 def titles_of(paths: Sequence[Path]) -> list[str]:

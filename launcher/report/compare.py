@@ -198,7 +198,7 @@ def compare(run_dirs: Sequence[Path], by: str | None = None) -> Comparison:
     if by in names:
         names = [by, *(name for name in names if name != by)]
     shown = [name for name in names if "/" not in name and not name.startswith("ema_")]
-    ordered = tuple(sorted(results, key=lambda one: _place(one, by)))
+    ordered = tuple(sorted(results, key=lambda result: _place(result, by)))
     return Comparison(ordered, tuple(differing), tuple(shown), tuple(readable))
 
 

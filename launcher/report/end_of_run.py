@@ -37,18 +37,18 @@ def end(run: Run, outputs: torch.Tensor | None, spec: str) -> None:
     A failure is reported, and leaves the run finished as it is.
     """
     path, screen = run.rundir.path, run.screen
-    again = f" --recipe {shlex.quote(spec)}" if types_in(run.recipe) else ""
+    recipe = f" --recipe {shlex.quote(spec)}" if types_in(run.recipe) else ""
     facts: Facts | None = None
     try:
         if outputs is not None:
             _evaluate(run, outputs)
             facts = read_facts(path, run.prepared.splits)
             write_report([facts], path / FILE)
-        show_end(facts or read_facts(path), screen, path / FILE if facts else None, _unseen(run), again)
+        show_end(facts or read_facts(path), screen, path / FILE if facts else None, _unseen(run), recipe)
     except Exception as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         screen.line(
-            f"no report ({cause}); to try again: python -m launcher report {shlex.quote(str(path))}{again}", "yellow"
+            f"no report ({cause}); to try again: python -m launcher report {shlex.quote(str(path))}{recipe}", "yellow"
         )
 
 
@@ -95,21 +95,12 @@ def _is_whole_page(file: Path) -> bool:
 
 def _evaluate(run: Run, outputs: torch.Tensor) -> None:
     finished, prepared = read_finished(run.rundir.path, types_in(run.recipe)), run.prepared
-    write(
-        judged(
-            finished,
-            Subject(split_name="val"),
-            prepared.splits.val,
-            prepared.splits.names,
-            prepared.task,
-            outputs,
-            run.accelerator.num_processes,
-            run.accelerator.device.type,
-        )
-    )
+    splits, subject = prepared.splits, Subject(split_name="val")
+    where = run.accelerator.num_processes, run.accelerator.device.type
+    write(judged(finished, subject, splits.val, splits.names, prepared.task, outputs, *where))
 
 
-def show_end(facts: Facts, screen: Screen, report: Path | None, unseen: str, again: str) -> None:
+def show_end(facts: Facts, screen: Screen, report: Path | None, unseen: str, recipe: str) -> None:
     """Show the phases, the result, the weakest classes, and the commands to go on with.
 
     `unseen` is the option of `evaluate` that names its images. `again` is what the commands need besides the run dir:
@@ -126,11 +117,11 @@ def show_end(facts: Facts, screen: Screen, report: Path | None, unseen: str, aga
         name = epochs[0].phase if epochs else phase.name
         rows.append([name, str(len(epochs)), duration(phase.seconds), shown, "kept" if kept in epochs else ""])
     screen.table(["phase", "epochs", "time", f"best {metric}", ""], rows)
-    for name, text in _lines(facts, report, unseen, again):
+    for name, text in _lines(facts, report, unseen, recipe):
         screen.line(f"{name:<8} {text}")
 
 
-def _lines(facts: Facts, report: Path | None, unseen: str, again: str) -> list[tuple[str, str]]:
+def _lines(facts: Facts, report: Path | None, unseen: str, recipe: str) -> list[tuple[str, str]]:
     metric, path = facts.monitor, shlex.quote(str(facts.path))
     lines = []
     value, interval = facts.metrics.get(metric), facts.interval(metric)
@@ -146,14 +137,11 @@ def _lines(facts: Facts, report: Path | None, unseen: str, again: str) -> list[t
     lines.append(("model", str(facts.path / "final")))
     commands = [f"predict {path} IMAGES", f"evaluate {path} {unseen}"]
     commands.append(f"report {path} OTHER_RUN --to comparison.html" if report else f"report {path}")
-    lines += [("" if number else "next", f"python -m launcher {words}{again}") for number, words in enumerate(commands)]
+    lines += [("" if place else "next", f"python -m launcher {words}{recipe}") for place, words in enumerate(commands)]
     return lines
 
 
 def worst_classes(facts: Facts) -> list[tuple[str, float]]:
     """Return the classes or labels with the lowest F1, and this F1: at most WORST or half of them, none perfect."""
-    classes = facts.evaluation.get("classes") or {
-        name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
-    }
-    rated = sorted((scores["f1"], name) for name, scores in classes.items() if scores["f1"] is not None)
+    rated = sorted((scores["f1"], name) for name, scores in facts.scores.items() if scores["f1"] is not None)
     return [(name, f1) for f1, name in rated[: min(WORST, max(1, len(rated) // 2))] if f1 < 1]

@@ -25,7 +25,7 @@ from launcher.inference.run_records import (
 )
 from launcher.recipe.protocols import Splits
 from launcher.report.samples import Kind, Samples, read_samples
-from launcher.report.thumbnails import Pictures
+from launcher.report.thumbnails import Thumbnails
 from launcher.training.best import Mode
 
 KINDS: tuple[Kind, ...] = ("classification", "multi-label", "regression")
@@ -88,7 +88,7 @@ class Facts:
     samples: Samples | None
     splits: Splits | None
     """The data themselves, if they could be loaded."""
-    pictures: Pictures
+    thumbnails: Thumbnails
     notes: tuple[str, ...]
     """Sentences on what is missing from the report, and why."""
     shows_images: bool = True
@@ -132,18 +132,22 @@ class Facts:
         before = sum(row["seconds"] for row in self.timing if "epoch" not in row)
         return float(before + sum(row["seconds"] for row in last.values()))
 
+    @property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """The scores of each class, or of each label at its threshold."""
+        labels = self.evaluation.get("labels", {})
+        return self.evaluation.get("classes") or {name: label["at_threshold"] for name, label in labels.items()}
+
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Return the confidence interval of a metric, or None if the evaluation has none."""
-        found = self.evaluation.get("intervals", {}).get("of", {}).get(metric)
-        return (float(found[0]), float(found[1])) if found else None
+        ends = self.evaluation.get("intervals", {}).get("of", {}).get(metric)
+        return (float(ends[0]), float(ends[1])) if ends else None
 
 
-def read_facts(
-    path: Path, splits: Splits | None = None, without_pictures: str = "", notes: tuple[str, ...] = ()
-) -> Facts:
+def read_facts(path: Path, splits: Splits | None = None, why_no_images: str = "", notes: tuple[str, ...] = ()) -> Facts:
     """Read the facts on a finished run. Raises UserError if `path` is not the folder of one.
 
-    `without_pictures` says why `splits` are missing; `notes` come before the notes on missing files.
+    `why_no_images` says why `splits` are missing; `notes` come before the notes on missing files.
     """
     refuse_endless(path)
     recipe = _json(path / "recipe.json")
@@ -188,7 +192,7 @@ def read_facts(
         test=_test(path / "evaluation-test.json", model.get("step")),
         samples=samples,
         splits=splits,
-        pictures=Pictures(splits.val.images if splits else None, samples, without_pictures),
+        thumbnails=Thumbnails(splits.val.images if splits else None, samples, why_no_images),
         notes=tuple(remarks),
     )
 
@@ -203,14 +207,14 @@ def _test(file: Path, step: Any) -> dict[str, Any]:
 
 
 def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
-    found: list[Epoch] = []
+    epochs: list[Epoch] = []
     for row in epochs_of(rows):
         # Two phases may share a name; the second one is known by its epochs, which are counted from 1 again.
-        begins = bool(found) and (row["phase"] != found[-1].phase or row["epoch"] <= found[-1].in_phase)
-        number = found[-1].number + begins if found else 0
-        found.append(
+        begins = bool(epochs) and (row["phase"] != epochs[-1].phase or row["epoch"] <= epochs[-1].in_phase)
+        number = epochs[-1].number + begins if epochs else 0
+        epochs.append(
             Epoch(
-                len(found) + 1,
+                len(epochs) + 1,
                 number,
                 row["phase"],
                 row["epoch"],
@@ -220,17 +224,17 @@ def _epochs(rows: list[dict[str, Any]]) -> tuple[Epoch, ...]:
                 bool(row["best"]),
             )
         )
-    return tuple(found)
+    return tuple(epochs)
 
 
 def _steps(rows: list[dict[str, Any]], epochs: tuple[Epoch, ...]) -> tuple[Step, ...]:
     ends = [epoch.step for epoch in epochs]
-    found = []
+    steps = []
     for row in steps_of(rows):
         if (place := bisect.bisect_left(ends, row["step"])) < len(ends):
             begin = ends[place - 1] if place else 0
-            found.append(Step(place + (row["step"] - begin) / (ends[place] - begin), row["lr"], row["loss"]))
-    return tuple(found)
+            steps.append(Step(place + (row["step"] - begin) / (ends[place] - begin), row["lr"], row["loss"]))
+    return tuple(steps)
 
 
 def _metrics(file: Path) -> dict[str, float]:

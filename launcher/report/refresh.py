@@ -50,19 +50,19 @@ def facts_again(
         with problems.collected():
             runs.append(_opened(path, own))
     problems.raise_if_any()
-    found = [_facts(path, finished, why_not, launch, report) for path, finished, why_not in runs]
+    all_facts = [_facts(path, finished, why_not, launch, report) for path, finished, why_not in runs]
     if explains:
-        for facts, (_, finished, _) in zip(found, runs, strict=True):
+        for facts, (_, finished, _) in zip(all_facts, runs, strict=True):
             with problems.collected():
                 _explain(facts, finished, launch, report)
         problems.raise_if_any()
-    return found
+    return all_facts
 
 
 def _explain(facts: Facts, finished: FinishedRun | None, launch: Launch, report: Callable[[str], None]) -> None:
     if finished is None or facts.samples is None:
-        raise UserError(f"{facts.path}: cannot be explained: {'; '.join(facts.notes) or facts.pictures.reason}")
-    _forget_precision()
+        raise UserError(f"{facts.path}: cannot be explained: {'; '.join(facts.notes) or facts.thumbnails.reason}")
+    forget_accelerate(process_group=True)
     folder = explain(finished, facts.samples, launch, report)
     report(f"written to {folder}: suspicious_labels.csv, near_duplicates.csv, map.csv")
 
@@ -112,19 +112,15 @@ def is_stale(path: Path) -> bool:
 
 def _evaluate(finished: FinishedRun, launch: Launch, report: Callable[[str], None]) -> str:
     """Evaluate a run; return why that was not possible, or nothing."""
-    _forget_precision()
+    # Accelerate keeps one precision per process, and each run may have another one.
+    forget_accelerate(process_group=True)
     try:
-        found = evaluate(finished, launch, report=report)
-        if found is not None:
-            write(found)
+        evaluation = evaluate(finished, launch, report=report)
+        if evaluation is not None:
+            write(evaluation)
     except (UserError, OSError) as error:
         return "; ".join(error.problems) if isinstance(error, UserError) else str(error)
     return ""
-
-
-def _forget_precision() -> None:
-    """Reset the state of Accelerate, which keeps one precision per process, as each run may have another one."""
-    forget_accelerate(process_group=True)
 
 
 def _data(finished: FinishedRun) -> tuple[Splits | None, str]:

@@ -61,8 +61,8 @@ def read_samples(file: Path, kind: str) -> Samples:
     table = pq.read_table(file)
     names = [str(name) for name in table["name"].to_pylist()]
     raw = table["name_bytes"].to_pylist()
-    exact = [name if given is None else os.fsdecode(given) for name, given in zip(names, raw, strict=True)]
-    found: dict[str, Any] = {"kind": kind, "names": names, "exact": exact, "loss": _floats(table["loss"])}
+    exact = [name if stored is None else os.fsdecode(stored) for name, stored in zip(names, raw, strict=True)]
+    common: dict[str, Any] = {"kind": kind, "names": names, "exact": exact, "loss": _floats(table["loss"])}
 
     def several(what: str) -> Floats:
         columns = [column for column in table.column_names if column.startswith(f"{what}/")]
@@ -75,7 +75,7 @@ def read_samples(file: Path, kind: str) -> Samples:
         predicted = table["prediction"].combine_chunks()
         where = np.array([place[str(name)] for name in predicted.dictionary.to_pylist()], dtype=np.int64)
         return Samples(
-            **found,
+            **common,
             classes=classes,
             targets=target.indices.to_numpy().astype(np.int64),
             predictions=where[predicted.indices.to_numpy()],
@@ -84,14 +84,14 @@ def read_samples(file: Path, kind: str) -> Samples:
     columns = [column.partition("/")[2] for column in table.column_names if column.startswith("prediction/")]
     if kind in ("multi-label", "regression") and columns:
         return Samples(
-            **found,
+            **common,
             classes=tuple(columns),
             targets=several("target") if kind == "regression" else several("target") > 0.5,
             predictions=several("prediction"),
             probabilities=several("probability"),
         )
     nothing = np.zeros((len(names), 0))
-    return Samples(**found | {"kind": "other"}, targets=nothing, predictions=nothing, probabilities=nothing)
+    return Samples(**common | {"kind": "other"}, targets=nothing, predictions=nothing, probabilities=nothing)
 
 
 def _floats(column: Any) -> Floats:
@@ -103,5 +103,5 @@ def common_folder(names: list[str]) -> str:
     if len(names) < 2:
         return ""
     pairs = zip(min(names), max(names), strict=False)
-    shared = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = "".join(letter for letter, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     return shared[: shared.rfind("/") + 1]

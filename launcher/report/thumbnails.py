@@ -25,7 +25,7 @@ SMALL = 40
 
 
 @dataclasses.dataclass
-class Picture:
+class Thumbnail:
     """A thumbnail, with its size in pixels."""
 
     uri: str
@@ -38,7 +38,7 @@ class Picture:
         return max(self.width, self.height) <= SMALL
 
 
-class Pictures:
+class Thumbnails:
     """The thumbnails of an evaluation's samples, each made once; `reason` says why there are none, if so."""
 
     def __init__(self, source: ImageSource | None, samples: Samples | None, reason: str = "") -> None:
@@ -48,12 +48,12 @@ class Pictures:
         self.left_out: set[int] = set()
         """The samples that were asked for after the time or the bytes were used up."""
         self._source = source
-        self._made: dict[int, Picture | None] = {}
+        self._made: dict[int, Thumbnail | None] = {}
         self._bytes, self._seconds = 0, 0.0
         self._samples = samples
         self._places: dict[str, int] | None = None
 
-    def of(self, sample: int) -> Picture | None:
+    def of(self, sample: int) -> Thumbnail | None:
         """Return the thumbnail of a sample, or None if it cannot be read or a limit is reached."""
         if self._source is None or self._samples is None:
             return None
@@ -66,17 +66,17 @@ class Pictures:
             self._seconds += time.monotonic() - begin
         return self._made[sample]
 
-    def _make(self, source: ImageSource, name: str, sample: int) -> Picture | None:
+    def _make(self, source: ImageSource, name: str, sample: int) -> Thumbnail | None:
         try:
             index = self._index(source, name, sample)
-            picture = small(source, index) if index is not None else None
+            thumbnail = small(source, index) if index is not None else None
         except Exception:  # a user's own source may raise anything; the report says how many are missing
-            picture = None
-        if picture is None:
+            thumbnail = None
+        if thumbnail is None:
             self.unread.append(name)
         else:
-            self._bytes += len(picture.uri)
-        return picture
+            self._bytes += len(thumbnail.uri)
+        return thumbnail
 
     def _index(self, source: ImageSource, name: str, sample: int) -> int | None:
         """Return the index of a sample in the source, or None if it is no longer there.
@@ -90,10 +90,9 @@ class Pictures:
         return self._places.get(name)
 
 
-def small(source: ImageSource, index: int) -> Picture:
+def small(source: ImageSource, index: int) -> Thumbnail:
     """Return the thumbnail of an image. Raises what the source raises."""
-    content = encoded_image(source, index)
-    if content:
+    if content := encoded_image(source, index):
         image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content))
         image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
     else:
@@ -102,7 +101,7 @@ def small(source: ImageSource, index: int) -> Picture:
     image.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
     # A few pixels take less space without loss, and should be seen as they are.
     lossless = max(image.size) <= SMALL
-    return Picture(webp_uri(image, 100 if lossless else QUALITY, lossless), *image.size)
+    return Thumbnail(webp_uri(image, 100 if lossless else QUALITY, lossless), *image.size)
 
 
 def webp_uri(image: PIL.Image.Image, quality: int, lossless: bool = False) -> str:
@@ -115,9 +114,5 @@ def webp_uri(image: PIL.Image.Image, quality: int, lossless: bool = False) -> st
 def size_of(source: ImageSource, index: int) -> tuple[int, int]:
     """Return width and height as stored, without decoding if possible. Raises what the source raises."""
     content = encoded_image(source, index)
-    if content:
-        with PIL.Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-    else:
-        width, height = source.read(index).size
+    width, height = (PIL.Image.open(io.BytesIO(content)) if content else source.read(index)).size
     return width, height

@@ -14,7 +14,7 @@ from PIL import Image
 
 from launcher.data import ImageFolder
 from launcher.data.decoding import can_tell_damage
-from launcher.data.image_check import Broken, broken_images, find_broken, on_bad_image_of, verified
+from launcher.data.image_check import Broken, find_broken, look_at_all, on_bad_image_of, verified
 from launcher.data.sources import ArrayImages, FileImages, Subset
 from launcher.errors import UserError
 from launcher.recipe.protocols import Split, Splits, TargetKind
@@ -131,7 +131,7 @@ class OwnImages:
 def test_a_users_own_part_and_source() -> None:
     assert on_bad_image_of(OwnData()) == "stop"
     assert on_bad_image_of(ImageFolder(root="x", on_bad_image="skip")) == "skip"
-    assert broken_images(OwnImages()) == [(4500, "'row 4500'")]
+    assert look_at_all(OwnImages()).broken == [(4500, "'row 4500'")]
 
 
 def noise(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:

@@ -23,8 +23,8 @@ from launcher.cli import main
 from launcher.errors import UserError
 from launcher.init import networks
 from launcher.init.columns import looks_like_lists, targets_in, text_column, typed_column
-from launcher.init.findings import Found
-from launcher.init.images import Pictures
+from launcher.init.findings import DataFindings
+from launcher.init.images import ImageFindings
 from launcher.init.machine import Machine, machine
 from launcher.init.networks import LITE0, RESNET50, choose
 from launcher.init.recipe_text import recipe_text
@@ -592,7 +592,7 @@ def test_starts_without_torch(tmp_path: Path) -> None:
     assert done.stdout.count("written: recipe.py") == 2
 
 
-def found(counts: Sequence[int] = (50, 50), kind: Any = "class", names: Sequence[str] = ("ant", "bee")) -> Found:
+def found(counts: Sequence[int] = (50, 50), kind: Any = "class", names: Sequence[str] = ("ant", "bee")) -> DataFindings:
     """Data of so many images of each class, label or, in sum, with numbers."""
     from launcher.data.sources import ArrayImages
     from launcher.recipe.protocols import Split, Splits
@@ -605,17 +605,17 @@ def found(counts: Sequence[int] = (50, 50), kind: Any = "class", names: Sequence
         targets = np.linspace(0, 9, total * len(names), dtype=np.float32).reshape(total, len(names))
     split = Split(ArrayImages("x", np.zeros((total, 2, 2), np.uint8)), targets)
     splits = Splits(split, split, tuple(names))
-    return Found(
+    return DataFindings(
         title="x", part="ImageFolder", fields={"root": "x"}, target_kind=kind, splits=splits, validation="val/"
     )
 
 
-def decided(data: Found, machine: Machine = GPU, shortest: int = 500) -> dict[str, Any]:
-    pictures = Pictures(10, (), shortest, shortest, shortest, True)
-    return {decision.field: decision.value for decision in decide(data, pictures, machine)}
+def decided(data: DataFindings, machine: Machine = GPU, shortest: int = 500) -> dict[str, Any]:
+    images = ImageFindings(10, (), shortest, shortest, shortest, True)
+    return {decision.field: decision.value for decision in decide(data, images, machine)}
 
 
-def plan_of(data: Found, machine: Machine = GPU) -> list[tuple[str, dict[str, Any]]]:
+def plan_of(data: DataFindings, machine: Machine = GPU) -> list[tuple[str, dict[str, Any]]]:
     return [(call.name.removeprefix("phases."), dict(call.fields)) for call in decided(data, machine)["freeze_plan"]]
 
 
@@ -789,8 +789,8 @@ def test_every_recipe_that_can_come_out_is_formatted() -> None:
     for number, data in enumerate(cases):
         for where in (CPU, GPU, dataclasses.replace(GPU, gpus=8)):
             for shortest in (8, 500):
-                pictures = Pictures(200, ("x/1.png (empty)",), shortest, shortest, shortest, False)
-                text = recipe_text(decide(data, pictures, where), "For x.", f"recipe_{number}.py", ["x"], where.start())
+                images = ImageFindings(200, ("x/1.png (empty)",), shortest, shortest, shortest, False)
+                text = recipe_text(decide(data, images, where), "For x.", f"recipe_{number}.py", ["x"], where.start())
                 Path(f"recipe_{number}_{where.gpus}_{shortest}.py").write_text(text)
                 compile(text, "recipe.py", "exec")
                 longest = max(

@@ -32,7 +32,7 @@ from launcher.report.facts import Epoch, read_facts
 from launcher.report.samples import common_folder
 from launcher.report.sections import summary
 from launcher.report.sections.side_by_side import _sign_test
-from launcher.report.thumbnails import Pictures, size_of, small
+from launcher.report.thumbnails import Thumbnails, size_of, small
 from launcher.training import final
 from launcher.training.launch import Launch, World
 from report_runs import HOSTILE_CLASSES, Parsed, train
@@ -289,7 +289,7 @@ def test_a_picture_that_is_gone_is_reported(hostile: Path, tmp_path: Path) -> No
 
     samples = read_facts(hostile).samples
     assert samples is not None
-    found = Pictures(Gone(), dataclasses.replace(samples, exact=["picture 2", "picture 0", "other"]))
+    found = Thumbnails(Gone(), dataclasses.replace(samples, exact=["picture 2", "picture 0", "other"]))
     assert [found.of(i) for i in range(3)] == [None] * 3
     assert found.unread == ["picture 2", "picture 0", "other"]
 
@@ -300,7 +300,7 @@ def test_pictures_are_found_by_name_where_others_were_left_out(finished: Path) -
     source = tiny.Stripes(31, 1)
     assert samples is not None
     moved = dataclasses.replace(samples, exact=[source.name(index + 4) for index in range(5)])
-    picture = Pictures(source, moved).of(1)
+    picture = Thumbnails(source, moved).of(1)
     assert picture is not None
     assert picture == small(source, 5)
     assert picture.is_small  # 16 pixels: kept without loss
@@ -315,7 +315,7 @@ def test_few_pictures_and_small_ones(monkeypatch: pytest.MonkeyPatch, finished: 
     samples = read_facts(finished).samples
     assert samples is not None
     monkeypatch.setattr(thumbnails, "MOST_BYTES", 40_000)
-    found = Pictures(source, dataclasses.replace(samples, exact=[source.name(index) for index in range(31)]))
+    found = Thumbnails(source, dataclasses.replace(samples, exact=[source.name(index) for index in range(31)]))
     made = [found.of(index) for index in range(31)]
     assert 1 < sum(picture is not None for picture in made) < 31
     assert found.left_out == {index for index, picture in enumerate(made) if picture is None}
@@ -326,8 +326,8 @@ def test_a_report_says_how_many_pictures_are_left_out(monkeypatch: pytest.Monkey
     monkeypatch.setattr(thumbnails, "MOST_BYTES", 1000)
     facts = read_facts(copy, tiny.recipe.data.build("class", 0))
     write_report([facts], copy / FILE)
-    assert len(facts.pictures.left_out) > 1
-    assert f"{len(facts.pictures.left_out)} pictures are left out" in parsed(copy).text
+    assert len(facts.thumbnails.left_out) > 1
+    assert f"{len(facts.thumbnails.left_out)} pictures are left out" in parsed(copy).text
 
 
 def test_sizes_are_read_without_decoding() -> None:

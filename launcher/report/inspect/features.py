@@ -99,12 +99,7 @@ def _was_random(finished: FinishedRun) -> bool:
 
 @torch.no_grad()
 def _features(
-    accelerator: Accelerator,
-    finished: FinishedRun,
-    backbone: nn.Module,
-    split: Split,
-    indices: list[int],
-    num_workers: int,
+    accelerator: Accelerator, finished: FinishedRun, backbone: nn.Module, split: Split, indices: list[int], workers: int
 ) -> torch.Tensor:
     images = Subset(split.images, np.array(indices, dtype=np.int64))
     loader = evaluation_loader(
@@ -113,17 +108,17 @@ def _features(
         batch_size=BATCH,
         process_index=0,
         num_processes=1,
-        num_workers=num_workers,
+        num_workers=workers,
         pin_memory=accelerator.device.type == "cuda",
     )
     backbone = backbone.to(accelerator.device).to(memory_format=torch.channels_last)
-    found = []
+    pieces = []
     try:
         for batch in loader:
             with accelerator.autocast():
                 made = in_pieces(backbone, batch.to(accelerator.device).images)
-            found.append((made.flatten(2).mean(2) if made.ndim > 2 else made).float().cpu())
+            pieces.append((made.flatten(2).mean(2) if made.ndim > 2 else made).float().cpu())
     finally:
         end_workers(loader)
         backbone.cpu()
-    return torch.cat(found)
+    return torch.cat(pieces)

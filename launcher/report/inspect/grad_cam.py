@@ -32,10 +32,10 @@ def heat_maps(model: TransferModel, images: torch.Tensor, outputs: Sequence[int]
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    found = last_place(model, images[:1])
-    if found is None:
+    place = last_place(model, images[:1])
+    if place is None:
         return None
-    layer, to_map = found
+    layer, to_map = place
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     with GradCAM(model=model, target_layers=[layer], reshape_transform=to_map) as cam:
@@ -90,10 +90,10 @@ def _everywhere(gradient: torch.Tensor) -> bool:
 def as_map(made: torch.Tensor) -> Any:
     """Return a function that makes a map (n, c, h, w) of a module's output, or None for one without positions."""
     if made.ndim == 4:
-        _, one, two, three = made.shape
-        if two == three > 1 and one != two:
+        _, first, second, third = made.shape
+        if second == third > 1 and first != second:
             return lambda tensor: tensor
-        if one == two > 1:
+        if first == second > 1:
             return lambda tensor: tensor.permute(0, 3, 1, 2)
         return None
     if made.ndim != 3:

@@ -55,12 +55,12 @@ def explain(finished: FinishedRun, samples: Samples, launch: Launch, report: Cal
     splits = check_data(finished, build_data(finished), checked_together(accelerator, report))
     target = finished.rundir.path / FOLDER
     try:
-        found = features_of(accelerator, finished, splits, workers_of(launch), report)
-        summary: dict[str, Any] = {"step": finished.step, "features": found.weights, "train": len(found.train)}
+        features = features_of(accelerator, finished, splits, workers_of(launch), report)
+        summary: dict[str, Any] = {"step": finished.step, "features": features.weights, "train": len(features.train)}
         with replaced_folder(target) as draft:
-            summary |= _labels(finished, splits, found, draft)
-            summary |= _duplicates(splits, found, draft)
-            summary |= _map(splits, found, draft)
+            summary |= _labels(finished, splits, features, draft)
+            summary |= _duplicates(splits, features, draft)
+            summary |= _map(splits, features, draft)
             summary |= _attention(accelerator, finished, splits, samples, draft)
             summary["seconds"] = time.perf_counter() - begin
             (draft / "explanation.json").write_text(json_text(summary, indent=1))
@@ -69,18 +69,18 @@ def explain(finished: FinishedRun, samples: Samples, launch: Launch, report: Cal
     return target
 
 
-def _labels(finished: FinishedRun, splits: Splits, found: Features, folder: Path) -> dict[str, Any]:
+def _labels(finished: FinishedRun, splits: Splits, features: Features, folder: Path) -> dict[str, Any]:
     kind = finished.recipe.task.target_kind
-    targets = torch.as_tensor(splits.train.targets[found.of_training.numpy()])
+    targets = torch.as_tensor(splits.train.targets[features.of_training.numpy()])
     rows: list[Suspicion]
     if kind == "class":
-        rows = suspicious_classes(found.train, targets, splits.names)
+        rows = suspicious_classes(features.train, targets, splits.names)
     elif kind == "labels":
-        rows = suspicious_labels(found.train, targets, splits.names)
+        rows = suspicious_labels(features.train, targets, splits.names)
     else:
         return {"suspicious": None}
     header = ("rank", "image", "label", "suggested", "probability of label", "probability of suggested", "index")
-    places = found.of_training.tolist()
+    places = features.of_training.tolist()
     _write(
         folder / "suspicious_labels.csv",
         header,
@@ -100,10 +100,10 @@ def _labels(finished: FinishedRun, splits: Splits, found: Features, folder: Path
     return {"suspicious": sum(row.margin < 0 for row in rows)}
 
 
-def _duplicates(splits: Splits, found: Features, folder: Path) -> dict[str, Any]:
+def _duplicates(splits: Splits, features: Features, folder: Path) -> dict[str, Any]:
     train, val = splits.train, splits.val
-    places = found.of_training.tolist()
-    pairs = near_duplicates(found.train, found.val, train.images, val.images, places)
+    places = features.of_training.tolist()
+    pairs = near_duplicates(features.train, features.val, train.images, val.images, places)
     header = ("validation image", "training image", "similarity of features", "of pixels", "mirrored", "same target")
     _write(
         folder / "near_duplicates.csv",
@@ -125,8 +125,8 @@ def _duplicates(splits: Splits, found: Features, folder: Path) -> dict[str, Any]
     return {"duplicates": len(pairs), "leaked": len({pair.val for pair in pairs}), "val": len(val)}
 
 
-def _map(splits: Splits, found: Features, folder: Path) -> dict[str, Any]:
-    places, share = plane(found.val_now)
+def _map(splits: Splits, features: Features, folder: Path) -> dict[str, Any]:
+    places, share = plane(features.val_now)
     rows = ((splits.val.images.name(i), f"{x:.5g}", f"{y:.5g}") for i, (x, y) in enumerate(places.tolist()))
     _write(folder / "map.csv", ("image", "x", "y"), rows)
     return {"variance_shown": share}
@@ -139,24 +139,21 @@ def _attention(
     if samples.kind != "classification" or len(samples) != len(splits.val):
         return {"attention": None}
     model = build_network(finished, len(splits.names)).to(accelerator.device)
-    wanted = [index for index in shown(samples) if splits.val.images.name(index) == samples.exact[index]]
-    found: list[dict[str, Any]] = []
-    for begin in range(0, len(wanted), BATCH):
-        some = wanted[begin : begin + BATCH]
+    about = finished.preprocessing
+    indices = [index for index in shown(samples) if splits.val.images.name(index) == samples.exact[index]]
+    overlays: list[dict[str, Any]] = []
+    for begin in range(0, len(indices), BATCH):
+        some = indices[begin : begin + BATCH]
         images = _images(splits.val, some, finished).to(accelerator.device)
         maps = heat_maps(model, images, [int(samples.predictions[index]) for index in some])
         if maps is None:
             return {"attention": None}
         for index, image, heat in zip(some, images.cpu(), maps, strict=True):
-            mean, std = (torch.tensor(given).view(3, 1, 1) for given in _mean_and_std(finished))
+            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (about.mean, about.std))
             pixels = ((image * std + mean).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
-            found.append({"sample": index, **overlay(pixels, heat)})
-    (folder / "attention.json").write_text(json_text(found))
-    return {"attention": len(found)}
-
-
-def _mean_and_std(finished: FinishedRun) -> tuple[Sequence[float], Sequence[float]]:
-    return finished.preprocessing.mean, finished.preprocessing.std
+            overlays.append({"sample": index, **overlay(pixels, heat)})
+    (folder / "attention.json").write_text(json_text(overlays))
+    return {"attention": len(overlays)}
 
 
 def _images(split: Split, indices: Sequence[int], finished: FinishedRun) -> torch.Tensor:

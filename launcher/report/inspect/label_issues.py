@@ -42,10 +42,10 @@ def suspicious_classes(features: torch.Tensor, targets: torch.Tensor, names: tup
     probabilities = (outputs * float(SCALES[losses.index(min(losses))])).softmax(dim=1)
     of_label = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
     others = probabilities.scatter(1, targets.unsqueeze(1), -1.0)
-    best, which = others.max(dim=1)
+    best, rivals = others.max(dim=1)
     return [
         Suspicion(
-            index, names[int(targets[index])], names[int(which[index])], float(of_label[index]), float(best[index])
+            index, names[int(targets[index])], names[int(rivals[index])], float(of_label[index]), float(best[index])
         )
         for index in (of_label - best).argsort(stable=True).tolist()
     ]
@@ -57,14 +57,14 @@ def suspicious_labels(features: torch.Tensor, targets: torch.Tensor, names: tupl
     losses = [float(F.binary_cross_entropy_with_logits(outputs * scale, targets.double())) for scale in SCALES.tolist()]
     probabilities = (outputs * float(SCALES[losses.index(min(losses))])).sigmoid()
     of_given = torch.where(targets > 0.5, probabilities, 1 - probabilities)
-    found = []
+    suspicions = []
     for flat in of_given.flatten().argsort(stable=True).tolist():
         index, label = divmod(flat, len(names))
         has, lacks = names[label], f"not {names[label]}"
         given, suggested = (has, lacks) if targets[index, label] > 0.5 else (lacks, has)
         probability = float(of_given[index, label])
-        found.append(Suspicion(index, given, suggested, probability, 1 - probability))
-    return found
+        suspicions.append(Suspicion(index, given, suggested, probability, 1 - probability))
+    return suspicions
 
 
 def left_out(features: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:

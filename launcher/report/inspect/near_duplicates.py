@@ -59,14 +59,11 @@ def near_duplicates(
         return small[which, index]
 
     for similarity, val_index, train_index in candidates:
-        (ours, side), (theirs, other) = (
-            of("val", val_images, val_index),
-            of("train", train_images, of_training[train_index]),
-        )
+        ours, side = of("val", val_images, val_index)
+        theirs, other = of("train", train_images, of_training[train_index])
         straight, mirrored = _correlation(ours, theirs), _correlation(ours[:, ::-1], theirs)
         if max(straight, mirrored) >= (ALIKE if min(side, other) >= SMALL else ALIKE_IF_SMALL):
-            pair = Pair(val_index, train_index, similarity, max(straight, mirrored), mirrored > straight)
-            pairs.append(pair)
+            pairs.append(Pair(val_index, train_index, similarity, max(straight, mirrored), mirrored > straight))
     return sorted(pairs, key=lambda pair: (-pair.pixels, -pair.similarity))
 
 
@@ -74,8 +71,8 @@ def _close(train: torch.Tensor, val: torch.Tensor) -> Iterator[tuple[float, int,
     center = train.mean(dim=0)
     ours, theirs = (torch.nn.functional.normalize(x - center, dim=1) for x in (train, val))
     for begin in range(0, len(theirs), 1024):
-        found = (theirs[begin : begin + 1024] @ ours.T).topk(min(NEIGHBOURS, len(ours)), dim=1)
-        for row, (values, indices) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True)):
+        nearest = (theirs[begin : begin + 1024] @ ours.T).topk(min(NEIGHBOURS, len(ours)), dim=1)
+        for row, (values, indices) in enumerate(zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)):
             for value, index in zip(values, indices, strict=True):
                 if value >= CLOSE:
                     yield value, begin + row, index

@@ -13,20 +13,20 @@ from launcher.text import number, plural
 
 def section(facts: Facts) -> Section | None:
     """Build the section, or return None for an evaluation without calibration."""
-    found = facts.evaluation.get("calibration")
-    if not found:
+    scaling = facts.evaluation.get("calibration")
+    if not scaling:
         return None
     return Section(
         "calibration",
         "Calibration",
         {
-            "charts": [_reliability(found), _confidence(found)],
-            "temperature": f"{found['temperature']:.4g}",
-            "fitted": found["fitted"],
-            "reason": found.get("reason", ""),
+            "charts": [_reliability(scaling), _confidence(scaling)],
+            "temperature": f"{scaling['temperature']:.4g}",
+            "fitted": scaling["fitted"],
+            "reason": scaling.get("reason", ""),
             "rows": [
-                ("expected calibration error", number(found["before"]["ece"]), number(found["after"]["ece"])),
-                ("negative log-likelihood", number(found["before"]["nll"]), number(found["after"]["nll"])),
+                ("expected calibration error", number(scaling["before"]["ece"]), number(scaling["after"]["ece"])),
+                ("negative log-likelihood", number(scaling["before"]["nll"]), number(scaling["after"]["nll"])),
             ],
         },
     )
@@ -40,12 +40,12 @@ def _ticks(place: Callable[[float], float]) -> list[Tick]:
     return [Tick(place(value), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)]
 
 
-def _reliability(found: dict[str, Any]) -> Chart:
+def _reliability(scaling: dict[str, Any]) -> Chart:
     frame = _frame()
     lines = [Line("", "ideal", frame.path([(0.0, 0.0), (1.0, 1.0)]))]
     kinds = (("before", "as the network gives them", "train thin"), ("after", "with temperature", "val thin"))
     for when, name, look in kinds:
-        bins = found[when]["bins"]
+        bins = scaling[when]["bins"]
         most = max((bin["samples"] for bin in bins), default=1)
         dots = tuple(
             Dot(
@@ -59,8 +59,8 @@ def _reliability(found: dict[str, Any]) -> Chart:
         lines.append(Line(name, look, frame.path([(bin["confidence"], bin["accuracy"]) for bin in bins]), dots))
     return frame.chart(
         "Share that is right, by confidence",
-        f"Expected calibration error {number(found['before']['ece'])}, "
-        f"with temperature {number(found['after']['ece'])}.",
+        f"Expected calibration error {number(scaling['before']['ece'])}, "
+        f"with temperature {number(scaling['after']['ece'])}.",
         "probability of the predicted class",
         lines=lines,
         x_ticks=_ticks(frame.x),
@@ -68,13 +68,13 @@ def _reliability(found: dict[str, Any]) -> Chart:
     )
 
 
-def _confidence(found: dict[str, Any]) -> Chart:
+def _confidence(scaling: dict[str, Any]) -> Chart:
     """Return the histogram of the confidences, before and after the temperature."""
-    total = sum(bin["samples"] for bin in found["after"]["bins"]) or 1
+    total = sum(bin["samples"] for bin in scaling["after"]["bins"]) or 1
     frame = _frame()
     bars = []
     for when, look, part in (("before", "bar-train", 0), ("after", "bar-val", 1)):
-        for bin in found[when]["bins"]:
+        for bin in scaling[when]["bins"]:
             x, x_end = frame.x(bin["from"]) + 1, frame.x(bin["to"]) - 1
             width = (x_end - x) / 2
             y = frame.y(bin["samples"] / total)

@@ -17,7 +17,7 @@ LARGEST_MATRIX = 30
 PAIRS = 24
 IN_CELL = 8
 """Thumbnails of a cell."""
-PICTURES = 360
+THUMBNAILS = 360
 """Thumbnails of all cells together."""
 
 
@@ -68,9 +68,9 @@ def section(facts: Facts) -> Section | None:
         )
         for t, p in wrong[:PAIRS]
     ]
-    whole = size <= LARGEST_MATRIX
-    rows = [[_cell(t, p, members, support, classes) for p in range(size)] for t in range(size)] if whole else []
-    open_cells = [*wrong, *(pair for pair in members if pair[0] == pair[1])] if whole else wrong[:PAIRS]
+    drawn = size <= LARGEST_MATRIX
+    rows = [[_cell(t, p, members, support, classes) for p in range(size)] for t in range(size)] if drawn else []
+    open_cells = [*wrong, *(pair for pair in members if pair[0] == pair[1])] if drawn else wrong[:PAIRS]
     return Section(
         "confusion",
         "Confusion",
@@ -104,21 +104,21 @@ def _data(
     taken = 0
     for place in range(IN_CELL):  # each cell has its first image before any has its second
         for cell in cells:
-            if place < len(members[cell]) and taken < PICTURES:
+            if place < len(members[cell]) and taken < THUMBNAILS:
                 chosen[cell].append(members[cell][place])
                 taken += 1
     images = {}
     for indices in chosen.values():
         for index in indices:
-            picture = facts.pictures.of(index)
+            thumbnail = facts.thumbnails.of(index)
             images[index] = [
                 samples.short(index),
                 f"{percent(float(confidence[index]))} %",
-                picture.uri if picture else "",
-                int(bool(picture and picture.is_small)),
+                thumbnail.uri if thumbnail else "",
+                int(bool(thumbnail and thumbnail.is_small)),
             ]
     content = {}
     for (t, p), indices in chosen.items():
-        said = f"{samples.classes[t]} taken for {samples.classes[p]}" if t != p else f"{samples.classes[t]}, right"
-        content[f"{t}-{p}"] = {"title": said, "total": len(members[t, p]), "images": indices}
+        title = f"{samples.classes[t]} taken for {samples.classes[p]}" if t != p else f"{samples.classes[t]}, right"
+        content[f"{t}-{p}"] = {"title": title, "total": len(members[t, p]), "images": indices}
     return {"cells": content, "images": images, "folder": samples.folder}

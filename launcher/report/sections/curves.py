@@ -27,7 +27,7 @@ def _frame(facts: Facts, values: Sequence[float], zero: bool = False) -> Frame:
 
 def bands(facts: Facts, frame: Frame) -> list[Band]:
     """Return the stretch of the x axis that each phase takes."""
-    found: list[Band] = []
+    stretches: list[Band] = []
     for number in range(facts.epochs[-1].number + 1):
         own = [epoch.count for epoch in facts.epochs if epoch.number == number]
         if not own:
@@ -37,8 +37,8 @@ def bands(facts: Facts, frame: Frame) -> list[Band]:
         label = name
         if len(label) * 5.4 > end - begin - 4:
             label = str(number + 1) if end - begin > 10 else ""
-        found.append(Band(begin, round(end - begin, 1), label, f"phase {number + 1}: {name}"))
-    return found
+        stretches.append(Band(begin, round(end - begin, 1), label, f"phase {number + 1}: {name}"))
+    return stretches
 
 
 def _legend(facts: Facts) -> list[str]:
@@ -51,8 +51,8 @@ def _legend(facts: Facts) -> list[str]:
 
 def epoch_ticks(frame: Frame) -> list[Tick]:
     """Return ticks at whole epochs."""
-    whole = [(value, label) for value, label in ticks(0, frame.x_high, 6) if value == int(value) and value > 0]
-    return [Tick(frame.x(value), f"{int(value)}") for value, _ in whole]
+    values = [value for value, _ in ticks(0, frame.x_high, 6) if value == int(value) and value > 0]
+    return [Tick(frame.x(value), f"{int(value)}") for value in values]
 
 
 def _loss(facts: Facts) -> Chart | None:
@@ -63,9 +63,8 @@ def _loss(facts: Facts) -> Chart | None:
     frame = _frame(facts, [y for _, y in (*lines, *points)])
     drawn = [Line("training", "train", frame.path(lines))]
     if points:
-        drawn.append(
-            Line("validation", "val", frame.path(points), _dots(frame, facts.epochs, [y for _, y in points], "loss"))
-        )
+        dots = _dots(frame, facts.epochs, [y for _, y in points], "loss")
+        drawn.append(Line("validation", "val", frame.path(points), dots))
     summary = f"Loss over {text.plural(len(facts.epochs), 'epoch', spec='')}; "
     summary += f"training ended at {text.number(facts.epochs[-1].train_loss)}"
     summary += f", validation at {points[-1][1]:.4g}." if points else "."
@@ -75,8 +74,8 @@ def _loss(facts: Facts) -> Chart | None:
 def _metric(facts: Facts) -> Chart | None:
     metric = facts.monitor
     unit = 100.0 if metric in SHARES else 1.0
-    found = [(epoch, facts.validated(epoch, metric)) for epoch in facts.epochs]
-    points = [(float(epoch.count), unit * value) for epoch, value in found if value is not None]
+    values = [(epoch, facts.validated(epoch, metric)) for epoch in facts.epochs]
+    points = [(float(epoch.count), unit * value) for epoch, value in values if value is not None]
     if not points:
         return None
     raw: list[Point] = []
@@ -85,14 +84,8 @@ def _metric(facts: Facts) -> Chart | None:
     frame = _frame(facts, [y for _, y in (*points, *raw)])
     name = metric_name(metric)
     drawn = [Line("without averaging", "train", frame.path(raw))] if raw else []
-    drawn.append(
-        Line(
-            "averaged weights" if raw else "",
-            "val",
-            frame.path(points),
-            _dots(frame, facts.epochs, [y for _, y in points], name),
-        )
-    )
+    dots = _dots(frame, facts.epochs, [y for _, y in points], name)
+    drawn.append(Line("averaged weights" if raw else "", "val", frame.path(points), dots))
     kept = facts.kept
     value = facts.validated(kept, metric) if kept else None
     marks = [frame.mark(kept.count, unit * value, value_of(metric, value))] if kept and value is not None else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -89,10 +90,8 @@ def _sizes(facts: Facts) -> list[tuple[str, str]]:
     total = len(facts.splits.train)
     sizes: list[tuple[int, int]] = []
     for index in np.linspace(0, total - 1, min(SIZES_SAMPLED, total)).round().astype(int).tolist():
-        try:
+        with contextlib.suppress(Exception):  # moved or broken since; the others tell the sizes
             sizes.append(size_of(images, index))
-        except Exception:  # noqa: S112 - moved or broken since; the others tell the sizes
-            continue
     if not sizes:
         return []
     sizes.sort(key=lambda size: size[0] * size[1])

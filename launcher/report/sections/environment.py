@@ -18,17 +18,14 @@ def section(facts: Facts) -> Section:
     if machine:
         lines.append(("machine", f"{machine['processes']} × {machine['device_name'] or machine['device']}"))
         lines.append(("precision", _precision(facts, machine)))
-        lines.append(
-            (
-                "batch",
-                f"{facts.recipe.get('batch_size')} = {machine['processes']} × {machine['micro_batch_size']} × "
-                f"{machine['accumulation_steps']} (processes × micro-batch × accumulation)",
-            )
-        )
+        factors = f"{machine['processes']} × {machine['micro_batch_size']} × {machine['accumulation_steps']}"
+        batch = f"{facts.recipe.get('batch_size')} = {factors} (processes × micro-batch × accumulation)"
+        lines.append(("batch", batch))
         lines.append(("data workers", f"{machine['data_workers']} per process"))
     lines.append(("platform", environment.get("platform", "–")))
     versions = {"python": environment.get("python", "–")} | environment.get("packages", {})
     lines.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    settings = [(name, value) for name, value in flat(facts.recipe).items() if name != "type"]
     return Section(
         "environment",
         "To repeat it",
@@ -38,7 +35,7 @@ def section(facts: Facts) -> Section:
             "was": command(facts, again=False),
             "seed": facts.recipe.get("seed", 0),
             "lines": lines,
-            "settings": [(name, json.dumps(value, ensure_ascii=False)) for name, value in _settings(facts.recipe)],
+            "settings": [(name, json.dumps(value, ensure_ascii=False)) for name, value in settings],
         },
     )
 
@@ -55,13 +52,9 @@ def command(facts: Facts, *, again: bool) -> str:
 
 
 def _precision(facts: Facts, machine: dict[str, Any]) -> str:
-    said = {"no": "float32"}.get(str(machine["mixed_precision"]), str(machine["mixed_precision"]))
+    precision = {"no": "float32"}.get(str(machine["mixed_precision"]), str(machine["mixed_precision"]))
     measured = facts.precision.get("seconds_of_a_micro_step")
     if measured:
         times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items())
-        return f"{said}, the fastest here (a micro-step takes: {times})"
-    return said
-
-
-def _settings(recipe: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in flat(recipe).items() if name != "type"]
+        return f"{precision}, the fastest here (a micro-step takes: {times})"
+    return precision

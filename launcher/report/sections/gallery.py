@@ -11,10 +11,11 @@ from launcher.report.facts import Facts
 from launcher.report.formats import percent
 from launcher.report.page import Section
 from launcher.report.samples import Ints, Samples
-from launcher.report.thumbnails import Picture
+from launcher.report.thumbnails import Thumbnail
 from launcher.text import level, listed, plural
 
 MISTAKES, UNCERTAIN = 24, 12
+WORST, UNSURE = "Most confident mistakes", "Least certain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Card:
 
     name: str
     short: str
-    picture: Picture | None
+    thumbnail: Thumbnail | None
     truth: str
-    said: str
+    prediction: str
     how: str
     right: bool
     faults: tuple[tuple[str, str], ...] = ()
@@ -39,7 +40,7 @@ class Shelf:
     title: str
     explained: str
     cards: list[Card]
-    more: str
+    count: str = ""
 
 
 def section(facts: Facts) -> Section | None:
@@ -47,27 +48,25 @@ def section(facts: Facts) -> Section | None:
     samples = facts.samples
     if samples is None or len(samples) == 0:
         return None
-    shelves = {
-        "classification": _of_classes,
-        "multi-label": _of_labels,
-        "regression": _of_losses,
-        "other": _of_losses,
-    }[samples.kind](facts, samples)
+    shelves_of = {"classification": _of_classes, "multi-label": _of_labels}.get(samples.kind, _of_losses)
     return Section(
         "gallery",
         "Images worth a look",
-        {"shelves": shelves, "pictures": facts.pictures, "note": _probabilities(facts)},
+        {"shelves": shelves_of(facts, samples), "thumbnails": facts.thumbnails, "note": _probabilities(facts)},
     )
 
 
 def _probabilities(facts: Facts) -> str:
     """Say whether the probabilities in this section are calibrated."""
-    found = facts.evaluation.get("calibration")
-    if not found and facts.kind != "multi-label":
+    scaling = facts.evaluation.get("calibration")
+    if not scaling and facts.kind != "multi-label":
         return ""
-    if not found or found["fitted"] == "never" or not found.get("in_table"):  # older tables hold uncalibrated ones
+    # Older tables hold uncalibrated ones.
+    if not scaling or scaling["fitted"] == "never" or not scaling.get("in_table"):
         return "Probabilities are not calibrated."
-    return f"Probabilities are calibrated with temperature {found['temperature']:.4g}, as those of predict and exports."
+    return (
+        f"Probabilities are calibrated with temperature {scaling['temperature']:.4g}, as those of predict and exports."
+    )
 
 
 def shown(samples: Samples) -> list[int]:
@@ -91,13 +90,13 @@ def _card(
     samples: Samples,
     index: int,
     truth: str,
-    said: str,
+    prediction: str,
     how: str,
     right: bool,
     faults: tuple[tuple[str, str], ...] = (),
 ) -> Card:
-    picture = facts.pictures.of(index)
-    return Card(samples.names[index], samples.short(index), picture, truth, said, how, right, faults)
+    thumbnail = facts.thumbnails.of(index)
+    return Card(samples.names[index], samples.short(index), thumbnail, truth, prediction, how, right, faults)
 
 
 def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
@@ -105,8 +104,8 @@ def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
     wrong, unsure = _wrong_and_unsure(samples)
 
     def card(index: int, how: str) -> Card:
-        target, given = int(samples.targets[index]), int(samples.predictions[index])
-        return _card(facts, samples, index, samples.classes[target], samples.classes[given], how, target == given)
+        target, guess = int(samples.targets[index]), int(samples.predictions[index])
+        return _card(facts, samples, index, samples.classes[target], samples.classes[guess], how, target == guess)
 
     def second(index: int) -> str:
         order = np.argsort(-samples.probabilities[index], kind="stable")[:2]
@@ -114,32 +113,20 @@ def _of_classes(facts: Facts, samples: Samples) -> list[Shelf]:
 
     shelves = []
     if len(wrong):
-        shelves.append(
-            Shelf(
-                "Most confident mistakes",
-                "Wrong, with the highest probability for the wrong class: the place to look for wrong labels.",
-                [card(int(i), f"{percent(confidence[i])} %") for i in wrong[:MISTAKES]],
-                _more(len(wrong), MISTAKES, "mistake"),
-            )
-        )
-    shelves.append(
-        Shelf(
-            "Least certain",
-            "The two likeliest classes are nearly equal.",
-            [card(int(i), second(int(i))) for i in unsure],
-            "",
-        )
-    )
-    return shelves
+        explained = "Wrong, with the highest probability for the wrong class: the place to look for wrong labels."
+        cards = [card(int(i), f"{percent(confidence[i])} %") for i in wrong[:MISTAKES]]
+        shelves.append(Shelf(WORST, explained, cards, _count(len(wrong), MISTAKES, "mistake")))
+    cards = [card(int(i), second(int(i))) for i in unsure]
+    return [*shelves, Shelf(UNSURE, "The two likeliest classes are nearly equal.", cards)]
 
 
 def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
     thresholds = thresholds_of(facts, samples)
-    given = samples.probabilities >= thresholds
-    wrong = given != samples.targets
+    chosen = samples.probabilities >= thresholds
+    wrong = chosen != samples.targets
     # The distance beyond the threshold, as a share of the way to 0 or 1.
-    far = np.where(given, (samples.probabilities - thresholds) / (1 - thresholds + 1e-9), 0.0)
-    far = np.where(~given, (thresholds - samples.probabilities) / (thresholds + 1e-9), far)
+    far = np.where(chosen, (samples.probabilities - thresholds) / (1 - thresholds + 1e-9), 0.0)
+    far = np.where(~chosen, (thresholds - samples.probabilities) / (thresholds + 1e-9), far)
     worst = np.where(wrong, far, -1).max(1)
     order = [int(i) for i in np.argsort(-worst, kind="stable") if worst[i] >= 0]
     least = far.min(1)
@@ -153,7 +140,7 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
     def card(index: int, how: str = "") -> Card:
         truth = samples.targets[index]
         has = ", ".join(samples.classes[i] for i in np.flatnonzero(truth)) or "no label"
-        missed, extra = np.flatnonzero(truth & ~given[index]).tolist(), np.flatnonzero(~truth & given[index]).tolist()
+        missed, extra = np.flatnonzero(truth & ~chosen[index]).tolist(), np.flatnonzero(~truth & chosen[index]).tolist()
         faults = [("missed", named(index, missed))] if missed else []
         faults += [("wrongly given", named(index, extra))] if extra else []
         return _card(facts, samples, index, has, has, how, not faults, tuple(faults))
@@ -164,55 +151,37 @@ def _of_labels(facts: Facts, samples: Samples) -> list[Shelf]:
 
     shelves = []
     if order:
-        shelves.append(
-            Shelf(
-                "Most confident mistakes",
-                "Images with a label that is given or missed wrongly, the farthest beyond its threshold first.",
-                [card(i) for i in order[:MISTAKES]],
-                _more(len(order), MISTAKES, "image with a mistake", "images with a mistake"),
-            )
-        )
-    shelves.append(
-        Shelf(
-            "Least certain",
-            "A label is nearest to its threshold.",
-            [dataclasses.replace(card(i, nearest(i)), faults=()) for i in unsure],
-            "",
-        )
-    )
-    return shelves
+        explained = "Images with a label that is given or missed wrongly, the farthest beyond its threshold first."
+        count = _count(len(order), MISTAKES, "image with a mistake", "images with a mistake")
+        shelves.append(Shelf(WORST, explained, [card(i) for i in order[:MISTAKES]], count))
+    cards = [dataclasses.replace(card(i, nearest(i)), faults=()) for i in unsure]
+    return [*shelves, Shelf(UNSURE, "A label is nearest to its threshold.", cards)]
 
 
 def thresholds_of(facts: Facts, samples: Samples) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Return the probability from which on each label is given, 0.5 if the evaluation has no thresholds."""
     labels = list(facts.evaluation.get("labels", {}).values())
-    found = [label["threshold"] for label in labels]
-    return np.array(found if len(found) == len(samples.classes) else [0.5] * len(samples.classes))
+    thresholds = [label["threshold"] for label in labels]
+    return np.array(thresholds if len(thresholds) == len(samples.classes) else [0.5] * len(samples.classes))
 
 
 def _of_losses(facts: Facts, samples: Samples) -> list[Shelf]:
     order = np.argsort(-samples.loss, kind="stable")[:MISTAKES]
 
     def card(index: int) -> Card:
-        truth = said = ""
+        truth = prediction = ""
         if samples.kind == "regression":
             names = samples.classes if len(samples.classes) > 1 else ("",)
             spreads = samples.targets.std(axis=0)
-            truth, said = (
+            truth, prediction = (
                 ", ".join(f"{n} {level(v, s)}".strip() for n, v, s in zip(names, values[index], spreads, strict=True))
                 for values in (samples.targets, samples.predictions)
             )
-        return _card(facts, samples, index, truth, said, f"loss {samples.loss[index]:.3g}", False)
+        return _card(facts, samples, index, truth, prediction, f"loss {samples.loss[index]:.3g}", False)
 
-    return [
-        Shelf(
-            "Largest losses",
-            "Where the prediction is farthest from the truth.",
-            [card(int(i)) for i in order],
-            _more(len(samples), MISTAKES, "image"),
-        )
-    ]
+    explained, count = "Where the prediction is farthest from the truth.", _count(len(samples), MISTAKES, "image")
+    return [Shelf("Largest losses", explained, [card(int(i)) for i in order], count)]
 
 
-def _more(total: int, shown: int, one: str, many: str | None = None) -> str:
+def _count(total: int, shown: int, one: str, many: str | None = None) -> str:
     return f"{shown} of {plural(total, one, many)}" if total > shown else plural(total, one, many)

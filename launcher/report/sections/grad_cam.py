@@ -24,9 +24,9 @@ def section(facts: Facts) -> Section | None:
         {
             "name": samples.names[row["sample"]],
             "short": samples.short(row["sample"]),
-            "picture": row["uri"],
+            "thumbnail": row["uri"],
             "truth": samples.classes[int(samples.targets[row["sample"]])],
-            "said": samples.classes[int(samples.predictions[row["sample"]])],
+            "prediction": samples.classes[int(samples.predictions[row["sample"]])],
         }
         for row in explanation.attention
     ]

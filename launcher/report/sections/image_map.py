@@ -16,10 +16,10 @@ WIDTH, HEIGHT = 720, 440
 
 def section(facts: Facts) -> Section | None:
     """Build the section, or return None for a run that is not an explained classification."""
-    found, samples = read_explanation(facts), facts.samples
-    if found is None or samples is None or samples.kind != "classification" or len(found.places) != len(samples):
+    contents, samples = read_explanation(facts), facts.samples
+    if contents is None or samples is None or samples.kind != "classification" or len(contents.places) != len(samples):
         return None
-    places = np.array([(float(row["x"]), float(row["y"])) for row in found.places])
+    places = np.array([(float(row["x"]), float(row["y"])) for row in contents.places])
     x_low, x_high = padded(places[:, 0].tolist())
     y_low, y_high = padded(places[:, 1].tolist())
     frame = Frame(x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high, width=WIDTH, height=HEIGHT, left=10)
@@ -50,6 +50,6 @@ def section(facts: Facts) -> Section | None:
             "clouds": clouds,
             "named": clouds if len(clouds) <= MOST_NAMED else [],
             "wrong": wrong,
-            "share": percent(found.summary.get("variance_shown"), 0),
+            "share": percent(contents.summary.get("variance_shown"), 0),
         },
     )

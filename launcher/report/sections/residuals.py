@@ -20,17 +20,17 @@ TARGETS = 12
 
 def section(facts: Facts) -> Section | None:
     """Build the section, or return None for a run that is not an evaluated regression."""
-    samples, found = facts.samples, facts.evaluation.get("residuals")
-    if samples is None or samples.kind != "regression" or not found:
+    samples, residuals = facts.samples, facts.evaluation.get("residuals")
+    if samples is None or samples.kind != "regression" or not residuals:
         return None
     charts: list[Chart] = []
     for column, name in enumerate(samples.classes[:TARGETS]):
         charts += [_scatter(samples, column, name), _spread(samples, column, name)]
     rows = [
         [name, *(number(value) for value in (r["mean"], r["standard_deviation"], *r["quantiles"].values()))]
-        for name, r in found.items()
+        for name, r in residuals.items()
     ]
-    quantiles = [f"{100 * float(share):g} %" for share in next(iter(found.values()))["quantiles"]]
+    quantiles = [f"{100 * float(share):g} %" for share in next(iter(residuals.values()))["quantiles"]]
     return Section(
         "residuals",
         "Residuals",
@@ -38,7 +38,7 @@ def section(facts: Facts) -> Section | None:
             "charts": charts,
             "columns": ["mean", "std", *quantiles],
             "rows": rows,
-            "largest": _largest(found, samples.folder),
+            "largest": _largest(residuals, samples.folder),
             "more": max(0, len(samples.classes) - TARGETS),
         },
     )
@@ -46,13 +46,13 @@ def section(facts: Facts) -> Section | None:
 
 def _chosen(samples: Samples, column: int) -> list[tuple[float, float]]:
     """Return the (target, prediction) points to draw: at most MOST_POINTS, the largest residuals among them."""
-    target, given = samples.targets[:, column], samples.predictions[:, column]
+    target, predicted = samples.targets[:, column], samples.predictions[:, column]
     if len(target) > MOST_POINTS:
-        largest = np.argsort(-np.abs(given - target), kind="stable")[: MOST_POINTS // 10]
+        largest = np.argsort(-np.abs(predicted - target), kind="stable")[: MOST_POINTS // 10]
         even = np.linspace(0, len(target) - 1, MOST_POINTS - len(largest)).round().astype(int)
         keep = np.union1d(largest, even)
-        target, given = target[keep], given[keep]
-    return list(zip(target.tolist(), given.tolist(), strict=True))
+        target, predicted = target[keep], predicted[keep]
+    return list(zip(target.tolist(), predicted.tolist(), strict=True))
 
 
 def _scatter(samples: Samples, column: int, name: str) -> Chart:
@@ -91,8 +91,8 @@ def _spread(samples: Samples, column: int, name: str) -> Chart:
     )
 
 
-def _largest(found: dict[str, Any], folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
+def _largest(residuals: dict[str, Any], folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     return [
         (name, [(str(row["name"]).removeprefix(folder), number(row["residual"])) for row in rows["largest"]])
-        for name, rows in list(found.items())[:TARGETS]
+        for name, rows in list(residuals.items())[:TARGETS]
     ]

@@ -44,9 +44,8 @@ def _table(runs: Sequence[Facts], titles: Sequence[str]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for run in runs for name in run.metrics if "/" not in name))
     first = runs[0].monitor
     names = [name for name in (first, *(n for n in names if n != first)) if name][:METRICS]
-    best = {name: _best(runs, name) for name in names}
     # If all runs have the same value, none is better.
-    best = {name: value for name, value in best.items() if len({run.metrics.get(name) for run in runs}) > 1}
+    best = {name: _best(runs, name) for name in names if len({run.metrics.get(name) for run in runs}) > 1}
     rows = []
     for place, (run, title) in enumerate(zip(runs, titles, strict=True)):
         cells = [
@@ -69,8 +68,8 @@ def _best(runs: Sequence[Facts], name: str) -> float | None:
 
 def _ranges(runs: Sequence[Facts], titles: Sequence[str], metric: str) -> dict[str, Any] | None:
     """Place each run's interval on one scale, in per cent of its length; return None if no run has an interval."""
-    found = [(run.metrics.get(metric), run.interval(metric)) for run in runs]
-    ends = [value for at, interval in found if at is not None and interval for value in interval]
+    results = [(run.metrics.get(metric), run.interval(metric)) for run in runs]
+    ends = [value for at, interval in results if at is not None and interval for value in interval]
     if not ends:
         return None
     low, high = padded(ends, 0.1)
@@ -79,19 +78,11 @@ def _ranges(runs: Sequence[Facts], titles: Sequence[str], metric: str) -> dict[s
         return round(100 * (value - low) / (high - low), 2)
 
     rows = []
-    for index, (title, (at, interval)) in enumerate(zip(titles, found, strict=True)):
+    for index, (title, (at, interval)) in enumerate(zip(titles, results, strict=True)):
         if at is not None and interval:
             text = f"{shown(metric, at)} ({shown(metric, interval[0])} to {shown(metric, interval[1])})"
-            rows.append(
-                {
-                    "look": index % LOOKS,
-                    "title": title,
-                    "low": place(interval[0]),
-                    "high": place(interval[1]),
-                    "at": place(at),
-                    "text": text,
-                }
-            )
+            places = {"low": place(interval[0]), "high": place(interval[1]), "at": place(at)}
+            rows.append({"look": index % LOOKS, "title": title, "text": text, **places})
     unit = unit_of(metric)
     return {"rows": rows, "unit": unit, "low": shown(metric, low), "high": shown(metric, high)}
 
@@ -143,16 +134,9 @@ def _agreement(runs: Sequence[Facts], titles: Sequence[str]) -> list[dict[str, A
         if other is None or other.names != first.names or other.classes != first.classes:
             continue
         ours, theirs = first.targets == first.predictions, other.targets == other.predictions
-        rows.append(
-            {
-                "title": title,
-                "both": int((ours & theirs).sum()),
-                "first": int((ours & ~theirs).sum()),
-                "other": int((~ours & theirs).sum()),
-                "neither": int((~ours & ~theirs).sum()),
-                "p": _sign_test(int((ours & ~theirs).sum()), int((~ours & theirs).sum())),
-            }
-        )
+        one, another = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+        equal = {"both": int((ours & theirs).sum()), "neither": int((~ours & ~theirs).sum())}
+        rows.append({"title": title, "first": one, "other": another, "p": _sign_test(one, another), **equal})
     return rows
 
 
@@ -182,7 +166,4 @@ def _spread(values: Any) -> float:
 
 
 def _f1(run: Facts) -> dict[str, float | None]:
-    classes = run.evaluation.get("classes") or {
-        name: label["at_threshold"] for name, label in run.evaluation.get("labels", {}).items()
-    }
-    return {name: scores["f1"] for name, scores in classes.items()}
+    return {name: scores["f1"] for name, scores in run.scores.items()}

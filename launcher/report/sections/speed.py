@@ -22,14 +22,14 @@ class Spent:
     before: float = 0.0
     training: float = 0.0
     waiting: float = 0.0
-    rest: float = 0.0
+    after: float = 0.0
     rates: list[float] = dataclasses.field(default_factory=list)
     """Images per second in each epoch."""
 
     @property
     def seconds(self) -> float:
         """The seconds in all."""
-        return self.before + self.training + self.waiting + self.rest
+        return self.before + self.training + self.waiting + self.after
 
 
 def section(facts: Facts) -> Section | None:
@@ -38,7 +38,7 @@ def section(facts: Facts) -> Section | None:
     total = sum(phase.seconds for phase in spent)
     if not total:
         return None
-    parts = [sum(values) for values in zip(*((p.before, p.training, p.waiting, p.rest) for p in spent), strict=True)]
+    parts = [sum(values) for values in zip(*((p.before, p.training, p.waiting, p.after) for p in spent), strict=True)]
     return Section(
         "speed",
         "Where the time went",
@@ -68,23 +68,23 @@ def section(facts: Facts) -> Section | None:
 def spent_in(facts: Facts) -> list[Spent]:
     """Return the time spent in each phase; an epoch that was trained again counts with its last time."""
     trained = facts.environment.get("data", {}).get("train_samples", 0)
-    found: dict[Any, Spent] = {}
+    phases: dict[Any, Spent] = {}
     last: dict[Any, dict[str, Any]] = {}
     for row in facts.timing:
         key = row.get("number", row.get("phase"))
-        phase = found.setdefault(key, Spent(str(row.get("phase", ""))))
+        phase = phases.setdefault(key, Spent(str(row.get("phase", ""))))
         if "epoch" in row:
             last[key, row["epoch"]] = row
         else:  # the features of frozen layers, or a head in closed form
             phase.before += row["seconds"]
     for (key, _), row in last.items():
-        phase, rate = found[key], row.get("images_per_second", 0.0)
+        phase, rate = phases[key], row.get("images_per_second", 0.0)
         phase.epochs += 1
         stepping = min(row["seconds"], trained / rate) if rate else 0.0
         waiting = stepping * row.get("waited_share", 0.0)
         phase.waiting += waiting
         phase.training += stepping - waiting
-        phase.rest += row["seconds"] - stepping
+        phase.after += row["seconds"] - stepping
         if rate:
             phase.rates.append(rate)
-    return list(found.values())
+    return list(phases.values())

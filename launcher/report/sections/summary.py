@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Any
+from collections import Counter
 
 import numpy as np
 
@@ -57,8 +57,8 @@ def section(facts: Facts) -> Section:
 
 def samples_in(facts: Facts) -> int:
     """Return the number of validation images."""
-    found = facts.evaluation.get("samples") or facts.environment.get("data", {}).get("val_samples")
-    return int(found or 0)
+    samples = facts.evaluation.get("samples") or facts.environment.get("data", {}).get("val_samples")
+    return int(samples or 0)
 
 
 def sentence(facts: Facts) -> str:
@@ -99,20 +99,15 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
         note = f"{shown(name, interval[0])} to {shown(name, interval[1])}" if interval else ""
         tiles.append({"label": metric_name(name), "value": value_of(name, value), "note": note})
     tiles += _on_test(facts)
-    found = facts.evaluation.get("calibration")
-    if found:
-        note = f"with temperature {found['temperature']:.3g}" if not found.get("reason") else "no temperature fitted"
-        tiles.append({"label": "calibration error", "value": measured(found["after"]["ece"]), "note": note})
+    scaling = facts.evaluation.get("calibration")
+    if scaling:
+        note = "no temperature fitted" if scaling.get("reason") else f"with temperature {scaling['temperature']:.3g}"
+        tiles.append({"label": "calibration error", "value": measured(scaling["after"]["ece"]), "note": note})
     phases = facts.plan.get("phases")
     if phases:
         most = max(phases, key=lambda phase: phase["trainable_parameters"])
-        tiles.append(
-            {
-                "label": "trained parameters",
-                "value": _short(most["trainable_parameters"]),
-                "note": f"of {_short(most['total_parameters'])}",
-            }
-        )
+        trained, note = _short(most["trainable_parameters"]), f"of {_short(most['total_parameters'])}"
+        tiles.append({"label": "trained parameters", "value": trained, "note": note})
     return tiles
 
 
@@ -145,15 +140,12 @@ def _short(value: int) -> str:
 
 def findings(facts: Facts) -> list[str]:
     """Return sentences on what to look at first; each follows from a number in the report."""
-    found: list[str] = []
-    classes: dict[str, Any] = facts.evaluation.get("classes") or {
-        name: label["at_threshold"] for name, label in facts.evaluation.get("labels", {}).items()
-    }
-    rated = [(scores["f1"], name, scores) for name, scores in classes.items() if scores.get("f1") is not None]
+    texts: list[str] = []
+    rated = [(scores["f1"], name, scores) for name, scores in facts.scores.items() if scores.get("f1") is not None]
     if len(rated) > 1:
         worst, name, scores = min(rated, key=lambda row: row[0])
         if worst < 1:
-            found.append(
+            texts.append(
                 f"Weakest {'label' if 'labels' in facts.evaluation else 'class'}: {name}, F1 {worst:.3f} "
                 f"(recall {percent(scores['recall'])} % of {plural(scores['support'], 'image')})."
             )
@@ -161,38 +153,36 @@ def findings(facts: Facts) -> list[str]:
     if facts.kind == "classification" and samples is not None:
         wrong = samples.targets != samples.predictions
         if not wrong.any():
-            found.append("No validation image is classified wrongly.")
+            texts.append("No validation image is classified wrongly.")
         else:
-            pairs: dict[tuple[int, int], int] = {}
-            for pair in zip(samples.targets[wrong].tolist(), samples.predictions[wrong].tolist(), strict=True):
-                pairs[pair] = pairs.get(pair, 0) + 1
-            (target, given), most = max(pairs.items(), key=lambda item: item[1])
-            found.append(
+            pairs = zip(samples.targets[wrong].tolist(), samples.predictions[wrong].tolist(), strict=True)
+            ((target, predicted), most) = Counter(pairs).most_common(1)[0]
+            texts.append(
                 f"{plural(int(wrong.sum()), 'image')} of {len(samples):,} {'is' if wrong.sum() == 1 else 'are'} "
-                f"classified wrongly; most often {samples.classes[target]} as {samples.classes[given]} ({most})."
+                f"classified wrongly; most often {samples.classes[target]} as {samples.classes[predicted]} ({most})."
             )
     if samples is not None and samples.kind == "regression" and len(samples):
         for column, name in enumerate(samples.classes[:3]):
             errors = np.abs(samples.predictions[:, column] - samples.targets[:, column])
-            found.append(
+            texts.append(
                 f"Half of the predictions of {name} are within {number(float(np.median(errors)))} of the target, "
                 f"95 % within {number(float(np.quantile(errors, 0.95)))}."
             )
-    return found + _of_training(facts)
+    return texts + _of_training(facts)
 
 
 def _of_training(facts: Facts) -> list[str]:
-    found = []
+    texts = []
     if sentence := _of_the_best_epoch(facts):
-        found.append(sentence)
+        texts.append(sentence)
     spent = spent_in(facts)
     waited = sum(phase.waiting for phase in spent) / (sum(phase.seconds for phase in spent) or 1.0)
     if waited > WAITED_TOO_LONG:
-        found.append(f"{100 * waited:.0f} % of the time went into waiting for images.")
+        texts.append(f"{100 * waited:.0f} % of the time went into waiting for images.")
     if facts.skipped:
         they = "it" if len(facts.skipped) == 1 else "they"
-        found.append(f"Left out of the data, because {they} could not be read: {plural(len(facts.skipped), 'file')}.")
-    return found
+        texts.append(f"Left out of the data, because {they} could not be read: {plural(len(facts.skipped), 'file')}.")
+    return texts
 
 
 def _of_the_best_epoch(facts: Facts) -> str | None:
@@ -229,7 +219,4 @@ def _of_the_best_epoch(facts: Facts) -> str | None:
 
 
 def _notes(facts: Facts) -> list[str]:
-    notes = list(facts.notes)
-    if facts.pictures.reason:
-        notes.append(facts.pictures.reason)
-    return notes
+    return [*facts.notes, *filter(None, [facts.thumbnails.reason])]
