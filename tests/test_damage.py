@@ -76,7 +76,7 @@ def cases(run: Path) -> Iterator[tuple[str, str]]:
             yield from ((str(path.relative_to(run)), kind) for kind in KINDS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ended", "begun"])
 def test_a_damaged_file(runs: dict[str, Path], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, unlike, refused = tmp_path / "run", [], 0

@@ -12,6 +12,7 @@ from commands import ROOT, RunCli
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "hymenoptera"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"the photographs are not there: {PHOTOGRAPHS}")
 def test_probe_and_fine_tune_reach_what_they_should(run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli(

@@ -162,7 +162,7 @@ def test_the_recipe_with_parts_of_its_own_trains() -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_python_of_the_guarantees_and_of_final_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """On short runs of the digits: of each variant that the README has."""
     sys.path.insert(0, str(ROOT))

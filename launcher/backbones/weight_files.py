@@ -252,7 +252,7 @@ def _load_pickle(file: Path) -> Any:
                 "save its tensors alone: torch.save(model.state_dict(), PATH)"
             ) from error
         raise UserError(f"backbone.weights: {file} is broken or no weights file") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
+    except (RuntimeError, EOFError, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         # torch goes on for several sentences about how a file may have been corrupted.
         reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else "the file ends too early"
         raise UserError(f"backbone.weights: {file} is broken or no weights file ({reason})") from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
@@ -16,7 +15,7 @@ from launcher.assets.bundle import verify_assets
 from launcher.compat import end_workers
 from launcher.data.image_check import look_at_all, on_bad_image_of, without_broken
 from launcher.data.target_precision import as_taken
-from launcher.errors import Problems, UserError
+from launcher.errors import UserError
 from launcher.inference.evaluation import Evaluation as Evaluation
 from launcher.inference.evaluation import Subject, judged, write
 from launcher.inference.evaluation_summary import show
@@ -36,7 +35,7 @@ from launcher.text import plural
 from launcher.training.accelerator import start_accelerator
 from launcher.training.batch_arithmetic import batching_for
 from launcher.training.checked_images import checked_together
-from launcher.training.collectives import raised_on_all
+from launcher.training.collectives import from_main, one_at_a_time, raised_on_all
 from launcher.training.data_identity import DataIdentity, seen_before
 from launcher.training.evaluation import outputs_of
 from launcher.training.feature_cache.directory import cache_folder
@@ -89,7 +88,7 @@ def evaluate(
             split, task, names = _own_data(accelerator, finished, split_name, say)
         else:
             split, task, names = _unseen_data(accelerator, finished, data, say)
-        with _one_at_a_time(accelerator):
+        with one_at_a_time(accelerator):
             model: nn.Module = build_network(finished, task.num_outputs)
         subject = Subject(split_name=split_name, data=data, flips=flips)
         say(f"{finished.rundir.path}: the weights of step {finished.step} on {plural(len(split), 'image')} ({subject})")
@@ -137,7 +136,7 @@ def _own_data(
     with raised_on_all(accelerator):
         if accelerator.is_local_main_process:
             verify_assets(finished.recipe, say)
-    with _one_at_a_time(accelerator):
+    with one_at_a_time(accelerator):
         splits = build_data(finished)
     with raised_on_all(accelerator):
         splits = check_data(finished, splits, checked_together(accelerator, say))
@@ -154,7 +153,7 @@ def _unseen_data(
     with raised_on_all(accelerator):
         if data is None and accelerator.is_local_main_process:
             verify_assets(recipe, say)
-    with _one_at_a_time(accelerator):
+    with one_at_a_time(accelerator):
         if data is None:
             split = _own_test(finished)
         else:
@@ -164,12 +163,14 @@ def _unseen_data(
         task = build_task_alone(finished, split)
     if left_out:
         say(f"{field}: {plural(len(left_out), 'file', spec='')} left out: {'; '.join(left_out)}")
-    with raised_on_all(accelerator):
+
+    def find_broken() -> list[tuple[int, str]]:
         short_side = recipe.backbone.preprocessing().resize_size
-        looked_at = accelerator.is_main_process
-        broken = [look_at_all(split.images, usable_cpus(), resize_size=short_side).broken if looked_at else []]
-        broadcast_object_list(broken)
-        split, lines = without_broken(field, split, broken[0], on_bad_image_of(recipe.data))
+        return look_at_all(split.images, usable_cpus(), resize_size=short_side).broken
+
+    broken = from_main(accelerator, find_broken)
+    with raised_on_all(accelerator):
+        split, lines = without_broken(field, split, broken, on_bad_image_of(recipe.data))
     if lines:
         unread = plural(len(lines), "image that cannot be read is", "images that cannot be read are", spec="")
         say(f"{field}: {unread} left out: {'; '.join(lines)}")
@@ -193,16 +194,3 @@ def _own_test(finished: FinishedRun) -> Split:
             "folder with a folder for each class, or a CSV or parquet file with the run's own columns"
         )
     return split
-
-
-@contextlib.contextmanager
-def _one_at_a_time(accelerator: Accelerator) -> Iterator[None]:
-    """Run a block that may download on the first process of each machine before its others.
-
-    All processes raise the UserError of any of them.
-    """
-    problems = Problems()
-    with raised_on_all(accelerator):
-        with accelerator.local_main_process_first(), problems.collected():
-            yield
-        problems.raise_if_any()

@@ -180,14 +180,13 @@ class Checkpoints:
             model = load_file(self.folder / "base" / "model.safetensors") | load_file(folder / "model.safetensors")
             ema = load_file(folder / "ema.safetensors") if (folder / "ema.safetensors").exists() else None
             optimizer = {} if only_model else torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-            progress = Progress.from_json(read_json(folder / "progress.json"))
-        except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            holds_code = isinstance(error, pickle.UnpicklingError)  # torch's own message fills a screen
-            why = "optimizer.pt holds more than tensors and plain values" if holds_code else error
-            raise UserError(f"{folder}: cannot be read, though its hashes are right ({why}); remove it") from error
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}/progress.json: does not tell where a run stands ({error!r})") from error
-        return State(progress=progress, model=model, optimizer=optimizer, ema=ema)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise _unreadable(folder, error) from error
+        except pickle.UnpicklingError as error:  # torch's own message fills a screen
+            raise _unreadable(folder, "optimizer.pt holds more than tensors and plain values") from error
+        except (EOFError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise _unreadable(folder, "optimizer.pt is not what torch.save writes") from error
+        return State(progress=self.progress_of(folder), model=model, optimizer=optimizer, ema=ema)
 
     def load_outputs(self, folder: Path) -> torch.Tensor | None:
         """Return the validation outputs stored in a checkpoint, or None if it has none or is damaged."""
@@ -217,6 +216,10 @@ class Checkpoints:
             if folder not in keep:
                 shutil.rmtree(folder)
         self.remove_drafts()
+
+
+def _unreadable(folder: Path, why: object) -> UserError:
+    return UserError(f"{folder}: cannot be read, though its hashes are right ({why}); remove it")
 
 
 def _order(folder: Path) -> tuple[int, int]:

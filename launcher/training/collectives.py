@@ -25,6 +25,19 @@ def raised_on_all(accelerator: Accelerator) -> Iterator[None]:
     problems.raise_if_any()
 
 
+@contextlib.contextmanager
+def one_at_a_time(accelerator: Accelerator) -> Iterator[None]:
+    """Run a block that may download on the first process of each machine before its others.
+
+    All processes raise the UserError of any of them.
+    """
+    problems = Problems()
+    with raised_on_all(accelerator):
+        with accelerator.local_main_process_first(), problems.collected():
+            yield
+        problems.raise_if_any()
+
+
 def from_main(accelerator: Accelerator, compute: Callable[[], _T]) -> _T:
     """Return on all processes what `compute` returns on the main process; a UserError is raised on all."""
     values: list[Any] = [None]

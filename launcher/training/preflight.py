@@ -146,7 +146,8 @@ def prepare(
 ) -> Prepared:
     """Build and check everything. Raise UserError with all that is wrong.
 
-    `one_at_a_time` wraps steps that may download (the first process of a machine goes before the others);
+    `one_at_a_time` wraps steps that may download (the first process of a machine goes before the others); the
+    UserError of one process is that of all, for what follows is done by all of them together.
     `check_images` finds broken images.
     """
     return examine(
@@ -183,22 +184,25 @@ def examine(
                 f"augment: MixUp and CutMix mix neighbours, so a micro-batch must be even, not "
                 f"{findings.batching.micro_batch_size}; give an even --micro-batch that divides batch_size / processes"
             )
-    with one_at_a_time(), problems.collected(), part_at_work("data"):
-        built = build_splits(recipe)
-        _check_splits(built)
-        findings.splits = built
+    with problems.collected():
+        with one_at_a_time(), part_at_work("data"):
+            splits = build_splits(recipe)
+            _check_splits(splits)
+        findings.splits = splits
     if findings.splits is not None:
         with problems.collected():
             findings.splits = check_images(recipe, findings.splits)
             with part_at_work("task"):
                 findings.task = recipe.task.build(findings.splits)
-    with one_at_a_time(), problems.collected():
-        with part_at_work("backbone"):
-            if isinstance(recipe.backbone, ChecksSettings):
-                recipe.backbone.check()
-            findings.preprocessing = recipe.backbone.preprocessing()
-        num_outputs = findings.task.num_outputs if findings.task else 2
-        findings.model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+    num_outputs = findings.task.num_outputs if findings.task else 2
+    with problems.collected():
+        with one_at_a_time():
+            with part_at_work("backbone"):
+                if isinstance(recipe.backbone, ChecksSettings):
+                    recipe.backbone.check()
+                findings.preprocessing = recipe.backbone.preprocessing()
+            model = build_model(recipe.backbone, recipe.head, num_outputs, recipe.seed)
+        findings.model = model
         findings.model.contiguous = recipe.memory_format == "contiguous"
     if findings.model is not None:
         # Without data the number of steps is unknown, but the phases' rules can still be checked.

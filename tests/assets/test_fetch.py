@@ -95,7 +95,7 @@ def test_two_commands_at_once_on_a_machine_download_once(
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_a_cache_when_there_is_no_network(
     node: Machine, login: Machine, server: Server, published: Path, tmp_path: Path
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_full_disk(login: Machine, tmp_path: Path) -> None:
         assert manifest(disk) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(login: Machine, server: Server, tmp_path: Path) -> None:
     server.seconds_a_chunk = 0.15  # 13 s for the 86 chunks
     process = login.start("fetch", f"{RECIPE}:weights", "--to", str(tmp_path / "lines"))
@@ -189,7 +189,7 @@ def test_a_connection_that_ends_too_early_leaves_no_file(server: Server, publish
     assert (tmp_path / "plain.pth").stat().st_size == 200_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mistakes(login: Machine, node: Machine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()

@@ -201,9 +201,10 @@ def test_files_without_a_state_dict(tmp_path: Path, content: Any, expected: str)
     assert expected in problem_with(tmp_path / "weights.pt")
 
 
-def test_text_files_and_absent_files(tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").write_text("<html>404</html>")
-    assert "broken or no weights file" in problem_with(tmp_path / "weights.bin")
+def test_other_files_and_absent_files(tmp_path: Path) -> None:
+    for content in (b"<html>404</html>", b"abc", b"\x80\x02h\x05."):
+        (tmp_path / "weights.bin").write_bytes(content)
+        assert "broken or no weights file" in problem_with(tmp_path / "weights.bin")
     assert "no such file" in problem_with(tmp_path / "absent.pth")
     assert "no such file" in problem_with("absent.safetensors")
 

@@ -80,7 +80,7 @@ def test_onnx_runs_in_onnx_runtime_on_batches_of_any_size_and_says_what_it_is(
     assert str(ROOT).encode() not in file.read_bytes()  # no path of this machine
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 def test_pictures_in_probabilities_out(form: str, trained: RunOf, tmp_path: Path) -> None:
     run_dir = trained("timm")
@@ -260,7 +260,7 @@ def test_a_network_that_cannot_be_captured_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_the_data_one_says_what_to_compare_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(8):
         file = tmp_path / f"images/{'ab'[index % 2]}/{index}.png"

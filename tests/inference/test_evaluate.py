@@ -46,7 +46,7 @@ def test_the_metrics_of_the_run_again(finished: Path) -> None:
 resnet = backbones.Torchvision(name="resnet18", weights=None, image_size=32)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [

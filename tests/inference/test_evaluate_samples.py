@@ -72,7 +72,7 @@ def test_the_metrics_follow_from_the_rows(finished: Path) -> None:
     assert low <= written["metrics"]["accuracy"] <= high
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_predict_the_same(finished: Path) -> None:
     one = pq.read_table(finished / "evaluation.parquet")
     run(finished, 2)

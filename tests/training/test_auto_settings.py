@@ -168,7 +168,7 @@ class Questions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 def test_a_compiled_network_learns_the_same_under_its_own_names(tmp_path: Path) -> None:
     rules = (("head", 1.0), ("backbone.block2", 0.5), ("backbone", 0.0))

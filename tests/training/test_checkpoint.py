@@ -1,3 +1,5 @@
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +7,7 @@ import pytest
 import torch
 
 from launcher.errors import UserError
+from launcher.training import checkpoint
 from launcher.training.best import Best
 from launcher.training.checkpoint import Checkpoints, Progress, State
 
@@ -113,24 +116,33 @@ def test_a_save_that_died_leaves_the_older_one_whole(checkpoints: Checkpoints, m
     assert not list(checkpoints.folder.glob(".writing-*"))
 
 
-def test_nothing_is_unpickled(checkpoints: Checkpoints) -> None:
-    class Boom:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (print, ("executed",))
+class Boom:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("executed",))
 
+
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (saved({"state": Boom()}), "optimizer.pt holds more than tensors and plain values"),
+        (b"no pickle", "optimizer.pt is not what torch.save writes"),
+        (b"\x80\x02h\x05.", "optimizer.pt is not what torch.save writes"),
+        (b"", "optimizer.pt is not what torch.save writes"),
+    ],
+)
+def test_nothing_is_unpickled(checkpoints: Checkpoints, content: bytes, line: str) -> None:
+    """The hashes are right: someone has written the file and the manifest."""
     folder = checkpoints.save(state(5))
-    (folder / "optimizer.pt").unlink()
-    with (folder / "optimizer.pt").open("wb") as file:
-        torch.save({"state": Boom()}, file)
-    import json
-
-    from launcher.training import checkpoint
-
+    (folder / "optimizer.pt").write_bytes(content)
     manifest = json.loads((folder / "MANIFEST.json").read_text())
-    manifest["files"]["optimizer.pt"] = {
-        "bytes": (folder / "optimizer.pt").stat().st_size,
-        "blake2b": checkpoint._hash(folder / "optimizer.pt"),
-    }
+    digest = {"bytes": len(content), "blake2b": checkpoint._hash(folder / "optimizer.pt")}
+    manifest["files"]["optimizer.pt"] = digest
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"optimizer.pt holds more than tensors and plain values\); remove it"):
+    with pytest.raises(UserError, match=rf"step-000005: cannot be read, though its hashes are right \({line}\); remove"):
         checkpoints.load(folder)

@@ -56,6 +56,16 @@ def test_a_mistake_is_reported_once_and_ends_both_processes(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_data_that_one_process_lacks_end_both(tmp_path: Path, process: int) -> None:
+    """What follows is done by all processes together, and the other one would wait there."""
+    recipe = f"tests/support/failing_process.py:absent_on_{process}"
+    done = start("torchrun", "--run-dir", str(tmp_path), recipe=recipe)
+    reported = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert reported == [f"error: data: nothing is there on the machine of process {process}"]
+
+
+@pytest.mark.slow
 def test_averaging_of_batch_statistics_makes_processes_agree(tmp_path: Path) -> None:
     done = start("torchrun", "freeze_plan.1.norm_statistics=update", "--run-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr

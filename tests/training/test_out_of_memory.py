@@ -73,7 +73,7 @@ def test_batch_statistics_are_not_updated_by_what_is_redone(tmp_path: Path) -> N
     assert furthest(tmp_path / "parts", tmp_path / "micro") < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_process_of_two_runs_out(whole: Path, tmp_path: Path) -> None:
     words = ("--run-dir", str(tmp_path), "--workers", "1", "--micro-batch", "auto")
     done = start("torchrun", *words, recipe="tests/support/out_of_memory.py:second")

@@ -71,7 +71,7 @@ def test_real_weights_come_first(three: list[Any]) -> None:
     assert {advice.image_size for advice in three} == {64}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_probe_agrees_with_scikit_learn(three: list[Any]) -> None:
     """With its ridge classifier on the backbone's own output of the same images, within the interval."""
     recipe = digits.recipe

@@ -3,6 +3,7 @@ from __future__ import annotations
 from commands import ROOT, SUPPORT, RunCli
 
 
+@pytest.mark.long
 def test_a_jobs_life_changes_nothing(run_cli: RunCli) -> None:
     paths = {"PYTHONPATH": f"{ROOT}:{SUPPORT}", "SECONDS_OF_A_STEP": "0.3"}
     done = run_cli("rehearse", str(SUPPORT / "slow_steps.py"), "--steps", "4", env=paths)

@@ -15,6 +15,7 @@ from launcher.verify.verify import Verification
 PATHS = {"PYTHONPATH": f"{ROOT}:{SUPPORT}"}
 
 
+@pytest.mark.long
 def test_a_sound_recipe(run_cli: RunCli) -> None:
     done = run_cli("verify", str(SUPPORT / "tiny.py"), "--processes", "1,2", env=PATHS)
     assert done.code == 0, done.out + done.err
@@ -42,6 +43,7 @@ def test_data_workers_are_an_option(command: str, run_cli: RunCli) -> None:
     assert done.err == "error: Invalid value for '--workers': Input should be greater than or equal to 0\n"
 
 
+@pytest.mark.long
 def test_an_order_that_depends_on_the_process(run_cli: RunCli) -> None:
     done = run_cli("verify", str(SUPPORT / "planted_disorder.py"), "--processes", "1,2", "--steps", "2", env=PATHS)
     assert done.code == 1
@@ -50,6 +52,7 @@ def test_an_order_that_depends_on_the_process(run_cli: RunCli) -> None:
     assert "processes 0 and 1 see different data (train_hash)" in " ".join(done.out.split())
 
 
+@pytest.mark.long
 def test_augmentation_that_depends_on_the_process(run_cli: RunCli) -> None:
     done = run_cli(
         "verify", str(SUPPORT / "planted_disorder.py:misdrawn"), "--processes", "1,2", "--steps", "2", env=PATHS

@@ -51,7 +51,7 @@ def shards(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in cache.glob("features/*/*.rows")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_features_are_computed(unbroken: tuple[int, Path, Path], tmp_path: Path) -> None:
     processes, whole, whole_cache = unbroken
     run_dir, cache = tmp_path / "cut" / "run", tmp_path / "cache"
@@ -90,7 +90,7 @@ def test_the_number_of_processes_does_not_matter(unbroken: tuple[int, Path, Path
         assert torch.allclose(mine, yours, atol=1e-5), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("asked_by", [signal.SIGTERM, "STOP"])
 def test_asked_to_stop_while_features_are_computed(
     asked_by: signal.Signals | str, unbroken: tuple[int, Path, Path], tmp_path: Path
