@@ -11,8 +11,8 @@ this launcher computes in bfloat16, too), does `--plain-epochs` epochs, and its 
 
 Seen on 2 cores of an AMD EPYC that has instructions for bfloat16, with `--bf16 --plain-epochs 1`, medians of 3 rounds:
 the head 10.9 times as fast from nothing (28 s) and 30 times with the features of an earlier run (11 s), an epoch after
-the first 437 times (0.039 against 16 s); the last block and the head 3.0 times (131 s, two rounds). In float32, on another such
-machine, one round: 13.8, 49, 913 and 3.0 times.
+the first 437 times (0.039 against 16 s); the last block and the head 3.0 times (131 s, two
+rounds). In float32, on another such machine, one round: 13.8, 49, 913 and 3.0 times.
 """
 
 from __future__ import annotations

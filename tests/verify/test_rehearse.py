@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from commands import ROOT, SUPPORT, RunCli
 
 
